@@ -1,0 +1,431 @@
+//! The board from which the workers of a run take their tasks.
+//!
+//! A task is a range of blocks of one leaf. The leader writes the leaves of a *pass* on the board,
+//! the largest first; workers take leaves in that order and cut them themselves: whoever opens a leaf
+//! first tells its number of blocks, and from then on anybody may take its next range with one atomic
+//! addition. So a big leaf is worked on by many workers without anyone having planned it, a leaf's
+//! size is asked for only when it is its turn, and the leader needs no lock on any leaf.
+//!
+//! Plain memory touched through atomics, zeroed when new, like the other shared parts of a run.
+
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+/// Blocks of a task: 8 MB of heap, some tens of thousands of rows at most. Small enough to share a
+/// leaf evenly at its end and to be scanned in one short transaction.
+pub const BLOCKS_PER_TASK: u32 = 1024;
+
+const UNSIZED: u32 = 0;
+const SIZED: u32 = 1;
+
+/// Why a leaf has to be looked at again in the next pass.
+const AGAIN_MISSED: u32 = 1;
+const AGAIN_LOCKED: u32 = 2;
+/// Found to be no leaf of the target any more.
+const GONE: u32 = 4;
+
+/// One leaf on the board.
+#[repr(C)]
+pub struct LeafEntry {
+    oid: AtomicU32,
+    sized: AtomicU32,
+    blocks: AtomicU32,
+    next_block: AtomicU32,
+    blocks_done: AtomicU32,
+    flags: AtomicU32,
+    rows_left: AtomicU64,
+}
+
+/// The part of the board that isn't leaves.
+#[repr(C)]
+pub struct BoardHeader {
+    /// Odd while the leader writes, even while workers may take; 0 before the first pass.
+    generation: AtomicU32,
+    len: AtomicU32,
+    next: AtomicU32,
+    /// Leaves of this pass that aren't finished.
+    open: AtomicU32,
+    /// No further task is to be taken.
+    closed: AtomicU32,
+    /// Blocks of all passes so far: as expected for leaves that nobody has opened, else as found.
+    blocks_total: AtomicI64,
+    blocks_done: AtomicI64,
+}
+
+/// What a worker is to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Open this leaf and tell its size with [`Board::size`].
+    Open(usize),
+    /// Work on this range of blocks, end exclusive.
+    Range { leaf: usize, start: u32, end: u32 },
+    /// Nothing to take now, but others are still at work and may leave some.
+    Wait,
+    /// The pass is over.
+    PassDone,
+    /// The run is over.
+    Closed,
+}
+
+/// How a leaf stands after a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeafState {
+    pub oid: u32,
+    /// Rows were pending that the update did not change although their blob was detected.
+    pub missed: bool,
+    /// Somebody else's lock kept us out of it, or of a part of it.
+    pub locked: bool,
+    /// It is no leaf of the target any more.
+    pub gone: bool,
+    /// Pending rows met in this pass and not filled.
+    pub rows_left: u64,
+}
+
+/// A view of a board in shared memory.
+pub struct Board<'a> {
+    header: &'a BoardHeader,
+    leaves: &'a [LeafEntry],
+}
+
+impl<'a> Board<'a> {
+    /// A board over zeroed or already used memory.
+    pub fn new(header: &'a BoardHeader, leaves: &'a [LeafEntry]) -> Board<'a> {
+        Board { header, leaves }
+    }
+
+    /// Leaves that fit.
+    pub fn capacity(&self) -> usize {
+        self.leaves.len()
+    }
+
+    /// Writes the leaves of a pass, each with its oid and expected number of blocks, in the order in
+    /// which they are to be taken, and opens it. Only for the leader, and only when every worker has
+    /// seen the end of the pass before. At most `capacity` leaves are taken over; returns how many.
+    pub fn open_pass(&self, leaves: impl IntoIterator<Item = (u32, u32)>) -> usize {
+        let h = self.header;
+        let generation = h.generation.load(Ordering::Relaxed);
+        h.generation.store(generation | 1, Ordering::Release);
+        let mut len = 0;
+        for (entry, (oid, blocks)) in self.leaves.iter().zip(leaves) {
+            entry.oid.store(oid, Ordering::Relaxed);
+            entry.sized.store(UNSIZED, Ordering::Relaxed);
+            entry.blocks.store(blocks, Ordering::Relaxed);
+            h.blocks_total
+                .fetch_add(i64::from(blocks), Ordering::Relaxed);
+            entry.next_block.store(0, Ordering::Relaxed);
+            entry.blocks_done.store(0, Ordering::Relaxed);
+            entry.flags.store(0, Ordering::Relaxed);
+            entry.rows_left.store(0, Ordering::Relaxed);
+            len += 1;
+        }
+        h.len.store(len, Ordering::Relaxed);
+        h.next.store(0, Ordering::Relaxed);
+        h.open.store(len, Ordering::Relaxed);
+        h.generation
+            .store((generation | 1) + 1, Ordering::Release);
+        len as usize
+    }
+
+    /// Which pass is open; changes with every [`Board::open_pass`].
+    pub fn generation(&self) -> u32 {
+        self.header.generation.load(Ordering::Acquire)
+    }
+
+    /// No further task is handed out from now on.
+    pub fn close(&self) {
+        self.header.closed.store(1, Ordering::Release);
+    }
+
+    /// Has the board been closed?
+    pub fn is_closed(&self) -> bool {
+        self.header.closed.load(Ordering::Acquire) != 0
+    }
+
+    /// Leaves of this pass that aren't finished.
+    pub fn open_leaves(&self) -> u32 {
+        self.header.open.load(Ordering::Acquire)
+    }
+
+    /// Leaves of this pass.
+    pub fn pass_len(&self) -> usize {
+        self.len()
+    }
+
+    /// Blocks done with, and blocks in all, over all passes so far.
+    pub fn blocks(&self) -> (i64, i64) {
+        let h = self.header;
+        let load = |cell: &AtomicI64| cell.load(Ordering::Relaxed);
+        (load(&h.blocks_done), load(&h.blocks_total))
+    }
+
+    fn len(&self) -> usize {
+        (self.header.len.load(Ordering::Acquire) as usize).min(self.leaves.len())
+    }
+
+    /// The next thing to do for a worker that has been at the leaf `current`, if at any: go on there,
+    /// else open a new leaf, else help with one that others have opened.
+    pub fn take(&self, current: Option<usize>) -> Turn {
+        if self.is_closed() {
+            return Turn::Closed;
+        }
+        let generation = self.generation();
+        if generation == 0 || generation & 1 == 1 {
+            return Turn::Wait;
+        }
+        let len = self.len();
+        if let Some(turn) = current
+            .filter(|leaf| *leaf < len)
+            .and_then(|leaf| self.take_range(leaf))
+        {
+            return turn;
+        }
+        // Checked before adding, so that idle workers can't make the counter wrap.
+        if (self.header.next.load(Ordering::Relaxed) as usize) < len {
+            let leaf = self.header.next.fetch_add(1, Ordering::AcqRel) as usize;
+            if leaf < len {
+                return Turn::Open(leaf);
+            }
+        }
+        if self.open_leaves() == 0 {
+            return Turn::PassDone;
+        }
+        (0..len)
+            .find_map(|leaf| self.take_range(leaf))
+            .unwrap_or(Turn::Wait)
+    }
+
+    fn take_range(&self, leaf: usize) -> Option<Turn> {
+        let entry = &self.leaves[leaf];
+        if entry.sized.load(Ordering::Acquire) != SIZED {
+            return None;
+        }
+        let blocks = entry.blocks.load(Ordering::Relaxed);
+        if entry.next_block.load(Ordering::Relaxed) >= blocks {
+            return None;
+        }
+        let start = entry
+            .next_block
+            .fetch_add(BLOCKS_PER_TASK, Ordering::AcqRel);
+        (start < blocks).then(|| Turn::Range {
+            leaf,
+            start,
+            end: start.saturating_add(BLOCKS_PER_TASK).min(blocks),
+        })
+    }
+
+    /// The oid of a leaf.
+    pub fn oid(&self, leaf: usize) -> u32 {
+        self.leaves[leaf].oid.load(Ordering::Relaxed)
+    }
+
+    /// Tells the number of blocks of a leaf that the caller has been told to open.
+    /// Returns whether that finishes the leaf, since it is empty.
+    pub fn size(&self, leaf: usize, blocks: u32) -> bool {
+        let entry = &self.leaves[leaf];
+        let expected = entry.blocks.swap(blocks, Ordering::Relaxed);
+        self.header
+            .blocks_total
+            .fetch_add(i64::from(blocks) - i64::from(expected), Ordering::Relaxed);
+        entry.sized.store(SIZED, Ordering::Release);
+        if blocks == 0 {
+            self.close_leaf();
+        }
+        blocks == 0
+    }
+
+    /// A range is done with, in whatever way. Returns whether that finishes its leaf.
+    pub fn finish(&self, leaf: usize, blocks: u32) -> bool {
+        self.header
+            .blocks_done
+            .fetch_add(i64::from(blocks), Ordering::Relaxed);
+        let entry = &self.leaves[leaf];
+        let done = entry.blocks_done.fetch_add(blocks, Ordering::AcqRel) + blocks;
+        let finished = blocks > 0 && done == entry.blocks.load(Ordering::Relaxed);
+        if finished {
+            self.close_leaf();
+        }
+        finished
+    }
+
+    /// Takes what is left of a leaf off the board: nobody needs to try further ranges in this pass.
+    /// Returns the number of blocks so skipped; the caller still owes [`Board::finish`] for them.
+    pub fn abandon(&self, leaf: usize) -> u32 {
+        let entry = &self.leaves[leaf];
+        let blocks = entry.blocks.load(Ordering::Relaxed);
+        let next = entry.next_block.swap(u32::MAX / 2, Ordering::AcqRel);
+        blocks.saturating_sub(next)
+    }
+
+    /// The leaf could not be opened at all: finished for this pass, whatever its size.
+    pub fn skip(&self, leaf: usize) {
+        self.size(leaf, 0);
+    }
+
+    fn close_leaf(&self) {
+        self.header.open.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Notes rows that were pending when read and are not filled; `missed` of them should have been.
+    pub fn note_left(&self, leaf: usize, left: u64, missed: bool) {
+        let entry = &self.leaves[leaf];
+        entry.rows_left.fetch_add(left, Ordering::Relaxed);
+        if missed {
+            entry.flags.fetch_or(AGAIN_MISSED, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that somebody's lock kept us out.
+    pub fn note_locked(&self, leaf: usize) {
+        self.leaves[leaf]
+            .flags
+            .fetch_or(AGAIN_LOCKED, Ordering::Relaxed);
+    }
+
+    /// Notes that this is no leaf of the target any more.
+    pub fn note_gone(&self, leaf: usize) {
+        self.leaves[leaf].flags.fetch_or(GONE, Ordering::Relaxed);
+    }
+
+    /// How the leaves stand. Only for the leader, when the pass is over.
+    pub fn leaves(&self) -> impl Iterator<Item = LeafState> {
+        self.leaves[..self.len()].iter().map(|entry| {
+            let flags = entry.flags.load(Ordering::Relaxed);
+            LeafState {
+                oid: entry.oid.load(Ordering::Relaxed),
+                missed: flags & AGAIN_MISSED != 0,
+                locked: flags & AGAIN_LOCKED != 0,
+                gone: flags & GONE != 0,
+                rows_left: entry.rows_left.load(Ordering::Relaxed),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn zeroed(leaves: usize) -> (BoardHeader, Vec<LeafEntry>) {
+        let header = BoardHeader {
+            generation: AtomicU32::new(0),
+            len: AtomicU32::new(0),
+            next: AtomicU32::new(0),
+            open: AtomicU32::new(0),
+            closed: AtomicU32::new(0),
+            blocks_total: AtomicI64::new(0),
+            blocks_done: AtomicI64::new(0),
+        };
+        let entry = || LeafEntry {
+            oid: AtomicU32::new(0),
+            sized: AtomicU32::new(0),
+            blocks: AtomicU32::new(0),
+            next_block: AtomicU32::new(0),
+            blocks_done: AtomicU32::new(0),
+            flags: AtomicU32::new(0),
+            rows_left: AtomicU64::new(0),
+        };
+        (header, (0..leaves).map(|_| entry()).collect())
+    }
+
+    /// Works until the pass is over; returns every block taken, as (leaf, block).
+    fn work(board: &Board, sizes: &[u32]) -> Vec<(usize, u32)> {
+        let (mut taken, mut current) = (Vec::new(), None);
+        loop {
+            match board.take(current) {
+                Turn::Open(leaf) => {
+                    board.size(leaf, sizes[leaf]);
+                    current = Some(leaf);
+                }
+                Turn::Range { leaf, start, end } => {
+                    assert!(end - start <= BLOCKS_PER_TASK);
+                    taken.extend((start..end).map(|block| (leaf, block)));
+                    board.finish(leaf, end - start);
+                    current = Some(leaf);
+                }
+                Turn::Wait => std::thread::yield_now(),
+                Turn::PassDone | Turn::Closed => return taken,
+            }
+        }
+    }
+
+    fn all_blocks(sizes: &[u32]) -> Vec<(usize, u32)> {
+        let of = |(leaf, size): (usize, &u32)| (0..*size).map(move |block| (leaf, block));
+        sizes.iter().enumerate().flat_map(of).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_block_is_taken_exactly_once(
+            sizes in prop::collection::vec(0u32..5000, 0..40),
+            workers in 1usize..5,
+        ) {
+            let (header, leaves) = zeroed(sizes.len());
+            let board = Board::new(&header, &leaves);
+            board.open_pass((1..=sizes.len() as u32).map(|oid| (oid, 10)));
+            let mut taken: Vec<_> = std::thread::scope(|scope| {
+                let handles: Vec<_> = (0..workers)
+                    .map(|_| scope.spawn(|| work(&Board::new(&header, &leaves), &sizes)))
+                    .collect();
+                handles.into_iter().flat_map(|h| h.join().unwrap()).collect()
+            });
+            taken.sort_unstable();
+            prop_assert_eq!(taken, all_blocks(&sizes));
+            prop_assert_eq!(board.open_leaves(), 0);
+            let blocks = i64::from(sizes.iter().sum::<u32>());
+            prop_assert_eq!(board.blocks(), (blocks, blocks));
+        }
+    }
+
+    #[test]
+    fn an_abandoned_leaf_still_finishes() {
+        let (header, leaves) = zeroed(1);
+        let board = Board::new(&header, &leaves);
+        board.open_pass([(42, 0)]);
+        assert_eq!(board.take(None), Turn::Open(0));
+        assert!(!board.size(0, 3000));
+        let Turn::Range { start, end, .. } = board.take(Some(0)) else {
+            panic!("a sized leaf has ranges");
+        };
+        assert_eq!((start, end), (0, BLOCKS_PER_TASK));
+        board.note_locked(0);
+        let skipped = board.abandon(0);
+        assert_eq!(skipped, 3000 - BLOCKS_PER_TASK);
+        assert_eq!(board.abandon(0), 0);
+        assert_eq!(board.take(Some(0)), Turn::Wait);
+        assert!(board.finish(0, end - start + skipped));
+        assert_eq!(board.take(Some(0)), Turn::PassDone);
+        let state = board.leaves().next().unwrap();
+        assert!(state.locked && !state.missed && !state.gone && state.oid == 42);
+    }
+
+    #[test]
+    fn passes_follow_each_other_until_the_board_is_closed() {
+        let (header, leaves) = zeroed(2);
+        let board = Board::new(&header, &leaves);
+        assert_eq!(board.take(None), Turn::Wait);
+        assert_eq!(board.open_pass([(1, 0), (2, 0), (3, 0)]), 2);
+        board.note_left(0, 5, true);
+        assert_eq!(board.leaves().next().unwrap().rows_left, 5);
+        assert_eq!(work(&board, &[1, 1]).len(), 2);
+        let first = board.generation();
+        assert_eq!(board.open_pass([(2, 9)]), 1);
+        assert_ne!(board.generation(), first);
+        assert_eq!(board.leaves().next().unwrap().rows_left, 0);
+        assert_eq!(work(&board, &[7]).len(), 7);
+        board.close();
+        assert_eq!(board.take(Some(0)), Turn::Closed);
+        assert_eq!(board.open_pass([]), 0);
+    }
+
+    #[test]
+    fn a_skipped_leaf_is_finished() {
+        let (header, leaves) = zeroed(1);
+        let board = Board::new(&header, &leaves);
+        board.open_pass([(9, 5)]);
+        assert_eq!(board.take(None), Turn::Open(0));
+        board.note_gone(0);
+        board.skip(0);
+        assert_eq!(board.take(None), Turn::PassDone);
+        assert!(board.leaves().next().unwrap().gone);
+    }
+}

@@ -1,0 +1,406 @@
+//! The results of a run, shared by its workers: which blobs have been met, and what came of each.
+//!
+//! It lives in memory that several processes map (PostgreSQL's dynamic shared memory), so it is a
+//! fixed array of plain slots touched only through atomics: no pointer, no allocation, no lock.
+//! Open addressing with linear probing; a slot is never freed or moved, so a key once found stays
+//! where it is and a probe that meets an empty slot has proved that the key is absent.
+//!
+//! Promises:
+//! * a blob is *claimed* by exactly one worker, which then owes an outcome ([`RunCache::resolve`])
+//!   or gives the claim back ([`RunCache::release`]);
+//! * keys are compared whole (32 bytes), so an answer is never another blob's;
+//! * full means slower, never wrong: [`Lookup::Full`] tells the worker to detect without the cache.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::blob_id::BlobId;
+use crate::dictionary::MimeId;
+use crate::failure::FailureReason;
+
+/// Probes after which a lookup gives up. Reached only if the blob ids are far from uniform.
+const MAX_PROBES: usize = 1024;
+
+/// Share of the slots that may be used, in percent: above it linear probing gets slow.
+const MAX_LOAD_PERCENT: usize = 85;
+
+const TAG_SHIFT: u32 = 24;
+const TAG_EMPTY: u32 = 0;
+/// The key is being written; it can be compared once the tag has changed.
+const TAG_WRITING: u32 = 1;
+/// A worker is at it; the low bits are its number.
+const TAG_CLAIMED: u32 = 2;
+/// The low bits are the outcome.
+const TAG_KNOWN: u32 = 3;
+/// The worker that had claimed it gave up; the next one to ask takes over.
+const TAG_RELEASED: u32 = 4;
+
+const FAILURE_BIT: u32 = 1 << 16;
+
+/// One slot. All zero is an empty slot, so fresh zeroed memory is an empty cache.
+#[repr(C)]
+pub struct Slot {
+    state: AtomicU32,
+    key: [AtomicU32; 8],
+}
+
+/// The part of the cache that isn't slots.
+#[repr(C)]
+pub struct CacheHeader {
+    used: AtomicU64,
+}
+
+/// What came of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Detected; the type is in the run's dictionary.
+    Mime(MimeId),
+    /// Not detectable in this run.
+    Failed(FailureReason),
+}
+
+impl Outcome {
+    fn encode(self) -> u32 {
+        match self {
+            Outcome::Mime(id) => u32::from(id.index()),
+            Outcome::Failed(reason) => FAILURE_BIT | reason as u32,
+        }
+    }
+
+    fn decode(bits: u32) -> Outcome {
+        if bits & FAILURE_BIT == 0 {
+            Outcome::Mime(MimeId::from_index(bits as u16))
+        } else {
+            Outcome::Failed(FailureReason::from_u8(bits as u8).unwrap_or(FailureReason::Error))
+        }
+    }
+}
+
+/// Where a key lies; stable for the life of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotIndex(usize);
+
+/// What [`RunCache::claim`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Met before, with this outcome.
+    Known(Outcome),
+    /// Met for the first time in the run: the caller has to find the outcome.
+    Claimed(SlotIndex),
+    /// Given back by another worker, so met before: the caller has to find the outcome.
+    TakenOver(SlotIndex),
+    /// Another worker is at it.
+    Busy(SlotIndex),
+    /// Not in the cache and no room for it: the caller finds the outcome for itself.
+    Full,
+}
+
+/// A view of a cache in shared memory. Cheap to make; every process makes its own.
+pub struct RunCache<'a> {
+    header: &'a CacheHeader,
+    slots: &'a [Slot],
+}
+
+impl<'a> RunCache<'a> {
+    /// How many slots fit into `bytes`.
+    pub fn capacity_for(bytes: usize) -> usize {
+        bytes / size_of::<Slot>()
+    }
+
+    /// A cache over zeroed or already used memory.
+    pub fn new(header: &'a CacheHeader, slots: &'a [Slot]) -> RunCache<'a> {
+        RunCache { header, slots }
+    }
+
+    /// Looks `id` up and claims it for `worker` if nobody has met it.
+    pub fn claim(&self, id: &BlobId, worker: u16) -> Lookup {
+        let claimed = (TAG_CLAIMED << TAG_SHIFT) | u32::from(worker);
+        let key = key_words(id);
+        let n = self.slots.len();
+        if n == 0 {
+            return Lookup::Full;
+        }
+        let mut at = (hash(&key) % n as u64) as usize;
+        for _ in 0..MAX_PROBES.min(n) {
+            let slot = &self.slots[at];
+            let mut state = slot.state.load(Ordering::Acquire);
+            if tag(state) == TAG_EMPTY {
+                if !self.reserve() {
+                    return Lookup::Full;
+                }
+                let writing = TAG_WRITING << TAG_SHIFT;
+                match slot.state.compare_exchange(
+                    state,
+                    writing,
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                ) {
+                    Ok(_) => {
+                        for (cell, word) in slot.key.iter().zip(key) {
+                            cell.store(word, Ordering::Relaxed);
+                        }
+                        slot.state.store(claimed, Ordering::Release);
+                        return Lookup::Claimed(SlotIndex(at));
+                    }
+                    Err(now) => {
+                        // Another worker took this slot, perhaps for the same key.
+                        self.header.used.fetch_sub(1, Ordering::Relaxed);
+                        state = now;
+                    }
+                }
+            }
+            while tag(state) == TAG_WRITING {
+                std::hint::spin_loop();
+                state = slot.state.load(Ordering::Acquire);
+            }
+            if slot.holds(&key) {
+                return self.lookup_at(at, state, claimed);
+            }
+            at = if at + 1 == n { 0 } else { at + 1 };
+        }
+        Lookup::Full
+    }
+
+    fn lookup_at(&self, at: usize, mut state: u32, claimed: u32) -> Lookup {
+        loop {
+            match tag(state) {
+                TAG_KNOWN => return Lookup::Known(Outcome::decode(payload(state))),
+                TAG_CLAIMED => return Lookup::Busy(SlotIndex(at)),
+                _ => {
+                    let slot = &self.slots[at].state;
+                    match slot.compare_exchange(
+                        state,
+                        claimed,
+                        Ordering::AcqRel,
+                        Ordering::Acquire,
+                    ) {
+                        Ok(_) => return Lookup::TakenOver(SlotIndex(at)),
+                        Err(now) => state = now,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Room for one more key? Counted first, so that the bound holds under concurrency.
+    fn reserve(&self) -> bool {
+        let limit = (self.slots.len() * MAX_LOAD_PERCENT / 100).max(1) as u64;
+        if self.header.used.fetch_add(1, Ordering::Relaxed) < limit {
+            return true;
+        }
+        self.header.used.fetch_sub(1, Ordering::Relaxed);
+        false
+    }
+
+    /// Publishes the outcome of a blob that the caller has claimed.
+    pub fn resolve(&self, at: SlotIndex, outcome: Outcome) {
+        let state = (TAG_KNOWN << TAG_SHIFT) | outcome.encode();
+        self.slots[at.0].state.store(state, Ordering::Release);
+    }
+
+    /// Gives a claim back without an outcome: the next worker that asks takes over.
+    pub fn release(&self, at: SlotIndex) {
+        self.slots[at.0]
+            .state
+            .store(TAG_RELEASED << TAG_SHIFT, Ordering::Release);
+    }
+
+    /// Gives back everything that `worker` had claimed; for a worker that ended without doing so.
+    pub fn release_all_of(&self, worker: u16) {
+        let claimed = (TAG_CLAIMED << TAG_SHIFT) | u32::from(worker);
+        for slot in self.slots {
+            let _ = slot.state.compare_exchange(
+                claimed,
+                TAG_RELEASED << TAG_SHIFT,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// Asks again after [`Lookup::Busy`]; claims for `worker` what has been given back.
+    pub fn poll(&self, at: SlotIndex, worker: u16) -> Lookup {
+        let claimed = (TAG_CLAIMED << TAG_SHIFT) | u32::from(worker);
+        self.lookup_at(at.0, self.slots[at.0].state.load(Ordering::Acquire), claimed)
+    }
+
+    /// Keys in the cache.
+    pub fn len(&self) -> u64 {
+        self.header.used.load(Ordering::Relaxed)
+    }
+
+    /// No key yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Slot {
+    fn holds(&self, key: &[u32; 8]) -> bool {
+        self.key
+            .iter()
+            .zip(key)
+            .all(|(cell, word)| cell.load(Ordering::Relaxed) == *word)
+    }
+}
+
+fn tag(state: u32) -> u32 {
+    state >> TAG_SHIFT
+}
+
+fn payload(state: u32) -> u32 {
+    state & ((1 << TAG_SHIFT) - 1)
+}
+
+fn key_words(id: &BlobId) -> [u32; 8] {
+    let mut words = [0; 8];
+    for (word, bytes) in words.iter_mut().zip(id.as_bytes().chunks_exact(4)) {
+        *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    }
+    words
+}
+
+/// Blob ids are hashes already, but nothing forces them to be: mix every word, so that ids which
+/// differ in a few digits only still spread.
+fn hash(key: &[u32; 8]) -> u64 {
+    key.iter().fold(0x9E37_79B9_7F4A_7C15, |h, word| {
+        (h ^ u64::from(*word))
+            .wrapping_mul(0xFF51_AFD7_ED55_8CCD)
+            .rotate_left(29)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn zeroed(n: usize) -> (CacheHeader, Vec<Slot>) {
+        let slots = (0..n)
+            .map(|_| Slot {
+                state: AtomicU32::new(0),
+                key: Default::default(),
+            })
+            .collect();
+        (
+            CacheHeader {
+                used: AtomicU64::new(0),
+            },
+            slots,
+        )
+    }
+
+    fn id(n: u64) -> BlobId {
+        let mut bytes = [0; 32];
+        bytes[24..].copy_from_slice(&n.to_be_bytes());
+        BlobId::from_bytes(bytes)
+    }
+
+    #[test]
+    fn a_blob_is_claimed_once_and_then_known() {
+        let (header, slots) = zeroed(100);
+        let cache = RunCache::new(&header, &slots);
+        let Lookup::Claimed(at) = cache.claim(&id(1), 0) else {
+            panic!("first meeting must claim");
+        };
+        assert_eq!(cache.claim(&id(1), 1), Lookup::Busy(at));
+        let outcome = Outcome::Mime(MimeId::from_index(7));
+        cache.resolve(at, outcome);
+        assert_eq!(cache.claim(&id(1), 1), Lookup::Known(outcome));
+        assert_eq!(cache.len(), 1);
+    }
+
+    #[test]
+    fn failures_are_outcomes_too() {
+        let (header, slots) = zeroed(10);
+        let cache = RunCache::new(&header, &slots);
+        for (n, reason) in FailureReason::ALL.iter().enumerate() {
+            let Lookup::Claimed(at) = cache.claim(&id(n as u64), 0) else {
+                panic!("first meeting must claim");
+            };
+            cache.resolve(at, Outcome::Failed(*reason));
+            let known = Lookup::Known(Outcome::Failed(*reason));
+            assert_eq!(cache.claim(&id(n as u64), 0), known);
+        }
+    }
+
+    #[test]
+    fn a_claim_given_back_is_taken_over_once() {
+        let (header, slots) = zeroed(10);
+        let cache = RunCache::new(&header, &slots);
+        let Lookup::Claimed(at) = cache.claim(&id(5), 3) else {
+            panic!("first meeting must claim");
+        };
+        cache.release_all_of(4);
+        assert_eq!(cache.poll(at, 1), Lookup::Busy(at));
+        cache.release_all_of(3);
+        assert_eq!(cache.poll(at, 1), Lookup::TakenOver(at));
+        assert_eq!(cache.claim(&id(5), 2), Lookup::Busy(at));
+        assert_eq!(cache.len(), 1);
+    }
+
+    #[test]
+    fn a_full_cache_says_so_and_keeps_what_it_has() {
+        let (header, slots) = zeroed(20);
+        let cache = RunCache::new(&header, &slots);
+        let mut claimed = 0;
+        for n in 0..1000 {
+            match cache.claim(&id(n), 0) {
+                Lookup::Claimed(at) => {
+                    cache.resolve(at, Outcome::Mime(MimeId::from_index(n as u16)));
+                    claimed += 1;
+                }
+                Lookup::Full => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        assert_eq!(claimed, 17); // 85 % of 20
+        for n in 0..17 {
+            let known = Lookup::Known(Outcome::Mime(MimeId::from_index(n as u16)));
+            assert_eq!(cache.claim(&id(n), 0), known);
+        }
+        let none: [Slot; 0] = [];
+        assert_eq!(RunCache::new(&header, &none).claim(&id(1), 0), Lookup::Full);
+    }
+
+    #[test]
+    fn concurrent_workers_claim_each_blob_exactly_once() {
+        const BLOBS: u64 = 20_000;
+        let (header, slots) = zeroed(30_000);
+        let claims: Vec<HashMap<u64, u16>> = std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..8u16)
+                .map(|worker| {
+                    let (header, slots) = (&header, &slots);
+                    scope.spawn(move || {
+                        let cache = RunCache::new(header, slots);
+                        let mut mine = HashMap::new();
+                        for step in 0..BLOBS {
+                            // Different orders, so that workers collide everywhere.
+                            let n = (step * (2 * u64::from(worker) + 1)) % BLOBS;
+                            match cache.claim(&id(n), worker) {
+                                Lookup::Claimed(at) => {
+                                    mine.insert(n, worker);
+                                    let outcome = Outcome::Mime(MimeId::from_index(n as u16));
+                                    cache.resolve(at, outcome);
+                                }
+                                Lookup::Known(outcome) => {
+                                    let right = Outcome::Mime(MimeId::from_index(n as u16));
+                                    assert_eq!(outcome, right);
+                                }
+                                Lookup::Busy(_) => {}
+                                other => panic!("unexpected {other:?}"),
+                            }
+                        }
+                        mine
+                    })
+                })
+                .collect();
+            handles.into_iter().map(|h| h.join().unwrap()).collect()
+        });
+        let total: usize = claims.iter().map(HashMap::len).sum();
+        let mut all = HashMap::new();
+        claims.into_iter().for_each(|mine| all.extend(mine));
+        assert_eq!(total, BLOBS as usize);
+        assert_eq!(all.len(), BLOBS as usize);
+        assert_eq!(RunCache::new(&header, &slots).len(), BLOBS);
+    }
+}

@@ -1,0 +1,14 @@
+//! What ntt_mime does without PostgreSQL, so that it is tested and measured without a server.
+//!
+//! In the order in which data flows: [`blob_id`] a validated content hash, [`store`] opens the blob
+//! it names, [`detector`] judges it with libmagic, [`failure`] why that wasn't possible. Then the
+//! structures that the workers of a run share: [`board`] hands out tasks, [`cache`] knows the blobs
+//! already met, [`dictionary`] the distinct MIME types.
+
+pub mod blob_id;
+pub mod board;
+pub mod cache;
+pub mod detector;
+pub mod dictionary;
+pub mod failure;
+pub mod store;

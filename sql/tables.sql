@@ -1,0 +1,163 @@
+-- The schema ntt_mime: what runs did, what they could not do, and what they are doing.
+
+-- Nobody else may own the schema that holds our tables: its owner could replace them.
+DO $$
+DECLARE
+    owner oid := (SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'ntt_mime');
+BEGIN
+    IF owner IS NULL THEN
+        CREATE SCHEMA ntt_mime;
+    ELSIF owner <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+        RAISE EXCEPTION 'schema "ntt_mime" exists already and belongs to another role'
+            USING ERRCODE = 'duplicate_schema';
+    END IF;
+END
+$$;
+
+COMMENT ON SCHEMA ntt_mime IS 'runs, failures and progress of ntt_backfill_mime';
+
+CREATE TABLE ntt_mime.run (
+    run_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    target        text NOT NULL,
+    status        text NOT NULL
+                  CHECK (status IN ('running', 'succeeded', 'cancelled', 'failed', 'interrupted')),
+    started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at   timestamptz,
+    pid           int NOT NULL,
+    role_name     text NOT NULL,
+    options       jsonb NOT NULL,
+    workers       int NOT NULL,
+    leaves_total  bigint NOT NULL DEFAULT 0,
+    leaves_done   bigint NOT NULL DEFAULT 0,
+    blocks_total  bigint NOT NULL DEFAULT 0,
+    blocks_done   bigint NOT NULL DEFAULT 0,
+    rows_scanned  bigint NOT NULL DEFAULT 0,
+    blobs         bigint NOT NULL DEFAULT 0,
+    detections    bigint NOT NULL DEFAULT 0,
+    cache_hits    bigint NOT NULL DEFAULT 0,
+    rows_updated  bigint NOT NULL DEFAULT 0,
+    rows_retried  bigint NOT NULL DEFAULT 0,
+    rows_left     bigint,
+    failures      bigint NOT NULL DEFAULT 0,
+    bytes_read    bigint NOT NULL DEFAULT 0,
+    scan_ms       double precision NOT NULL DEFAULT 0,
+    read_ms       double precision NOT NULL DEFAULT 0,
+    detect_ms     double precision NOT NULL DEFAULT 0,
+    update_ms     double precision NOT NULL DEFAULT 0,
+    commit_ms     double precision NOT NULL DEFAULT 0,
+    libmagic      text NOT NULL,
+    mime_counts   jsonb NOT NULL DEFAULT '{}',
+    error         text
+) WITH (fillfactor = 50);  -- updated every second while a run goes on
+
+COMMENT ON TABLE ntt_mime.run IS 'the runs of ntt_backfill_mime, one row each';
+COMMENT ON COLUMN ntt_mime.run.run_id IS 'number of the run';
+COMMENT ON COLUMN ntt_mime.run.target IS 'table whose mime_type is filled, with its schema';
+COMMENT ON COLUMN ntt_mime.run.status IS 'running, succeeded, cancelled, failed, or interrupted (its backend vanished; noted by the next run)';
+COMMENT ON COLUMN ntt_mime.run.started_at IS 'when the run started';
+COMMENT ON COLUMN ntt_mime.run.finished_at IS 'when the run ended, or was found to have ended';
+COMMENT ON COLUMN ntt_mime.run.pid IS 'process ID of the backend that ran CALL';
+COMMENT ON COLUMN ntt_mime.run.role_name IS 'role that ran it';
+COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run';
+COMMENT ON COLUMN ntt_mime.run.workers IS 'background workers that it got';
+COMMENT ON COLUMN ntt_mime.run.leaves_total IS 'leaf partitions found, 1 for a plain table';
+COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions looked at to their end';
+COMMENT ON COLUMN ntt_mime.run.blocks_total IS 'blocks to look at, in all passes so far; expected ones until a leaf has been opened';
+COMMENT ON COLUMN ntt_mime.run.blocks_done IS 'blocks looked at';
+COMMENT ON COLUMN ntt_mime.run.rows_scanned IS 'pending rows read; a row that is looked at again counts again';
+COMMENT ON COLUMN ntt_mime.run.blobs IS 'distinct blobs met among the pending rows';
+COMMENT ON COLUMN ntt_mime.run.detections IS 'files read';
+COMMENT ON COLUMN ntt_mime.run.cache_hits IS 'times that a batch met a blob that the run had met before';
+COMMENT ON COLUMN ntt_mime.run.rows_updated IS 'rows filled';
+COMMENT ON COLUMN ntt_mime.run.rows_retried IS 'pending rows that others had changed or locked meanwhile, to be looked at again';
+COMMENT ON COLUMN ntt_mime.run.rows_left IS 'pending rows met and not filled; null while that is not known, or when the run ended before it saw everything';
+COMMENT ON COLUMN ntt_mime.run.failures IS 'distinct blobs that could not be detected, those passed over included';
+COMMENT ON COLUMN ntt_mime.run.bytes_read IS 'bytes of blobs read';
+COMMENT ON COLUMN ntt_mime.run.scan_ms IS 'time of all workers spent reading pending rows, in milliseconds';
+COMMENT ON COLUMN ntt_mime.run.read_ms IS 'time of all workers spent opening and reading blobs, in milliseconds';
+COMMENT ON COLUMN ntt_mime.run.detect_ms IS 'time of all workers spent in detection, in milliseconds';
+COMMENT ON COLUMN ntt_mime.run.update_ms IS 'time of all workers spent in UPDATE, in milliseconds';
+COMMENT ON COLUMN ntt_mime.run.commit_ms IS 'time of all workers spent in COMMIT of updates, in milliseconds';
+COMMENT ON COLUMN ntt_mime.run.libmagic IS 'release of libmagic that detected';
+COMMENT ON COLUMN ntt_mime.run.mime_counts IS 'distinct blobs by MIME type, as detected in this run';
+COMMENT ON COLUMN ntt_mime.run.error IS 'SQLSTATE and message of the error that ended the run';
+
+CREATE TABLE ntt_mime.failure (
+    blobid        text PRIMARY KEY,
+    reason        text NOT NULL
+                  CHECK (reason IN ('missing', 'unreadable', 'not_a_file', 'invalid', 'error', 'quarantined')),
+    detail        text,
+    attempts      int NOT NULL DEFAULT 1,
+    first_run_id  bigint NOT NULL,
+    last_run_id   bigint NOT NULL,
+    first_seen    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_seen     timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+COMMENT ON TABLE ntt_mime.failure IS 'blobs that could not be detected; a row goes away when its blob is detected';
+COMMENT ON COLUMN ntt_mime.failure.blobid IS 'blobid as it stands in the target; a long text that is none is cut and hashed';
+COMMENT ON COLUMN ntt_mime.failure.reason IS 'missing, unreadable, not_a_file, invalid (no blobid), error (of libmagic), or quarantined (never tried again until the row is deleted)';
+COMMENT ON COLUMN ntt_mime.failure.detail IS 'what went wrong, in the system''s words where there are any';
+COMMENT ON COLUMN ntt_mime.failure.attempts IS 'number of runs that tried it';
+COMMENT ON COLUMN ntt_mime.failure.first_run_id IS 'run that met it first';
+COMMENT ON COLUMN ntt_mime.failure.last_run_id IS 'run that tried it last';
+COMMENT ON COLUMN ntt_mime.failure.first_seen IS 'when it was met first';
+COMMENT ON COLUMN ntt_mime.failure.last_seen IS 'when it was tried last; it is passed over until ntt_mime.retry_failures_after has gone by';
+
+-- 1314149427 is lock::RUN_CLASS: the leader holds this advisory lock as long as it lives.
+CREATE VIEW ntt_mime.progress AS
+SELECT r.run_id,
+       r.pid,
+       r.target,
+       CASE WHEN r.leaves_total = 0 THEN 'starting'
+            WHEN r.leaves_done < r.leaves_total THEN 'filling'
+            ELSE 'looking again' END AS phase,
+       r.workers,
+       r.leaves_total,
+       r.leaves_done,
+       r.blocks_total,
+       r.blocks_done,
+       r.blobs,
+       r.rows_updated,
+       r.failures,
+       round((r.blobs / greatest(t.seconds, 0.001))::numeric, 1) AS blobs_per_second,
+       round((100 * t.share)::numeric, 1) AS percent,
+       CASE WHEN t.share > 0.001
+            THEN make_interval(secs => round((t.seconds * (1 - t.share) / t.share)::numeric)::double precision)
+       END AS eta,
+       r.started_at
+  FROM ntt_mime.run r
+ CROSS JOIN LATERAL (
+       SELECT extract(epoch FROM clock_timestamp() - r.started_at)::double precision AS seconds,
+              CASE WHEN r.blocks_total > 0
+                   THEN least(r.blocks_done::double precision / r.blocks_total, 1)
+                   ELSE 0 END AS share) t
+ WHERE r.status = 'running'
+   AND EXISTS (
+       SELECT FROM pg_catalog.pg_locks l
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.pid = r.pid
+          AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                             WHERE d.datname = current_database())
+          AND l.classid = 1314149427 AND l.objid = (r.run_id & 4294967295)::oid);
+
+COMMENT ON VIEW ntt_mime.progress IS 'the runs going on now, at most two seconds old';
+COMMENT ON COLUMN ntt_mime.progress.run_id IS 'number of the run';
+COMMENT ON COLUMN ntt_mime.progress.pid IS 'process ID of the backend that runs CALL';
+COMMENT ON COLUMN ntt_mime.progress.target IS 'table whose mime_type is filled';
+COMMENT ON COLUMN ntt_mime.progress.phase IS 'starting, filling, or looking again at what was changed, locked or added meanwhile';
+COMMENT ON COLUMN ntt_mime.progress.workers IS 'background workers';
+COMMENT ON COLUMN ntt_mime.progress.leaves_total IS 'leaf partitions found';
+COMMENT ON COLUMN ntt_mime.progress.leaves_done IS 'leaf partitions done';
+COMMENT ON COLUMN ntt_mime.progress.blocks_total IS 'blocks to look at';
+COMMENT ON COLUMN ntt_mime.progress.blocks_done IS 'blocks looked at';
+COMMENT ON COLUMN ntt_mime.progress.blobs IS 'distinct blobs met';
+COMMENT ON COLUMN ntt_mime.progress.rows_updated IS 'rows filled';
+COMMENT ON COLUMN ntt_mime.progress.failures IS 'distinct blobs that could not be detected';
+COMMENT ON COLUMN ntt_mime.progress.blobs_per_second IS 'mean rate since the start';
+COMMENT ON COLUMN ntt_mime.progress.percent IS 'share of the blocks looked at';
+COMMENT ON COLUMN ntt_mime.progress.eta IS 'time left, at the mean rate so far';
+COMMENT ON COLUMN ntt_mime.progress.started_at IS 'when the run started';
+
+SELECT pg_catalog.pg_extension_config_dump('ntt_mime.run', '');
+SELECT pg_catalog.pg_extension_config_dump('ntt_mime.run_run_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('ntt_mime.failure', '');

@@ -1,0 +1,319 @@
+//! The tables `ntt_mime.run` and `ntt_mime.failure`.
+//!
+//! Written as their owner ([`identity::as_owner`]), whoever runs the backfill. The run row has one
+//! writer, the leader; failures are recorded by the workers, in the order of their keys, so that two
+//! of them can't deadlock. Everything here runs inside a (sub)transaction with a snapshot.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ntt_mime_core::failure::FailureReason;
+use pgrx::datum::DatumWithOid;
+use pgrx::{Spi, pg_sys};
+use serde::Serialize;
+
+use super::options::Options;
+use crate::pg::identity::as_owner;
+use crate::pg::lock;
+
+/// Longest blobid that is recorded as it is: a longer one can't be a key of a B-tree index.
+const MAX_KEY: usize = 256;
+
+/// Marks runs whose leader has gone: nobody holds their advisory lock any more.
+const MARK_INTERRUPTED: &str = "
+UPDATE ntt_mime.run r
+   SET status = 'interrupted', finished_at = coalesce(finished_at, clock_timestamp()),
+       error = coalesce(error, 'the backend of the run vanished')
+ WHERE r.status = 'running'
+   AND NOT EXISTS (
+       SELECT FROM pg_catalog.pg_locks l
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+          AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                             WHERE d.datname = pg_catalog.current_database())
+          AND l.classid = $1 AND l.objid = (r.run_id & 4294967295)::pg_catalog.oid)";
+
+const REMOVE_OLD: &str = "
+DELETE FROM ntt_mime.run
+ WHERE status <> 'running'
+   AND coalesce(finished_at, started_at) < clock_timestamp() - pg_catalog.make_interval(secs => $1)";
+
+const INSERT_RUN: &str = "
+INSERT INTO ntt_mime.run (target, status, pid, role_name, options, workers, libmagic)
+VALUES ($1, 'running', $2, $3, $4::pg_catalog.jsonb, $5, $6) RETURNING run_id";
+
+const UPDATE_RUN: &str = "
+UPDATE ntt_mime.run r
+   SET (status, finished_at, workers, leaves_total, leaves_done, blocks_total, blocks_done,
+        rows_scanned, blobs, detections, cache_hits, rows_updated, rows_retried, rows_left,
+        failures, bytes_read, scan_ms, read_ms, detect_ms, update_ms, commit_ms, mime_counts, error)
+     = (n.status, CASE WHEN n.status = 'running' THEN NULL ELSE clock_timestamp() END, n.workers,
+        n.leaves_total, n.leaves_done, n.blocks_total, n.blocks_done, n.rows_scanned, n.blobs,
+        n.detections, n.cache_hits, n.rows_updated, n.rows_retried, n.rows_left, n.failures,
+        n.bytes_read, n.scan_ms, n.read_ms, n.detect_ms, n.update_ms, n.commit_ms, n.mime_counts,
+        n.error)
+  FROM pg_catalog.jsonb_populate_record(NULL::ntt_mime.run, $2::pg_catalog.jsonb) n
+ WHERE r.run_id = $1";
+
+const RUN_OF_PID: &str = "
+SELECT max(run_id) FROM ntt_mime.run WHERE status = 'running' AND pid = $1";
+
+const HOLDER: &str = "
+SELECT l.pid FROM pg_catalog.pg_locks l
+ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                      WHERE d.datname = pg_catalog.current_database())
+   AND l.classid = $1 AND l.objid = $2";
+
+const KNOWN_FAILURES: &str = "
+SELECT blobid, reason,
+       reason = 'quarantined'
+       OR NOT $2 AND last_seen > clock_timestamp() - pg_catalog.make_interval(secs => $3)
+  FROM ntt_mime.failure WHERE blobid = ANY ($1)";
+
+const RECORD_FAILURES: &str = "
+INSERT INTO ntt_mime.failure AS f (blobid, reason, detail, first_run_id, last_run_id)
+SELECT n.blobid, n.reason, n.detail, $1, $1
+  FROM pg_catalog.unnest($2, $3, $4) AS n(blobid, reason, detail)
+ ORDER BY n.blobid
+    ON CONFLICT (blobid) DO UPDATE
+   SET reason = excluded.reason, detail = excluded.detail, attempts = f.attempts + 1,
+       last_run_id = excluded.last_run_id, last_seen = clock_timestamp()";
+
+const FORGET_FAILURES: &str = "
+DELETE FROM ntt_mime.failure f
+ USING (SELECT blobid FROM ntt_mime.failure WHERE blobid = ANY ($1)
+         ORDER BY blobid FOR UPDATE) AS mended
+ WHERE f.blobid = mended.blobid";
+
+/// The columns of `ntt_mime.run` that change while a run goes on; names are the columns'.
+#[derive(Serialize, Default, Clone, Debug)]
+pub struct RunRow {
+    pub status: &'static str,
+    pub workers: i32,
+    pub leaves_total: i64,
+    pub leaves_done: i64,
+    pub blocks_total: i64,
+    pub blocks_done: i64,
+    pub rows_scanned: u64,
+    pub blobs: u64,
+    pub detections: u64,
+    pub cache_hits: u64,
+    pub rows_updated: u64,
+    pub rows_retried: u64,
+    /// Unknown until everything has been looked at.
+    pub rows_left: Option<u64>,
+    pub failures: u64,
+    pub bytes_read: u64,
+    pub scan_ms: f64,
+    pub read_ms: f64,
+    pub detect_ms: f64,
+    pub update_ms: f64,
+    pub commit_ms: f64,
+    pub mime_counts: BTreeMap<String, u64>,
+    pub error: Option<String>,
+}
+
+fn run_sql(sql: &str, arguments: &[DatumWithOid<'_>]) {
+    Spi::connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))
+        .unwrap_or_else(|error| pgrx::error!("could not write the run history: {error}"));
+}
+
+/// Marks what has been interrupted and removes what is too old.
+pub fn tidy_up() {
+    as_owner(|| {
+        let class = pg_sys::Oid::from(lock::RUN_CLASS);
+        run_sql(MARK_INTERRUPTED, &[DatumWithOid::from(class)]);
+        let age = crate::settings::run_history().as_secs_f64();
+        run_sql(REMOVE_OLD, &[DatumWithOid::from(age)]);
+    });
+}
+
+/// Writes the row of a new run; returns its run_id.
+pub fn begin(target: &str, role: &str, options: &Options, libmagic: &str) -> i64 {
+    let text = serde_json::to_string(options).expect("options are plain data");
+    let arguments = [
+        DatumWithOid::from(target),
+        DatumWithOid::from(crate::pg::latch::my_pid()),
+        DatumWithOid::from(role),
+        DatumWithOid::from(text.as_str()),
+        DatumWithOid::from(options.workers as i32),
+        DatumWithOid::from(libmagic),
+    ];
+    as_owner(|| {
+        Spi::connect_mut(|client| {
+            client
+                .update(INSERT_RUN, Some(1), &arguments)
+                .and_then(|table| table.first().get_one::<i64>())
+        })
+    })
+    .ok()
+    .flatten()
+    .unwrap_or_else(|| pgrx::error!("could not begin a run"))
+}
+
+/// Brings the row of a run up to date.
+pub fn update(run_id: i64, row: &RunRow) {
+    let text = serde_json::to_string(row).expect("a row is plain data");
+    let arguments = [
+        DatumWithOid::from(run_id),
+        DatumWithOid::from(text.as_str()),
+    ];
+    as_owner(|| run_sql(UPDATE_RUN, &arguments));
+}
+
+/// Who holds an advisory lock of ours, and which run of that process is going on.
+pub fn holder_of_target(target: pg_sys::Oid) -> (Option<i32>, Option<i64>) {
+    let pid = lock_holder(lock::TARGET_CLASS, target.to_u32());
+    let run_id = pid.and_then(|pid| {
+        as_owner(|| one::<i64>(RUN_OF_PID, &[DatumWithOid::from(pid)]))
+    });
+    (pid, run_id)
+}
+
+fn lock_holder(class: u32, key: u32) -> Option<i32> {
+    let arguments = [
+        DatumWithOid::from(pg_sys::Oid::from(class)),
+        DatumWithOid::from(pg_sys::Oid::from(key)),
+    ];
+    one::<i32>(HOLDER, &arguments)
+}
+
+fn one<T: pgrx::FromDatum + pgrx::IntoDatum>(sql: &str, arguments: &[DatumWithOid<'_>]) -> Option<T> {
+    Spi::connect(|client| {
+        let table = client.select(sql, Some(1), arguments)?.first();
+        if table.is_empty() { Ok(None) } else { table.get_one::<T>() }
+    })
+    .ok()
+    .flatten()
+}
+
+/// A run that is going on: who started it, and the handle of its shared memory.
+pub struct Running {
+    pub role_name: String,
+    pub handle: Option<u32>,
+}
+
+const RUNNING: &str = "
+SELECT r.role_name,
+       (SELECT h.objid FROM pg_catalog.pg_locks h
+         WHERE h.locktype = 'advisory' AND h.granted AND h.objsubid = 2 AND h.pid = r.pid
+           AND h.database = l.database AND h.classid = $2 LIMIT 1)
+  FROM ntt_mime.run r
+  LEFT JOIN pg_catalog.pg_locks l
+    ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.pid = r.pid
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                      WHERE d.datname = pg_catalog.current_database())
+   AND l.classid = $3 AND l.objid = (r.run_id & 4294967295)::pg_catalog.oid
+ WHERE r.run_id = $1";
+
+/// Looks a run up for cancelling. None: there is no such run.
+pub fn running(run_id: i64) -> Option<Running> {
+    let arguments = [
+        DatumWithOid::from(run_id),
+        DatumWithOid::from(pg_sys::Oid::from(lock::HANDLE_CLASS)),
+        DatumWithOid::from(pg_sys::Oid::from(lock::RUN_CLASS)),
+    ];
+    as_owner(|| {
+        Spi::connect(|client| -> pgrx::spi::Result<Option<Running>> {
+            let row = client.select(RUNNING, Some(1), &arguments)?.first();
+            if row.is_empty() {
+                return Ok(None);
+            }
+            Ok(Some(Running {
+                role_name: row.get::<String>(1)?.unwrap_or_default(),
+                handle: row.get::<pg_sys::Oid>(2)?.map(|oid| oid.to_u32()),
+            }))
+        })
+    })
+    .unwrap_or_else(|error| pgrx::error!("could not read ntt_mime.run: {error}"))
+}
+
+/// Is any failure on record?
+pub fn any_failure() -> bool {
+    as_owner(|| one::<bool>("SELECT true FROM ntt_mime.failure", &[])).unwrap_or(false)
+}
+
+/// A failure on record.
+pub struct KnownFailure {
+    pub reason: FailureReason,
+    /// Recent, or for good: not to be tried in this run.
+    pub pass_over: bool,
+}
+
+/// A failure to be recorded.
+pub struct NewFailure {
+    pub blobid: String,
+    pub reason: FailureReason,
+    pub detail: String,
+}
+
+/// The failures on record among `blobids`.
+pub fn known_failures(options: &Options, blobids: Vec<String>) -> HashMap<String, KnownFailure> {
+    let arguments = [
+        DatumWithOid::from(blobids),
+        DatumWithOid::from(options.retry_failed),
+        DatumWithOid::from(options.retry_failures_after_s as f64),
+    ];
+    let mut known = HashMap::new();
+    as_owner(|| {
+        Spi::connect(|client| -> pgrx::spi::Result<()> {
+            for row in client.select(KNOWN_FAILURES, None, &arguments)? {
+                let reason = row.get::<String>(2)?.unwrap_or_default();
+                let failure = KnownFailure {
+                    reason: reason.parse().unwrap_or(FailureReason::Error),
+                    pass_over: row.get::<bool>(3)?.unwrap_or(false),
+                };
+                known.insert(row.get::<String>(1)?.unwrap_or_default(), failure);
+            }
+            Ok(())
+        })
+    })
+    .unwrap_or_else(|error| pgrx::error!("could not read ntt_mime.failure: {error}"));
+    known
+}
+
+/// Records failures, and forgets those of blobs that have been detected.
+pub fn record_failures(run_id: i64, failed: Vec<NewFailure>, mended: Vec<String>) {
+    as_owner(|| {
+        if !failed.is_empty() {
+            let column = |of: fn(&NewFailure) -> String| failed.iter().map(of).collect::<Vec<_>>();
+            let arguments = [
+                DatumWithOid::from(run_id),
+                DatumWithOid::from(column(|f| f.blobid.clone())),
+                DatumWithOid::from(column(|f| f.reason.as_str().to_owned())),
+                DatumWithOid::from(column(|f| f.detail.clone())),
+            ];
+            run_sql(RECORD_FAILURES, &arguments);
+        }
+        if !mended.is_empty() {
+            run_sql(FORGET_FAILURES, &[DatumWithOid::from(mended)]);
+        }
+    });
+}
+
+/// The key under which a text that is no blobid is recorded: itself, or its beginning and a hash.
+pub fn failure_key(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    if text.len() <= MAX_KEY {
+        return text.to_owned();
+    }
+    let beginning: String = text.chars().take(MAX_KEY / 8).collect();
+    let hash: String = Sha256::digest(text.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{beginning}… (sha256 {hash})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_keys_are_cut_and_stay_distinct() {
+        let long = "é".repeat(1000);
+        let key = failure_key(&long);
+        assert!(key.len() < MAX_KEY && key.starts_with('é'));
+        assert_ne!(key, failure_key(&(long + "x")));
+        assert_eq!(failure_key("short"), "short");
+    }
+}

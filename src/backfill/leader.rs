@@ -1,0 +1,545 @@
+//! The leader: the backend that runs CALL.
+//!
+//! It checks everything before it changes anything, then only waits, adds up and commits, once a
+//! second. Between two commits it holds neither a snapshot nor a lock on any table. However it ends,
+//! its workers end: by the flag in shared memory, which they look at between two blobs, and by
+//! SIGTERM if they don't see it soon enough.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use ntt_mime_core::store::Store;
+use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
+
+use super::history::{self, RunRow};
+use super::options::{Arguments, Job, Options};
+use super::progress::{self, Progress};
+use super::shared::{self, Shared, Stop, WorkerState};
+use super::target::{self, ListedLeaf, Target};
+use super::worker;
+use crate::errors::Error;
+use crate::pg::bgworker::{self, Handle, Status};
+use crate::pg::dsm::Segment;
+use crate::pg::lock::{self, SessionLock};
+use crate::pg::tx::{self, PgError};
+use crate::pg::{identity, latch};
+
+/// Passes over the leaves at most; what is pending then is counted and left to the next run.
+const MAX_PASSES: u32 = 3;
+
+/// If a pass took longer, all leaves are looked at again: loaders may have been behind the cursor.
+const LONG_PASS: Duration = Duration::from_secs(2);
+
+/// How often the run row is brought up to date. The view promises two seconds.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
+
+/// How long workers may take to see the flag before they get SIGTERM.
+const STOP_GRACE: Duration = Duration::from_millis(300);
+
+/// How long the leader waits for workers after SIGTERM before it goes without them.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How a run ended, for the result row of CALL.
+pub struct Summary {
+    pub run_id: i64,
+    pub blobs: i64,
+    pub rows_updated: i64,
+    pub failures: i64,
+    pub elapsed: Duration,
+}
+
+/// Runs a backfill from start to end. Errors are raised.
+pub fn run(arguments: &Arguments) -> Summary {
+    let (options, target) = check(arguments).unwrap_or_else(|error| error.raise());
+    let mut leader = Leader::begin(options, target);
+    // The callback's view of the leader is dropped before the leader is.
+    let summary = tx::with_clean_up(|| leader_run(&mut leader), clean_up_after);
+    drop(leader);
+    summary
+}
+
+/// Everything that can be said before anything is changed.
+fn check(arguments: &Arguments) -> Result<(Options, Target), Error> {
+    // SAFETY: reads shared state that is set once at startup or promotion.
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return Err(Error::Recovery);
+    }
+    let options = Options::new(arguments)?;
+    let target = target::resolve(arguments.target)?;
+    Store::open(&options.blob_root).map_err(|error| Error::BlobRoot {
+        detail: format!("{}.", capitalized(&error.to_string())),
+    })?;
+    crate::detect::check_detector()?;
+    Ok((options, target))
+}
+
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    match characters.next() {
+        Some(first) => first.to_uppercase().chain(characters).collect(),
+        None => String::new(),
+    }
+}
+
+struct Leader {
+    options: Options,
+    target: Target,
+    started: Instant,
+    run_id: i64,
+    locks: Vec<SessionLock>,
+    segment: Option<Segment>,
+    handles: Vec<Handle>,
+    /// Workers that were registered.
+    workers: i32,
+    leaves: HashMap<u32, Seen>,
+    passes: u32,
+    pass_started: Instant,
+    last_record: Instant,
+    last_notice: Instant,
+    warned_foreign: bool,
+}
+
+/// What is known of a leaf.
+#[derive(Default, Clone, Copy)]
+struct Seen {
+    rows_left: u64,
+    missed: bool,
+    locked: bool,
+    gone: bool,
+}
+
+thread_local! {
+    /// The leader of the run that this backend is at, for the clean-up after an error, which has
+    /// nothing else in hand. Null when there is none.
+    static CURRENT: std::cell::Cell<*mut Leader> = const { std::cell::Cell::new(std::ptr::null_mut()) };
+}
+
+fn leader_run(leader: &mut Leader) -> Summary {
+    CURRENT.set(leader);
+    let summary = leader.work();
+    CURRENT.set(std::ptr::null_mut());
+    summary
+}
+
+fn clean_up_after(error: &PgError) {
+    let leader = CURRENT.replace(std::ptr::null_mut());
+    // SAFETY: set by `leader_run` to a leader that lives in `run` until after this call; `leader_run`
+    // itself has been left by the error.
+    if let Some(leader) = unsafe { leader.as_mut() } {
+        leader.fail(error);
+    }
+}
+
+impl Leader {
+    fn begin(options: Options, target: Target) -> Leader {
+        let now = Instant::now();
+        Leader {
+            options,
+            target,
+            started: now,
+            run_id: 0,
+            locks: Vec::new(),
+            segment: None,
+            handles: Vec::new(),
+            workers: 0,
+            leaves: HashMap::new(),
+            passes: 0,
+            pass_started: now,
+            last_record: now,
+            last_notice: now,
+            warned_foreign: false,
+        }
+    }
+
+    fn work(&mut self) -> Summary {
+        self.lock_target();
+        let failures_on_record = self.write_run_row();
+        tx::commit_and_begin();
+        let leaves = self.list_leaves();
+        tx::commit_and_begin();
+        self.start_workers(failures_on_record, &leaves);
+        self.open_pass(leaves);
+        self.wait_for_workers();
+        self.finish()
+    }
+
+    fn lock_target(&mut self) {
+        let oid = self.target.oid;
+        match SessionLock::try_acquire(lock::TARGET_CLASS, oid.to_u32()) {
+            Some(held) => self.locks.push(held),
+            None => {
+                let (pid, run_id) = tx::in_subtransaction(|| history::holder_of_target(oid));
+                let target = self.target.name.clone();
+                Error::AlreadyRunning { target, pid, run_id }.raise()
+            }
+        }
+    }
+
+    /// Writes the row of this run; returns whether any failure is on record.
+    fn write_run_row(&mut self) -> bool {
+        let role = identity::role_name(identity::current_user());
+        let libmagic = ntt_mime_core::detector::libmagic_release();
+        let (run_id, failures) = tx::in_subtransaction(|| {
+            history::tidy_up();
+            let run_id = history::begin(&self.target.name, &role, &self.options, &libmagic);
+            (run_id, history::any_failure())
+        });
+        self.run_id = run_id;
+        let key = (run_id & 0xFFFF_FFFF) as u32;
+        self.locks
+            .extend(SessionLock::try_acquire(lock::RUN_CLASS, key));
+        failures
+    }
+
+    fn list_leaves(&mut self) -> Vec<ListedLeaf> {
+        let target = &self.target;
+        let (leaves, foreign) =
+            tx::in_subtransaction(|| identity::as_owner(|| target::leaves(target)));
+        if foreign > 0 && !self.warned_foreign {
+            self.warned_foreign = true;
+            ereport!(
+                PgLogLevel::WARNING,
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!("{foreign} foreign partitions are passed over")
+            );
+        }
+        leaves
+    }
+
+    fn start_workers(&mut self, failures_on_record: bool, leaves: &[ListedLeaf]) {
+        let job = Job {
+            run_id: self.run_id,
+            options: self.options.clone(),
+            target: self.target.oid.to_u32(),
+            partitioned: self.target.partitioned,
+            mime_type_limit: self.target.mime_type_limit,
+            failures_on_record,
+            session: bgworker::Session::current(),
+        };
+        let segment = shared::create(&job, leaves.len(), &bgworker::serialize_settings());
+        let handle = segment.handle();
+        abandon_on_exit(&segment);
+        self.segment = Some(segment);
+        self.locks
+            .extend(SessionLock::try_acquire(lock::HANDLE_CLASS, handle));
+        let wanted = self.options.workers as usize;
+        for number in 0..wanted {
+            let name = format!("ntt_mime worker {} of run {}", number + 1, self.run_id);
+            let argument = worker::to_argument(handle, number);
+            match Handle::start(&name, c"ntt_mime_worker_main", argument) {
+                Some(handle) => self.handles.push(handle),
+                None => break,
+            }
+        }
+        self.workers = self.handles.len() as i32;
+        if self.handles.is_empty() {
+            Error::NoWorker.raise();
+        }
+        if self.handles.len() < wanted {
+            let got = self.handles.len();
+            ereport!(
+                PgLogLevel::WARNING,
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!("only {got} of {wanted} background workers could be started"),
+                "The run goes on with fewer; max_worker_processes is the limit."
+            );
+        }
+    }
+
+    fn open_pass(&mut self, leaves: Vec<ListedLeaf>) {
+        let board_leaves: Vec<(u32, u32)> = leaves.iter().map(|l| (l.oid, l.blocks)).collect();
+        let taken = self.shared().board().open_pass(board_leaves);
+        for leaf in &leaves[..taken] {
+            self.leaves.insert(leaf.oid, Seen::default());
+        }
+        self.passes += 1;
+        self.pass_started = Instant::now();
+        self.wake_workers();
+    }
+
+    fn shared(&self) -> Shared<'_> {
+        let segment = self.segment.as_ref().expect("made before any worker");
+        Shared::view(segment).expect("written by ourselves")
+    }
+
+    fn wake_workers(&self) {
+        for slot in self.shared().workers() {
+            if slot.state() == WorkerState::Ready {
+                latch::wake(slot.pid());
+            }
+        }
+    }
+
+    /// The leader's life: waits, adds up, opens further passes, until all workers have ended.
+    fn wait_for_workers(&mut self) {
+        loop {
+            let ended = self.watch_workers();
+            if ended == self.handles.len() {
+                return;
+            }
+            if !self.shared().board().is_closed() && self.pass_is_over() {
+                self.next_pass();
+            }
+            if self.last_record.elapsed() >= RECORD_EVERY {
+                self.last_record = Instant::now();
+                self.record("running", None);
+            }
+            if self.last_notice.elapsed() >= progress::NOTICE_EVERY {
+                self.last_notice = Instant::now();
+                self.notice();
+            }
+            latch::wait(Duration::from_millis(100));
+        }
+    }
+
+    /// Looks after the workers; returns how many have ended. A worker's error is raised.
+    fn watch_workers(&self) -> usize {
+        let shared = self.shared();
+        let mut ended = 0;
+        let mut never_ready = 0;
+        for (number, handle) in self.handles.iter().enumerate() {
+            // In this order: a worker sets its state before it stops.
+            let stopped = handle.status() == Status::Stopped;
+            let slot = shared.worker(number);
+            match slot.state() {
+                WorkerState::Failed => Error::Worker(slot.error()).raise(),
+                WorkerState::Ready if stopped => Error::Worker(PgError {
+                    sqlstate: PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN,
+                    message: "a background worker of the backfill was terminated".to_owned(),
+                    detail: None,
+                    hint: Some("Run it again: it goes on where this run was.".to_owned()),
+                })
+                .raise(),
+                WorkerState::Starting if stopped => never_ready += 1,
+                WorkerState::Done => {}
+                _ => continue,
+            }
+            ended += 1;
+        }
+        if never_ready == self.handles.len() {
+            Error::NoWorker.raise();
+        }
+        ended
+    }
+
+    /// Have all workers seen that the pass is over?
+    fn pass_is_over(&self) -> bool {
+        let shared = self.shared();
+        let board = shared.board();
+        let generation = board.generation();
+        board.open_leaves() == 0
+            && self.handles.iter().enumerate().all(|(number, handle)| {
+                let slot = shared.worker(number);
+                match slot.state() {
+                    WorkerState::Ready => slot.pass_seen() == generation,
+                    WorkerState::Starting => handle.status() == Status::Stopped,
+                    WorkerState::Done | WorkerState::Failed => true,
+                }
+            })
+    }
+
+    /// After a pass: what has to be looked at again, and what is new, makes the next one; with
+    /// nothing of the kind the board is closed.
+    fn next_pass(&mut self) {
+        self.take_leaf_states();
+        let long = self.pass_started.elapsed() > LONG_PASS;
+        let first = self.passes == 1;
+        let again: Vec<ListedLeaf> = match self.passes >= MAX_PASSES || self.options.dry_run {
+            true => Vec::new(),
+            false => {
+                let listed = self.list_leaves();
+                tx::commit_and_begin();
+                let needs_look = |leaf: &ListedLeaf| match self.leaves.get(&leaf.oid) {
+                    None => true,
+                    Some(seen) if seen.gone => false,
+                    Some(seen) => seen.missed || seen.locked || (first && long),
+                };
+                listed.into_iter().filter(needs_look).collect()
+            }
+        };
+        if again.is_empty() {
+            self.shared().board().close();
+            self.wake_workers();
+        } else {
+            self.open_pass(again);
+        }
+    }
+
+    fn take_leaf_states(&mut self) {
+        let states: Vec<_> = self.shared().board().leaves().collect();
+        for state in states {
+            let seen = Seen {
+                rows_left: state.rows_left,
+                missed: state.missed,
+                locked: state.locked,
+                gone: state.gone,
+            };
+            self.leaves.insert(state.oid, seen);
+        }
+    }
+
+    /// The run row as of now.
+    fn row(&self, status: &'static str, error: Option<String>) -> RunRow {
+        let Some(segment) = &self.segment else {
+            return RunRow {
+                status,
+                error,
+                ..RunRow::default()
+            };
+        };
+        let shared = Shared::view(segment).expect("written by ourselves");
+        let totals = shared.totals();
+        let board = shared.board();
+        let (blocks_done, blocks_total) = board.blocks();
+        let ms = |us: u64| us as f64 / 1000.0;
+        let total = self.leaves.len() as i64;
+        let left_open = match (self.passes, status) {
+            (1, _) => i64::from(board.open_leaves()),
+            (_, "running") => 0,
+            _ => self.leaves.values().filter(|seen| seen.locked).count() as i64,
+        };
+        RunRow {
+            status,
+            workers: self.workers,
+            leaves_total: total,
+            leaves_done: total - left_open,
+            blocks_total: blocks_total.max(blocks_done),
+            blocks_done,
+            rows_scanned: totals.rows_scanned,
+            blobs: shared.blobs(),
+            detections: totals.detections,
+            cache_hits: totals.cache_hits,
+            rows_updated: totals.rows_updated,
+            rows_retried: totals.rows_retried,
+            rows_left: None,
+            failures: totals.failures,
+            bytes_read: totals.bytes_read,
+            scan_ms: ms(totals.scan_us),
+            read_ms: ms(totals.read_us),
+            detect_ms: ms(totals.detect_us),
+            update_ms: ms(totals.update_us),
+            commit_ms: ms(totals.commit_us),
+            mime_counts: shared
+                .dictionary()
+                .counts()
+                .map(|(mime_type, blobs)| (mime_type.to_owned(), blobs))
+                .collect(),
+            error,
+        }
+    }
+
+    fn record(&self, status: &'static str, error: Option<String>) -> RunRow {
+        let row = self.row(status, error);
+        self.write(&row);
+        row
+    }
+
+    fn write(&self, row: &RunRow) {
+        tx::in_subtransaction(|| history::update(self.run_id, row));
+        tx::commit_and_begin();
+    }
+
+    fn notice(&self) {
+        let row = self.row("running", None);
+        let elapsed = self.started.elapsed();
+        pgrx::notice!("{}", Progress { row: &row, elapsed }.line());
+    }
+
+    /// All workers have ended as they should.
+    fn finish(&mut self) -> Summary {
+        self.take_leaf_states();
+        let shared = self.shared();
+        let (cancelled, limited) = (shared.is_cancelled(), shared.limit_reached());
+        let status = if cancelled { "cancelled" } else { "succeeded" };
+        let mut row = self.row(status, None);
+        if !cancelled && !limited {
+            row.rows_left = Some(self.leaves.values().map(|seen| seen.rows_left).sum());
+        }
+        self.write(&row);
+        let elapsed = self.started.elapsed();
+        self.tell(&row, elapsed);
+        self.release();
+        Summary {
+            run_id: self.run_id,
+            blobs: row.blobs as i64,
+            rows_updated: row.rows_updated as i64,
+            failures: row.failures as i64,
+            elapsed,
+        }
+    }
+
+    fn tell(&self, row: &RunRow, elapsed: Duration) {
+        let rate = row.blobs as f64 / elapsed.as_secs_f64().max(0.001);
+        pgrx::notice!(
+            "run {} {}: {} blobs, {} rows filled, {} failures in {}, {rate:.0} blobs/s",
+            self.run_id,
+            row.status,
+            row.blobs,
+            row.rows_updated,
+            row.failures,
+            progress::human(elapsed),
+        );
+        let locked = self.leaves.values().filter(|seen| seen.locked).count();
+        if locked > 0 {
+            ereport!(
+                PgLogLevel::WARNING,
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!("{locked} leaves were locked by others and are not filled completely"),
+                "The next run looks at them again."
+            );
+        }
+        if row.failures > 0 {
+            pgrx::notice!("see ntt_mime.failure for blobs that could not be detected");
+        }
+    }
+
+    /// An error has ended the run, this backend's cancel request included.
+    fn fail(&mut self, error: &PgError) {
+        self.stop_workers();
+        let status = match error.sqlstate {
+            PgSqlErrorCode::ERRCODE_QUERY_CANCELED => "cancelled",
+            _ => "failed",
+        };
+        if self.run_id != 0 {
+            let text = format!("{}: {}", error.sqlstate_text(), error.message);
+            self.record(status, Some(text));
+        }
+        self.release();
+    }
+
+    fn stop_workers(&self) {
+        let Some(segment) = &self.segment else { return };
+        let shared = Shared::view(segment).expect("written by ourselves");
+        shared.stop(Stop::Now);
+        self.wake_workers();
+        let begun = Instant::now();
+        let mut terminated = false;
+        while self.handles.iter().any(|h| h.status() != Status::Stopped) {
+            if !terminated && begun.elapsed() > STOP_GRACE {
+                terminated = true;
+                self.handles.iter().for_each(Handle::terminate);
+            }
+            if begun.elapsed() > STOP_LIMIT {
+                return;
+            }
+            latch::wait(Duration::from_millis(20));
+        }
+    }
+
+    fn release(&mut self) {
+        self.locks.clear();
+        self.handles.clear();
+        self.segment = None;
+    }
+}
+
+/// Sees to it that the workers end when this process does, in whatever way: a FATAL error, such as
+/// that of pg_terminate_backend, leaves by no path through Rust code. The segment is then detached by
+/// PostgreSQL, as it is at the end of a run by ourselves, when no worker is left.
+fn abandon_on_exit(segment: &Segment) {
+    segment.on_detach(|segment| {
+        if let Some(shared) = Shared::view(segment) {
+            shared.abandon();
+        }
+    });
+}

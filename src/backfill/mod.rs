@@ -1,0 +1,32 @@
+//! The backfill: `CALL ntt_backfill_mime(…)`.
+//!
+//! ```text
+//!  leader (the backend that runs CALL)            workers (dynamic background workers)
+//!  ------------------------------------           -------------------------------------------
+//!  check arguments, target, rights, store         connect as the caller, with its settings
+//!  advisory lock on the target                    take a task: a range of blocks of one leaf
+//!  row in ntt_mime.run, COMMIT                     | short transaction: read pending rows (TIDs)
+//!  list the leaves ──► board ─────────────────►    | no transaction: detect distinct blobs,
+//!                      (shared memory)             |   each once a run ◄──► cache, dictionary
+//!  every second: counters ◄── shared counters ◄──  | short transaction: UPDATE ONLY leaf
+//!    to ntt_mime.run, COMMIT; NOTICEs              | next chunk …
+//!  pass over? look again at what was missed       next task …
+//!  last row of ntt_mime.run, result row           end when the board is closed
+//! ```
+//!
+//! Nobody holds a snapshot, a transaction or a lock on a table while waiting or while reading files.
+//! Where each thing is: [`options`] what a run is asked to do, [`target`] the table and its leaves,
+//! [`shared`] the shared memory, [`leader`], [`worker`], [`chunk`] what a worker does with the rows of
+//! one batch, [`leaf`] the SQL on one leaf, [`history`] the tables `run` and `failure`, [`progress`]
+//! what the caller reads meanwhile, [`procedure`] the SQL surface.
+
+pub mod chunk;
+pub mod history;
+pub mod leader;
+pub mod leaf;
+pub mod options;
+pub mod procedure;
+pub mod progress;
+pub mod shared;
+pub mod target;
+pub mod worker;

@@ -1,0 +1,123 @@
+//! What a run is asked to do: the arguments of CALL with the settings that matter, checked.
+
+use std::time::Duration;
+
+use ntt_mime_core::detector::DetectorConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::errors::Error;
+use crate::pg::bgworker::Session;
+use crate::settings;
+
+/// Largest batch: what the contract allows. A worker makes its batches smaller where one would take
+/// longer than [`crate::backfill::worker::LONG_BATCH`].
+const MAX_BATCH_SIZE: i32 = 1_000_000;
+
+/// The arguments as given; None is SQL's NULL.
+#[derive(Default)]
+pub struct Arguments {
+    pub batch_size: Option<i32>,
+    pub workers: Option<i32>,
+    pub max_blobs: Option<i64>,
+    pub dry_run: Option<bool>,
+    pub target: Option<pgrx::pg_sys::Oid>,
+    pub retry_failed: Option<bool>,
+}
+
+/// The checked options of a run; what `ntt_mime.run.options` shows.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Options {
+    /// Rows a transaction updates at most.
+    pub batch_size: u32,
+    pub workers: u32,
+    pub max_blobs: Option<u64>,
+    pub dry_run: bool,
+    pub retry_failed: bool,
+    pub blob_root: String,
+    pub head_bytes: usize,
+    pub prefilter: bool,
+    pub cache_bytes: usize,
+    pub lock_timeout_ms: u64,
+    pub batch_delay_ms: u64,
+    pub retry_failures_after_s: u64,
+}
+
+impl Options {
+    /// Checks the arguments and adds the settings.
+    pub fn new(arguments: &Arguments) -> Result<Options, Error> {
+        let batch_size = within("batch_size", arguments.batch_size, MAX_BATCH_SIZE)?;
+        let workers = match arguments.workers {
+            None => settings::workers(),
+            some => within("workers", some, settings::MAX_WORKERS)?,
+        };
+        if let Some(max) = arguments.max_blobs.filter(|max| *max < 1) {
+            return Err(Error::Argument {
+                name: "max_blobs",
+                value: max.to_string(),
+                range: "at least 1, or null for all".to_owned(),
+            });
+        }
+        let detector = settings::detector();
+        Ok(Options {
+            batch_size: batch_size as u32,
+            workers: workers as u32,
+            max_blobs: arguments.max_blobs.map(|max| max as u64),
+            dry_run: not_null("dry_run", arguments.dry_run)?,
+            retry_failed: not_null("retry_failed", arguments.retry_failed)?,
+            blob_root: settings::blob_root(),
+            head_bytes: detector.head_bytes,
+            prefilter: detector.prefilter,
+            cache_bytes: settings::cache_bytes(),
+            lock_timeout_ms: settings::lock_timeout().as_millis() as u64,
+            batch_delay_ms: settings::batch_delay().as_millis() as u64,
+            retry_failures_after_s: settings::retry_failures_after().as_secs(),
+        })
+    }
+
+    /// How the workers' detectors are to read.
+    pub fn detector(&self) -> DetectorConfig {
+        DetectorConfig {
+            head_bytes: self.head_bytes,
+            prefilter: self.prefilter,
+        }
+    }
+
+    /// Pause between two batches of a worker.
+    pub fn batch_delay(&self) -> Duration {
+        Duration::from_millis(self.batch_delay_ms)
+    }
+}
+
+fn within(name: &'static str, value: Option<i32>, max: i32) -> Result<i32, Error> {
+    value
+        .filter(|value| (1..=max).contains(value))
+        .ok_or_else(|| Error::Argument {
+            name,
+            value: value.map_or("null".to_owned(), |value| value.to_string()),
+            range: format!("between 1 and {max}"),
+        })
+}
+
+fn not_null(name: &'static str, value: Option<bool>) -> Result<bool, Error> {
+    value.ok_or_else(|| Error::Argument {
+        name,
+        value: "null".to_owned(),
+        range: "true or false".to_owned(),
+    })
+}
+
+/// All that a worker needs to know; travels through shared memory as JSON.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Job {
+    pub run_id: i64,
+    pub options: Options,
+    /// Oid of the target.
+    pub target: u32,
+    /// Is the target partitioned? If not, it is its own only leaf.
+    pub partitioned: bool,
+    /// Characters that fit into `mime_type`, if that is bounded.
+    pub mime_type_limit: Option<usize>,
+    /// Was any failure on record when the run began? If not, nobody needs to look.
+    pub failures_on_record: bool,
+    pub session: Session,
+}

@@ -1,0 +1,107 @@
+//! What the caller of a run reads while it goes on.
+
+use std::time::Duration;
+
+use super::history::RunRow;
+
+/// How often a NOTICE is printed.
+pub const NOTICE_EVERY: Duration = Duration::from_secs(5);
+
+/// Rates and the time left, from the counters and the time since the start.
+pub struct Progress<'a> {
+    pub row: &'a RunRow,
+    pub elapsed: Duration,
+}
+
+impl Progress<'_> {
+    /// Share of the blocks that are done with, 0 to 1.
+    fn fraction(&self) -> f64 {
+        match self.row.blocks_total {
+            0 => 0.0,
+            total => (self.row.blocks_done as f64 / total as f64).clamp(0.0, 1.0),
+        }
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        let fraction = self.fraction();
+        // The first instants say nothing yet.
+        (fraction > 0.001).then(|| self.elapsed.mul_f64((1.0 - fraction) / fraction))
+    }
+
+    /// One line: percent, blobs, rows, rate, time left.
+    pub fn line(&self) -> String {
+        let row = self.row;
+        let rate = row.blobs as f64 / self.elapsed.as_secs_f64().max(0.001);
+        let left = match self.time_left() {
+            Some(left) => format!("about {} left", human(left)),
+            None => "time left unknown".to_owned(),
+        };
+        let failures = match row.failures {
+            0 => String::new(),
+            n => format!(", {n} failures"),
+        };
+        format!(
+            "{:.1}% done, {} blobs, {} rows filled, {:.0} blobs/s{failures}, {left}",
+            self.fraction() * 100.0,
+            row.blobs,
+            row.rows_updated,
+            rate,
+        )
+    }
+}
+
+/// A time in the two largest units that matter.
+pub fn human(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0 => format!("{} ms", time.as_millis()),
+        1..60 => format!("{:.1} s", time.as_secs_f64()),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86400, seconds % 86400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_rate_and_time_left() {
+        let row = RunRow {
+            blocks_done: 250,
+            blocks_total: 1000,
+            blobs: 5000,
+            rows_updated: 20_000,
+            ..RunRow::default()
+        };
+        let progress = Progress {
+            row: &row,
+            elapsed: Duration::from_secs(10),
+        };
+        assert_eq!(
+            progress.line(),
+            "25.0% done, 5000 blobs, 20000 rows filled, 500 blobs/s, about 30.0 s left"
+        );
+    }
+
+    #[test]
+    fn nothing_is_promised_before_anything_is_known() {
+        let row = RunRow::default();
+        let progress = Progress {
+            row: &row,
+            elapsed: Duration::ZERO,
+        };
+        assert!(progress.line().ends_with("time left unknown"));
+    }
+
+    #[test]
+    fn times_read_well() {
+        let of = |s| human(Duration::from_secs(s));
+        assert_eq!(of(59), "59.0 s");
+        assert_eq!(of(61), "1 min 1 s");
+        assert_eq!(of(7260), "2 h 1 min");
+        assert_eq!(of(90_000), "1 d 1 h");
+        assert_eq!(human(Duration::from_millis(12)), "12 ms");
+    }
+}

@@ -1,0 +1,437 @@
+//! The shared memory of a run: one segment, written and read through atomics only.
+//!
+//! ```text
+//! Header | WorkerSlot × workers | LeafEntry × leaves | cache Slot × n | job (JSON) | settings
+//! ```
+//!
+//! The sizes stand in the header, so that a worker, or a session that wants to cancel the run, can
+//! find everything by itself. Only the list of leaves grows with the table, by 32 bytes a leaf; the
+//! rest is bounded by `workers` and `ntt_mime.cache_size`.
+
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+use ntt_mime_core::board::{Board, BoardHeader, LeafEntry};
+use ntt_mime_core::cache::{CacheHeader, RunCache, Slot};
+use ntt_mime_core::dictionary::Dictionary;
+use serde::{Deserialize, Serialize};
+
+use super::options::Job;
+use crate::pg::dsm::Segment;
+use crate::pg::tx::{PgError, sqlstate_code};
+
+/// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run1");
+
+/// Alignment of each part: a cache line, so that parts don't share one.
+const ALIGN: usize = 64;
+
+/// Leaves that may be added while a run goes on, beyond a quarter more.
+const SPARE_LEAVES: usize = 1024;
+
+const ERROR_BYTES: usize = 4096;
+
+/// How a run is to go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Stop {
+    /// On it goes.
+    No = 0,
+    /// Finish the current batch, then end: somebody has asked for it, or `max_blobs` is reached.
+    AfterBatch = 1,
+    /// End at once: the leader is gone or has been interrupted.
+    Now = 2,
+}
+
+#[repr(C)]
+struct Header {
+    magic: u64,
+    run_id: i64,
+    workers: u64,
+    leaves: u64,
+    cache_slots: u64,
+    job_bytes: u64,
+    settings_bytes: u64,
+    leader_pid: AtomicI32,
+    stop: AtomicU32,
+    /// Somebody called ntt_cancel_backfill.
+    cancelled: AtomicU32,
+    limit_reached: AtomicU32,
+    blobs: AtomicU64,
+    board: BoardHeader,
+    cache: CacheHeader,
+    dictionary: Dictionary,
+}
+
+/// Where a worker stands, as it says itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum WorkerState {
+    /// Not there yet.
+    Starting = 0,
+    Ready = 1,
+    /// Ended as it should.
+    Done = 2,
+    /// Ended with an error.
+    Failed = 3,
+}
+
+/// What a worker tells about itself.
+#[repr(C, align(64))]
+pub struct WorkerSlot {
+    state: AtomicU32,
+    pid: AtomicI32,
+    /// The generation of the board whose end the worker has seen.
+    pass_seen: AtomicU32,
+    error_bytes: AtomicU32,
+    pub counters: Counters,
+    error: std::cell::UnsafeCell<[u8; ERROR_BYTES]>,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What a worker counts. Only it adds; anybody may read.
+        #[repr(C)]
+        #[derive(Default)]
+        pub struct Counters { $($(#[$doc])* pub $name: AtomicU64,)* }
+
+        /// The sum of all workers' counters.
+        #[derive(Default, Clone, Debug)]
+        pub struct Totals { $($(#[$doc])* pub $name: u64,)* }
+
+        impl Totals {
+            fn add(&mut self, counters: &Counters) {
+                $(self.$name += counters.$name.load(Ordering::Relaxed);)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Pending rows read.
+    rows_scanned,
+    /// Rows filled.
+    rows_updated,
+    /// Pending rows that the update passed by, since others had changed or locked them.
+    rows_retried,
+    /// Files read.
+    detections,
+    /// Distinct blobs of a batch that the run knew already.
+    cache_hits,
+    /// Distinct blobs that could not be detected.
+    failures,
+    bytes_read,
+    scan_us,
+    read_us,
+    detect_us,
+    update_us,
+    commit_us,
+}
+
+/// Adds to a counter.
+pub fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+/// Adds a time to a counter of microseconds.
+pub fn add_time(counter: &AtomicU64, time: std::time::Duration) {
+    add(counter, time.as_micros() as u64);
+}
+
+/// A worker's error on its way to the leader.
+#[derive(Serialize, Deserialize)]
+struct ErrorOnTheWay {
+    sqlstate: String,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+/// A view of a run's shared memory.
+#[derive(Clone, Copy)]
+pub struct Shared<'a> {
+    header: &'a Header,
+    slots: &'a [WorkerSlot],
+    leaves: &'a [LeafEntry],
+    cache: &'a [Slot],
+    job: &'a [u8],
+    settings: &'a [u8],
+}
+
+// SAFETY: see `WorkerSlot::fail` and `WorkerSlot::error`.
+unsafe impl Sync for WorkerSlot {}
+
+struct Layout {
+    slots: usize,
+    leaves: usize,
+    cache: usize,
+    job: usize,
+    settings: usize,
+    end: usize,
+}
+
+impl Header {
+    /// Offsets of the parts; None if they don't fit into memory.
+    fn layout(&self) -> Option<Layout> {
+        let after = |at: usize, n: u64, size: usize| {
+            let bytes = usize::try_from(n).ok()?.checked_mul(size)?;
+            at.checked_add(bytes)?.checked_next_multiple_of(ALIGN)
+        };
+        let slots = after(0, 1, size_of::<Header>())?;
+        let leaves = after(slots, self.workers, size_of::<WorkerSlot>())?;
+        let cache = after(leaves, self.leaves, size_of::<LeafEntry>())?;
+        let job = after(cache, self.cache_slots, size_of::<Slot>())?;
+        let settings = after(job, self.job_bytes, 1)?;
+        let end = after(settings, self.settings_bytes, 1)?;
+        Some(Layout {
+            slots,
+            leaves,
+            cache,
+            job,
+            settings,
+            end,
+        })
+    }
+}
+
+/// Makes the shared memory of a run whose target has `leaves` leaves now.
+pub fn create(job: &Job, leaves: usize, settings: &[u8]) -> Segment {
+    let job_text = serde_json::to_vec(job).expect("a job is plain data");
+    // SAFETY: all zero is a valid header (integers, atomics, an empty dictionary); boxed, since the
+    // dictionary is too big for a stack.
+    let mut header = unsafe { Box::<Header>::new_zeroed().assume_init() };
+    header.magic = MAGIC;
+    header.run_id = job.run_id;
+    header.workers = u64::from(job.options.workers);
+    header.leaves = (leaves + leaves / 4 + SPARE_LEAVES) as u64;
+    header.cache_slots = RunCache::capacity_for(job.options.cache_bytes) as u64;
+    header.job_bytes = job_text.len() as u64;
+    header.settings_bytes = settings.len() as u64;
+    *header.leader_pid.get_mut() = crate::pg::latch::my_pid();
+    let layout = header.layout().expect("sizes bounded by their settings");
+    let segment = Segment::create(layout.end);
+    let base = segment.address().as_ptr();
+    // SAFETY: the segment has `layout.end` bytes, nobody else knows it yet, and all zero is valid
+    // for all its other parts.
+    unsafe {
+        std::ptr::copy_nonoverlapping(&*header, base.cast::<Header>(), 1);
+        std::ptr::copy_nonoverlapping(job_text.as_ptr(), base.add(layout.job), job_text.len());
+        std::ptr::copy_nonoverlapping(
+            settings.as_ptr(),
+            base.add(layout.settings),
+            settings.len(),
+        );
+    }
+    segment
+}
+
+impl<'a> Shared<'a> {
+    /// Looks into a segment; None if it isn't the shared memory of a run of this release.
+    pub fn view(segment: &'a Segment) -> Option<Shared<'a>> {
+        let base = segment.address().as_ptr();
+        if segment.len() < size_of::<Header>() {
+            return None;
+        }
+        // SAFETY: page aligned, mapped as long as `segment` lives, large enough as just checked for
+        // the header and, before each part is touched, for the parts. All shared mutation goes
+        // through atomics; magic and sizes are written before the segment is made known.
+        unsafe {
+            let header = &*base.cast::<Header>();
+            if header.magic != MAGIC {
+                return None;
+            }
+            let layout = header.layout().filter(|l| l.end <= segment.len())?;
+            let part = |at: usize| base.add(at);
+            use std::slice::from_raw_parts as slice;
+            Some(Shared {
+                header,
+                slots: slice(part(layout.slots).cast(), header.workers as usize),
+                leaves: slice(part(layout.leaves).cast(), header.leaves as usize),
+                cache: slice(part(layout.cache).cast(), header.cache_slots as usize),
+                job: slice(part(layout.job), header.job_bytes as usize),
+                settings: slice(part(layout.settings), header.settings_bytes as usize),
+            })
+        }
+    }
+
+    /// What the run is to do.
+    pub fn job(&self) -> serde_json::Result<Job> {
+        serde_json::from_slice(self.job)
+    }
+
+    /// The leader's settings, see [`crate::pg::bgworker::serialize_settings`].
+    pub fn settings(&self) -> &[u8] {
+        self.settings
+    }
+
+    pub fn run_id(&self) -> i64 {
+        self.header.run_id
+    }
+
+    pub fn leader_pid(&self) -> i32 {
+        self.header.leader_pid.load(Ordering::Relaxed)
+    }
+
+    pub fn board(&self) -> Board<'a> {
+        Board::new(&self.header.board, self.leaves)
+    }
+
+    pub fn cache(&self) -> RunCache<'a> {
+        RunCache::new(&self.header.cache, self.cache)
+    }
+
+    pub fn dictionary(&self) -> &'a Dictionary {
+        &self.header.dictionary
+    }
+
+    /// One worker's slot. Panics if there is none of that number, which a worker can't have.
+    pub fn worker(&self, number: usize) -> &'a WorkerSlot {
+        &self.slots[number]
+    }
+
+    pub fn workers(&self) -> &'a [WorkerSlot] {
+        self.slots
+    }
+
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.slots.iter().for_each(|s| totals.add(&s.counters));
+        totals
+    }
+
+    /// Asks the workers to stop. A stronger request stays when a weaker one follows.
+    pub fn stop(&self, how: Stop) {
+        self.header.stop.fetch_max(how as u32, Ordering::SeqCst);
+        self.board().close();
+    }
+
+    pub fn stopping(&self) -> Stop {
+        match self.header.stop.load(Ordering::Relaxed) {
+            0 => Stop::No,
+            1 => Stop::AfterBatch,
+            _ => Stop::Now,
+        }
+    }
+
+    /// Cancels the run from another session; false if it is ending already.
+    pub fn cancel(&self) -> bool {
+        if self.board().is_closed() && !self.is_cancelled() {
+            return false;
+        }
+        self.header.cancelled.store(1, Ordering::SeqCst);
+        self.stop(Stop::AfterBatch);
+        crate::pg::latch::wake(self.leader_pid());
+        true
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.header.cancelled.load(Ordering::SeqCst) != 0
+    }
+
+    /// Counts one more distinct blob unless `max` is reached, which ends the run.
+    pub fn count_blob(&self, max: Option<u64>) -> bool {
+        let before = self.header.blobs.fetch_add(1, Ordering::Relaxed);
+        if max.is_none_or(|max| before < max) {
+            return true;
+        }
+        self.header.blobs.fetch_sub(1, Ordering::Relaxed);
+        self.header.limit_reached.store(1, Ordering::Relaxed);
+        self.stop(Stop::AfterBatch);
+        false
+    }
+
+    /// Distinct blobs met.
+    pub fn blobs(&self) -> u64 {
+        self.header.blobs.load(Ordering::Relaxed)
+    }
+
+    /// Did `max_blobs` end the run?
+    pub fn limit_reached(&self) -> bool {
+        self.header.limit_reached.load(Ordering::Relaxed) != 0
+    }
+
+    /// Ends the run from a leader that is going away: asks the workers to stop and interrupts what
+    /// they are at. Calls nothing that could fail, since a process exit is under way.
+    pub fn abandon(&self) {
+        self.stop(Stop::Now);
+        for slot in self.slots.iter().filter(|s| s.state() == WorkerState::Ready) {
+            let pid = slot.pid.load(Ordering::Relaxed);
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                // It may be gone already; then there is nothing to interrupt.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+        }
+    }
+}
+
+impl WorkerSlot {
+    pub fn state(&self) -> WorkerState {
+        match self.state.load(Ordering::Acquire) {
+            0 => WorkerState::Starting,
+            1 => WorkerState::Ready,
+            2 => WorkerState::Done,
+            _ => WorkerState::Failed,
+        }
+    }
+
+    pub fn set_state(&self, state: WorkerState) {
+        self.state.store(state as u32, Ordering::Release);
+    }
+
+    pub fn begin(&self) {
+        self.pid
+            .store(crate::pg::latch::my_pid(), Ordering::Relaxed);
+        self.set_state(WorkerState::Ready);
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// The worker has seen that the pass of this generation is over, and touches the board no more
+    /// until the next one is open.
+    pub fn see_pass_end(&self, generation: u32) {
+        self.pass_seen.store(generation, Ordering::SeqCst);
+    }
+
+    pub fn pass_seen(&self) -> u32 {
+        self.pass_seen.load(Ordering::SeqCst)
+    }
+
+    /// Leaves the error that ends the worker for the leader to raise.
+    pub fn fail(&self, error: &PgError) {
+        let cut = |text: &str| text.chars().take(500).collect::<String>();
+        let text = serde_json::to_vec(&ErrorOnTheWay {
+            sqlstate: error.sqlstate_text(),
+            message: cut(&error.message),
+            detail: error.detail.as_deref().map(cut),
+            hint: error.hint.as_deref().map(cut),
+        })
+        .unwrap_or_default();
+        if text.len() <= ERROR_BYTES {
+            // SAFETY: only the slot's worker writes, once, before the state says Failed.
+            unsafe { (&mut *self.error.get())[..text.len()].copy_from_slice(&text) };
+            self.error_bytes
+                .store(text.len() as u32, Ordering::Relaxed);
+        }
+        self.set_state(WorkerState::Failed);
+    }
+
+    /// The error that ended the worker, once its state is Failed.
+    pub fn error(&self) -> PgError {
+        let bytes = (self.error_bytes.load(Ordering::Relaxed) as usize).min(ERROR_BYTES);
+        // SAFETY: the state was loaded as Failed (Acquire), after which nobody writes any more.
+        let text = unsafe { &(&*self.error.get())[..bytes] };
+        let error = serde_json::from_slice(text).unwrap_or(ErrorOnTheWay {
+            sqlstate: "XX000".to_owned(),
+            message: "a background worker of the backfill failed".to_owned(),
+            detail: None,
+            hint: Some("The server log tells why.".to_owned()),
+        });
+        PgError {
+            sqlstate: sqlstate_code(&error.sqlstate),
+            message: error.message,
+            detail: error.detail,
+            hint: error.hint,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The target of a run: finding it, checking it, and listing its leaves without locking any.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::{Spi, pg_sys};
+
+use crate::errors::Error;
+
+/// A table that can be filled.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub oid: pg_sys::Oid,
+    /// Qualified and quoted.
+    pub name: String,
+    pub partitioned: bool,
+    /// Characters that fit into `mime_type`, if that is bounded.
+    pub mime_type_limit: Option<usize>,
+}
+
+/// A leaf as listed: its oid and, from the last VACUUM or ANALYZE, its number of blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListedLeaf {
+    pub oid: u32,
+    pub blocks: u32,
+}
+
+/// Everything about the target in one look at the catalogs, without a lock on it.
+const DESCRIBE: &str = "
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname),
+       c.relkind::pg_catalog.text,
+       c.relpersistence::pg_catalog.text,
+       b.atttypid, pg_catalog.format_type(b.atttypid, b.atttypmod),
+       m.atttypid, pg_catalog.format_type(m.atttypid, m.atttypmod), m.atttypmod,
+       coalesce(pg_catalog.has_column_privilege(c.oid, m.attnum, 'UPDATE'), false),
+       pg_catalog.row_security_active(c.oid)
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+  LEFT JOIN pg_catalog.pg_attribute b
+    ON b.attrelid OPERATOR(pg_catalog.=) c.oid AND b.attname OPERATOR(pg_catalog.=) 'blobid'
+   AND NOT b.attisdropped
+  LEFT JOIN pg_catalog.pg_attribute m
+    ON m.attrelid OPERATOR(pg_catalog.=) c.oid AND m.attname OPERATOR(pg_catalog.=) 'mime_type'
+   AND NOT m.attisdropped
+ WHERE c.oid OPERATOR(pg_catalog.=) $1";
+
+/// The leaves of a partitioned table at any depth, the largest first. Reads the catalogs only:
+/// `pg_partition_tree` would lock every leaf.
+const LIST_LEAVES: &str = "
+WITH RECURSIVE tree(oid, relkind, relpages) AS (
+    SELECT c.oid, c.relkind, c.relpages
+      FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+     WHERE i.inhparent = $1 AND NOT i.inhdetachpending
+    UNION ALL
+    SELECT c.oid, c.relkind, c.relpages
+      FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
+      JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+     WHERE t.relkind = 'p' AND NOT i.inhdetachpending)
+SELECT oid, greatest(relpages, 0), relkind = 'r'
+  FROM tree WHERE relkind <> 'p' ORDER BY relpages DESC, oid";
+
+/// Finds the target by its oid or by the name in `ntt_mime.target`, and checks that the caller can
+/// fill it. Inside a transaction with a snapshot.
+pub fn resolve(argument: Option<pg_sys::Oid>) -> Result<Target, Error> {
+    let (oid, name) = match argument {
+        Some(oid) => (Some(oid), oid.to_u32().to_string()),
+        None => {
+            let name = crate::settings::target();
+            (by_name(&name), name)
+        }
+    };
+    let oid = oid.ok_or_else(|| Error::NoSuchTarget { name: name.clone() })?;
+    describe(oid).unwrap_or(Err(Error::NoSuchTarget { name }))
+}
+
+fn by_name(name: &str) -> Option<pg_sys::Oid> {
+    if name.trim().is_empty() {
+        return None;
+    }
+    Spi::connect(|client| {
+        let table = client.select(
+            "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid",
+            Some(1),
+            &[DatumWithOid::from(name)],
+        );
+        table.and_then(|table| table.first().get_one::<pg_sys::Oid>())
+    })
+    .unwrap_or_default()
+}
+
+fn describe(oid: pg_sys::Oid) -> Option<Result<Target, Error>> {
+    let read = |client: &pgrx::spi::SpiClient<'_>| -> pgrx::spi::Result<_> {
+        let table = client.select(DESCRIBE, Some(1), &[DatumWithOid::from(oid)])?;
+        let row = table.first();
+        if row.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Described {
+            name: row.get::<String>(1)?.unwrap_or_default(),
+            kind: row.get::<String>(2)?.unwrap_or_default(),
+            persistence: row.get::<String>(3)?.unwrap_or_default(),
+            blobid: (row.get(4)?, row.get(5)?),
+            mime_type: (row.get(6)?, row.get(7)?),
+            mime_typmod: row.get::<i32>(8)?.unwrap_or(-1),
+            may_update: row.get::<bool>(9)?.unwrap_or(false),
+            row_security: row.get::<bool>(10)?.unwrap_or(false),
+        }))
+    };
+    let described = Spi::connect(|client| read(client)).ok().flatten()?;
+    Some(described.check(oid))
+}
+
+struct Described {
+    name: String,
+    kind: String,
+    persistence: String,
+    blobid: (Option<pg_sys::Oid>, Option<String>),
+    mime_type: (Option<pg_sys::Oid>, Option<String>),
+    mime_typmod: i32,
+    may_update: bool,
+    row_security: bool,
+}
+
+impl Described {
+    fn check(self, oid: pg_sys::Oid) -> Result<Target, Error> {
+        let kind = match (self.kind.as_str(), self.persistence.as_str()) {
+            ("r" | "p", "t") => Some("a temporary table, which background workers cannot see"),
+            ("r" | "p", _) => None,
+            ("v", _) => Some("a view"),
+            ("m", _) => Some("a materialized view"),
+            ("f", _) => Some("a foreign table"),
+            ("i" | "I", _) => Some("an index"),
+            ("S", _) => Some("a sequence"),
+            ("c", _) => Some("a composite type"),
+            _ => Some("another kind of relation"),
+        };
+        let role = || crate::pg::identity::role_name(crate::pg::identity::current_user());
+        if let Some(kind) = kind {
+            let name = self.name;
+            return Err(Error::WrongKind { name, kind });
+        }
+        self.check_column("blobid", &self.blobid)?;
+        self.check_column("mime_type", &self.mime_type)?;
+        if !self.may_update {
+            let (target, role) = (self.name, role());
+            return Err(Error::NoPrivilege { target, role });
+        }
+        let partitioned = self.kind == "p";
+        if partitioned && self.row_security {
+            let (target, role) = (self.name, role());
+            return Err(Error::RowSecurity { target, role });
+        }
+        let limit = self.mime_typmod - pg_sys::VARHDRSZ as i32;
+        Ok(Target {
+            oid,
+            name: self.name,
+            partitioned,
+            mime_type_limit: usize::try_from(limit).ok(),
+        })
+    }
+
+    fn check_column(
+        &self,
+        column: &'static str,
+        (type_oid, type_name): &(Option<pg_sys::Oid>, Option<String>),
+    ) -> Result<(), Error> {
+        match type_oid {
+            Some(pg_sys::TEXTOID | pg_sys::VARCHAROID) => Ok(()),
+            Some(_) => Err(Error::WrongType {
+                target: self.name.clone(),
+                column,
+                found: type_name.clone().unwrap_or_default(),
+            }),
+            None => Err(Error::NoSuchColumn {
+                target: self.name.clone(),
+                column,
+            }),
+        }
+    }
+}
+
+/// The leaves as they are now, the largest first, and how many foreign ones were passed over. Inside
+/// a subtransaction, under a safe search path.
+pub fn leaves(target: &Target) -> (Vec<ListedLeaf>, usize) {
+    if !target.partitioned {
+        let oid = target.oid.to_u32();
+        return (vec![ListedLeaf { oid, blocks: 0 }], 0);
+    }
+    let (mut leaves, mut foreign) = (Vec::new(), 0);
+    Spi::connect(|client| -> pgrx::spi::Result<()> {
+        let rows = client.select(LIST_LEAVES, None, &[DatumWithOid::from(target.oid)])?;
+        for row in rows {
+            if row.get::<bool>(3)? == Some(true) {
+                leaves.push(ListedLeaf {
+                    oid: row.get::<pg_sys::Oid>(1)?.map_or(0, |oid| oid.to_u32()),
+                    blocks: row.get::<i32>(2)?.unwrap_or(0) as u32,
+                });
+            } else {
+                foreign += 1;
+            }
+        }
+        Ok(())
+    })
+    .unwrap_or_else(|error| pgrx::error!("could not list the leaves: {error}"));
+    (leaves, foreign)
+}

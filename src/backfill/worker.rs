@@ -1,0 +1,345 @@
+//! A worker: takes tasks from the board until it is closed.
+
+use std::time::{Duration, Instant};
+
+use ntt_mime_core::board::Turn;
+use ntt_mime_core::detector::Detector;
+use ntt_mime_core::store::Store;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use super::chunk::{Chunk, Finder};
+use super::leaf::{Leaf, Tid, Trouble, start_of_block};
+use super::options::Job;
+use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
+use crate::pg::tx::PgError;
+use crate::pg::{bgworker, dsm, identity, latch};
+
+/// An update that takes longer makes the next batches smaller, whatever the batch size: others wait
+/// for the rows it holds. The promise is ten seconds.
+pub const LONG_BATCH: Duration = Duration::from_secs(2);
+
+/// Rows of a worker's first batch: nobody knows yet what a row costs here.
+const FIRST_BATCH: u32 = 1000;
+
+/// Leaves after which a worker forgets its catalog caches.
+const LEAVES_PER_CACHE: u32 = 2000;
+
+/// How often a batch is tried again after a deadlock or a serialization failure.
+const RETRIES: u32 = 5;
+
+/// How long an idle worker waits for others before it looks at the board again.
+const IDLE: Duration = Duration::from_millis(20);
+
+/// The library's entry point for background workers. `argument` holds the handle of the run's shared
+/// memory in its upper and the number of the worker in its lower half.
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
+    bgworker::become_interruptible();
+    let (handle, number) = from_argument(argument);
+    // Without it the run is over already, and there is nothing to do.
+    let Some(segment) = dsm::Segment::attach(handle) else {
+        return;
+    };
+    let Some(shared) = Shared::view(&segment) else {
+        return;
+    };
+    let slot = shared.worker(number);
+    let mut settings = shared.settings().to_vec();
+    let result = match shared.job() {
+        Ok(job) => bgworker::take_over(&job.session, &mut settings)
+            .and_then(|()| work(&job, shared, number, slot)),
+        Err(error) => Err(failure(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            format!("could not read the options of a run: {error}"),
+        )),
+    };
+    match result {
+        Ok(()) => slot.set_state(WorkerState::Done),
+        Err(error) => slot.fail(&error),
+    }
+    latch::wake(shared.leader_pid());
+}
+
+/// Packs what [`ntt_mime_worker_main`] gets.
+pub fn to_argument(handle: u32, number: usize) -> pg_sys::Datum {
+    pg_sys::Datum::from(u64::from(handle) << 32 | number as u64)
+}
+
+fn from_argument(argument: pg_sys::Datum) -> (u32, usize) {
+    let bits = argument.value() as u64;
+    ((bits >> 32) as u32, (bits & 0xFFFF_FFFF) as usize)
+}
+
+fn failure(sqlstate: PgSqlErrorCode, message: String) -> PgError {
+    PgError {
+        sqlstate,
+        message,
+        detail: None,
+        hint: None,
+    }
+}
+
+fn work(job: &Job, shared: Shared<'_>, number: usize, slot: &WorkerSlot) -> Result<(), PgError> {
+    apply_own_settings(job);
+    let store = Store::open(&job.options.blob_root).map_err(|error| {
+        failure(PgSqlErrorCode::ERRCODE_UNDEFINED_FILE, error.to_string())
+    })?;
+    let detector = Detector::new(job.options.detector()).map_err(|error| {
+        failure(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, error.to_string())
+    })?;
+    slot.begin();
+    let mut worker = Worker {
+        job,
+        shared,
+        slot,
+        finder: Finder::new(job, shared, number as u16, store, detector),
+        batch: FIRST_BATCH.min(job.options.batch_size),
+        leaves_seen: 0,
+    };
+    worker.run()
+}
+
+/// Settings of a worker that its leader's session doesn't decide.
+fn apply_own_settings(job: &Job) {
+    let lock_timeout = format!("{}ms", job.options.lock_timeout_ms);
+    let lock_timeout = std::ffi::CString::new(lock_timeout).unwrap_or_default();
+    for (name, value) in [
+        (c"lock_timeout", lock_timeout.as_c_str()),
+        // A row that others have changed is looked at again, see `Leaf::update`; a snapshot for the
+        // whole transaction would make that an error.
+        (c"default_transaction_isolation", c"read committed"),
+        // Losing the last batches in a crash only means doing them again; what the row in
+        // ntt_mime.run claims is never ahead of the disk, since the leader commits it synchronously.
+        (c"synchronous_commit", c"off"),
+        (c"statement_timeout", c"0"),
+    ] {
+        identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SET);
+    }
+}
+
+struct Worker<'a> {
+    job: &'a Job,
+    shared: Shared<'a>,
+    slot: &'a WorkerSlot,
+    finder: Finder<'a>,
+    /// Rows of the next batch at most.
+    batch: u32,
+    leaves_seen: u32,
+}
+
+/// The leaf that a worker is at.
+struct Current<'a> {
+    index: usize,
+    generation: u32,
+    leaf: Leaf<'a>,
+}
+
+impl<'a> Worker<'a> {
+    fn run(&mut self) -> Result<(), PgError> {
+        let board = self.shared.board();
+        let mut current: Option<Current<'a>> = None;
+        loop {
+            let generation = board.generation();
+            match board.take(current.as_ref().map(|c| c.index)) {
+                Turn::Closed => return Ok(()),
+                Turn::Wait => {
+                    self.report("waiting for the other workers");
+                    latch::wait(IDLE);
+                }
+                Turn::PassDone => {
+                    current = None;
+                    self.wait_for_next_pass(generation);
+                }
+                Turn::Open(index) => {
+                    let leaf = self.arrive(&mut current, index, generation);
+                    match leaf.blocks() {
+                        Ok(blocks) => {
+                            board.size(index, blocks);
+                        }
+                        Err(trouble) => {
+                            self.note(index, trouble)?;
+                            board.skip(index);
+                        }
+                    }
+                }
+                Turn::Range { leaf: index, start, end } => {
+                    let leaf = self.arrive(&mut current, index, generation);
+                    let result = self.fill_range(leaf, index, start, end);
+                    let mut blocks = end - start;
+                    if let Err(trouble) = result {
+                        self.note(index, trouble)?;
+                        blocks += board.abandon(index);
+                    }
+                    board.finish(index, blocks);
+                }
+            }
+            if board.open_leaves() == 0 {
+                latch::wake(self.shared.leader_pid());
+            }
+        }
+    }
+
+    /// Makes `index` the current leaf, keeping its statements if it was so before.
+    fn arrive<'c>(
+        &mut self,
+        current: &'c mut Option<Current<'a>>,
+        index: usize,
+        generation: u32,
+    ) -> &'c mut Leaf<'a> {
+        let same = |c: &Current<'_>| c.index == index && c.generation == generation;
+        if !current.as_ref().is_some_and(same) {
+            *current = None;
+            self.leaves_seen += 1;
+            if self.leaves_seen.is_multiple_of(LEAVES_PER_CACHE) {
+                bgworker::forget_catalog_caches();
+            }
+            *current = Some(Current {
+                index,
+                generation,
+                leaf: Leaf::new(self.job, self.shared.board().oid(index)),
+            });
+        }
+        &mut current.as_mut().expect("just set").leaf
+    }
+
+    fn wait_for_next_pass(&self, generation: u32) {
+        let board = self.shared.board();
+        self.slot.see_pass_end(generation);
+        latch::wake(self.shared.leader_pid());
+        self.report("waiting for the leader");
+        while board.generation() == generation && !board.is_closed() {
+            latch::wait(IDLE);
+        }
+    }
+
+    /// Notes why a leaf was left; an error that isn't the leaf's ends the worker.
+    fn note(&self, index: usize, trouble: Trouble) -> Result<(), PgError> {
+        let board = self.shared.board();
+        match trouble {
+            Trouble::Gone => board.note_gone(index),
+            Trouble::Locked | Trouble::Retry => board.note_locked(index),
+            Trouble::Fatal(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Fills the pending rows of a range of blocks, batch by batch.
+    fn fill_range(
+        &mut self,
+        leaf: &mut Leaf<'_>,
+        index: usize,
+        start: u32,
+        end: u32,
+    ) -> Result<(), Trouble> {
+        let (mut from, to) = (start_of_block(start), start_of_block(end));
+        let counters = &self.slot.counters;
+        loop {
+            if self.shared.stopping() != Stop::No {
+                return Ok(());
+            }
+            let limit = self.batch;
+            let mut chunk = Chunk::default();
+            self.report(&format!("reading {}", leaf.name));
+            let begun = Instant::now();
+            leaf.scan(from, to, limit, |tid, blobid| chunk.push(tid, blobid))?;
+            add_time(&counters.scan_us, begun.elapsed());
+            add(&counters.rows_scanned, chunk.rows);
+            let Some(last) = chunk.last else {
+                return Ok(());
+            };
+            self.report(&format!("detecting blobs of {}", leaf.name));
+            if !self.finder.find(&mut chunk).map_err(Trouble::Fatal)? {
+                return Ok(());
+            }
+            let (expected, updated) = match self.job.options.dry_run {
+                true => (0, 0),
+                false => self.fill(leaf, (from, last), &chunk)?,
+            };
+            let missed = expected.saturating_sub(updated);
+            add(&counters.rows_retried, missed);
+            let left = chunk.rows.saturating_sub(updated);
+            if left > 0 {
+                self.shared.board().note_left(index, left, missed > 0);
+            }
+            bgworker::report_statistics();
+            if chunk.rows < u64::from(limit) {
+                return Ok(());
+            }
+            from = last;
+            self.pause();
+        }
+    }
+
+    /// Updates one batch; returns how many rows were to be filled and how many were.
+    fn fill(
+        &mut self,
+        leaf: &mut Leaf<'_>,
+        range: (Tid, Tid),
+        chunk: &Chunk,
+    ) -> Result<(u64, u64), Trouble> {
+        let (blobids, mime_types, expected) = chunk.filled(self.shared.dictionary());
+        if blobids.is_empty() {
+            return Ok((0, 0));
+        }
+        self.report(&format!("updating {}", leaf.name));
+        let counters = &self.slot.counters;
+        let mut free_only = false;
+        let mut attempt = 0;
+        loop {
+            let begun = Instant::now();
+            let result = leaf.update(range, &blobids, &mime_types, free_only);
+            let took = begun.elapsed();
+            match result {
+                Ok(updated) => {
+                    add(&counters.rows_updated, updated.rows);
+                    add_time(&counters.commit_us, updated.commit_time);
+                    let update_time = took.saturating_sub(updated.commit_time);
+                    add_time(&counters.update_us, update_time);
+                    self.adapt(took, chunk.rows);
+                    return Ok((expected, updated.rows));
+                }
+                Err(trouble) => {
+                    add_time(&counters.update_us, took);
+                    match trouble {
+                        // Perhaps it isn't the leaf that is locked, but some of its rows.
+                        Trouble::Locked if !free_only => free_only = true,
+                        Trouble::Retry if attempt < RETRIES => {
+                            attempt += 1;
+                            latch::wait(Duration::from_millis(20) * attempt);
+                        }
+                        trouble => return Err(trouble),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Chooses the size of the next batch by what the last one took.
+    fn adapt(&mut self, took: Duration, rows: u64) {
+        let max = self.job.options.batch_size;
+        if took > LONG_BATCH {
+            self.batch = (self.batch / 2).max(1);
+        } else if took < LONG_BATCH / 4 && rows >= u64::from(self.batch) {
+            self.batch = self.batch.saturating_mul(2).min(max);
+        }
+    }
+
+    fn pause(&self) {
+        let until = Instant::now() + self.job.options.batch_delay();
+        if self.job.options.batch_delay_ms > 0 {
+            self.report("pausing between batches");
+        }
+        while self.shared.stopping() == Stop::No {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            latch::wait(left.min(Duration::from_millis(200)));
+        }
+    }
+
+    fn report(&self, what: &str) {
+        bgworker::report_activity(&format!("ntt_mime run {}: {what}", self.job.run_id));
+    }
+}

@@ -1,0 +1,121 @@
+//! The SQL functions that detect and explain; declared in sql/functions.sql.
+
+use ntt_mime_core::blob_id::BlobId;
+use ntt_mime_core::detector;
+use ntt_mime_core::failure::FailureReason;
+use pgrx::prelude::*;
+
+use crate::detect;
+use crate::errors::Error;
+
+/// The MIME type of a blob in the store.
+#[pg_extern(sql = false)]
+fn ntt_detect_mime_blob(blobid: &str) -> Option<String> {
+    let id = BlobId::parse(blobid).unwrap_or_else(|error| {
+        Error::InvalidBlobId {
+            detail: format!("{error}."),
+        }
+        .raise()
+    });
+    detect::mime_type_of_blob(&id).unwrap_or_else(|error| error.raise())
+}
+
+/// The MIME type of bytes in hand.
+#[pg_extern(sql = false)]
+fn ntt_detect_mime_content(content: &[u8]) -> String {
+    detect::mime_type_of_bytes(content).unwrap_or_else(|error| error.raise())
+}
+
+type Inspection = (
+    Option<String>,
+    String,
+    Option<String>,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+);
+
+/// Explains what [`ntt_detect_mime_blob`] answers, and why.
+#[pg_extern(sql = false)]
+fn ntt_inspect_blob(
+    blobid: &str,
+) -> TableIterator<
+    'static,
+    (
+        name!(path, Option<String>),
+        name!(status, String),
+        name!(mime_type, Option<String>),
+        name!(size, Option<i64>),
+        name!(bytes_read, Option<i64>),
+        name!(detail, Option<String>),
+    ),
+> {
+    TableIterator::once(inspect(blobid))
+}
+
+fn inspect(blobid: &str) -> Inspection {
+    let status = |reason: FailureReason| reason.as_str().to_owned();
+    let id = match BlobId::parse(blobid) {
+        Ok(id) => id,
+        Err(error) => {
+            let detail = Some(error.to_string());
+            return (None, status(FailureReason::Invalid), None, None, None, detail);
+        }
+    };
+    match detect::look_at(&id) {
+        // libmagic itself is out of order.
+        Err(Error::Detector { detail }) => {
+            (None, status(FailureReason::Error), None, None, None, Some(detail))
+        }
+        Err(error) => error.raise(),
+        Ok(look) => {
+            let (path, size) = (Some(look.path), look.size.map(|size| size as i64));
+            match look.result {
+                Ok(found) => {
+                    let reads = match found.reads {
+                        1 => "1 look".to_owned(),
+                        n => format!("{n} looks, each larger than the one before"),
+                    };
+                    (
+                        path,
+                        "ok".to_owned(),
+                        Some(found.mime_type),
+                        size,
+                        Some(found.bytes_read as i64),
+                        Some(reads),
+                    )
+                }
+                Err(failure) => {
+                    let detail = Some(failure.detail);
+                    (path, status(failure.reason), None, size, None, detail)
+                }
+            }
+        }
+    }
+}
+
+/// What is doing the detecting.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn ntt_mime_version() -> TableIterator<
+    'static,
+    (
+        name!(extension, String),
+        name!(libmagic, String),
+        name!(magic_database, String),
+        name!(magic_entries, Option<i32>),
+        name!(prefilter, bool),
+        name!(warnings, Vec<String>),
+    ),
+> {
+    let (warnings, prefilter) = detect::warnings().unwrap_or_else(|error| error.raise());
+    let database = detector::magic_database();
+    TableIterator::once((
+        env!("CARGO_PKG_VERSION").to_owned(),
+        detector::libmagic_release(),
+        database.path,
+        database.entries.map(|entries| entries as i32),
+        prefilter,
+        warnings,
+    ))
+}

@@ -1,0 +1,46 @@
+//! ntt_mime: MIME types for content-addressed files, detected and filled in inside PostgreSQL.
+//!
+//! The rooms, in the order in which data flows through them:
+//!
+//! * [`settings`]: the parameters `ntt_mime.*`;
+//! * `ntt_mime_core` (crates/ntt_mime_core), which knows nothing of PostgreSQL: blob ids, the store,
+//!   the detector, and the shared structures of a run;
+//! * [`detect`]: this backend's detector and store; [`functions`]: the SQL functions on top of it;
+//! * [`backfill`]: the procedure, its leader and its workers;
+//! * [`errors`]: every error that a user can meet;
+//! * [`pg`]: the few places where PostgreSQL's C API is called directly.
+//!
+//! The SQL objects are in sql/*.sql.
+
+use pgrx::prelude::*;
+
+pub mod backfill;
+pub mod detect;
+pub mod errors;
+pub mod functions;
+pub mod pg;
+pub mod settings;
+
+::pgrx::pg_module_magic!(name, version);
+
+extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
+extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tables"]);
+extension_sql_file!("../sql/procedures.sql", name = "procedures", requires = ["functions"]);
+extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
+
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+}
+
+
+/// Required by `cargo pgrx test` at the root of the crate.
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![]
+    }
+}

@@ -1,0 +1,177 @@
+//! Dynamic background workers: starting and stopping them (leader), and becoming one (worker).
+
+use std::ffi::CStr;
+use std::ptr::NonNull;
+
+use pgrx::pg_sys;
+
+use super::{identity, tx, version};
+
+/// What pg_stat_activity shows as `backend_type`.
+pub const BACKEND_TYPE: &str = "ntt_mime worker";
+
+/// A worker that has been registered.
+pub struct Handle(NonNull<pg_sys::BackgroundWorkerHandle>);
+
+/// Where a worker stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    NotYetStarted,
+    Started,
+    Stopped,
+}
+
+impl Handle {
+    /// Registers a worker that runs `function` of this library with `argument`; None if there is no
+    /// free worker slot.
+    pub fn start(name: &str, function: &CStr, argument: pg_sys::Datum) -> Option<Handle> {
+        let mut worker = pg_sys::BackgroundWorker {
+            bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS
+                | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32,
+            bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
+            bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
+            bgw_main_arg: argument,
+            bgw_notify_pid: super::latch::my_pid(),
+            ..Default::default()
+        };
+        copy(&mut worker.bgw_name, name.as_bytes());
+        copy(&mut worker.bgw_type, BACKEND_TYPE.as_bytes());
+        copy(&mut worker.bgw_library_name, b"ntt_mime");
+        copy(&mut worker.bgw_function_name, function.to_bytes());
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: PostgreSQL copies the struct; the handle is allocated in the current context, which
+        // must outlive it: TopMemoryContext. It is freed in `drop`.
+        unsafe {
+            let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+            let registered = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
+            pg_sys::MemoryContextSwitchTo(context);
+            if !registered {
+                return None;
+            }
+        }
+        NonNull::new(handle).map(Handle)
+    }
+
+    /// Where it stands now.
+    pub fn status(&self) -> Status {
+        let mut pid = 0;
+        // SAFETY: a handle is valid until freed.
+        match unsafe { pg_sys::GetBackgroundWorkerPid(self.0.as_ptr(), &mut pid) } {
+            pg_sys::BgwHandleStatus::BGWH_STARTED => Status::Started,
+            pg_sys::BgwHandleStatus::BGWH_NOT_YET_STARTED => Status::NotYetStarted,
+            _ => Status::Stopped,
+        }
+    }
+
+    /// Has the postmaster send it SIGTERM, or never start it.
+    pub fn terminate(&self) {
+        // SAFETY: a handle is valid until freed.
+        unsafe { pg_sys::TerminateBackgroundWorker(self.0.as_ptr()) };
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: allocated by RegisterDynamicBackgroundWorker, freed once.
+        unsafe { pg_sys::pfree(self.0.as_ptr().cast()) };
+    }
+}
+
+fn copy(to: &mut [std::ffi::c_char], from: &[u8]) {
+    // One byte stays zero as the end.
+    let room = to.len() - 1;
+    for (to, from) in to[..room].iter_mut().zip(from) {
+        *to = *from as std::ffi::c_char;
+    }
+}
+
+/// The rights and settings of a leader's session, for its workers to take over.
+#[derive(serde::Serialize, serde::Deserialize, Clone, Debug)]
+pub struct Session {
+    database: u32,
+    authenticated_user: u32,
+    /// Of SET ROLE, if one is in force.
+    role: Option<String>,
+}
+
+impl Session {
+    /// This session's.
+    pub fn current() -> Session {
+        let role = identity::current_user();
+        Session {
+            // SAFETY: set once at connection start.
+            database: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+            authenticated_user: identity::authenticated_user().to_u32(),
+            role: (role != identity::session_user()).then(|| identity::role_name(role)),
+        }
+    }
+}
+
+/// All settings of this session, in PostgreSQL's own format for parallel workers.
+pub fn serialize_settings() -> Vec<u8> {
+    // SAFETY: the buffer is as large as PostgreSQL estimated.
+    unsafe {
+        let size = pg_sys::EstimateGUCStateSpace();
+        let mut state = vec![0u8; size];
+        pg_sys::SerializeGUCState(size, state.as_mut_ptr().cast());
+        state
+    }
+}
+
+/// First thing in a worker: the signal handlers of a regular backend, so that SIGTERM interrupts a
+/// running statement too.
+pub fn become_interruptible() {
+    // SAFETY: `die` is PostgreSQL's own handler, safe in any process with a PGPROC.
+    unsafe {
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(version::die));
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// Connects a worker to the leader's database with the leader's rights and settings.
+pub fn take_over(session: &Session, settings: &mut [u8]) -> Result<(), tx::PgError> {
+    // SAFETY: called once, first, by a worker registered with a database connection.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            pg_sys::Oid::from(session.database),
+            pg_sys::Oid::from(session.authenticated_user),
+            0,
+        );
+    }
+    tx::transaction(|| {
+        // SAFETY: the state was written by SerializeGUCState of the same server; restored inside a
+        // transaction as ParallelWorkerMain in access/transam/parallel.c does.
+        unsafe { pg_sys::RestoreGUCState(settings.as_mut_ptr().cast()) };
+        if let Some(role) = &session.role {
+            // Checked again: the role may have been taken from the caller meanwhile.
+            let role = std::ffi::CString::new(role.as_str()).unwrap_or_default();
+            identity::set_option(c"role", &role, pg_sys::GucAction::GUC_ACTION_SET);
+        }
+    })
+}
+
+/// Tells pg_stat_activity and ps what this process is doing.
+pub fn report_activity(activity: &str) {
+    let activity = std::ffi::CString::new(activity).unwrap_or_default();
+    // SAFETY: PostgreSQL copies the string.
+    unsafe {
+        pg_sys::pgstat_report_activity(
+            pg_sys::BackendState::STATE_RUNNING,
+            activity.as_ptr(),
+        );
+    }
+}
+
+/// Hands this process's table statistics to the cumulative statistics system, as a regular backend
+/// does when it becomes idle. Without it autovacuum would not hear of our dead rows.
+pub fn report_statistics() {
+    // SAFETY: outside a transaction, as pgstat_report_stat demands; it limits its own rate.
+    unsafe { pg_sys::pgstat_report_stat(false) };
+}
+
+/// Forgets all cached catalog entries, so that a worker that has seen 100,000 leaves is no larger
+/// than one that has seen 100.
+pub fn forget_catalog_caches() {
+    // SAFETY: outside a transaction nothing of them is in use.
+    unsafe { pg_sys::InvalidateSystemCaches() };
+}

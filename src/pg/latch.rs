@@ -1,0 +1,40 @@
+//! Waiting, so that interrupts are served and the death of the postmaster ends the process.
+
+use std::time::Duration;
+
+use pgrx::{check_for_interrupts, pg_sys};
+
+/// Waits until somebody sets this process's latch or the time is over, then serves interrupts: a
+/// cancel or terminate request is raised from here.
+pub fn wait(time: Duration) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: MyLatch belongs to this process for all its life.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            events as i32,
+            time.as_millis() as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    check_for_interrupts!();
+}
+
+/// Wakes another backend if it is there. A process that has taken over its pid is woken needlessly,
+/// which every process of PostgreSQL bears.
+pub fn wake(pid: i32) {
+    // SAFETY: takes and releases ProcArrayLock; PGPROC entries are never unmapped.
+    unsafe {
+        let proc = pg_sys::BackendPidGetProc(pid);
+        if !proc.is_null() {
+            pg_sys::SetLatch(&mut (*proc).procLatch);
+        }
+    }
+}
+
+/// This process's id.
+pub fn my_pid() -> i32 {
+    // SAFETY: set once at process start.
+    unsafe { pg_sys::MyProcPid }
+}

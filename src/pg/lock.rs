@@ -1,0 +1,158 @@
+//! Advisory locks of a run, and locks on leaves.
+//!
+//! The advisory locks are of the session level and of the two-key kind. They vanish with the
+//! leader's process in whatever way it ends, so they, not the rows of `ntt_mime.run`, tell who runs.
+
+use pgrx::pg_sys;
+
+/// First key of the lock on a target; the second is the target's oid.
+pub const TARGET_CLASS: u32 = 0x4E54_5431;
+
+/// First key of the lock that says that a run is alive; the second is its run_id, the lower 32 bits.
+/// The view `ntt_mime.progress` looks for it.
+pub const RUN_CLASS: u32 = 0x4E54_5433;
+
+/// First key of the lock by which a leader tells its shared memory handle; the second is the handle.
+pub const HANDLE_CLASS: u32 = 0x4E54_5432;
+
+/// `DEFAULT_LOCKMETHOD`/`USER_LOCKMETHOD` of PostgreSQL's storage/lock.h.
+const USER_LOCKMETHOD: u8 = 2;
+
+/// A session-level advisory lock, released when dropped.
+pub struct SessionLock(pg_sys::LOCKTAG);
+
+impl SessionLock {
+    /// Takes the lock unless somebody, another run of this session included, has it.
+    pub fn try_acquire(class: u32, key: u32) -> Option<SessionLock> {
+        // SAFETY: reads a backend-local variable; the lock functions take a well-formed tag.
+        unsafe {
+            let tag = pg_sys::LOCKTAG {
+                locktag_field1: pg_sys::MyDatabaseId.to_u32(),
+                locktag_field2: class,
+                locktag_field3: key,
+                // 2: two keys of 32 bits, as pg_advisory_lock(int, int) sets it.
+                locktag_field4: 2,
+                locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+                locktag_lockmethodid: USER_LOCKMETHOD,
+            };
+            let mode = pg_sys::ExclusiveLock as i32;
+            match pg_sys::LockAcquire(&tag, mode, true, true) {
+                pg_sys::LockAcquireResult::LOCKACQUIRE_OK => Some(SessionLock(tag)),
+                pg_sys::LockAcquireResult::LOCKACQUIRE_ALREADY_HELD => {
+                    // Counted up by the call; the one who had it first keeps it.
+                    pg_sys::LockRelease(&tag, mode, true);
+                    None
+                }
+                _ => None,
+            }
+        }
+    }
+}
+
+impl Drop for SessionLock {
+    fn drop(&mut self) {
+        // SAFETY: releases what `try_acquire` took; at process exit PostgreSQL does so itself.
+        unsafe { pg_sys::LockRelease(&self.0, pg_sys::ExclusiveLock as i32, true) };
+    }
+}
+
+/// A leaf locked for the current transaction.
+pub struct LockedLeaf {
+    relation: pg_sys::Relation,
+}
+
+impl LockedLeaf {
+    /// Waits, up to `lock_timeout`, for a lock of the given mode on a table; None if it is gone. The
+    /// lock stays until the end of the transaction.
+    pub fn open(oid: pg_sys::Oid, mode: u32) -> Option<LockedLeaf> {
+        // SAFETY: inside a transaction; the relation is closed on drop, the lock kept.
+        let relation = unsafe { pg_sys::try_relation_open(oid, mode as i32) };
+        (!relation.is_null()).then_some(LockedLeaf { relation })
+    }
+
+    fn form(&self) -> &pg_sys::FormData_pg_class {
+        // SAFETY: an open relation has its pg_class row.
+        unsafe { &*(*self.relation).rd_rel }
+    }
+
+    /// An ordinary table, partition or not?
+    pub fn is_table(&self) -> bool {
+        self.form().relkind as u8 == pg_sys::RELKIND_RELATION
+    }
+
+    /// Is it, at this moment, a partition of `root`, at whatever level?
+    pub fn is_leaf_of(&self, root: pg_sys::Oid) -> bool {
+        if !self.form().relispartition {
+            return false;
+        }
+        // SAFETY: catalog look-ups inside a transaction, on a relation that we hold a lock on, so
+        // that it can't be detached meanwhile; the list is freed with its memory context.
+        unsafe {
+            let ancestors = super::version::partition_ancestors((*self.relation).rd_id);
+            let ancestors = pgrx::PgList::<pg_sys::Oid>::from_pg(ancestors);
+            (0..ancestors.len()).any(|i| ancestors.get_oid(i) == Some(root))
+        }
+    }
+
+    /// Its name, qualified and quoted; can't change while we hold the lock, but for its schema's.
+    pub fn qualified_name(&self) -> String {
+        qualified_name(self.oid()).unwrap_or_default()
+    }
+
+    /// Its oid.
+    pub fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: an open relation.
+        unsafe { (*self.relation).rd_id }
+    }
+
+    /// Its size in blocks.
+    pub fn blocks(&self) -> u32 {
+        // SAFETY: an open relation with storage (it is a table).
+        unsafe {
+            pg_sys::RelationGetNumberOfBlocksInFork(
+                self.relation,
+                pg_sys::ForkNumber::MAIN_FORKNUM,
+            )
+        }
+    }
+
+    /// Has this backend its partition constraint at hand? While it hasn't, the first UPDATE builds
+    /// it under a lock on the parent that lasts until the end of the transaction.
+    pub fn has_partition_constraint_cached(&self) -> bool {
+        // SAFETY: an open relation.
+        !self.form().relispartition || unsafe { (*self.relation).rd_partcheckvalid }
+    }
+
+    /// Builds the partition constraint into this backend's relation cache.
+    pub fn cache_partition_constraint(&self) {
+        // SAFETY: an open relation.
+        unsafe { super::version::build_partition_constraint(self.relation) };
+    }
+}
+
+impl Drop for LockedLeaf {
+    fn drop(&mut self) {
+        // After an error the transaction's abort closes it.
+        if !std::thread::panicking() {
+            // SAFETY: opened in `open`; NoLock keeps the lock for the transaction.
+            unsafe { pg_sys::relation_close(self.relation, pg_sys::NoLock as i32) };
+        }
+    }
+}
+
+/// A relation's name, qualified and quoted for use in SQL; None when it is gone.
+pub fn qualified_name(oid: pg_sys::Oid) -> Option<String> {
+    // SAFETY: catalog look-ups inside a transaction; both names are palloc'ed copies or NULL.
+    unsafe {
+        let name = pg_sys::get_rel_name(oid);
+        if name.is_null() {
+            return None;
+        }
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid));
+        if schema.is_null() {
+            return None;
+        }
+        let quoted = pg_sys::quote_qualified_identifier(schema, name);
+        Some(std::ffi::CStr::from_ptr(quoted).to_string_lossy().into_owned())
+    }
+}

@@ -1,0 +1,143 @@
+//! Prepared statements on one leaf, planned once and planned the way we want.
+//!
+//! The planner's settings decide between a range scan over TIDs and a full scan, or an index scan
+//! that touches every page in random order. They are set while *our* statement is planned and reset
+//! before it runs, so that the user's triggers, which run inside our statement, are planned under the
+//! user's settings. A generic plan (CURSOR_OPT_GENERIC_PLAN) makes that possible: it is built once,
+//! here, and only executed later.
+
+use std::ffi::CString;
+use std::ptr::NonNull;
+
+use pgrx::{PgSqlErrorCode, ereport, pg_sys};
+
+use super::{identity, version};
+
+/// Settings under which a statement is planned: everything but TID range scans and hash joins is off.
+const PLANNER: [(&std::ffi::CStr, &std::ffi::CStr); 9] = [
+    (c"enable_seqscan", c"off"),
+    (c"enable_indexscan", c"off"),
+    (c"enable_indexonlyscan", c"off"),
+    (c"enable_bitmapscan", c"off"),
+    (c"enable_nestloop", c"off"),
+    (c"enable_mergejoin", c"off"),
+    (c"enable_tidscan", c"on"),
+    (c"enable_hashjoin", c"on"),
+    (c"jit", c"off"),
+];
+
+/// A prepared statement on one leaf. Outlives transactions; freed when dropped.
+pub struct LeafPlan {
+    plan: NonNull<pg_sys::_SPI_plan>,
+}
+
+impl LeafPlan {
+    /// Prepares and plans `sql`, whose only table is `leaf`, with the rights on `leaf` waived (see
+    /// [`version::waive_permissions`]). Inside a transaction with an SPI connection.
+    pub fn prepare(sql: &str, arguments: &[pg_sys::Oid], leaf: pg_sys::Oid) -> LeafPlan {
+        let sql = CString::new(sql).unwrap_or_default();
+        let mut arguments = arguments.to_vec();
+        // SAFETY: the strings and the argument array outlive the calls; the plan is kept before it is
+        // used; the cached plan is released to the owner that SPI_plan_get_cached_plan took it for.
+        unsafe {
+            let level = pg_sys::NewGUCNestLevel();
+            for (name, value) in PLANNER {
+                identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
+            }
+            let plan = pg_sys::SPI_prepare_cursor(
+                sql.as_ptr(),
+                arguments.len() as i32,
+                arguments.as_mut_ptr(),
+                pg_sys::CURSOR_OPT_GENERIC_PLAN as i32,
+            );
+            let Some(kept) = NonNull::new(plan) else {
+                ereport!(
+                    ERROR,
+                    PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                    format!("could not prepare a statement: SPI error {}", pg_sys::SPI_result)
+                );
+            };
+            pg_sys::SPI_keepplan(plan);
+            let prepared = LeafPlan { plan: kept };
+            let sources = pg_sys::SPI_plan_get_plan_sources(plan);
+            let sources = pgrx::PgList::<pg_sys::CachedPlanSource>::from_pg(sources);
+            for source in sources.iter_ptr() {
+                let queries = pgrx::PgList::<pg_sys::Query>::from_pg((*source).query_list);
+                for query in queries.iter_ptr() {
+                    version::waive_permissions(query, leaf);
+                }
+            }
+            let cached = pg_sys::SPI_plan_get_cached_plan(plan);
+            if !cached.is_null() {
+                pg_sys::ReleaseCachedPlan(cached, pg_sys::CurrentResourceOwner);
+            }
+            pg_sys::AtEOXact_GUC(true, level);
+            prepared
+        }
+    }
+
+    /// Runs it; returns the number of rows processed. Results, if any, are in SPI's tuple table.
+    /// Inside a transaction with an SPI connection.
+    pub fn execute(&self, arguments: &mut [pg_sys::Datum], read_only: bool) -> u64 {
+        // SAFETY: as many arguments of the right types as were prepared for, by the caller; none null.
+        unsafe {
+            let code = pg_sys::SPI_execute_plan(
+                self.plan.as_ptr(),
+                arguments.as_mut_ptr(),
+                std::ptr::null(),
+                read_only,
+                0,
+            );
+            if code < 0 {
+                ereport!(
+                    ERROR,
+                    PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                    format!("could not run a prepared statement: SPI error {code}")
+                );
+            }
+            pg_sys::SPI_processed
+        }
+    }
+}
+
+impl Drop for LeafPlan {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: kept in `prepare`, freed once, here.
+            unsafe { pg_sys::SPI_freeplan(self.plan.as_ptr()) };
+        }
+    }
+}
+
+/// Runs `work` with an SPI connection.
+pub fn with_spi<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: paired here; after an error the (sub)transaction's abort ends the connection.
+    unsafe {
+        pg_sys::SPI_connect();
+        let value = work();
+        pg_sys::SPI_finish();
+        value
+    }
+}
+
+/// Calls `row` with the two columns of each row of SPI's tuple table, both not null: a TID and a text,
+/// which is valid until the next row.
+pub fn each_tid_and_text(rows: u64, mut row: impl FnMut(pg_sys::ItemPointerData, &str)) {
+    // SAFETY: the columns are of the types tid and text (or varchar), as in the statement; detoasted
+    // copies are freed with SPI's memory context.
+    unsafe {
+        let table = pg_sys::SPI_tuptable;
+        for i in 0..rows as usize {
+            let tuple = *(*table).vals.add(i);
+            let mut null = false;
+            let tid = pg_sys::SPI_getbinval(tuple, (*table).tupdesc, 1, &mut null);
+            let text = pg_sys::SPI_getbinval(tuple, (*table).tupdesc, 2, &mut null);
+            let text = pg_sys::pg_detoast_datum_packed(text.cast_mut_ptr());
+            let bytes = pgrx::varlena::varlena_to_byte_slice(text);
+            // Not valid UTF-8 only in a database of another encoding; no blob id is, then.
+            let text = String::from_utf8_lossy(bytes);
+            row(*tid.cast_mut_ptr::<pg_sys::ItemPointerData>(), &text);
+        }
+        pg_sys::SPI_freetuptable(table);
+    }
+}

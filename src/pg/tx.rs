@@ -1,0 +1,191 @@
+//! Transactions and errors.
+//!
+//! A leader runs inside the transaction that PostgreSQL opened for CALL and may only end it through
+//! SPI ([`commit_and_begin`], see "Transaction Management" in the SPI chapter of the manual); a
+//! worker opens and ends its own ([`transaction`]). Either way an error becomes a [`PgError`] that
+//! Rust code can look at, after the work that raised it has been rolled back.
+
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+
+/// An error that PostgreSQL raised, caught.
+#[derive(Debug, Clone)]
+pub struct PgError {
+    pub sqlstate: PgSqlErrorCode,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+impl PgError {
+    fn from_caught(caught: &CaughtError) -> PgError {
+        let report = match caught {
+            CaughtError::PostgresError(report)
+            | CaughtError::ErrorReport(report)
+            | CaughtError::RustPanic {
+                ereport: report, ..
+            } => report,
+        };
+        PgError {
+            sqlstate: report.sql_error_code(),
+            message: report.message().to_owned(),
+            detail: report.detail().map(str::to_owned),
+            hint: report.hint().map(str::to_owned),
+        }
+    }
+
+    /// The five characters of the SQLSTATE.
+    pub fn sqlstate_text(&self) -> String {
+        sqlstate_text(self.sqlstate)
+    }
+}
+
+/// The five characters of an error code (see `PGUNSIXBIT` in PostgreSQL's utils/elog.h).
+pub fn sqlstate_text(code: PgSqlErrorCode) -> String {
+    let code = code as i32;
+    (0..5)
+        .map(|i| char::from(((code >> (6 * i)) & 0x3F) as u8 + b'0'))
+        .collect()
+}
+
+/// The error code of five characters, the other way round; XX000 for what no release knows.
+pub fn sqlstate_code(text: &str) -> PgSqlErrorCode {
+    let code = text.bytes().take(5).enumerate().fold(0i32, |code, (i, b)| {
+        code | (i32::from(b.wrapping_sub(b'0') & 0x3F) << (6 * i))
+    });
+    PgSqlErrorCode::from(code)
+}
+
+/// Runs `work`; an error or a panic in it is caught. The transaction, or subtransaction, in which it
+/// was raised is still to be rolled back by the caller.
+fn catch<T>(work: impl FnOnce() -> T) -> Result<T, (PgError, CaughtError)> {
+    PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
+        .catch_others(|caught| Err((PgError::from_caught(&caught), caught)))
+        .catch_rust_panic(|caught| Err((PgError::from_caught(&caught), caught)))
+        .execute()
+}
+
+/// Runs `work`; if it raises an error, runs `clean_up` (after rolling the transaction back and
+/// beginning a new one) and raises the error again.
+///
+/// For a leader between [`enter_nonatomic`] and [`leave_nonatomic`]. `work` must not leave a snapshot
+/// behind when it fails, which holds if all its queries go through [`in_subtransaction`].
+pub fn with_clean_up<T>(work: impl FnOnce() -> T, clean_up: impl FnOnce(&PgError)) -> T {
+    match catch(work) {
+        Ok(value) => value,
+        Err((error, caught)) => {
+            // SAFETY: we are in a non-atomic SPI connection and not in a subtransaction, as
+            // SPI_rollback() demands; the error has been copied and flushed by pgrx.
+            unsafe { pg_sys::SPI_rollback() };
+            clean_up(&error);
+            caught.rethrow()
+        }
+    }
+}
+
+/// Runs `work` in a transaction of its own, with a snapshot. On an error it is rolled back.
+///
+/// Only where no transaction is open: in a background worker.
+pub fn transaction<T>(work: impl FnOnce() -> T) -> Result<T, PgError> {
+    transaction_timed(work).map(|(value, _)| value)
+}
+
+/// Like [`transaction`]; tells also how long the commit took.
+pub fn transaction_timed<T>(work: impl FnOnce() -> T) -> Result<(T, Duration), PgError> {
+    let result = catch(|| {
+        // SAFETY: no transaction is open; the snapshot is popped before the commit, and an error
+        // between the two is cleaned up by the abort below.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        }
+        let value = work();
+        unsafe {
+            pg_sys::PopActiveSnapshot();
+        }
+        value
+    });
+    match result {
+        Ok(value) => {
+            let begun = Instant::now();
+            commit().map(|()| (value, begun.elapsed()))
+        }
+        Err((error, _)) => {
+            abort();
+            Err(error)
+        }
+    }
+}
+
+fn commit() -> Result<(), PgError> {
+    // SAFETY: the transaction begun in `transaction` is open and has no active snapshot any more.
+    catch(|| unsafe { pg_sys::CommitTransactionCommand() }).map_err(|(error, _)| {
+        abort();
+        error
+    })
+}
+
+fn abort() {
+    // SAFETY: valid in any state of a transaction, including one that has failed.
+    unsafe { pg_sys::AbortCurrentTransaction() };
+}
+
+/// Runs `work` in a subtransaction with a snapshot; on an error, rolls it back and raises it again.
+///
+/// This is how a leader runs queries: an error in one, a cancel request included, must not leave the
+/// query's snapshot behind, or the rollback in [`with_clean_up`] would be refused.
+pub fn in_subtransaction<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the pattern of plpgsql's exec_stmt_block: remember memory context and resource owner,
+    // begin, then either release or roll back, and restore both.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let result = catch(|| {
+            // Between commits of a procedure there is no snapshot unless somebody takes one.
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            let value = work();
+            pg_sys::PopActiveSnapshot();
+            value
+        });
+        pg_sys::MemoryContextSwitchTo(context);
+        match result {
+            Ok(value) => {
+                pg_sys::ReleaseCurrentSubTransaction();
+                pg_sys::MemoryContextSwitchTo(context);
+                pg_sys::CurrentResourceOwner = owner;
+                value
+            }
+            Err((_, caught)) => {
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+                pg_sys::MemoryContextSwitchTo(context);
+                pg_sys::CurrentResourceOwner = owner;
+                caught.rethrow()
+            }
+        }
+    }
+}
+
+/// Begins the part of a procedure that may commit.
+pub fn enter_nonatomic() {
+    // SAFETY: called from a procedure whose CallContext is non-atomic, checked by the caller.
+    unsafe { pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32) };
+}
+
+/// Ends it.
+pub fn leave_nonatomic() {
+    // SAFETY: pairs with `enter_nonatomic`.
+    unsafe { pg_sys::SPI_finish() };
+}
+
+/// Commits and begins a new transaction, which has neither snapshot nor lock nor transaction id
+/// until something needs one. Only between [`enter_nonatomic`] and [`leave_nonatomic`].
+pub fn commit_and_begin() {
+    // SAFETY: we are in a non-atomic SPI connection, outside any subtransaction.
+    unsafe { pg_sys::SPI_commit() };
+}

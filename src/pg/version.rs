@@ -1,0 +1,62 @@
+//! What differs between PostgreSQL 15 and 18, and what pgrx's bindings leave out: all in one place.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+
+unsafe extern "C-unwind" {
+    /// catalog/partition.h. The oids from the direct parent up to the root.
+    fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
+    /// utils/partcache.h. Builds and caches a partition's constraint.
+    fn RelationGetPartitionQual(rel: pg_sys::Relation) -> *mut pg_sys::List;
+    /// tcop/tcopprot.h. A backend's handler of SIGTERM; pgrx's binding of it is a Rust function,
+    /// which can't be a signal handler.
+    pub fn die(signal: std::ffi::c_int);
+}
+
+/// The oids of the partitioned tables above a partition.
+///
+/// # Safety
+/// `leaf` must be a partition on which a lock is held.
+pub unsafe fn partition_ancestors(leaf: pg_sys::Oid) -> *mut pg_sys::List {
+    // SAFETY: the caller's promise; the boundary turns PostgreSQL's errors into Rust's unwinding.
+    unsafe { pg_guard_ffi_boundary(|| get_partition_ancestors(leaf)) }
+}
+
+/// Builds a partition's constraint into the relation cache. Locks its parents for the transaction.
+///
+/// # Safety
+/// `relation` must be open.
+pub unsafe fn build_partition_constraint(relation: pg_sys::Relation) {
+    // SAFETY: as above.
+    unsafe { pg_guard_ffi_boundary(|| RelationGetPartitionQual(relation)) };
+}
+
+/// Lets `query` touch the table `relation` without looking at the caller's rights on it.
+///
+/// PostgreSQL checks rights on a partitioned table against that table only, not against the
+/// partitions its planner expands it to (`expand_single_inheritance_child` in optimizer/util/inherit.c
+/// gives these no required permissions). We name the leaf ourselves, so we do the same, after the
+/// rights on the target have been checked. Up to PostgreSQL 15 the required permissions stand in the
+/// range table entry, from 16 on in a list of their own.
+///
+/// # Safety
+/// `query` must be an analyzed and rewritten query that nobody else uses.
+pub unsafe fn waive_permissions(query: *mut pg_sys::Query, relation: pg_sys::Oid) {
+    // SAFETY: the lists of a Query hold nodes of the given types.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        {
+            let entries = pgrx::PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable);
+            for entry in entries.iter_ptr().filter(|e| (**e).relid == relation) {
+                (*entry).requiredPerms = 0;
+            }
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            let infos = pgrx::PgList::<pg_sys::RTEPermissionInfo>::from_pg((*query).rteperminfos);
+            for info in infos.iter_ptr().filter(|i| (**i).relid == relation) {
+                (*info).requiredPerms = 0;
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! All settings (`ntt_mime.*`), each with its default, unit and range, and typed getters.
+//!
+//! Only the getters read them, and only on the main thread of a backend, where PostgreSQL keeps them.
+
+use std::ffi::CString;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use ntt_mime_core::detector::DetectorConfig;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+
+/// Workers that `ntt_mime.workers` and the argument `workers` may ask for.
+pub const MAX_WORKERS: i32 = 1024;
+
+/// More workers than this rarely help by default: the index pages they write become the bottleneck.
+const DEFAULT_WORKERS_LIMIT: usize = 8;
+
+static BLOB_ROOT: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"/data/cold/by-hash"));
+static TARGET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"inode"));
+/// 0 stands for "not set": the number of CPUs isn't known when the library is compiled.
+static WORKERS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static HEAD_BYTES: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
+static CACHE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
+static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static RETRY_FAILURES_AFTER: GucSetting<i32> = GucSetting::<i32>::new(24 * 60 * 60);
+static BATCH_DELAY: GucSetting<i32> = GucSetting::<i32>::new(0);
+static PREFILTER: GucSetting<bool> = GucSetting::<bool>::new(true);
+static RUN_HISTORY: GucSetting<i32> = GucSetting::<i32>::new(90 * 24 * 60 * 60);
+
+/// Defines the settings. Called once, from `_PG_init`.
+pub fn define() {
+    GucRegistry::define_string_guc(
+        c"ntt_mime.blob_root",
+        c"Sets the directories in which blobs lie.",
+        c"One or more absolute directories, separated by \":\" and tried in order. A blob lies at \
+          ROOT/aa/bb/<blobid>.",
+        &BLOB_ROOT,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"ntt_mime.target",
+        c"Sets the table that ntt_backfill_mime fills when its argument target is null.",
+        c"A plain or partitioned table with the columns blobid and mime_type, optionally qualified \
+          with its schema.",
+        &TARGET,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    // SAFETY: `_PG_init` runs on the main thread, before anybody reads the setting; PostgreSQL takes
+    // the default of a setting from its variable.
+    unsafe { *WORKERS.as_ptr() = default_workers() };
+    define_int(
+        c"ntt_mime.workers",
+        c"Sets the number of background workers of a run.",
+        c"They are taken from max_worker_processes. The default is the number of CPUs, 8 at most.",
+        &WORKERS,
+        (1, MAX_WORKERS),
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    define_int(
+        c"ntt_mime.head_bytes",
+        c"Sets how much of a blob is read first.",
+        c"Larger reads follow only where the answer needs them.",
+        &HEAD_BYTES,
+        (512, 7 * 1024 * 1024),
+        GucContext::Suset,
+        GucFlags::UNIT_BYTE,
+    );
+    define_int(
+        c"ntt_mime.cache_size",
+        c"Sets the shared memory of a run for blobs already detected.",
+        c"36 bytes a distinct blob; with room for all of them each blob is read once a run. \
+          0 switches the cache off: slower, never wrong.",
+        &CACHE_SIZE,
+        (0, 64 * 1024 * 1024),
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    define_int(
+        c"ntt_mime.lock_timeout",
+        c"Sets how long a worker waits for a lock before it does other work and comes back.",
+        c"Applies to leaves that DDL holds and to rows that other transactions hold.",
+        &LOCK_TIMEOUT,
+        (1, 10_000),
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    define_int(
+        c"ntt_mime.retry_failures_after",
+        c"Sets the age at which a recorded failure is tried again by itself.",
+        c"Younger failures are passed over without touching the file. 0 tries all of them in each run.",
+        &RETRY_FAILURES_AFTER,
+        (0, i32::MAX),
+        GucContext::Userset,
+        GucFlags::UNIT_S,
+    );
+    define_int(
+        c"ntt_mime.batch_delay",
+        c"Sets the pause between the batches of a worker.",
+        c"Makes a run slower and kinder to a busy server. 0 means no pause.",
+        &BATCH_DELAY,
+        (0, 60_000),
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_bool_guc(
+        c"ntt_mime.prefilter",
+        c"Rules out what cannot match before libmagic looks.",
+        c"Changes the cost of an answer, never the answer. ntt_mime_version() tells whether a \
+          prefilter is active.",
+        &PREFILTER,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    define_int(
+        c"ntt_mime.run_history",
+        c"Sets the age at which rows of ntt_mime.run are removed by the next run.",
+        c"0 keeps only the runs that are still going on.",
+        &RUN_HISTORY,
+        (0, i32::MAX),
+        GucContext::Suset,
+        GucFlags::UNIT_S,
+    );
+    // SAFETY: a C string; from now on a misspelt ntt_mime.* is an error rather than a new setting.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"ntt_mime".as_ptr()) };
+}
+
+fn define_int(
+    name: &'static std::ffi::CStr,
+    short: &'static std::ffi::CStr,
+    long: &'static std::ffi::CStr,
+    setting: &'static GucSetting<i32>,
+    range: (i32, i32),
+    context: GucContext,
+    flags: GucFlags,
+) {
+    GucRegistry::define_int_guc(name, short, long, setting, range.0, range.1, context, flags);
+}
+
+fn default_workers() -> i32 {
+    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    cpus.min(DEFAULT_WORKERS_LIMIT) as i32
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> String {
+    setting
+        .get()
+        .map(|value| value.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// `ntt_mime.blob_root`, as given.
+pub fn blob_root() -> String {
+    text(&BLOB_ROOT)
+}
+
+/// `ntt_mime.target`, as given.
+pub fn target() -> String {
+    text(&TARGET)
+}
+
+/// `ntt_mime.workers`, 1 to [`MAX_WORKERS`].
+pub fn workers() -> i32 {
+    WORKERS.get()
+}
+
+/// `ntt_mime.head_bytes` and `ntt_mime.prefilter`.
+pub fn detector() -> DetectorConfig {
+    DetectorConfig {
+        head_bytes: HEAD_BYTES.get() as usize,
+        prefilter: PREFILTER.get(),
+    }
+}
+
+/// `ntt_mime.cache_size` in bytes.
+pub fn cache_bytes() -> usize {
+    CACHE_SIZE.get() as usize * 1024
+}
+
+/// `ntt_mime.lock_timeout`.
+pub fn lock_timeout() -> Duration {
+    Duration::from_millis(LOCK_TIMEOUT.get() as u64)
+}
+
+/// `ntt_mime.retry_failures_after`.
+pub fn retry_failures_after() -> Duration {
+    Duration::from_secs(RETRY_FAILURES_AFTER.get() as u64)
+}
+
+/// `ntt_mime.batch_delay`.
+pub fn batch_delay() -> Duration {
+    Duration::from_millis(BATCH_DELAY.get() as u64)
+}
+
+/// `ntt_mime.run_history`.
+pub fn run_history() -> Duration {
+    Duration::from_secs(RUN_HISTORY.get() as u64)
+}
