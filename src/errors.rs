@@ -79,8 +79,7 @@ impl From<Error> for ErrorReport {
                 C::ERRCODE_INVALID_PARAMETER_VALUE,
                 "invalid blobid".to_owned(),
             )
-            .set_detail(detail)
-            .set_hint("A blobid is exactly 64 lower-case hexadecimal digits."),
+            .set_detail(detail),
             Error::Detector { detail } => report(
                 C::ERRCODE_CONFIG_FILE_ERROR,
                 "could not open the magic database".to_owned(),

@@ -13,7 +13,7 @@ use crate::errors::Error;
 fn ntt_detect_mime_blob(blobid: &str) -> Option<String> {
     let id = BlobId::parse(blobid).unwrap_or_else(|error| {
         Error::InvalidBlobId {
-            detail: format!("{error}."),
+            detail: error.to_string(),
         }
         .raise()
     });
@@ -58,7 +58,7 @@ fn inspect(blobid: &str) -> Inspection {
     let id = match BlobId::parse(blobid) {
         Ok(id) => id,
         Err(error) => {
-            let detail = Some(error.to_string());
+            let detail = Some(error.to_string().trim_end_matches('.').to_owned());
             return (None, status(FailureReason::Invalid), None, None, None, detail);
         }
     };

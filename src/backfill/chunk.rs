@@ -321,7 +321,7 @@ fn invalid(text: &str) -> Failure {
     Failure {
         reason: FailureReason::Invalid,
         detail: match BlobId::parse(text) {
-            Err(error) => error.to_string(),
+            Err(error) => error.to_string().trim_end_matches('.').to_owned(),
             Ok(_) => String::new(),
         },
     }

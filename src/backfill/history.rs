@@ -72,7 +72,8 @@ SELECT blobid, reason,
 const RECORD_FAILURES: &str = "
 INSERT INTO ntt_mime.failure AS f (blobid, reason, detail, first_run_id, last_run_id)
 SELECT n.blobid, n.reason, n.detail, $1, $1
-  FROM pg_catalog.unnest($2, $3, $4) AS n(blobid, reason, detail)
+  FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4))
+       AS n(blobid, reason, detail)
  ORDER BY n.blobid
     ON CONFLICT (blobid) DO UPDATE
    SET reason = excluded.reason, detail = excluded.detail, attempts = f.attempts + 1,

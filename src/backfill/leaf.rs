@@ -66,7 +66,7 @@ const SCAN_ARGUMENTS: [pg_sys::Oid; 3] = [pg_sys::TIDOID, pg_sys::TIDOID, pg_sys
 fn update_sql(leaf: &str) -> String {
     format!(
         "UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
-           FROM pg_catalog.unnest($3, $4) AS found(blobid, mime_type) \
+           FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) AS found(blobid, mime_type) \
           WHERE leaf.ctid OPERATOR(pg_catalog.>) $1 AND leaf.ctid OPERATOR(pg_catalog.<=) $2 \
             AND leaf.blobid OPERATOR(pg_catalog.=) found.blobid AND leaf.mime_type IS NULL"
     )
@@ -80,7 +80,7 @@ fn update_free_sql(leaf: &str) -> String {
                           AND mime_type IS NULL AND blobid IS NOT NULL \
                           FOR NO KEY UPDATE SKIP LOCKED) \
          UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
-           FROM pg_catalog.unnest($3, $4) AS found(blobid, mime_type), free \
+           FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) AS found(blobid, mime_type), free \
           WHERE leaf.ctid OPERATOR(pg_catalog.>) $1 AND leaf.ctid OPERATOR(pg_catalog.<=) $2 \
             AND leaf.ctid OPERATOR(pg_catalog.=) free.ctid \
             AND leaf.blobid OPERATOR(pg_catalog.=) found.blobid AND leaf.mime_type IS NULL"

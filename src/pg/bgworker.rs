@@ -138,7 +138,8 @@ pub fn take_over(session: &Session, settings: &mut [u8]) -> Result<(), tx::PgErr
             0,
         );
     }
-    tx::transaction(|| {
+    // Settings of the transaction itself are among them, which can't be set after a snapshot.
+    tx::transaction_without_snapshot(|| {
         // SAFETY: the state was written by SerializeGUCState of the same server; restored inside a
         // transaction as ParallelWorkerMain in access/transam/parallel.c does.
         unsafe { pg_sys::RestoreGUCState(settings.as_mut_ptr().cast()) };

@@ -50,11 +50,12 @@ impl LeafPlan {
                 arguments.as_mut_ptr(),
                 pg_sys::CURSOR_OPT_GENERIC_PLAN as i32,
             );
+            let code = pg_sys::SPI_result;
             let Some(kept) = NonNull::new(plan) else {
                 ereport!(
                     ERROR,
                     PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-                    format!("could not prepare a statement: SPI error {}", pg_sys::SPI_result)
+                    format!("could not prepare a statement: SPI error {code}")
                 );
             };
             pg_sys::SPI_keepplan(plan);

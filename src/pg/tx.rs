@@ -93,6 +93,22 @@ pub fn transaction<T>(work: impl FnOnce() -> T) -> Result<T, PgError> {
     transaction_timed(work).map(|(value, _)| value)
 }
 
+/// Runs `work` in a transaction that takes no snapshot: for what must come before the first one.
+pub fn transaction_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, PgError> {
+    let result = catch(|| {
+        // SAFETY: no transaction is open; ended by the commit or the abort below.
+        unsafe { pg_sys::StartTransactionCommand() };
+        work()
+    });
+    match result {
+        Ok(value) => commit().map(|()| value),
+        Err((error, _)) => {
+            abort();
+            Err(error)
+        }
+    }
+}
+
 /// Like [`transaction`]; tells also how long the commit took.
 pub fn transaction_timed<T>(work: impl FnOnce() -> T) -> Result<(T, Duration), PgError> {
     let result = catch(|| {
