@@ -182,6 +182,9 @@ fn warn(id: &BlobId, failure: &Failure) {
         PgLogLevel::WARNING,
         code,
         format!("blob {id} {what}"),
-        format!("{}; further ones of this statement are not reported.", failure.detail)
+        format!(
+            "{}; further ones of this statement are not reported.",
+            failure.detail
+        )
     );
 }

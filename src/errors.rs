@@ -5,8 +5,6 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
-use crate::pg::tx::PgError;
-
 /// An error to be raised.
 #[derive(Debug, Clone)]
 pub enum Error {
@@ -55,8 +53,8 @@ pub enum Error {
     },
     /// Not a single worker.
     NoWorker,
-    /// A worker's error, raised again by its leader.
-    Worker(PgError),
+    /// A worker ended without a word.
+    WorkerTerminated,
     /// Somebody else's run.
     NotOwner { run_id: i64 },
 }
@@ -178,18 +176,12 @@ impl From<Error> for ErrorReport {
                 "Raise max_worker_processes, or wait until others have ended their background \
                  workers; the server log tells if workers failed to start.",
             ),
-            Error::Worker(error) => {
-                let mut raised = report(error.sqlstate, error.message)
-                    .set_detail(error.detail.unwrap_or_else(|| {
-                        "A background worker of the backfill met this error; batches that were \
-                         committed before stay."
-                            .to_owned()
-                    }));
-                if let Some(hint) = error.hint {
-                    raised = raised.set_hint(hint);
-                }
-                raised
-            }
+            Error::WorkerTerminated => report(
+                C::ERRCODE_ADMIN_SHUTDOWN,
+                "a background worker of the backfill was terminated".to_owned(),
+            )
+            .set_detail("Batches that were committed before stay.")
+            .set_hint("Run it again: it goes on where this run was."),
             Error::NotOwner { run_id } => report(
                 C::ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("must be owner of run {run_id}"),

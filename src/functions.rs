@@ -59,14 +59,26 @@ fn inspect(blobid: &str) -> Inspection {
         Ok(id) => id,
         Err(error) => {
             let detail = Some(error.to_string().trim_end_matches('.').to_owned());
-            return (None, status(FailureReason::Invalid), None, None, None, detail);
+            return (
+                None,
+                status(FailureReason::Invalid),
+                None,
+                None,
+                None,
+                detail,
+            );
         }
     };
     match detect::look_at(&id) {
         // libmagic itself is out of order.
-        Err(Error::Detector { detail }) => {
-            (None, status(FailureReason::Error), None, None, None, Some(detail))
-        }
+        Err(Error::Detector { detail }) => (
+            None,
+            status(FailureReason::Error),
+            None,
+            None,
+            None,
+            Some(detail),
+        ),
         Err(error) => error.raise(),
         Ok(look) => {
             let (path, size) = (Some(look.path), look.size.map(|size| size as i64));

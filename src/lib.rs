@@ -24,15 +24,22 @@ pub mod settings;
 ::pgrx::pg_module_magic!(name, version);
 
 extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
-extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tables"]);
-extension_sql_file!("../sql/procedures.sql", name = "procedures", requires = ["functions"]);
+extension_sql_file!(
+    "../sql/functions.sql",
+    name = "functions",
+    requires = ["tables"]
+);
+extension_sql_file!(
+    "../sql/procedures.sql",
+    name = "procedures",
+    requires = ["functions"]
+);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
 }
-
 
 /// Required by `cargo pgrx test` at the root of the crate.
 #[cfg(test)]

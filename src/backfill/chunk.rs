@@ -137,7 +137,13 @@ impl<'a> Finder<'a> {
             if self.stopped_now() {
                 return Ok(false);
             }
-            self.detect(&mut chunk.wanted[todo.at], todo.slot, &known, &mut failed, &mut mended);
+            self.detect(
+                &mut chunk.wanted[todo.at],
+                todo.slot,
+                &known,
+                &mut failed,
+                &mut mended,
+            );
         }
         for Todo { at, slot } in waiting {
             let Some(slot) = slot else { continue };
@@ -173,11 +179,20 @@ impl<'a> Finder<'a> {
                     add(&self.counters.cache_hits, 1);
                     wanted.found = found(outcome);
                 }
-                Lookup::Busy(slot) => waiting.push(Todo { at, slot: Some(slot) }),
+                Lookup::Busy(slot) => waiting.push(Todo {
+                    at,
+                    slot: Some(slot),
+                }),
                 Lookup::TakenOver(slot) if self.shared.limit_reached() => self.cache.release(slot),
-                Lookup::TakenOver(slot) => todo.push(Todo { at, slot: Some(slot) }),
+                Lookup::TakenOver(slot) => todo.push(Todo {
+                    at,
+                    slot: Some(slot),
+                }),
                 Lookup::Claimed(slot) if !self.shared.count_blob(max) => self.cache.release(slot),
-                Lookup::Claimed(slot) => todo.push(Todo { at, slot: Some(slot) }),
+                Lookup::Claimed(slot) => todo.push(Todo {
+                    at,
+                    slot: Some(slot),
+                }),
                 Lookup::Full if !self.shared.count_blob(max) => {}
                 Lookup::Full => todo.push(Todo { at, slot: None }),
             }

@@ -164,9 +164,8 @@ pub fn update(run_id: i64, row: &RunRow) {
 /// Who holds an advisory lock of ours, and which run of that process is going on.
 pub fn holder_of_target(target: pg_sys::Oid) -> (Option<i32>, Option<i64>) {
     let pid = lock_holder(lock::TARGET_CLASS, target.to_u32());
-    let run_id = pid.and_then(|pid| {
-        as_owner(|| one::<i64>(RUN_OF_PID, &[DatumWithOid::from(pid)]))
-    });
+    let run_id =
+        pid.and_then(|pid| as_owner(|| one::<i64>(RUN_OF_PID, &[DatumWithOid::from(pid)])));
     (pid, run_id)
 }
 
@@ -178,10 +177,17 @@ fn lock_holder(class: u32, key: u32) -> Option<i32> {
     one::<i32>(HOLDER, &arguments)
 }
 
-fn one<T: pgrx::FromDatum + pgrx::IntoDatum>(sql: &str, arguments: &[DatumWithOid<'_>]) -> Option<T> {
+fn one<T: pgrx::FromDatum + pgrx::IntoDatum>(
+    sql: &str,
+    arguments: &[DatumWithOid<'_>],
+) -> Option<T> {
     Spi::connect(|client| {
         let table = client.select(sql, Some(1), arguments)?.first();
-        if table.is_empty() { Ok(None) } else { table.get_one::<T>() }
+        if table.is_empty() {
+            Ok(None)
+        } else {
+            table.get_one::<T>()
+        }
     })
     .ok()
     .flatten()

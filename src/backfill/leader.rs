@@ -159,6 +159,7 @@ impl Leader {
         tx::commit_and_begin();
         self.start_workers(failures_on_record, &leaves);
         self.open_pass(leaves);
+        self.record("running", None);
         self.wait_for_workers();
         self.finish()
     }
@@ -170,7 +171,12 @@ impl Leader {
             None => {
                 let (pid, run_id) = tx::in_subtransaction(|| history::holder_of_target(oid));
                 let target = self.target.name.clone();
-                Error::AlreadyRunning { target, pid, run_id }.raise()
+                Error::AlreadyRunning {
+                    target,
+                    pid,
+                    run_id,
+                }
+                .raise()
             }
         }
     }
@@ -302,14 +308,8 @@ impl Leader {
             let stopped = handle.status() == Status::Stopped;
             let slot = shared.worker(number);
             match slot.state() {
-                WorkerState::Failed => Error::Worker(slot.error()).raise(),
-                WorkerState::Ready if stopped => Error::Worker(PgError {
-                    sqlstate: PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN,
-                    message: "a background worker of the backfill was terminated".to_owned(),
-                    detail: None,
-                    hint: Some("Run it again: it goes on where this run was.".to_owned()),
-                })
-                .raise(),
+                WorkerState::Failed => slot.error().raise(),
+                WorkerState::Ready if stopped => Error::WorkerTerminated.raise(),
                 WorkerState::Starting if stopped => never_ready += 1,
                 WorkerState::Done => {}
                 _ => continue,

@@ -29,6 +29,11 @@ pub fn start_of_block(block: u32) -> Tid {
     }
 }
 
+/// The block of a place.
+pub fn block_of(tid: Tid) -> u32 {
+    u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo)
+}
+
 /// Why a leaf, or a part of it, can't be worked on.
 #[derive(Debug)]
 pub enum Trouble {
@@ -264,6 +269,6 @@ mod tests {
     fn blocks_are_split_into_halves_as_postgresql_does() {
         let tid = start_of_block(0x0123_4567);
         assert_eq!((tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo), (0x0123, 0x4567));
-        assert_eq!(tid.ip_posid, 0);
+        assert_eq!((block_of(tid), tid.ip_posid), (0x0123_4567, 0));
     }
 }

@@ -6,10 +6,10 @@
 use pgrx::prelude::*;
 use pgrx::{IntoDatum, pg_sys};
 
+use super::history;
 use super::leader::{self, Summary};
 use super::options::Arguments;
 use super::shared::Shared;
-use super::history;
 use crate::errors::Error;
 use crate::pg::dsm::Segment;
 use crate::pg::{identity, tx};
@@ -104,4 +104,3 @@ fn ntt_cancel_backfill(run_id: i64) -> bool {
         None => false,
     }
 }
-

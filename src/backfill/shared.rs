@@ -215,11 +215,7 @@ pub fn create(job: &Job, leaves: usize, settings: &[u8]) -> Segment {
     unsafe {
         std::ptr::copy_nonoverlapping(&*header, base.cast::<Header>(), 1);
         std::ptr::copy_nonoverlapping(job_text.as_ptr(), base.add(layout.job), job_text.len());
-        std::ptr::copy_nonoverlapping(
-            settings.as_ptr(),
-            base.add(layout.settings),
-            settings.len(),
-        );
+        std::ptr::copy_nonoverlapping(settings.as_ptr(), base.add(layout.settings), settings.len());
     }
     segment
 }
@@ -353,7 +349,11 @@ impl<'a> Shared<'a> {
     /// they are at. Calls nothing that could fail, since a process exit is under way.
     pub fn abandon(&self) {
         self.stop(Stop::Now);
-        for slot in self.slots.iter().filter(|s| s.state() == WorkerState::Ready) {
+        for slot in self
+            .slots
+            .iter()
+            .filter(|s| s.state() == WorkerState::Ready)
+        {
             let pid = slot.pid.load(Ordering::Relaxed);
             if let Some(pid) = rustix::process::Pid::from_raw(pid) {
                 // It may be gone already; then there is nothing to interrupt.
@@ -410,8 +410,7 @@ impl WorkerSlot {
         if text.len() <= ERROR_BYTES {
             // SAFETY: only the slot's worker writes, once, before the state says Failed.
             unsafe { (&mut *self.error.get())[..text.len()].copy_from_slice(&text) };
-            self.error_bytes
-                .store(text.len() as u32, Ordering::Relaxed);
+            self.error_bytes.store(text.len() as u32, Ordering::Relaxed);
         }
         self.set_state(WorkerState::Failed);
     }

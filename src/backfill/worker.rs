@@ -8,7 +8,7 @@ use ntt_mime_core::store::Store;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::chunk::{Chunk, Finder};
-use super::leaf::{Leaf, Tid, Trouble, start_of_block};
+use super::leaf::{Leaf, Tid, Trouble, block_of, start_of_block};
 use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
 use crate::pg::tx::PgError;
@@ -82,12 +82,10 @@ fn failure(sqlstate: PgSqlErrorCode, message: String) -> PgError {
 
 fn work(job: &Job, shared: Shared<'_>, number: usize, slot: &WorkerSlot) -> Result<(), PgError> {
     apply_own_settings(job);
-    let store = Store::open(&job.options.blob_root).map_err(|error| {
-        failure(PgSqlErrorCode::ERRCODE_UNDEFINED_FILE, error.to_string())
-    })?;
-    let detector = Detector::new(job.options.detector()).map_err(|error| {
-        failure(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, error.to_string())
-    })?;
+    let store = Store::open(&job.options.blob_root)
+        .map_err(|error| failure(PgSqlErrorCode::ERRCODE_UNDEFINED_FILE, error.to_string()))?;
+    let detector = Detector::new(job.options.detector())
+        .map_err(|error| failure(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, error.to_string()))?;
     slot.begin();
     let mut worker = Worker {
         job,
@@ -163,15 +161,20 @@ impl<'a> Worker<'a> {
                         }
                     }
                 }
-                Turn::Range { leaf: index, start, end } => {
+                Turn::Range {
+                    leaf: index,
+                    start,
+                    end,
+                } => {
                     let leaf = self.arrive(&mut current, index, generation);
-                    let result = self.fill_range(leaf, index, start, end);
+                    let mut done = start;
+                    let result = self.fill_range(leaf, index, &mut done, end);
                     let mut blocks = end - start;
                     if let Err(trouble) = result {
                         self.note(index, trouble)?;
                         blocks += board.abandon(index);
                     }
-                    board.finish(index, blocks);
+                    board.finish(index, blocks, done - start);
                 }
             }
             if board.open_leaves() == 0 {
@@ -224,15 +227,16 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Fills the pending rows of a range of blocks, batch by batch.
+    /// Fills the pending rows of a range of blocks, batch by batch. `done` moves from the first block
+    /// to the first one that isn't done with.
     fn fill_range(
         &mut self,
         leaf: &mut Leaf<'_>,
         index: usize,
-        start: u32,
+        done: &mut u32,
         end: u32,
     ) -> Result<(), Trouble> {
-        let (mut from, to) = (start_of_block(start), start_of_block(end));
+        let (mut from, to) = (start_of_block(*done), start_of_block(end));
         let counters = &self.slot.counters;
         loop {
             if self.shared.stopping() != Stop::No {
@@ -267,6 +271,9 @@ impl<'a> Worker<'a> {
                 return Ok(());
             }
             from = last;
+            let block = block_of(last).clamp(*done, end);
+            self.shared.board().advance(block - *done);
+            *done = block;
             self.pause();
         }
     }

@@ -156,10 +156,7 @@ pub fn report_activity(activity: &str) {
     let activity = std::ffi::CString::new(activity).unwrap_or_default();
     // SAFETY: PostgreSQL copies the string.
     unsafe {
-        pg_sys::pgstat_report_activity(
-            pg_sys::BackendState::STATE_RUNNING,
-            activity.as_ptr(),
-        );
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, activity.as_ptr());
     }
 }
 

@@ -58,9 +58,7 @@ impl Segment {
     /// Where it is mapped here.
     pub fn address(&self) -> NonNull<u8> {
         // SAFETY: mapped as long as `self` lives; the address is page aligned and not NULL.
-        unsafe {
-            NonNull::new_unchecked(pg_sys::dsm_segment_address(self.segment.as_ptr()).cast())
-        }
+        unsafe { NonNull::new_unchecked(pg_sys::dsm_segment_address(self.segment.as_ptr()).cast()) }
     }
 
     /// Its size in bytes.

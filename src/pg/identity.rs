@@ -39,11 +39,7 @@ pub fn as_owner<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Sets a parameter of this process at the given level, as its own superuser would.
-pub fn set_option(
-    name: &std::ffi::CStr,
-    value: &std::ffi::CStr,
-    action: pg_sys::GucAction::Type,
-) {
+pub fn set_option(name: &std::ffi::CStr, value: &std::ffi::CStr, action: pg_sys::GucAction::Type) {
     // SAFETY: plain C strings that outlive the call; a bad name or value raises an error.
     unsafe {
         pg_sys::set_config_option(
@@ -113,7 +109,9 @@ pub fn role_name(role: pg_sys::Oid) -> String {
         if name.is_null() {
             format!("{}", role.to_u32())
         } else {
-            std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+            std::ffi::CStr::from_ptr(name)
+                .to_string_lossy()
+                .into_owned()
         }
     }
 }

@@ -109,10 +109,7 @@ impl LockedLeaf {
     pub fn blocks(&self) -> u32 {
         // SAFETY: an open relation with storage (it is a table).
         unsafe {
-            pg_sys::RelationGetNumberOfBlocksInFork(
-                self.relation,
-                pg_sys::ForkNumber::MAIN_FORKNUM,
-            )
+            pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM)
         }
     }
 
@@ -153,6 +150,10 @@ pub fn qualified_name(oid: pg_sys::Oid) -> Option<String> {
             return None;
         }
         let quoted = pg_sys::quote_qualified_identifier(schema, name);
-        Some(std::ffi::CStr::from_ptr(quoted).to_string_lossy().into_owned())
+        Some(
+            std::ffi::CStr::from_ptr(quoted)
+                .to_string_lossy()
+                .into_owned(),
+        )
     }
 }

@@ -8,8 +8,8 @@
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, function_name, pg_sys};
 
 /// An error that PostgreSQL raised, caught.
 #[derive(Debug, Clone)]
@@ -35,6 +35,19 @@ impl PgError {
             detail: report.detail().map(str::to_owned),
             hint: report.hint().map(str::to_owned),
         }
+    }
+
+    /// Raises the error.
+    pub fn raise(self) -> ! {
+        let mut report = ErrorReport::new(self.sqlstate, self.message, function_name!());
+        if let Some(detail) = self.detail {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = self.hint {
+            report = report.set_hint(hint);
+        }
+        report.report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
     }
 
     /// The five characters of the SQLSTATE.
@@ -81,7 +94,9 @@ pub fn with_clean_up<T>(work: impl FnOnce() -> T, clean_up: impl FnOnce(&PgError
             // SPI_rollback() demands; the error has been copied and flushed by pgrx.
             unsafe { pg_sys::SPI_rollback() };
             clean_up(&error);
-            caught.rethrow()
+            // Not by passing on what was caught: pgrx would add a backtrace of our own code to it.
+            drop(caught);
+            error.raise()
         }
     }
 }

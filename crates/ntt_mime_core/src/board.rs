@@ -120,8 +120,7 @@ impl<'a> Board<'a> {
         h.len.store(len, Ordering::Relaxed);
         h.next.store(0, Ordering::Relaxed);
         h.open.store(len, Ordering::Relaxed);
-        h.generation
-            .store((generation | 1) + 1, Ordering::Release);
+        h.generation.store((generation | 1) + 1, Ordering::Release);
         len as usize
     }
 
@@ -232,11 +231,17 @@ impl<'a> Board<'a> {
         blocks == 0
     }
 
-    /// A range is done with, in whatever way. Returns whether that finishes its leaf.
-    pub fn finish(&self, leaf: usize, blocks: u32) -> bool {
+    /// Counts blocks of a range that are done with, while the rest of it is still being worked on.
+    pub fn advance(&self, blocks: u32) {
         self.header
             .blocks_done
             .fetch_add(i64::from(blocks), Ordering::Relaxed);
+    }
+
+    /// A range is done with, in whatever way; `advanced` of its blocks have been counted already.
+    /// Returns whether that finishes its leaf.
+    pub fn finish(&self, leaf: usize, blocks: u32, advanced: u32) -> bool {
+        self.advance(blocks.saturating_sub(advanced));
         let entry = &self.leaves[leaf];
         let done = entry.blocks_done.fetch_add(blocks, Ordering::AcqRel) + blocks;
         let finished = blocks > 0 && done == entry.blocks.load(Ordering::Relaxed);
@@ -339,7 +344,7 @@ mod tests {
                 Turn::Range { leaf, start, end } => {
                     assert!(end - start <= BLOCKS_PER_TASK);
                     taken.extend((start..end).map(|block| (leaf, block)));
-                    board.finish(leaf, end - start);
+                    board.finish(leaf, end - start, 0);
                     current = Some(leaf);
                 }
                 Turn::Wait => std::thread::yield_now(),
@@ -392,7 +397,7 @@ mod tests {
         assert_eq!(skipped, 3000 - BLOCKS_PER_TASK);
         assert_eq!(board.abandon(0), 0);
         assert_eq!(board.take(Some(0)), Turn::Wait);
-        assert!(board.finish(0, end - start + skipped));
+        assert!(board.finish(0, end - start + skipped, 0));
         assert_eq!(board.take(Some(0)), Turn::PassDone);
         let state = board.leaves().next().unwrap();
         assert!(state.locked && !state.missed && !state.gone && state.oid == 42);

@@ -167,12 +167,8 @@ impl<'a> RunCache<'a> {
                 TAG_CLAIMED => return Lookup::Busy(SlotIndex(at)),
                 _ => {
                     let slot = &self.slots[at].state;
-                    match slot.compare_exchange(
-                        state,
-                        claimed,
-                        Ordering::AcqRel,
-                        Ordering::Acquire,
-                    ) {
+                    match slot.compare_exchange(state, claimed, Ordering::AcqRel, Ordering::Acquire)
+                    {
                         Ok(_) => return Lookup::TakenOver(SlotIndex(at)),
                         Err(now) => state = now,
                     }
@@ -220,7 +216,11 @@ impl<'a> RunCache<'a> {
     /// Asks again after [`Lookup::Busy`]; claims for `worker` what has been given back.
     pub fn poll(&self, at: SlotIndex, worker: u16) -> Lookup {
         let claimed = (TAG_CLAIMED << TAG_SHIFT) | u32::from(worker);
-        self.lookup_at(at.0, self.slots[at.0].state.load(Ordering::Acquire), claimed)
+        self.lookup_at(
+            at.0,
+            self.slots[at.0].state.load(Ordering::Acquire),
+            claimed,
+        )
     }
 
     /// Keys in the cache.

@@ -47,9 +47,7 @@ impl FailureReason {
     }
 
     pub fn from_u8(number: u8) -> Option<FailureReason> {
-        Self::ALL
-            .into_iter()
-            .find(|reason| *reason as u8 == number)
+        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
     }
 }
 
@@ -121,6 +119,9 @@ mod tests {
         assert_eq!(FailureReason::from_u8(0), None);
         assert_eq!(FailureReason::from_u8(7), None);
         assert_eq!("".parse::<FailureReason>(), Err(UnknownFailureReason));
-        assert_eq!("Missing".parse::<FailureReason>(), Err(UnknownFailureReason));
+        assert_eq!(
+            "Missing".parse::<FailureReason>(),
+            Err(UnknownFailureReason)
+        );
     }
 }

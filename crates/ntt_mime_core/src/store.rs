@@ -363,7 +363,10 @@ mod tests {
         let blob = store.open_blob(&id(2)).unwrap();
         assert_eq!(content(&blob), "only second");
         assert_eq!(store.path_of(&id(2)), b.place(&id(2)));
-        assert_eq!(store.open_blob(&id(3)).err().unwrap().reason, FailureReason::Missing);
+        assert_eq!(
+            store.open_blob(&id(3)).err().unwrap().reason,
+            FailureReason::Missing
+        );
     }
 
     #[test]
@@ -424,7 +427,10 @@ mod tests {
         let store = Store::open(&directory.root()).unwrap();
         store.openat2_refused.store(true, Ordering::Relaxed);
         assert_eq!(content(&store.open_blob(&id(6)).unwrap()), "six");
-        assert_eq!(store.open_blob(&id(7)).err().unwrap().reason, FailureReason::Missing);
+        assert_eq!(
+            store.open_blob(&id(7)).err().unwrap().reason,
+            FailureReason::Missing
+        );
     }
 
     #[test]
@@ -450,7 +456,10 @@ mod tests {
         let text = error("/nonexistent/store");
         let expected = "could not open directory \"/nonexistent/store\": No such file or directory";
         assert_eq!(text, expected);
-        assert_eq!(error(&format!("{}:", good.root())), "\"\" is not an absolute path");
+        assert_eq!(
+            error(&format!("{}:", good.root())),
+            "\"\" is not an absolute path"
+        );
     }
 
     #[test]
@@ -461,6 +470,10 @@ mod tests {
         assert_eq!(content(&store.open_blob(&id(9)).unwrap()), "nine");
         let failure = store.open_blob(&id(1)).err().unwrap();
         assert_eq!(failure.reason, FailureReason::Unreadable);
-        assert!(failure.detail.contains("/nonexistent"), "{}", failure.detail);
+        assert!(
+            failure.detail.contains("/nonexistent"),
+            "{}",
+            failure.detail
+        );
     }
 }

@@ -84,6 +84,9 @@ mod tests {
     fn this_machine_has_one() {
         let database = magic_database();
         assert!(!database.path.is_empty());
-        assert!(database.entries.is_some_and(|entries| entries > 1000), "{database:?}");
+        assert!(
+            database.entries.is_some_and(|entries| entries > 1000),
+            "{database:?}"
+        );
     }
 }

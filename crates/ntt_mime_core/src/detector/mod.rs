@@ -180,7 +180,10 @@ impl Detector {
             return Ok(answer);
         }
         let start: String = answer.chars().take(100).collect();
-        Err(error(format!("libmagic gave no MIME type but \"{}\"", start.escape_default())))
+        Err(error(format!(
+            "libmagic gave no MIME type but \"{}\"",
+            start.escape_default()
+        )))
     }
 }
 
@@ -310,7 +313,10 @@ mod tests {
     #[test]
     fn nothing_at_all_has_a_type() {
         let detection = Detector::new(CONFIG).unwrap().detect_bytes(b"").unwrap();
-        assert_eq!((detection.mime_type.as_str(), detection.bytes_read), (EMPTY, 0));
+        assert_eq!(
+            (detection.mime_type.as_str(), detection.bytes_read),
+            (EMPTY, 0)
+        );
     }
 
     #[test]
@@ -320,14 +326,20 @@ mod tests {
             text += &format!("{{\"n\": {n}}},\n");
         }
         text += "{}]\n";
-        let detection = Detector::new(CONFIG).unwrap().detect_bytes(text.as_bytes()).unwrap();
+        let detection = Detector::new(CONFIG)
+            .unwrap()
+            .detect_bytes(text.as_bytes())
+            .unwrap();
         assert_eq!(detection.mime_type, "application/json");
         assert!(detection.reads > 1 && detection.bytes_read > text.len() as u64);
     }
 
     #[test]
     fn the_machine_passes_the_self_check() {
-        assert_eq!(Detector::new(CONFIG).unwrap().self_check(), Vec::<String>::new());
+        assert_eq!(
+            Detector::new(CONFIG).unwrap().self_check(),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
@@ -335,7 +347,11 @@ mod tests {
         // In a process of its own: MAGIC is read from the environment.
         let me = std::env::current_exe().unwrap();
         let output = Command::new(me)
-            .args(["--ignored", "--exact", "detector::tests::child_with_a_bad_database"])
+            .args([
+                "--ignored",
+                "--exact",
+                "detector::tests::child_with_a_bad_database",
+            ])
             .env("MAGIC", "/nonexistent/magic")
             .output()
             .unwrap();

@@ -45,7 +45,10 @@ mod tests {
 
     #[test]
     fn a_file_seen_whole_is_not_looked_at_again() {
-        assert_eq!(longer_look("application/octet-stream", b"x", HEAD, HEAD as u64), None);
+        assert_eq!(
+            longer_look("application/octet-stream", b"x", HEAD, HEAD as u64),
+            None
+        );
         assert_eq!(longer_look("text/plain", b"{", HEAD, 10), None);
     }
 
@@ -55,7 +58,10 @@ mod tests {
         assert_eq!(look(HEAD), Some(SECOND_LOOK));
         assert_eq!(look(SECOND_LOOK), None);
         assert_eq!(look(1 << 20), None);
-        assert_eq!(longer_look("application/zip", b"PK", HEAD, 1 << 30), Some(SECOND_LOOK));
+        assert_eq!(
+            longer_look("application/zip", b"PK", HEAD, 1 << 30),
+            Some(SECOND_LOOK)
+        );
         assert_eq!(longer_look("application/pdf", b"%PDF", HEAD, 1 << 30), None);
     }
 

@@ -4,9 +4,21 @@ use super::{Detector, cookie, libmagic_release};
 
 /// Tiny heads, and what every good release says of them.
 const KNOWN: [(&str, &[u8], &str); 8] = [
-    ("PNG", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0", "image/png"),
-    ("JPEG", b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0", "image/jpeg"),
-    ("PDF", b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "application/pdf"),
+    (
+        "PNG",
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0",
+        "image/png",
+    ),
+    (
+        "JPEG",
+        b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0",
+        "image/jpeg",
+    ),
+    (
+        "PDF",
+        b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n",
+        "application/pdf",
+    ),
     (
         "ZIP",
         b"PK\x03\x04\x14\0\0\0\0\0\0\0!\0\x86\xa6\x106\x05\0\0\0\x05\0\0\0\x05\0\0\0a.\
@@ -15,10 +27,26 @@ const KNOWN: [(&str, &[u8], &str); 8] = [
           \x01\03\0\0\0(\0\0\0\0\0",
         "application/zip",
     ),
-    ("gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x4b\x04\0\x43\xbe\xb7\xe8\x01\0\0\0", "application/gzip"),
-    ("UTF-8 text", "na\u{ef}ve caf\u{e9}, \u{fc}ber\n".as_bytes(), "text/plain"),
-    ("JSON", b"{\"name\": [1, 2, {\"x\": null}]}\n", "application/json"),
-    ("HTML", b"<!DOCTYPE html>\n<html><head><title>x</title></head></html>\n", "text/html"),
+    (
+        "gzip",
+        b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x4b\x04\0\x43\xbe\xb7\xe8\x01\0\0\0",
+        "application/gzip",
+    ),
+    (
+        "UTF-8 text",
+        "na\u{ef}ve caf\u{e9}, \u{fc}ber\n".as_bytes(),
+        "text/plain",
+    ),
+    (
+        "JSON",
+        b"{\"name\": [1, 2, {\"x\": null}]}\n",
+        "application/json",
+    ),
+    (
+        "HTML",
+        b"<!DOCTYPE html>\n<html><head><title>x</title></head></html>\n",
+        "text/html",
+    ),
 ];
 
 /// What is known to be wrong with a release in the way that we use it. (5.46 misjudges zip *buffers*

@@ -1,0 +1,67 @@
+-- The archive's tables, as its loaders make them: inode, partitioned by medium with one leaf a
+-- medium, and path, which says where on the medium an inode was found.
+--
+-- psql variables: leaves (how many media).
+--
+-- Keys, indexes and triggers follow in indexes.sql, after the rows: that is three times as fast.
+
+CREATE TABLE inode (
+    medium_hash     text NOT NULL,
+    dev             bigint,
+    ino             bigint NOT NULL,
+    nlink           int,
+    size            bigint,
+    mtime           bigint,
+    blobid          text,
+    copied          bool DEFAULT false,
+    copied_to       text,
+    errors          text[] DEFAULT '{}',
+    fs_type         char(1),
+    mime_type       varchar(255),
+    processed_at    timestamptz,
+    by_hash_created bool DEFAULT false,
+    claimed_by      text,
+    claimed_at      timestamptz
+) PARTITION BY LIST (medium_hash);
+
+CREATE TABLE path (
+    medium_hash text NOT NULL,
+    ino         bigint NOT NULL,
+    path        text NOT NULL
+) PARTITION BY LIST (medium_hash);
+
+-- What is known of the queue without counting it: the triggers keep it.
+CREATE TABLE queue_stats (
+    stat  text PRIMARY KEY,
+    value bigint NOT NULL
+);
+INSERT INTO queue_stats VALUES ('inserted', 0), ('copied', 0), ('deleted', 0);
+
+-- Only for making the data: the media, the store's blobs and what can't be detected.
+CREATE SCHEMA demo;
+CREATE TABLE demo.blob (
+    n      bigint GENERATED ALWAYS AS IDENTITY,
+    blobid text NOT NULL,
+    size   bigint NOT NULL,
+    kind   text NOT NULL
+);
+CREATE TABLE demo.odd (
+    blobid text NOT NULL,
+    reason text NOT NULL
+);
+
+-- The media's sizes are very uneven, as 1/rank: the largest of 841 has a tenth of the rows, most
+-- have a few dozen. upto is the share of rows on this medium and all larger ones.
+CREATE TABLE demo.medium AS
+SELECT n,
+       encode(sha256(convert_to('medium ' || n, 'UTF8')), 'hex') AS medium_hash,
+       sum(1 / (n + 0.4)) OVER (ORDER BY n) / sum(1 / (n + 0.4)) OVER () AS upto
+FROM generate_series(1, :leaves) n;
+
+SELECT format('CREATE TABLE inode_%s PARTITION OF inode FOR VALUES IN (%L)',
+              left(medium_hash, 12), medium_hash) AS "-",
+       format('CREATE TABLE path_%s PARTITION OF path FOR VALUES IN (%L)',
+              left(medium_hash, 12), medium_hash) AS "-"
+FROM demo.medium
+ORDER BY n
+\gexec

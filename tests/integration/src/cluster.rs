@@ -1,0 +1,288 @@
+//! Private PostgreSQL servers: made, started, stopped and removed by the tests.
+//!
+//! Most tests share one server and have a database each. A test that needs other settings, or stops its server,
+//! starts its own [`Cluster`], which is removed when it is dropped.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use postgres::NoTls;
+
+use crate::wait::wait_until;
+use crate::{Session, scratch, server};
+
+/// Settings of every cluster. Durability against power cuts isn't tested here, so nothing is flushed.
+const SETTINGS: &[(&str, &str)] = &[
+    ("listen_addresses", "127.0.0.1"),
+    ("fsync", "off"),
+    ("full_page_writes", "off"),
+    ("max_connections", "80"),
+    ("max_worker_processes", "16"),
+    ("shared_buffers", "64MB"),
+    ("max_wal_size", "4GB"),
+    ("log_line_prefix", "%m [%p] <%d> %b: "),
+    ("log_min_messages", "warning"),
+    ("log_statement", "none"),
+    ("lc_messages", "C"),
+];
+
+/// The superuser of every cluster.
+pub const SUPERUSER: &str = "postgres";
+
+/// How to stop a server, as `pg_ctl stop -m` calls it.
+#[derive(Clone, Copy, Debug)]
+pub enum Shutdown {
+    /// Sessions are terminated, work is rolled back.
+    Fast,
+    /// As in a crash: recovery follows at the next start.
+    Immediate,
+}
+
+/// A private server with its data folder.
+pub struct Cluster {
+    dir: PathBuf,
+    port: u16,
+    process: Mutex<Option<Child>>,
+}
+
+impl Cluster {
+    /// The server that most tests share.
+    pub fn shared() -> &'static Cluster {
+        SHARED.get_or_init(|| Cluster::start(&[]))
+    }
+
+    /// A new server with `settings` on top of the usual ones.
+    pub fn start(settings: &[(&str, &str)]) -> Cluster {
+        let cluster = Cluster::in_new_folder();
+        let data = cluster.data();
+        cluster.run(
+            server::command("initdb")
+                .args([
+                    "--auth=trust",
+                    "--no-sync",
+                    "--encoding=UTF8",
+                    "--locale=C.UTF-8",
+                ])
+                .args(["--username", SUPERUSER, "--pgdata"])
+                .arg(&data),
+        );
+        cluster.configure(SETTINGS);
+        cluster.configure(settings);
+        cluster.launch();
+        cluster
+    }
+
+    /// A hot standby that streams from this server.
+    pub fn standby(&self, settings: &[(&str, &str)]) -> Cluster {
+        let standby = Cluster::in_new_folder();
+        let data = standby.data();
+        standby.run(
+            self.client_environment(&mut server::command("pg_basebackup"), "postgres")
+                .args([
+                    "--write-recovery-conf",
+                    "--no-sync",
+                    "--checkpoint=fast",
+                    "--pgdata",
+                ])
+                .arg(&data),
+        );
+        standby.configure(settings);
+        standby.launch();
+        standby
+    }
+
+    fn in_new_folder() -> Cluster {
+        let dir = scratch::folder("cluster");
+        server::give_to_server(&dir);
+        Cluster {
+            dir,
+            port: free_port(),
+            process: Mutex::new(None),
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// The folder of the server's Unix socket.
+    pub fn socket_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Adds settings; a later one wins. They hold from the next start.
+    pub fn configure(&self, settings: &[(&str, &str)]) {
+        let file = self.data().join("postgresql.conf");
+        let mut text = fs::read_to_string(&file).expect("initdb wrote it");
+        for (name, value) in settings {
+            text.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+        }
+        fs::write(&file, text).expect("we may write it");
+    }
+
+    /// Starts the server, which must not be running, and waits until it takes connections.
+    pub fn launch(&self) {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .expect("log file");
+        let mut command = server::command("postgres");
+        command
+            .arg("-D")
+            .arg(self.data())
+            .arg("-k")
+            .arg(&self.dir)
+            .args(["-p", &self.port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("file descriptor"))
+            .stderr(log);
+        *self.process.lock().expect("process") =
+            Some(server::spawn(command).expect("postgres starts"));
+        let config = self.config("postgres", SUPERUSER);
+        wait_until(
+            Duration::from_secs(60),
+            "the server to take connections",
+            || {
+                let mut process = self.process.lock().expect("process");
+                let child = process.as_mut().expect("just started");
+                if let Some(status) = child.try_wait().expect("our child") {
+                    panic!("the server ended with {status}:\n{}", self.log());
+                }
+                config.connect(NoTls).is_ok()
+            },
+        );
+    }
+
+    /// Stops the server and returns how long that took.
+    pub fn stop(&self, how: Shutdown) -> Duration {
+        use rustix::process::Signal;
+        let Some(mut child) = self.process.lock().expect("process").take() else {
+            return Duration::ZERO;
+        };
+        let signal = match how {
+            Shutdown::Fast => Signal::INT,
+            Shutdown::Immediate => Signal::QUIT,
+        };
+        let started = Instant::now();
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal);
+        while child.try_wait().expect("our child").is_none() {
+            if started.elapsed() > Duration::from_secs(60) {
+                // Kill it, or its folder can't go; the test fails below.
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!(
+                    "the server did not stop within a minute ({how:?}):\n{}",
+                    self.log()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        started.elapsed()
+    }
+
+    /// Stops the server and starts it again.
+    pub fn restart(&self) {
+        self.stop(Shutdown::Fast);
+        self.launch();
+    }
+
+    /// What a client needs to connect.
+    pub fn config(&self, database: &str, user: &str) -> postgres::Config {
+        let mut config = postgres::Config::new();
+        config
+            .host_path(&self.dir)
+            .port(self.port)
+            .dbname(database)
+            .user(user)
+            .application_name("ntt_itest");
+        config
+    }
+
+    /// A session of `user` in `database`.
+    pub fn connect(&self, database: &str, user: &str) -> Session {
+        Session::connect(self.config(database, user))
+    }
+
+    /// A client program (psql, pg_dump, …) that will talk to `database` as the superuser.
+    pub fn client(&self, program: &str, database: &str) -> Command {
+        let mut command = server::command(program);
+        self.client_environment(&mut command, database);
+        command
+    }
+
+    fn client_environment<'c>(&self, command: &'c mut Command, database: &str) -> &'c mut Command {
+        // Arguments rather than variables: setpriv resets those.
+        command.arg("--host").arg(&self.dir).args([
+            "--port",
+            &self.port.to_string(),
+            "--username",
+            SUPERUSER,
+            "--no-password",
+        ]);
+        if database != "postgres" {
+            command.args(["--dbname", database]);
+        }
+        command
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.join("server.log")
+    }
+
+    /// The server's log so far.
+    pub fn log(&self) -> String {
+        fs::read(self.log_file())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    fn run(&self, command: &mut Command) {
+        let output = command
+            .output()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        assert!(
+            output.status.success(),
+            "{command:?} failed:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(25).collect();
+            eprintln!("the last lines of the server's log:");
+            tail.iter().rev().for_each(|line| eprintln!("  {line}"));
+        }
+        self.stop(Shutdown::Immediate);
+        if std::env::var_os("NTT_ITEST_KEEP").is_none() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+static SHARED: OnceLock<Cluster> = OnceLock::new();
+
+/// Stops the shared server; called when the process exits.
+pub(crate) fn stop_shared() {
+    if let Some(cluster) = SHARED.get() {
+        cluster.stop(Shutdown::Immediate);
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("a bound socket").port()
+}

@@ -1,0 +1,566 @@
+//! The functions that detect: `ntt_detect_mime`, `ntt_inspect_blob`, `ntt_mime_version`, judged by file(1), on good
+//! and bad blobids, on every kind of thing that can lie in a store, serially and in parallel queries.
+
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+
+use ntt_mime_integration::store::{absent_blobid, blobid_of};
+use ntt_mime_integration::{
+    Session, Store, TestDb, assert_error, corpus, inode, judge, opens::Opens, server,
+};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+/// A session in a new database over the shared corpus, whose blobids are in `source`.
+fn corpus_session(name: &str) -> (TestDb<'static>, Session) {
+    let db = TestDb::new(name);
+    db.use_store(&corpus().store);
+    let mut s = db.connect();
+    inode::load_source(&mut s, &corpus().blobids());
+    (db, s)
+}
+
+/// A session in a new database over a store of its own.
+fn own_store_session(name: &str) -> (TestDb<'static>, Store, Session) {
+    let db = TestDb::new(name);
+    let store = Store::new();
+    db.use_store(&store);
+    let s = db.connect();
+    (db, store, s)
+}
+
+fn detect(s: &mut Session, blobid: &str) -> Option<String> {
+    s.query_one("SELECT ntt_detect_mime($1::text)", &[&blobid])
+        .expect("detects")
+        .get(0)
+}
+
+/// Status and type as `ntt_inspect_blob` gives them.
+fn inspect(s: &mut Session, blobid: &str) -> (String, Option<String>) {
+    let row = s
+        .query_one(
+            "SELECT status, mime_type FROM ntt_inspect_blob($1)",
+            &[&blobid],
+        )
+        .expect("never raises");
+    (row.get(0), row.get(1))
+}
+
+/// Blobids that aren't, with a word for each.
+fn malformed() -> Vec<(&'static str, String)> {
+    let good = blobid_of(b"good");
+    vec![
+        ("upper case", good.to_uppercase()),
+        ("one upper-case digit", format!("{}A", &good[..63])),
+        ("63 digits", good[..63].to_owned()),
+        ("65 digits", format!("{good}0")),
+        ("not a hex digit", format!("{}g", &good[..63])),
+        ("empty", String::new()),
+        ("blank before", format!(" {}", &good[..63])),
+        ("blank after", format!("{good} ")),
+        ("newline after", format!("{good}\n")),
+        ("control character", format!("{}\u{1}", &good[..63])),
+        ("delete character", format!("{}\u{7f}", &good[..63])),
+        ("slashes", format!("{}/{}", &good[..31], &good[..32])),
+        ("dot dot", "../".repeat(21) + "e"),
+        ("absolute path", format!("/etc/passwd{}", &good[..53])),
+        ("a percent sign", format!("%s{}", &good[..62])),
+        (
+            "64 bytes with a multi-byte character",
+            format!("{}é", &good[..62]),
+        ),
+        (
+            "64 characters, one of them multi-byte",
+            format!("{}é", &good[..63]),
+        ),
+        ("full-width digits", "\u{ff10}".repeat(64)),
+        ("1 MB", "a".repeat(1 << 20)),
+    ]
+}
+
+#[test]
+fn agrees_with_file() {
+    let (_db, mut s) = corpus_session("agrees");
+    let rows = s
+        .query("SELECT blobid, ntt_detect_mime(blobid) FROM source", &[])
+        .expect("detects");
+    let answers: std::collections::HashMap<String, Option<String>> =
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let differing: Vec<String> = corpus()
+        .blobs
+        .iter()
+        .filter(|blob| answers[&blob.blobid].as_ref() != Some(&blob.file_mime))
+        .map(|blob| {
+            format!(
+                "{}: {:?}, file(1): {}",
+                blob.origin.display(),
+                answers[&blob.blobid],
+                blob.file_mime
+            )
+        })
+        .collect();
+    println!(
+        "{} of {} differ from file(1): {differing:#?}",
+        differing.len(),
+        corpus().blobs.len()
+    );
+    assert!(
+        differing.len() * 1000 <= corpus().blobs.len(),
+        "more than 0.1% differ from file(1): {differing:#?}"
+    );
+    let types: std::collections::HashSet<&str> = corpus()
+        .blobs
+        .iter()
+        .map(|b| b.file_mime.as_str())
+        .collect();
+    assert!(
+        types.len() >= 40,
+        "the corpus is too uniform to say much: {types:?}"
+    );
+    assert!(s.take_notices().is_empty());
+}
+
+#[test]
+fn bytes_in_hand_give_the_same_answer() {
+    let (_db, mut s) = corpus_session("bytea");
+    let differing = s.table(
+        "SELECT path, ntt_detect_mime(blobid) AS stored, ntt_detect_mime(pg_read_binary_file(path)) AS in_hand
+           FROM source, LATERAL ntt_inspect_blob(blobid)
+          WHERE ntt_detect_mime(blobid) IS DISTINCT FROM ntt_detect_mime(pg_read_binary_file(path))",
+    );
+    let named: Vec<String> = differing
+        .iter()
+        .map(|line| {
+            let origin = corpus()
+                .blobs
+                .iter()
+                .find(|b| line.contains(&b.blobid))
+                .map(|b| b.origin.display());
+            format!("{line} ({})", origin.expect("of the corpus"))
+        })
+        .collect();
+    assert!(named.is_empty(), "{} differ: {named:#?}", named.len());
+}
+
+#[test]
+fn inspect_explains_the_answer() {
+    let (_db, mut s) = corpus_session("inspect");
+    let wrong = s.table(
+        "SELECT blobid, i.* FROM source, LATERAL ntt_inspect_blob(blobid) i
+          WHERE i.status <> 'ok' OR i.mime_type IS DISTINCT FROM ntt_detect_mime(blobid)
+             OR i.size IS DISTINCT FROM (pg_stat_file(i.path)).size OR i.bytes_read < 0
+             OR (i.size > 0 AND i.bytes_read = 0)",
+    );
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let blob = &corpus().blobs[0];
+    let path: String = s.value(&format!(
+        "SELECT path FROM ntt_inspect_blob('{}')",
+        blob.blobid
+    ));
+    assert_eq!(std::path::Path::new(&path), blob.path);
+}
+
+#[test]
+fn empty_files_are_x_empty() {
+    let (_db, store, mut s) = own_store_session("empty");
+    let blobid = store.put(b"");
+    assert_eq!(
+        detect(&mut s, &blobid).as_deref(),
+        Some("application/x-empty")
+    );
+    assert_eq!(
+        s.value::<Option<String>>("SELECT ntt_detect_mime(''::bytea)")
+            .as_deref(),
+        Some("application/x-empty")
+    );
+    assert_eq!(
+        inspect(&mut s, &blobid),
+        ("ok".into(), Some("application/x-empty".into()))
+    );
+    assert_eq!(
+        s.table(&format!(
+            "SELECT size, bytes_read FROM ntt_inspect_blob('{blobid}')"
+        )),
+        ["0|0"]
+    );
+}
+
+#[test]
+fn null_gives_null() {
+    let (_db, _store, mut s) = own_store_session("null");
+    assert_eq!(
+        s.value::<Option<String>>("SELECT ntt_detect_mime(NULL::text)"),
+        None
+    );
+    assert_eq!(
+        s.value::<Option<String>>("SELECT ntt_detect_mime(NULL::bytea)"),
+        None
+    );
+    assert!(s.take_notices().is_empty());
+}
+
+#[test]
+fn malformed_blobids_are_errors() {
+    let (_db, _store, mut s) = own_store_session("malformed");
+    for (word, blobid) in malformed() {
+        println!("{word}");
+        let error = assert_error(
+            s.query("SELECT ntt_detect_mime($1::text)", &[&blobid]),
+            "22023",
+            "64",
+        );
+        let length = ntt_mime_integration::errors::words(&error).len();
+        assert!(length < 1000, "{word}: a message of {length} bytes");
+    }
+}
+
+#[test]
+fn inspect_never_raises() {
+    let (_db, store, mut s) = own_store_session("inspect_bad");
+    for (word, blobid) in malformed() {
+        assert_eq!(inspect(&mut s, &blobid), ("invalid".into(), None), "{word}");
+        let detail: Option<String> = s
+            .query_one("SELECT detail FROM ntt_inspect_blob($1)", &[&blobid])
+            .expect("never raises")
+            .get(0);
+        let detail = detail.unwrap_or_else(|| panic!("{word}: no detail"));
+        assert!(
+            !detail.is_empty() && detail.len() < 1000,
+            "{word}: a detail of {} bytes",
+            detail.len()
+        );
+    }
+    assert_eq!(inspect(&mut s, &absent_blobid(1)), ("missing".into(), None));
+    let unreadable = store.put_unreadable(b"secret");
+    assert_eq!(inspect(&mut s, &unreadable), ("unreadable".into(), None));
+    let detail: String = s.value(&format!(
+        "SELECT detail FROM ntt_inspect_blob('{unreadable}')"
+    ));
+    assert!(
+        detail.contains("Permission denied"),
+        "the system's own words: {detail}"
+    );
+    let folder = absent_blobid(2);
+    std::fs::create_dir(store.place(&folder)).expect("store");
+    assert_eq!(inspect(&mut s, &folder), ("not_a_file".into(), None));
+    assert!(s.take_notices().is_empty(), "it explains in its columns");
+}
+
+#[test]
+fn missing_blobs_warn_once_a_statement() {
+    let (_db, store, mut s) = own_store_session("missing");
+    let good = store.put(b"#!/bin/sh\n");
+    let mut blobids: Vec<String> = (0..200).map(absent_blobid).collect();
+    blobids.extend((0..3).map(|i| store.put_unreadable(format!("secret {i}").as_bytes())));
+    blobids.push(good.clone());
+    inode::load_source(&mut s, &blobids);
+    s.exec("SET max_parallel_workers_per_gather = 0");
+    s.take_notices();
+    for round in 0..2 {
+        let found = s.table("SELECT blobid, m FROM (SELECT blobid, ntt_detect_mime(blobid) m FROM source) d WHERE m <> ''");
+        assert_eq!(found, [format!("{good}|text/x-shellscript")]);
+        let warnings = s.take_warnings();
+        assert_eq!(
+            warnings.len(),
+            2,
+            "round {round}: one a reason: {warnings:#?}"
+        );
+        assert!(
+            warnings.iter().any(|w| w.contains("Permission denied")),
+            "{warnings:#?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_a_plain_file_is_neither_followed_nor_opened() {
+    let (_db, store, mut s) = own_store_session("not_a_file");
+    let target = store.put(b"#!/bin/sh\necho to be found by its own name only\n");
+    let mut made = Vec::new();
+
+    let link = absent_blobid(1);
+    symlink(store.path(&target), store.place(&link)).expect("store");
+    made.push(("symbolic link", link));
+    let dangling = absent_blobid(2);
+    symlink("/nowhere", store.place(&dangling)).expect("store");
+    made.push(("dangling symbolic link", dangling));
+    let folder = absent_blobid(3);
+    std::fs::create_dir(store.place(&folder)).expect("store");
+    made.push(("folder", folder));
+    let fifo = absent_blobid(4);
+    mknodat(
+        CWD,
+        store.place(&fifo),
+        FileType::Fifo,
+        Mode::from_raw_mode(0o666),
+        0,
+    )
+    .expect("store");
+    made.push(("FIFO", fifo));
+    let socket = absent_blobid(5);
+    // A socket's path must be short: made elsewhere and moved there.
+    let short = store.root().join("s");
+    let _listener = UnixListener::bind(&short).expect("store");
+    std::fs::rename(&short, store.place(&socket)).expect("store");
+    made.push(("socket", socket));
+    if server::is_root() {
+        let device = absent_blobid(6);
+        let null = rustix::fs::makedev(1, 3);
+        mknodat(
+            CWD,
+            store.place(&device),
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o666),
+            null,
+        )
+        .expect("store");
+        made.push(("device", device));
+    }
+
+    let mut opens = Opens::watch(
+        [store.path(&target)]
+            .into_iter()
+            .chain(made.iter().skip(3).map(|(_, blobid)| store.path(blobid))),
+    );
+    for (word, blobid) in &made {
+        assert_eq!(
+            inspect(&mut s, blobid),
+            ("not_a_file".into(), None),
+            "{word}"
+        );
+        assert_eq!(detect(&mut s, blobid), None, "{word}");
+        assert_eq!(s.take_warnings().len(), 1, "{word}");
+    }
+    let opened: Vec<_> = opens.counts().iter().filter(|(_, n)| **n > 0).collect();
+    assert!(opened.is_empty(), "opened: {opened:?}");
+    // The watch works: the target by its own name is opened.
+    assert_eq!(
+        detect(&mut s, &target).as_deref(),
+        Some("text/x-shellscript")
+    );
+    assert!(
+        opens.counts()[&store.path(&target)] > 0,
+        "inotify sees no opening at all"
+    );
+}
+
+#[test]
+fn symbolic_links_on_the_way_are_not_followed() {
+    let (db, store, mut s) = own_store_session("links");
+    let elsewhere = Store::new();
+    let blobid = elsewhere.put(b"#!/bin/sh\n");
+    symlink(
+        elsewhere.root().join(&blobid[0..2]),
+        store.root().join(&blobid[0..2]),
+    )
+    .expect("store");
+    let (status, mime) = inspect(&mut s, &blobid);
+    assert_ne!(status, "ok", "a link below the root was followed");
+    assert_eq!(mime, None);
+    assert_eq!(detect(&mut s, &blobid), None);
+
+    // The root itself is the DBA's: it may be a link.
+    let link = store.root().join("root-link");
+    symlink(elsewhere.root(), &link).expect("store");
+    db.set_blob_root(link.to_str().expect("plain"));
+    assert_eq!(
+        detect(&mut db.connect(), &blobid).as_deref(),
+        Some("text/x-shellscript")
+    );
+}
+
+#[test]
+fn roots_are_tried_in_order() {
+    let db = TestDb::new("roots");
+    let (first, second) = (Store::new(), Store::new());
+    let both = first.put(b"#!/bin/sh\n");
+    second.put_as(&both, b"%PDF-1.4\n");
+    let only_second = second.put(b"%PDF-1.5\n");
+    let mut s = db.connect();
+    s.exec("LOAD 'ntt_mime'");
+    let set = |s: &mut Session, roots: &str| s.exec(&format!("SET ntt_mime.blob_root = '{roots}'"));
+
+    set(
+        &mut s,
+        &format!("{}:{}", first.root_str(), second.root_str()),
+    );
+    assert_eq!(detect(&mut s, &both).as_deref(), Some("text/x-shellscript"));
+    assert_eq!(
+        detect(&mut s, &only_second).as_deref(),
+        Some("application/pdf")
+    );
+    // A change within the session takes effect.
+    set(
+        &mut s,
+        &format!("{}:{}", second.root_str(), first.root_str()),
+    );
+    assert_eq!(detect(&mut s, &both).as_deref(), Some("application/pdf"));
+    set(&mut s, first.root_str());
+    assert_eq!(detect(&mut s, &only_second), None);
+    assert_eq!(inspect(&mut s, &only_second).0, "missing");
+}
+
+#[test]
+fn a_blob_that_appears_later_is_found() {
+    let (_db, store, mut s) = own_store_session("later");
+    let content = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x10\0\0\0\x10\x08\x06\0\0\0";
+    let blobid = blobid_of(content);
+    assert_eq!(detect(&mut s, &blobid), None);
+    store.put(content);
+    assert_eq!(detect(&mut s, &blobid).as_deref(), Some("image/png"));
+    store.remove(&blobid);
+    assert_eq!(detect(&mut s, &blobid), None);
+}
+
+#[test]
+fn parallel_queries_give_the_serial_answers() {
+    let (_db, mut s) = corpus_session("parallel");
+    s.exec("SET max_parallel_workers_per_gather = 0");
+    let answers = "SELECT blobid, ntt_detect_mime(blobid) FROM source";
+    let ordered = format!("SELECT * FROM ({answers}) a ORDER BY 1");
+    let serial = s.table(&ordered);
+    s.exec(
+        "SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
+         SET min_parallel_table_scan_size = 0",
+    );
+    let plan = s
+        .table(&format!("EXPLAIN (ANALYZE, VERBOSE, COSTS OFF) {answers}"))
+        .join("\n");
+    let below = plan
+        .split("Parallel Seq Scan")
+        .nth(1)
+        .unwrap_or_else(|| panic!("not parallel:\n{plan}"));
+    assert!(
+        below.contains("ntt_detect_mime"),
+        "detection isn't below the Gather:\n{plan}"
+    );
+    assert!(
+        !plan.contains("Workers Launched: 0"),
+        "no worker was launched:\n{plan}"
+    );
+    assert_eq!(s.table(&ordered), serial);
+}
+
+#[test]
+fn read_only_transactions_may_detect() {
+    let (_db, mut s) = corpus_session("read_only");
+    let blob = &corpus().blobs[0];
+    s.exec("BEGIN READ ONLY");
+    assert_eq!(
+        detect(&mut s, &blob.blobid).as_deref(),
+        Some(blob.file_mime.as_str())
+    );
+    let assigned: bool = s.value("SELECT pg_current_xact_id_if_assigned() IS NOT NULL");
+    assert!(!assigned, "detecting took a transaction id");
+    s.exec("COMMIT");
+}
+
+#[test]
+fn functions_are_marked_as_the_contract_says() {
+    let db = TestDb::new("marks");
+    let marks = db.connect().table(
+        "SELECT p.oid::regprocedure, pg_get_function_result(p.oid), provolatile, proisstrict, proparallel, prokind
+           FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
+          WHERE nspname = 'public' AND proname IN ('ntt_detect_mime', 'ntt_inspect_blob', 'ntt_mime_version',
+                                                   'ntt_cancel_backfill')
+          ORDER BY p.oid::regprocedure::text",
+    );
+    let signature = |name: &str| {
+        let mut found = marks.iter().filter(|line| line.starts_with(name));
+        found
+            .next()
+            .unwrap_or_else(|| panic!("{name} is not in {marks:#?}"))
+            .as_str()
+    };
+    assert_eq!(
+        signature("ntt_detect_mime(text)"),
+        "ntt_detect_mime(text)|text|s|t|s|f"
+    );
+    assert_eq!(
+        signature("ntt_detect_mime(bytea)"),
+        "ntt_detect_mime(bytea)|text|s|t|s|f"
+    );
+    let columns = |sql: &str| -> Vec<String> {
+        let statement = db.connect().prepare(sql).expect("valid");
+        statement
+            .columns()
+            .iter()
+            .map(|c| format!("{} {}", c.name(), c.type_()))
+            .collect()
+    };
+    assert_eq!(
+        columns("SELECT * FROM ntt_inspect_blob('x')"),
+        [
+            "path text",
+            "status text",
+            "mime_type text",
+            "size int8",
+            "bytes_read int8",
+            "detail text"
+        ]
+    );
+    assert_eq!(
+        columns("SELECT * FROM ntt_mime_version()"),
+        [
+            "extension text",
+            "libmagic text",
+            "magic_database text",
+            "magic_entries int4",
+            "prefilter bool",
+            "warnings _text",
+        ]
+    );
+    assert!(
+        signature("ntt_cancel_backfill(bigint)")
+            .starts_with("ntt_cancel_backfill(bigint)|boolean|v|")
+    );
+    assert_eq!(marks.len(), 5);
+}
+
+#[test]
+fn version_names_what_detects() {
+    let db = TestDb::new("version");
+    let mut s = db.connect();
+    let row = s
+        .query_one(
+            "SELECT extension, libmagic, magic_database, magic_entries, prefilter, warnings, extversion
+               FROM ntt_mime_version(), pg_extension WHERE extname = 'ntt_mime'",
+            &[],
+        )
+        .expect("one row");
+    assert_eq!(
+        row.get::<_, String>("extension"),
+        row.get::<_, String>("extversion")
+    );
+    assert_eq!(row.get::<_, String>("libmagic"), judge::libmagic_release());
+    assert!(!row.get::<_, String>("magic_database").is_empty());
+    assert!(
+        row.get::<_, i32>("magic_entries") > 1000,
+        "libmagic 5.44 has thousands of rules"
+    );
+    let _: bool = row.get("prefilter");
+    let warnings: Vec<String> = row.get("warnings");
+    if judge::libmagic_release() == "5.44" {
+        assert!(warnings.is_empty(), "5.44 is a good release: {warnings:?}");
+    }
+}
+
+#[test]
+fn a_session_cannot_smuggle_in_a_root() {
+    let (db, store, mut s) = own_store_session("smuggle");
+    let role = db.role("analyst", "LOGIN IN ROLE pg_read_server_files");
+    let other = Store::new();
+    let blobid = other.put(b"%PDF-1.4\n");
+    let in_store = store.put(b"#!/bin/sh\n");
+    assert_eq!(detect(&mut s, &blobid), None);
+    // Before the library is loaded its settings are placeholders, which anybody may set.
+    let mut analyst = db.connect_as(&role);
+    analyst.exec(&format!("SET ntt_mime.blob_root = '{}'", other.root_str()));
+    assert_eq!(detect(&mut analyst, &blobid), None);
+    assert_eq!(
+        detect(&mut analyst, &in_store).as_deref(),
+        Some("text/x-shellscript")
+    );
+    let refused =
+        analyst.batch_execute(&format!("SET ntt_mime.blob_root = '{}'", other.root_str()));
+    assert_error(refused, "42501", "ntt_mime.blob_root");
+}

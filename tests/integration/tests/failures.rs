@@ -1,0 +1,217 @@
+//! Blobs that can't be detected: recorded with a reason, passed over, tried again when asked or old enough, and
+//! forgotten once they are detected.
+
+use ntt_mime_integration::store::{absent_blobid, blobid_of};
+use ntt_mime_integration::{Session, Store, TestDb, inode};
+
+/// A plain table with a good blob, a missing one, an unreadable one and a folder.
+struct Damaged {
+    _db: TestDb<'static>,
+    store: Store,
+    s: Session,
+    missing: String,
+    unreadable: String,
+}
+
+const MISSING: &[u8] = b"%PDF-1.4\n% not there yet\n";
+
+fn damaged(name: &str) -> Damaged {
+    let db = TestDb::new(name);
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    let mut blobids = store.put_synthetic(30);
+    let missing = blobid_of(MISSING);
+    let unreadable = store.put_unreadable(b"#!/bin/sh\n");
+    let folder = absent_blobid(1);
+    std::fs::create_dir(store.place(&folder)).expect("store");
+    blobids.extend([missing.clone(), unreadable.clone(), folder]);
+    inode::plain(&mut s, &blobids);
+    s.exec("SET ntt_mime.target = 'blob'");
+    inode::remember(&mut s, "blob");
+    Damaged {
+        _db: db,
+        store,
+        s,
+        missing,
+        unreadable,
+    }
+}
+
+/// `reason|attempts|first_run_id|last_run_id` of a blob's failure, if it has one.
+fn failure(s: &mut Session, blobid: &str) -> Option<String> {
+    let mut rows = s.table(&format!(
+        "SELECT reason, attempts, first_run_id, last_run_id FROM ntt_mime.failure WHERE blobid = '{blobid}'"
+    ));
+    assert!(rows.len() <= 1);
+    rows.pop()
+}
+
+#[test]
+fn are_recorded_and_passed_over() {
+    let mut d = damaged("recorded");
+    let s = &mut d.s;
+    let first = s.backfill("10");
+    assert_eq!(
+        (first.blobs, first.rows_updated, first.failures),
+        (33, 30, 3)
+    );
+    inode::check_filled(s, "blob");
+    assert_eq!(
+        s.column("SELECT reason FROM ntt_mime.failure ORDER BY 1"),
+        ["missing", "not_a_file", "unreadable"]
+    );
+    assert_eq!(
+        s.table("SELECT DISTINCT attempts, first_run_id, last_run_id, first_seen = last_seen, first_seen <= now(), now() - first_seen < interval '1 minute' FROM ntt_mime.failure"),
+        [format!("1|{0}|{0}|t|t|t", first.run_id)]
+    );
+    let detail: String = s.value("SELECT detail FROM ntt_mime.failure WHERE reason = 'unreadable'");
+    assert!(
+        detail.contains("Permission denied"),
+        "the system's own words: {detail}"
+    );
+    assert_eq!(
+        s.table("SELECT status, rows_left FROM ntt_mime.run"),
+        ["succeeded|3"]
+    );
+
+    // Recent failures are neither tried nor touched again, even if the file is there now.
+    d.store.put(MISSING);
+    let before = s.table("SELECT f.*, f.xmin FROM ntt_mime.failure f ORDER BY 1");
+    let second = s.backfill("10");
+    assert_eq!(second.rows_updated, 0);
+    assert_eq!(
+        s.table("SELECT f.*, f.xmin FROM ntt_mime.failure f ORDER BY 1"),
+        before
+    );
+    let detections = s.count(&format!(
+        "SELECT detections FROM ntt_mime.run WHERE run_id = {}",
+        second.run_id
+    ));
+    assert_eq!(detections, 0, "a blob was read");
+    assert_eq!(inode::pending(s, "blob"), 3);
+}
+
+#[test]
+fn are_tried_again_when_asked() {
+    let mut d = damaged("asked");
+    let s = &mut d.s;
+    let first = s.backfill("10");
+    let second = s.backfill("10, retry_failed => true");
+    assert_eq!((second.rows_updated, second.failures), (0, 3));
+    let (one, two) = (first.run_id, second.run_id);
+    assert_eq!(
+        failure(s, &d.missing),
+        Some(format!("missing|2|{one}|{two}"))
+    );
+    assert_eq!(
+        failure(s, &d.unreadable),
+        Some(format!("unreadable|2|{one}|{two}"))
+    );
+    assert_eq!(
+        s.count("SELECT count(*) FROM ntt_mime.failure WHERE last_seen > first_seen"),
+        3
+    );
+
+    // What can be detected now is filled and forgotten; what fails in another way says so.
+    d.store.put(MISSING);
+    d.store.remove(&d.unreadable);
+    let third = s.backfill("10, retry_failed => true");
+    assert_eq!((third.rows_updated, third.failures), (1, 2));
+    assert_eq!(failure(s, &d.missing), None);
+    assert_eq!(
+        failure(s, &d.unreadable),
+        Some(format!("missing|3|{one}|{}", third.run_id))
+    );
+    assert_eq!(
+        s.column("SELECT mime_type FROM blob WHERE mime_type = 'application/pdf' AND size = 30"),
+        ["application/pdf"]
+    );
+
+    d.store.put(b"#!/bin/sh\n");
+    s.backfill("10, retry_failed => true");
+    assert_eq!(
+        s.column("SELECT reason FROM ntt_mime.failure"),
+        ["not_a_file"]
+    );
+    inode::remember(s, "blob");
+    assert_eq!(inode::pending(s, "blob"), 1);
+}
+
+#[test]
+fn are_tried_again_when_old_enough() {
+    let mut d = damaged("age");
+    let s = &mut d.s;
+    let first = s.backfill("10");
+    s.exec("SET ntt_mime.retry_failures_after = 0");
+    let second = s.backfill("10");
+    assert_eq!(
+        failure(s, &d.missing),
+        Some(format!("missing|2|{}|{}", first.run_id, second.run_id))
+    );
+    // By the default, a day: one of them is two days old.
+    s.exec("RESET ntt_mime.retry_failures_after");
+    s.exec(&format!(
+        "UPDATE ntt_mime.failure SET first_seen = first_seen - interval '2 days', last_seen = last_seen - interval '2 days'
+          WHERE blobid = '{}'",
+        d.missing
+    ));
+    d.store.put(MISSING);
+    d.store.set_mode(&d.unreadable, 0o644);
+    let third = s.backfill("10");
+    assert_eq!(third.rows_updated, 1);
+    assert_eq!(failure(s, &d.missing), None);
+    assert_eq!(
+        failure(s, &d.unreadable),
+        Some(format!("unreadable|2|{}|{}", first.run_id, second.run_id))
+    );
+}
+
+#[test]
+fn are_counted_once_for_many_rows() {
+    let db = TestDb::new("many");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::partitioned(&mut s, 5);
+    let mut blobids = store.put_synthetic(20);
+    blobids.extend((0..20).map(absent_blobid));
+    inode::load_source(&mut s, &blobids);
+    inode::fill(&mut s, 5, 20);
+    inode::remember(&mut s, "inode");
+    let expected = inode::expected(&mut s);
+    let outcome = s.backfill("30");
+    inode::check_filled(&mut s, "inode");
+    assert_eq!(
+        (outcome.blobs, outcome.failures, outcome.rows_updated),
+        (expected.blobs, 20, expected.rows)
+    );
+    assert_eq!(
+        s.table("SELECT count(*), max(attempts) FROM ntt_mime.failure"),
+        ["20|1"]
+    );
+    assert_eq!(
+        s.count("SELECT rows_left FROM ntt_mime.run"),
+        expected.rows_left
+    );
+}
+
+#[test]
+fn nothing_but_failures_ends() {
+    // The seed's script selected the same missing blobs again for ever.
+    let db = TestDb::new("only_failures");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::load_source(&mut s, &(0..500).map(absent_blobid).collect::<Vec<_>>());
+    s.exec("CREATE TABLE blob AS SELECT blobid, NULL::text AS mime_type FROM source");
+    let outcome = s.backfill("7, target => 'blob'");
+    assert_eq!(
+        (outcome.blobs, outcome.rows_updated, outcome.failures),
+        (500, 0, 500)
+    );
+    assert_eq!(
+        s.count("SELECT count(*) FROM ntt_mime.failure WHERE reason = 'missing'"),
+        500
+    );
+}

@@ -1,0 +1,14 @@
+//! The integration tests: one binary, so that all share a server and a corpus; one module a topic.
+//!
+//! `cargo test -p ntt_mime_integration sessions::` runs one topic. Much of the time is spent waiting, so more threads
+//! than cores (`RUST_TEST_THREADS=6`) end sooner. `NTT_ITEST_KEEP=1` keeps the folders in the temporary directory.
+
+mod backfill;
+mod cron;
+mod detect;
+mod dump;
+mod errors;
+mod failures;
+mod harness;
+mod privileges;
+mod sessions;
