@@ -60,8 +60,3 @@ SELECT medium_hash, 64768, i, 1, size, 1000000000 + (500000000 * demo.chance(i, 
        blobid IS NOT NULL AND demo.chance(i, 6) > 0.02, NULL, NULL
 FROM placed JOIN demo.medium ON n = medium
 ORDER BY medium, demo.chance(i, 7);
-
-INSERT INTO path
-SELECT medium_hash, ino, '/' || ino / 1000 || '/' || ino
-FROM inode
-WHERE ino % 10 = 0;

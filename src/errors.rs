@@ -94,7 +94,7 @@ impl From<Error> for ErrorReport {
             .set_detail(detail),
             Error::TransactionBlock => report(
                 C::ERRCODE_INVALID_TRANSACTION_TERMINATION,
-                "ntt_backfill_mime cannot run inside a transaction block or a function".to_owned(),
+                "ntt_backfill_mime cannot run inside a transaction block, a function or a DO block".to_owned(),
             )
             .set_hint("It commits batch by batch: CALL it by itself, with autocommit on."),
             Error::Argument { name, value, range } => report(

@@ -48,14 +48,16 @@ pub struct Summary {
     pub elapsed: Duration,
 }
 
-/// Runs a backfill from start to end. Errors are raised.
-pub fn run(arguments: &Arguments) -> Summary {
+/// Runs a backfill from start to end. Errors found before it starts are raised; those of the run are
+/// returned, its workers having been stopped and its row written.
+pub fn run(arguments: &Arguments) -> Result<Summary, PgError> {
     let (options, target) = check(arguments).unwrap_or_else(|error| error.raise());
-    let mut leader = Leader::begin(options, target);
-    // The callback's view of the leader is dropped before the leader is.
-    let summary = tx::with_clean_up(|| leader_run(&mut leader), clean_up_after);
-    drop(leader);
-    summary
+    let leader = Leader::begin(options, target);
+    let leader = std::cell::RefCell::new(leader);
+    tx::with_clean_up(
+        || leader.borrow_mut().work(),
+        |error| leader.borrow_mut().fail(error),
+    )
 }
 
 /// Everything that can be said before anything is changed.
@@ -108,28 +110,6 @@ struct Seen {
     gone: bool,
 }
 
-thread_local! {
-    /// The leader of the run that this backend is at, for the clean-up after an error, which has
-    /// nothing else in hand. Null when there is none.
-    static CURRENT: std::cell::Cell<*mut Leader> = const { std::cell::Cell::new(std::ptr::null_mut()) };
-}
-
-fn leader_run(leader: &mut Leader) -> Summary {
-    CURRENT.set(leader);
-    let summary = leader.work();
-    CURRENT.set(std::ptr::null_mut());
-    summary
-}
-
-fn clean_up_after(error: &PgError) {
-    let leader = CURRENT.replace(std::ptr::null_mut());
-    // SAFETY: set by `leader_run` to a leader that lives in `run` until after this call; `leader_run`
-    // itself has been left by the error.
-    if let Some(leader) = unsafe { leader.as_mut() } {
-        leader.fail(error);
-    }
-}
-
 impl Leader {
     fn begin(options: Options, target: Target) -> Leader {
         let now = Instant::now();
@@ -151,17 +131,18 @@ impl Leader {
         }
     }
 
-    fn work(&mut self) -> Summary {
+    fn work(&mut self) -> Result<Summary, PgError> {
         self.lock_target();
         let failures_on_record = self.write_run_row();
-        tx::commit_and_begin();
         let leaves = self.list_leaves();
+        // Before the row can be seen, so that a run that can be seen can be cancelled.
+        let handle = self.make_shared_memory(failures_on_record, leaves.len());
         tx::commit_and_begin();
-        self.start_workers(failures_on_record, &leaves);
+        self.start_workers(handle);
         self.open_pass(leaves);
         self.record("running", None);
-        self.wait_for_workers();
-        self.finish()
+        self.wait_for_workers()?;
+        Ok(self.finish())
     }
 
     fn lock_target(&mut self) {
@@ -212,7 +193,8 @@ impl Leader {
         leaves
     }
 
-    fn start_workers(&mut self, failures_on_record: bool, leaves: &[ListedLeaf]) {
+    /// Makes the memory that the run shares with its workers; returns its handle.
+    fn make_shared_memory(&mut self, failures_on_record: bool, leaves: usize) -> u32 {
         let job = Job {
             run_id: self.run_id,
             options: self.options.clone(),
@@ -222,12 +204,16 @@ impl Leader {
             failures_on_record,
             session: bgworker::Session::current(),
         };
-        let segment = shared::create(&job, leaves.len(), &bgworker::serialize_settings());
+        let segment = shared::create(&job, leaves, &bgworker::serialize_settings());
         let handle = segment.handle();
         abandon_on_exit(&segment);
         self.segment = Some(segment);
         self.locks
             .extend(SessionLock::try_acquire(lock::HANDLE_CLASS, handle));
+        handle
+    }
+
+    fn start_workers(&mut self, handle: u32) {
         let wanted = self.options.workers as usize;
         for number in 0..wanted {
             let name = format!("ntt_mime worker {} of run {}", number + 1, self.run_id);
@@ -277,11 +263,11 @@ impl Leader {
     }
 
     /// The leader's life: waits, adds up, opens further passes, until all workers have ended.
-    fn wait_for_workers(&mut self) {
+    fn wait_for_workers(&mut self) -> Result<(), PgError> {
         loop {
-            let ended = self.watch_workers();
+            let ended = self.watch_workers()?;
             if ended == self.handles.len() {
-                return;
+                return Ok(());
             }
             if !self.shared().board().is_closed() && self.pass_is_over() {
                 self.next_pass();
@@ -298,8 +284,8 @@ impl Leader {
         }
     }
 
-    /// Looks after the workers; returns how many have ended. A worker's error is raised.
-    fn watch_workers(&self) -> usize {
+    /// Looks after the workers; returns how many have ended, or the error that ended one.
+    fn watch_workers(&self) -> Result<usize, PgError> {
         let shared = self.shared();
         let mut ended = 0;
         let mut never_ready = 0;
@@ -308,7 +294,7 @@ impl Leader {
             let stopped = handle.status() == Status::Stopped;
             let slot = shared.worker(number);
             match slot.state() {
-                WorkerState::Failed => slot.error().raise(),
+                WorkerState::Failed => return Err(slot.error()),
                 WorkerState::Ready if stopped => Error::WorkerTerminated.raise(),
                 WorkerState::Starting if stopped => never_ready += 1,
                 WorkerState::Done => {}
@@ -319,7 +305,7 @@ impl Leader {
         if never_ready == self.handles.len() {
             Error::NoWorker.raise();
         }
-        ended
+        Ok(ended)
     }
 
     /// Have all workers seen that the pass is over?
@@ -496,12 +482,14 @@ impl Leader {
     /// An error has ended the run, this backend's cancel request included.
     fn fail(&mut self, error: &PgError) {
         self.stop_workers();
-        let status = match error.sqlstate {
-            PgSqlErrorCode::ERRCODE_QUERY_CANCELED => "cancelled",
+        let sqlstate = error.sqlstate();
+        let status = match sqlstate.as_str() {
+            // query_canceled: pg_cancel_backend, Ctrl-C, statement_timeout.
+            "57014" => "cancelled",
             _ => "failed",
         };
         if self.run_id != 0 {
-            let text = format!("{}: {}", error.sqlstate_text(), error.message);
+            let text = format!("{}: {}", sqlstate, error.message);
             self.record(status, Some(text));
         }
         self.release();

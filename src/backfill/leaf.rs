@@ -49,8 +49,7 @@ pub enum Trouble {
 
 impl From<tx::PgError> for Trouble {
     fn from(error: tx::PgError) -> Trouble {
-        match error.sqlstate_text().as_str() {
-            "42P01" | "3F000" => Trouble::Gone,
+        match error.sqlstate().as_str() {
             "55P03" => Trouble::Locked,
             "40P01" | "40001" | "57014" => Trouble::Retry,
             _ => Trouble::Fatal(error),

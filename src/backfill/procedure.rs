@@ -12,7 +12,7 @@ use super::options::Arguments;
 use super::shared::Shared;
 use crate::errors::Error;
 use crate::pg::dsm::Segment;
-use crate::pg::{identity, tx};
+use crate::pg::{identity, tx, version};
 
 /// Version-1 calling convention, as `PG_FUNCTION_INFO_V1` says it in C.
 #[unsafe(no_mangle)]
@@ -25,10 +25,28 @@ pub extern "C" fn pg_finfo_ntt_backfill_mime() -> &'static pg_sys::Pg_finfo_reco
 ///
 /// # Safety
 /// Called by PostgreSQL's function manager only.
-#[pg_guard]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ntt_backfill_mime(
     fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
+    let mut error = std::ptr::null_mut();
+    // SAFETY: as promised to us; `guarded` has dropped all that it had when it returns, and this
+    // frame has nothing to drop.
+    unsafe {
+        let row = guarded(fcinfo, &mut error);
+        if !error.is_null() {
+            version::throw(error);
+        }
+        row
+    }
+}
+
+/// The procedure, with Rust's panics turned into PostgreSQL's errors. An error of the run itself is
+/// left in `error`.
+#[pg_guard]
+unsafe extern "C-unwind" fn guarded(
+    fcinfo: pg_sys::FunctionCallInfo,
+    error: &mut *mut pg_sys::ErrorData,
 ) -> pg_sys::Datum {
     // SAFETY: a valid call with the eleven arguments of the declaration; all are passed by value, so
     // nothing borrowed crosses a commit.
@@ -46,13 +64,20 @@ pub unsafe extern "C-unwind" fn ntt_backfill_mime(
         }
     };
     tx::enter_nonatomic();
-    let summary = leader::run(&arguments);
+    let result = leader::run(&arguments);
     tx::leave_nonatomic();
-    // SAFETY: back in the memory context in which we were called.
-    unsafe { result_row(fcinfo, &summary) }
+    match result {
+        // SAFETY: back in the memory context in which we were called.
+        Ok(summary) => unsafe { result_row(fcinfo, &summary) },
+        Err(raised) => {
+            *error = raised.into_error_data();
+            pg_sys::Datum::null()
+        }
+    }
 }
 
-/// Were we called by a CALL that may commit?
+/// Were we called by a CALL that may commit? Not by one in a DO block or a procedure: the rollback
+/// after an error would pull the ground from under it.
 unsafe fn may_commit(fcinfo: pg_sys::FunctionCallInfo) -> bool {
     // SAFETY: the context is NULL or a node; only a CallContext is looked into.
     unsafe {
@@ -60,6 +85,7 @@ unsafe fn may_commit(fcinfo: pg_sys::FunctionCallInfo) -> bool {
         !context.is_null()
             && (*context).type_ == pg_sys::NodeTag::T_CallContext
             && !(*context.cast::<pg_sys::CallContext>()).atomic
+            && !pg_sys::SPI_inside_nonatomic_context()
     }
 }
 

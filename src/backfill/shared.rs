@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::options::Job;
 use crate::pg::dsm::Segment;
-use crate::pg::tx::{PgError, sqlstate_code};
+use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
 const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run1");
@@ -401,7 +401,7 @@ impl WorkerSlot {
     pub fn fail(&self, error: &PgError) {
         let cut = |text: &str| text.chars().take(500).collect::<String>();
         let text = serde_json::to_vec(&ErrorOnTheWay {
-            sqlstate: error.sqlstate_text(),
+            sqlstate: error.sqlstate(),
             message: cut(&error.message),
             detail: error.detail.as_deref().map(cut),
             hint: error.hint.as_deref().map(cut),
@@ -426,11 +426,9 @@ impl WorkerSlot {
             detail: None,
             hint: Some("The server log tells why.".to_owned()),
         });
-        PgError {
-            sqlstate: sqlstate_code(&error.sqlstate),
-            message: error.message,
-            detail: error.detail,
-            hint: error.hint,
-        }
+        let mut raised = PgError::with_sqlstate(&error.sqlstate, error.message);
+        raised.detail = error.detail;
+        raised.hint = error.hint;
+        raised
     }
 }

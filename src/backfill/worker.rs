@@ -49,7 +49,7 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
     let result = match shared.job() {
         Ok(job) => bgworker::take_over(&job.session, &mut settings)
             .and_then(|()| work(&job, shared, number, slot)),
-        Err(error) => Err(failure(
+        Err(error) => Err(PgError::new(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
             format!("could not read the options of a run: {error}"),
         )),
@@ -71,21 +71,13 @@ fn from_argument(argument: pg_sys::Datum) -> (u32, usize) {
     ((bits >> 32) as u32, (bits & 0xFFFF_FFFF) as usize)
 }
 
-fn failure(sqlstate: PgSqlErrorCode, message: String) -> PgError {
-    PgError {
-        sqlstate,
-        message,
-        detail: None,
-        hint: None,
-    }
-}
-
 fn work(job: &Job, shared: Shared<'_>, number: usize, slot: &WorkerSlot) -> Result<(), PgError> {
     apply_own_settings(job);
     let store = Store::open(&job.options.blob_root)
-        .map_err(|error| failure(PgSqlErrorCode::ERRCODE_UNDEFINED_FILE, error.to_string()))?;
-    let detector = Detector::new(job.options.detector())
-        .map_err(|error| failure(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, error.to_string()))?;
+        .map_err(|error| PgError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_FILE, error.to_string()))?;
+    let detector = Detector::new(job.options.detector()).map_err(|error| {
+        PgError::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, error.to_string())
+    })?;
     slot.begin();
     let mut worker = Worker {
         job,
@@ -258,7 +250,9 @@ impl<'a> Worker<'a> {
             }
             let (expected, updated) = match self.job.options.dry_run {
                 true => (0, 0),
-                false => self.fill(leaf, (from, last), &chunk)?,
+                false => self.fill(leaf, (from, last), &chunk).inspect_err(|_| {
+                    self.shared.board().note_left(index, chunk.rows, false);
+                })?,
             };
             let missed = expected.saturating_sub(updated);
             add(&counters.rows_retried, missed);

@@ -8,19 +8,41 @@
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
-use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, function_name, pg_sys};
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
-/// An error that PostgreSQL raised, caught.
+/// An error that PostgreSQL raised, caught; or one to be raised.
 #[derive(Debug, Clone)]
 pub struct PgError {
-    pub sqlstate: PgSqlErrorCode,
+    /// As PostgreSQL packs it (`MAKE_SQLSTATE` in utils/elog.h). Not pgrx's enumeration: a user's
+    /// trigger may raise any SQLSTATE, and the caller is to see that one.
+    code: i32,
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
 }
 
 impl PgError {
+    /// An error without detail and hint.
+    pub fn new(code: PgSqlErrorCode, message: String) -> PgError {
+        PgError {
+            code: code as i32,
+            message,
+            detail: None,
+            hint: None,
+        }
+    }
+
+    /// An error of the SQLSTATE `text`, five characters.
+    pub fn with_sqlstate(text: &str, message: String) -> PgError {
+        let pack = |code: i32, (i, b): (usize, u8)| {
+            code | i32::from(b.wrapping_sub(b'0') & 0x3F) << (6 * i)
+        };
+        let mut error = PgError::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message);
+        error.code = text.bytes().take(5).enumerate().fold(0, pack);
+        error
+    }
+
     fn from_caught(caught: &CaughtError) -> PgError {
         let report = match caught {
             CaughtError::PostgresError(report)
@@ -29,76 +51,91 @@ impl PgError {
                 ereport: report, ..
             } => report,
         };
-        PgError {
-            sqlstate: report.sql_error_code(),
-            message: report.message().to_owned(),
-            detail: report.detail().map(str::to_owned),
-            hint: report.hint().map(str::to_owned),
+        let mut error = PgError::new(report.sql_error_code(), report.message().to_owned());
+        if let CaughtError::PostgresError(_) = caught {
+            error.code = LAST_CODE.get();
         }
-    }
-
-    /// Raises the error.
-    pub fn raise(self) -> ! {
-        let mut report = ErrorReport::new(self.sqlstate, self.message, function_name!());
-        if let Some(detail) = self.detail {
-            report = report.set_detail(detail);
-        }
-        if let Some(hint) = self.hint {
-            report = report.set_hint(hint);
-        }
-        report.report(PgLogLevel::ERROR);
-        unreachable!("an ERROR does not return")
+        error.detail = report.detail().map(str::to_owned);
+        error.hint = report.hint().map(str::to_owned);
+        error
     }
 
     /// The five characters of the SQLSTATE.
-    pub fn sqlstate_text(&self) -> String {
-        sqlstate_text(self.sqlstate)
+    pub fn sqlstate(&self) -> String {
+        (0..5)
+            .map(|i| char::from((self.code >> (6 * i) & 0x3F) as u8 + b'0'))
+            .collect()
+    }
+
+    /// The error as PostgreSQL's own structure, in the current memory context: for
+    /// [`version::throw`], which needs that nothing of Rust's is left to clean up.
+    pub fn into_error_data(self) -> *mut pg_sys::ErrorData {
+        use pgrx::memcxt::PgMemoryContexts::CurrentMemoryContext;
+        // SAFETY: the current memory context exists; it is the caller's, who outlives the error.
+        let copy = |text: &str| unsafe { CurrentMemoryContext.pstrdup(&text.replace('\0', "")) };
+        let data = pg_sys::ErrorData {
+            elevel: pgrx::PgLogLevel::ERROR as i32,
+            sqlerrcode: self.code,
+            message: copy(&self.message),
+            detail: self.detail.as_deref().map_or(std::ptr::null_mut(), copy),
+            hint: self.hint.as_deref().map_or(std::ptr::null_mut(), copy),
+            ..Default::default()
+        };
+        CurrentMemoryContext.leak_and_drop_on_delete(data)
     }
 }
 
-/// The five characters of an error code (see `PGUNSIXBIT` in PostgreSQL's utils/elog.h).
-pub fn sqlstate_text(code: PgSqlErrorCode) -> String {
-    let code = code as i32;
-    (0..5)
-        .map(|i| char::from(((code >> (6 * i)) & 0x3F) as u8 + b'0'))
-        .collect()
+thread_local! {
+    /// The SQLSTATE of the last message that PostgreSQL raised inside [`catch`]. pgrx knows those of
+    /// its enumeration only.
+    static LAST_CODE: std::cell::Cell<i32> = const { std::cell::Cell::new(0) };
 }
 
-/// The error code of five characters, the other way round; XX000 for what no release knows.
-pub fn sqlstate_code(text: &str) -> PgSqlErrorCode {
-    let code = text.bytes().take(5).enumerate().fold(0i32, |code, (i, b)| {
-        code | (i32::from(b.wrapping_sub(b'0') & 0x3F) << (6 * i))
-    });
-    PgSqlErrorCode::from(code)
+/// An error context callback that adds no context: it looks at the SQLSTATE.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn note_code(_unused: *mut std::ffi::c_void) {
+    // SAFETY: PostgreSQL calls this while it raises a message, when geterrcode() is valid.
+    LAST_CODE.set(unsafe { pg_sys::geterrcode() });
 }
 
 /// Runs `work`; an error or a panic in it is caught. The transaction, or subtransaction, in which it
 /// was raised is still to be rolled back by the caller.
 fn catch<T>(work: impl FnOnce() -> T) -> Result<T, (PgError, CaughtError)> {
-    PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
-        .catch_others(|caught| Err((PgError::from_caught(&caught), caught)))
-        .catch_rust_panic(|caught| Err((PgError::from_caught(&caught), caught)))
-        .execute()
+    // SAFETY: the callback is taken off the stack before its memory goes, however `work` ends.
+    unsafe {
+        let previous = pg_sys::error_context_stack;
+        let mut callback = pg_sys::ErrorContextCallback {
+            previous,
+            callback: Some(note_code),
+            arg: std::ptr::null_mut(),
+        };
+        pg_sys::error_context_stack = &mut callback;
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
+            .catch_others(|caught| Err((PgError::from_caught(&caught), caught)))
+            .catch_rust_panic(|caught| Err((PgError::from_caught(&caught), caught)))
+            .execute();
+        pg_sys::error_context_stack = previous;
+        result
+    }
 }
 
-/// Runs `work`; if it raises an error, runs `clean_up` (after rolling the transaction back and
-/// beginning a new one) and raises the error again.
+/// Runs `work`; if it fails or raises an error, rolls the transaction back, begins a new one and runs
+/// `clean_up`.
 ///
 /// For a leader between [`enter_nonatomic`] and [`leave_nonatomic`]. `work` must not leave a snapshot
 /// behind when it fails, which holds if all its queries go through [`in_subtransaction`].
-pub fn with_clean_up<T>(work: impl FnOnce() -> T, clean_up: impl FnOnce(&PgError)) -> T {
-    match catch(work) {
-        Ok(value) => value,
-        Err((error, caught)) => {
-            // SAFETY: we are in a non-atomic SPI connection and not in a subtransaction, as
-            // SPI_rollback() demands; the error has been copied and flushed by pgrx.
-            unsafe { pg_sys::SPI_rollback() };
-            clean_up(&error);
-            // Not by passing on what was caught: pgrx would add a backtrace of our own code to it.
-            drop(caught);
-            error.raise()
-        }
+pub fn with_clean_up<T>(
+    work: impl FnOnce() -> Result<T, PgError>,
+    clean_up: impl FnOnce(&PgError),
+) -> Result<T, PgError> {
+    let result = catch(work).unwrap_or_else(|(error, _)| Err(error));
+    if let Err(error) = &result {
+        // SAFETY: we are in a non-atomic SPI connection and not in a subtransaction, as
+        // SPI_rollback() demands; the error has been copied and flushed by pgrx.
+        unsafe { pg_sys::SPI_rollback() };
+        clean_up(error);
     }
+    result
 }
 
 /// Runs `work` in a transaction of its own, with a snapshot. On an error it is rolled back.

@@ -11,6 +11,19 @@ unsafe extern "C-unwind" {
     /// tcop/tcopprot.h. A backend's handler of SIGTERM; pgrx's binding of it is a Rust function,
     /// which can't be a signal handler.
     pub fn die(signal: std::ffi::c_int);
+    /// utils/elog.h. Raises an error that was copied from elsewhere.
+    fn ThrowErrorData(error: *mut pg_sys::ErrorData);
+}
+
+/// Raises an error with its SQLSTATE as it is; pgrx's way knows those of its enumeration only.
+///
+/// # Safety
+/// Leaves by longjmp, not by unwinding: between here and PostgreSQL's function manager there must be
+/// no Rust frame with anything to drop.
+pub unsafe fn throw(error: *mut pg_sys::ErrorData) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { ThrowErrorData(error) };
+    unreachable!("an error does not return")
 }
 
 /// The oids of the partitioned tables above a partition.

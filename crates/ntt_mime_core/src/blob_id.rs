@@ -270,7 +270,7 @@ mod tests {
         let ugly = detail("\u{1b}[31m\r\n\u{202e}'\"\\");
         assert!(!ugly.chars().any(char::is_control), "{ugly:?}");
         assert!(
-            ugly.contains(r#""\u{1b}[31m\r\n\u{202e}'\"\\" has 10 characters."#),
+            ugly.contains(r#""\u{1b}[31m\r\n\u{202e}'\"\\" has 11 characters."#),
             "{ugly}"
         );
     }

@@ -1,23 +1,29 @@
 //! The content-addressed store: opens the blob that a blob id names, and nothing else.
 //!
-//! Each root is opened once, as a descriptor that only serves to look things up; blobs are opened
-//! relative to it. Below a root no symbolic link is followed, at any level, and only regular files
-//! are opened: what a path leads to is looked at before it is opened (opening a FIFO or a device can
-//! have effects) and again afterwards (it may have been exchanged).
+//! Files in the store are untrusted, and so is what else may lie there. Each root is opened once, as
+//! a descriptor that only serves to look things up; blobs are opened relative to it. Below a root no
+//! symbolic link is followed, at any level, and only regular files are opened: what a path leads to
+//! is looked at before it is opened, since opening a FIFO or a device can have effects, and again
+//! afterwards, since it may have been exchanged.
 //!
-//! Files are opened without updating their access time where the kernel permits that, which is to
-//! the owner of a file only.
+//! Opening a blob takes three system calls and allocates nothing; which component of a path is to
+//! blame is found out only when it fails. Access times are left alone where the kernel permits that,
+//! which is to the owner of a file only.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::blob_id::BlobId;
 use crate::failure::{Failure, FailureReason};
+
+/// How often a file that is exchanged just while it is being opened is looked at again.
+const ATTEMPTS: u32 = 3;
 
 /// Why a store can't be used. Displays without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,28 +53,34 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-struct Root {
-    path: PathBuf,
-    directory: OwnedFd,
-}
-
 /// A store with its roots open.
+#[derive(Debug)]
 pub struct Store {
     roots: Vec<Root>,
     /// Roots that can't be used, of a store opened leniently.
     unusable: Vec<StoreError>,
-    /// Where a blob would lie if there were one.
+    /// The first root of the setting, usable or not: where a blob would lie if there were one.
     first_path: PathBuf,
     /// The kernel has refused O_NOATIME or openat2 before; asking each time would double the cost.
     noatime_refused: AtomicBool,
     openat2_refused: AtomicBool,
 }
 
+#[derive(Debug)]
+struct Root {
+    /// Shared with the blobs opened below it, so that these need not copy it.
+    path: Arc<Path>,
+    directory: OwnedFd,
+    /// What the path led to when it was opened.
+    stat: Stat,
+}
+
 /// A blob, open for reading.
+#[derive(Debug)]
 pub struct Blob {
     file: OwnedFd,
     size: u64,
-    root: PathBuf,
+    root: Arc<Path>,
     id: BlobId,
 }
 
@@ -83,7 +95,7 @@ impl Blob {
         self.root.join(self.id.relative_path())
     }
 
-    /// Its descriptor, at the start of the file.
+    /// Its descriptor. Its position is nobody's: seek before reading from it.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
@@ -114,100 +126,96 @@ impl Store {
             return store;
         }
         for root in setting.split(':') {
-            match open_root(root) {
+            match Root::open(root) {
                 Ok(root) => store.roots.push(root),
                 Err(error) => store.unusable.push(error),
             }
         }
+        // Tried once here, because later an EPERM would be ambiguous: a sandbox that doesn't know
+        // the call may answer it, and so does the kernel when O_NOATIME isn't permitted.
+        let supported = store.roots.first().is_none_or(Root::supports_openat2);
+        store.openat2_refused = AtomicBool::new(!supported);
         store
     }
 
     /// Where the blob lies, or would lie under the first root.
     pub fn path_of(&self, id: &BlobId) -> PathBuf {
-        let relative = id.relative_path();
-        let exists = |root: &&Root| {
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::statat(&root.directory, relative.as_str(), flags).is_ok()
-        };
-        let root = self.roots.iter().find(exists).map(|root| &root.path);
-        root.unwrap_or(&self.first_path).join(&relative)
+        let relative = id.relative_path_bytes();
+        let root = self.roots.iter().find(|root| root.look(&relative).is_ok());
+        root.map_or(self.first_path.as_path(), |root| &root.path)
+            .join(id.relative_path())
     }
 
-    /// Opens a blob. The first root that has it wins; if none can give it, what went wrong in the
-    /// first one that has something of that name is told.
+    /// Opens a blob. The first root that gives it wins; if none does, it is told what went wrong in
+    /// the first root that has something of that name. It is missing only if all roots could be
+    /// searched and none has it.
     pub fn open_blob(&self, id: &BlobId) -> Result<Blob, Failure> {
-        let relative = id.relative_path();
-        let mut failure = None;
+        let relative = id.relative_path_bytes();
+        let mut first_obstacle = None;
         for root in &self.roots {
             match self.open_in(root, &relative) {
-                Ok(Some((file, size))) => {
+                Ok((file, size)) => {
                     return Ok(Blob {
                         file,
                         size,
-                        root: root.path.clone(),
+                        root: Arc::clone(&root.path),
                         id: *id,
                     });
                 }
-                Ok(None) => {}
-                Err(error) => {
-                    failure.get_or_insert(error);
+                Err(Obstacle::Missing) => {}
+                Err(obstacle) => {
+                    first_obstacle.get_or_insert((root, obstacle));
                 }
             }
         }
-        Err(failure.unwrap_or_else(|| self.not_found(&relative)))
+        Err(match first_obstacle {
+            Some((root, obstacle)) => obstacle.describe(root, id),
+            None => self.not_found(id),
+        })
     }
 
-    fn not_found(&self, relative: &str) -> Failure {
-        match self.unusable.first() {
-            Some(error) => Failure {
-                reason: FailureReason::Unreadable,
-                detail: error.to_string(),
-            },
-            None => Failure {
-                reason: FailureReason::Missing,
-                detail: format!("no file \"{}\"", self.first_path.join(relative).display()),
-            },
+    /// No root that can be searched has it.
+    fn not_found(&self, id: &BlobId) -> Failure {
+        if let Some(error) = self.unusable.first() {
+            return Failure::new(FailureReason::Unreadable, error.to_string());
         }
+        // A run of many hours must not take a store that was mounted or exchanged under it for one
+        // whose blobs are missing.
+        if let Some(root) = self.roots.iter().find(|root| !root.is_current()) {
+            return Failure::new(
+                FailureReason::Unreadable,
+                format!(
+                    "directory \"{}\" is no longer the one that was opened",
+                    root.path.display()
+                ),
+            );
+        }
+        let first = self.first_path.join(id.relative_path());
+        let mut detail = format!("no file \"{}\"", first.display());
+        for other in self.roots.iter().skip(1) {
+            detail += &format!(", nor below \"{}\"", other.path.display());
+        }
+        Failure::new(FailureReason::Missing, detail)
     }
 
-    /// Opens a file below one root; None if there is none.
-    fn open_in(&self, root: &Root, relative: &str) -> Result<Option<(OwnedFd, u64)>, Failure> {
-        let fail = |reason, what: &str| {
-            let path = root.path.join(relative);
-            Failure {
-                reason,
-                detail: format!("\"{}\": {what}", path.display()),
+    /// Opens a file below one root.
+    fn open_in(&self, root: &Root, relative: &[u8]) -> Result<(OwnedFd, u64), Obstacle> {
+        let blame = |error| root.find_obstacle(relative, error);
+        for _ in 0..ATTEMPTS {
+            let seen = root.look(relative).map_err(blame)?;
+            if !is_file(&seen) {
+                return Err(Obstacle::of_kind(&seen, relative.len()));
             }
-        };
-        let unreadable = |error: Errno| fail(FailureReason::Unreadable, &in_words(error));
-        let seen = match rustix::fs::statat(&root.directory, relative, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(seen) => seen,
-            Err(Errno::NOENT) => return Ok(None),
-            // A file where a directory should be.
-            Err(Errno::NOTDIR) => {
-                return Err(fail(FailureReason::NotAFile, "not below a directory"));
+            let file = self.open_regular(root, relative).map_err(blame)?;
+            let opened = rustix::fs::fstat(&file).map_err(blame)?;
+            if is_file(&opened) && is_same(&seen, &opened) {
+                return Ok((file, u64::try_from(opened.st_size).unwrap_or(0)));
             }
-            Err(error) => return Err(unreadable(error)),
-        };
-        if let Some(kind) = other_kind(&seen) {
-            return Err(fail(FailureReason::NotAFile, kind));
         }
-        let file = match self.open_regular(root, relative) {
-            Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP | Errno::XDEV | Errno::NOTDIR) => {
-                return Err(fail(FailureReason::NotAFile, "below a symbolic link"));
-            }
-            Err(error) => return Err(unreadable(error)),
-        };
-        let now = rustix::fs::fstat(&file).map_err(unreadable)?;
-        match other_kind(&now) {
-            Some(kind) => Err(fail(FailureReason::NotAFile, kind)),
-            None => Ok(Some((file, now.st_size as u64))),
-        }
+        Err(Obstacle::Unsteady)
     }
 
-    fn open_regular(&self, root: &Root, relative: &str) -> Result<OwnedFd, Errno> {
+    fn open_regular(&self, root: &Root, relative: &[u8]) -> Result<OwnedFd, Errno> {
         if !self.noatime_refused.load(Ordering::Relaxed) {
             match self.open_below(root, relative, OFlags::NOATIME) {
                 Err(Errno::PERM) => self.noatime_refused.store(true, Ordering::Relaxed),
@@ -217,76 +225,185 @@ impl Store {
         self.open_below(root, relative, OFlags::empty())
     }
 
-    fn open_below(&self, root: &Root, relative: &str, more: OFlags) -> Result<OwnedFd, Errno> {
+    fn open_below(&self, root: &Root, relative: &[u8], more: OFlags) -> Result<OwnedFd, Errno> {
+        // NONBLOCK and NOCTTY for the case that it is exchanged for a FIFO or terminal just now.
         let flags = OFlags::RDONLY
             | OFlags::CLOEXEC
             | OFlags::NOFOLLOW
             | OFlags::NONBLOCK
             | OFlags::NOCTTY
             | more;
-        if !self.openat2_refused.load(Ordering::Relaxed) {
-            let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
-            let directory = &root.directory;
-            match rustix::fs::openat2(directory, relative, flags, Mode::empty(), resolve) {
-                // Before Linux 5.6, and where a sandbox doesn't know the call.
-                Err(Errno::NOSYS) => self.openat2_refused.store(true, Ordering::Relaxed),
-                result => return result,
+        if self.openat2_refused.load(Ordering::Relaxed) {
+            open_stepwise(root.directory.as_fd(), relative, flags)
+        } else {
+            retry_on_intr(|| {
+                rustix::fs::openat2(&root.directory, relative, flags, Mode::empty(), BELOW)
+            })
+        }
+    }
+}
+
+/// No symbolic link is followed, and nothing leads out of the directory.
+const BELOW: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::BENEATH);
+
+/// For looking things up, not for reading.
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+impl Root {
+    fn open(root: &str) -> Result<Root, StoreError> {
+        let path = Path::new(root);
+        if !path.is_absolute() {
+            return Err(StoreError::NotAbsolute {
+                root: root.to_owned(),
+            });
+        }
+        let opened = rustix::fs::open(path, DIRECTORY, Mode::empty()).and_then(|directory| {
+            // Unlike the opening, this needs the right to search the directory.
+            let stat = rustix::fs::statat(&directory, c".", AtFlags::empty())?;
+            Ok((directory, stat))
+        });
+        match opened {
+            Ok((directory, stat)) => Ok(Root {
+                path: Arc::from(path),
+                directory,
+                stat,
+            }),
+            Err(Errno::NOTDIR) => Err(StoreError::NotADirectory {
+                root: root.to_owned(),
+            }),
+            Err(error) => Err(StoreError::Unusable {
+                root: root.to_owned(),
+                error: in_words(error),
+            }),
+        }
+    }
+
+    /// False before Linux 5.6, and in a sandbox that doesn't know the call.
+    fn supports_openat2(&self) -> bool {
+        rustix::fs::openat2(&self.directory, c".", DIRECTORY, Mode::empty(), BELOW).is_ok()
+    }
+
+    /// Does its path still lead to the directory that was opened?
+    fn is_current(&self) -> bool {
+        rustix::fs::stat(&*self.path).is_ok_and(|now| is_same(&now, &self.stat))
+    }
+
+    /// What lies there, without following it. Symbolic links among the directories above *are*
+    /// followed here, which does no harm: the file isn't opened if there are any.
+    fn look(&self, relative: &[u8]) -> Result<Stat, Errno> {
+        retry_on_intr(|| rustix::fs::statat(&self.directory, relative, AtFlags::SYMLINK_NOFOLLOW))
+    }
+
+    /// Which component of a path is the obstacle, after `error` from the whole path?
+    fn find_obstacle(&self, relative: &[u8], error: Errno) -> Obstacle {
+        let slashes = relative
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'/');
+        for (end, _) in slashes {
+            match self.look(&relative[..end]) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {}
+                Ok(stat) => return Obstacle::of_kind(&stat, end),
+                Err(Errno::NOENT) => return Obstacle::Missing,
+                Err(error) => return Obstacle::System { error, end },
             }
         }
-        open_stepwise(root.directory.as_fd(), relative, flags)
+        let end = relative.len();
+        match (error, self.look(relative)) {
+            (Errno::NOENT, _) => Obstacle::Missing,
+            (_, Ok(stat)) if !is_file(&stat) => Obstacle::of_kind(&stat, end),
+            _ => Obstacle::System { error, end },
+        }
+    }
+}
+
+/// Why a root doesn't give a blob. `end` is the length of the part of its relative path that is to
+/// blame; the words are made of it only if no other root has the blob.
+#[derive(Debug)]
+enum Obstacle {
+    Missing,
+    Kind { kind: FileType, end: usize },
+    System { error: Errno, end: usize },
+    Unsteady,
+}
+
+impl Obstacle {
+    fn of_kind(stat: &Stat, end: usize) -> Obstacle {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        Obstacle::Kind { kind, end }
+    }
+
+    fn describe(&self, root: &Root, id: &BlobId) -> Failure {
+        let relative = id.relative_path();
+        let path = |end: usize| root.path.join(&relative[..end]).display().to_string();
+        let whole = relative.len();
+        match *self {
+            Obstacle::Missing => Failure::new(
+                FailureReason::Missing,
+                format!("no file \"{}\"", path(whole)),
+            ),
+            Obstacle::Kind { kind, end } => {
+                let instead = match end == whole || kind == FileType::Symlink {
+                    true => "",
+                    false => ", not a directory",
+                };
+                Failure::new(
+                    FailureReason::NotAFile,
+                    format!("\"{}\" is {}{instead}", path(end), name_of(kind)),
+                )
+            }
+            Obstacle::System { error, end } => Failure::new(
+                FailureReason::Unreadable,
+                format!("could not open \"{}\": {}", path(end), in_words(error)),
+            ),
+            Obstacle::Unsteady => Failure::new(
+                FailureReason::Unreadable,
+                format!(
+                    "\"{}\" was exchanged while it was being opened",
+                    path(whole)
+                ),
+            ),
+        }
     }
 }
 
 /// What openat2 does in one call: opens each component without following it.
-fn open_stepwise(root: BorrowedFd<'_>, relative: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut parts = relative.split('/').peekable();
+fn open_stepwise(root: BorrowedFd<'_>, relative: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let mut directory: Option<OwnedFd> = None;
-    while let Some(part) = parts.next() {
+    let mut rest = relative;
+    loop {
         let at = directory.as_ref().map_or(root, AsFd::as_fd);
-        let last = parts.peek().is_none();
-        let opened = rustix::fs::openat(at, part, if last { flags } else { step }, Mode::empty())?;
-        if last {
-            return Ok(opened);
+        let slash = rest.iter().position(|byte| *byte == b'/');
+        let (part, flags) = match slash {
+            Some(slash) => (&rest[..slash], DIRECTORY | OFlags::NOFOLLOW),
+            None => (rest, flags),
+        };
+        let opened = retry_on_intr(|| rustix::fs::openat(at, part, flags, Mode::empty()))?;
+        match slash {
+            Some(slash) => rest = &rest[slash + 1..],
+            None => return Ok(opened),
         }
         directory = Some(opened);
     }
-    Err(Errno::NOENT)
 }
 
-fn open_root(root: &str) -> Result<Root, StoreError> {
-    let path = Path::new(root);
-    if !path.is_absolute() {
-        return Err(StoreError::NotAbsolute {
-            root: root.to_owned(),
-        });
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(directory) => Ok(Root {
-            path: path.to_owned(),
-            directory,
-        }),
-        Err(Errno::NOTDIR) => Err(StoreError::NotADirectory {
-            root: root.to_owned(),
-        }),
-        Err(error) => Err(StoreError::Unusable {
-            root: root.to_owned(),
-            error: in_words(error),
-        }),
-    }
+fn is_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
-/// What it is, unless it is a regular file.
-fn other_kind(stat: &Stat) -> Option<&'static str> {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => None,
-        FileType::Directory => Some("a directory"),
-        FileType::Symlink => Some("a symbolic link"),
-        FileType::Fifo => Some("a FIFO"),
-        FileType::Socket => Some("a socket"),
-        FileType::CharacterDevice | FileType::BlockDevice => Some("a device"),
-        FileType::Unknown => Some("not a regular file"),
+fn is_same(a: &Stat, b: &Stat) -> bool {
+    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+}
+
+fn name_of(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::Unknown => "not a regular file",
     }
 }
 
@@ -300,180 +417,4 @@ pub(crate) fn in_words(error: Errno) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::io::Read;
-    use std::os::unix::fs::symlink;
-
-    struct TestStore {
-        directory: tempfile::TempDir,
-    }
-
-    fn id(n: u8) -> BlobId {
-        BlobId::from_bytes([n; 32])
-    }
-
-    impl TestStore {
-        fn new() -> TestStore {
-            let directory = tempfile::tempdir().unwrap();
-            TestStore { directory }
-        }
-
-        fn root(&self) -> String {
-            self.directory.path().to_str().unwrap().to_owned()
-        }
-
-        /// Where a blob lies, with the directories above it made.
-        fn place(&self, id: &BlobId) -> PathBuf {
-            let path = self.directory.path().join(id.relative_path());
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            path
-        }
-
-        fn put(&self, id: &BlobId, content: &str) {
-            fs::write(self.place(id), content).unwrap();
-        }
-
-        fn reason(&self, id: &BlobId) -> (FailureReason, String) {
-            match Store::open(&self.root()).unwrap().open_blob(id) {
-                Err(failure) => (failure.reason, failure.detail),
-                Ok(_) => panic!("must not be opened"),
-            }
-        }
-    }
-
-    fn content(blob: &Blob) -> String {
-        let mut text = String::new();
-        let file = blob.as_fd().try_clone_to_owned().unwrap();
-        fs::File::from(file).read_to_string(&mut text).unwrap();
-        text
-    }
-
-    #[test]
-    fn a_blob_is_opened_from_the_first_root_that_has_it() {
-        let (a, b) = (TestStore::new(), TestStore::new());
-        a.put(&id(1), "first");
-        b.put(&id(1), "second");
-        b.put(&id(2), "only second");
-        let store = Store::open(&format!("{}:{}", a.root(), b.root())).unwrap();
-        let blob = store.open_blob(&id(1)).unwrap();
-        assert_eq!((content(&blob).as_str(), blob.size()), ("first", 5));
-        assert_eq!(blob.path(), a.place(&id(1)));
-        let blob = store.open_blob(&id(2)).unwrap();
-        assert_eq!(content(&blob), "only second");
-        assert_eq!(store.path_of(&id(2)), b.place(&id(2)));
-        assert_eq!(
-            store.open_blob(&id(3)).err().unwrap().reason,
-            FailureReason::Missing
-        );
-    }
-
-    #[test]
-    fn a_blob_in_the_second_root_is_found_past_a_failure_in_the_first() {
-        let (a, b) = (TestStore::new(), TestStore::new());
-        fs::create_dir(a.place(&id(1))).unwrap();
-        b.put(&id(1), "good");
-        let store = Store::open(&format!("{}:{}", a.root(), b.root())).unwrap();
-        assert_eq!(content(&store.open_blob(&id(1)).unwrap()), "good");
-    }
-
-    #[test]
-    fn only_regular_files_are_opened() {
-        let store = TestStore::new();
-        fs::create_dir(store.place(&id(1))).unwrap();
-        symlink("/etc/passwd", store.place(&id(2))).unwrap();
-        std::os::unix::net::UnixListener::bind(store.place(&id(3))).ok();
-        let (reason, detail) = store.reason(&id(1));
-        assert_eq!(reason, FailureReason::NotAFile);
-        assert!(detail.ends_with("a directory"), "{detail}");
-        let (reason, detail) = store.reason(&id(2));
-        assert_eq!(reason, FailureReason::NotAFile);
-        assert!(detail.ends_with("a symbolic link"), "{detail}");
-    }
-
-    #[test]
-    fn a_fifo_is_never_opened() {
-        let store = TestStore::new();
-        let path = store.place(&id(4));
-        let status = std::process::Command::new("mkfifo").arg(&path).status();
-        assert!(status.unwrap().success());
-        assert_eq!(store.reason(&id(4)).0, FailureReason::NotAFile);
-        // Had anybody opened it for reading, an attempt to write without waiting would succeed once.
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK;
-        let error = rustix::fs::open(&path, flags, Mode::empty()).unwrap_err();
-        assert_eq!(error, Errno::NXIO);
-    }
-
-    #[test]
-    fn no_symbolic_link_is_followed_below_the_root() {
-        let (store, elsewhere) = (TestStore::new(), TestStore::new());
-        elsewhere.put(&id(5), "outside");
-        let outside = elsewhere.directory.path().join("05");
-        symlink(outside, store.directory.path().join("05")).unwrap();
-        let (reason, detail) = store.reason(&id(5));
-        assert_eq!(reason, FailureReason::NotAFile);
-        assert!(detail.ends_with("below a symbolic link"), "{detail}");
-        let stepwise = Store::open(&store.root()).unwrap();
-        stepwise.openat2_refused.store(true, Ordering::Relaxed);
-        let failure = stepwise.open_blob(&id(5)).err().unwrap();
-        assert_eq!(failure.reason, FailureReason::NotAFile);
-    }
-
-    #[test]
-    fn stepwise_opening_finds_the_same() {
-        let directory = TestStore::new();
-        directory.put(&id(6), "six");
-        let store = Store::open(&directory.root()).unwrap();
-        store.openat2_refused.store(true, Ordering::Relaxed);
-        assert_eq!(content(&store.open_blob(&id(6)).unwrap()), "six");
-        assert_eq!(
-            store.open_blob(&id(7)).err().unwrap().reason,
-            FailureReason::Missing
-        );
-    }
-
-    #[test]
-    fn a_root_itself_may_be_a_symbolic_link() {
-        let (target, link) = (TestStore::new(), TestStore::new());
-        target.put(&id(8), "eight");
-        let root = link.directory.path().join("store");
-        symlink(target.directory.path(), &root).unwrap();
-        let store = Store::open(root.to_str().unwrap()).unwrap();
-        assert_eq!(content(&store.open_blob(&id(8)).unwrap()), "eight");
-    }
-
-    #[test]
-    fn unusable_roots_are_told() {
-        let good = TestStore::new();
-        let file = good.directory.path().join("file");
-        fs::write(&file, "").unwrap();
-        let error = |setting: &str| Store::open(setting).err().unwrap().to_string();
-        assert_eq!(error(""), "no directory is named");
-        assert_eq!(error("blobs"), "\"blobs\" is not an absolute path");
-        let text = error(&format!("{}:{}", good.root(), file.display()));
-        assert_eq!(text, format!("\"{}\" is not a directory", file.display()));
-        let text = error("/nonexistent/store");
-        let expected = "could not open directory \"/nonexistent/store\": No such file or directory";
-        assert_eq!(text, expected);
-        assert_eq!(
-            error(&format!("{}:", good.root())),
-            "\"\" is not an absolute path"
-        );
-    }
-
-    #[test]
-    fn with_a_root_unusable_nothing_is_said_to_be_missing() {
-        let good = TestStore::new();
-        good.put(&id(9), "nine");
-        let store = Store::open_lenient(&format!("/nonexistent:{}", good.root()));
-        assert_eq!(content(&store.open_blob(&id(9)).unwrap()), "nine");
-        let failure = store.open_blob(&id(1)).err().unwrap();
-        assert_eq!(failure.reason, FailureReason::Unreadable);
-        assert!(
-            failure.detail.contains("/nonexistent"),
-            "{}",
-            failure.detail
-        );
-    }
-}
+mod tests;

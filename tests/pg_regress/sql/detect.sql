@@ -11,6 +11,8 @@ SELECT ntt_detect_mime('not a blobid');
 SELECT ntt_detect_mime(repeat('A', 64));
 SELECT ntt_detect_mime(repeat('a', 63));
 SELECT ntt_detect_mime('../../../../../../../../../../../../../../../../../../etc/passwd');
+-- What lies in no store. (A root that every machine has.)
+SET ntt_mime.blob_root = '/usr';
 SELECT path, status, mime_type, size, bytes_read FROM ntt_inspect_blob('not a blobid');
 SELECT status, mime_type, size, bytes_read FROM ntt_inspect_blob(repeat('0', 64));
 SELECT extension = extversion AS extension, libmagic ~ '^5\.[0-9]+$' AS libmagic, magic_entries > 1000 AS magic_entries

@@ -12,7 +12,8 @@ SHOW ntt_mime.run_history;
 -- The number of CPUs, 8 at most.
 SELECT current_setting('ntt_mime.workers')::int BETWEEN 1 AND 8 AS workers;
 SELECT name, vartype, context FROM pg_settings WHERE name LIKE 'ntt_mime.%' ORDER BY name;
--- A misspelt name is an error.
+-- A misspelt name is an error. (Codes only: the words differ between versions of PostgreSQL.)
+\set VERBOSITY sqlstate
 SET ntt_mime.blob_rot = '/data';
 -- Units work as elsewhere.
 SET ntt_mime.batch_delay = '1min';
@@ -25,4 +26,5 @@ SET ntt_mime.batch_delay = -1;
 SET ntt_mime.lock_timeout = -1;
 SET ntt_mime.retry_failures_after = -1;
 SET ntt_mime.head_bytes = 0;
-SET ntt_mime.cache_size = 0;
+SET ntt_mime.cache_size = -1;
+SET ntt_mime.run_history = -1;

@@ -1,0 +1,38 @@
+# The commands of this project. "make" alone lists them.
+#
+# Each works on a fresh Debian 12: it installs what it needs first (scripts/setup.sh), as root or
+# with sudo. Variables: PG=17 chooses the version of PostgreSQL (default 15).
+
+export PG ?= 15
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build install demo demo-stop test bench clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install system packages and cargo-pgrx, where they are missing
+	@scripts/setup.sh build test bench
+
+build: ## build the extension in release mode
+	@scripts/setup.sh build
+	@scripts/install.sh --build-only
+
+install: ## build it and put it into PostgreSQL's directories
+	@scripts/setup.sh build
+	@scripts/install.sh
+
+demo: ## the whole job on 50,000 of this machine's files, in a private cluster
+	@demo/demo.sh
+
+demo-stop: ## stop the demo's cluster; its folder stays
+	@scripts/cluster.sh stop "$${NTT_DEMO_DIR:-/var/tmp/ntt_mime_demo}"
+
+test: ## every test there is
+	@scripts/test.sh
+
+bench: ## this extension beside the method it replaces; BENCH='--rounds 1' passes options
+	@benches/bench.sh $(BENCH)
+
+clean: ## stop the private clusters, delete what the demo, tests and benchmark made, and target/
+	@scripts/clean.sh

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Builds the extension in release mode and puts it into PostgreSQL's directories.
+#
+#   scripts/install.sh [--build-only]
+#
+# Not by "cargo pgrx install": that writes over the library in place, which crashes every server
+# process that has it loaded.  Here the new file is renamed into place, and the processes keep the
+# old one until they end.  Besides, no compiler has to run as root.
+
+# shellcheck source=scripts/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+mapfile -t features < <(pg_features)
+out=$REPO/target/package/pg$PG
+log=$(mktemp)
+trap 'rm -f -- "$log"' EXIT
+
+say "building ntt_mime for PostgreSQL $PG (some minutes the first time)"
+SECONDS=0
+rm -rf -- "$out" # a file that an earlier build left must not be installed again
+if ! cargo_do pgrx package --pg-config "$PG_CONFIG" --out-dir "$out" "${features[@]}" \
+    </dev/null >"$log" 2>&1; then
+    cat "$log" >&2
+    die "ntt_mime could not be built"
+fi
+say "built in $SECONDS s"
+[[ ${1:-} == --build-only ]] && exit
+
+# The folder mirrors the root of the file system.
+changed=0
+while read -r -d '' file; do
+    cmp -s "$out/$file" "/$file" && continue
+    as_root install -D -m 0644 -T -- "$out/$file" "/$file.new"
+    as_root mv -f -T -- "/$file.new" "/$file"
+    say "installed /$file"
+    changed=1
+done < <(cd "$out" && find . -type f -printf '%P\0' | sort -z)
+[[ $changed -eq 1 ]] || say "installed already"

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# The whole test suite, in phases from the quickest to the slowest; the first that fails ends it.
+#
+#   make test          or: scripts/test.sh [PHASE]...
+#
+# With names of phases, only these run (and "setup" is up to the caller).
+#
+# The phases share one target directory and as few builds as can be: the lint checks without
+# generating code, everything that runs is built once in the dev profile, and the release build is
+# the one that regression and integration tests have installed, since that is what users run.
+#
+# Installs the extension into PostgreSQL's directories, and leaves the release build there.
+
+# shellcheck source=scripts/cluster.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/cluster.sh"
+
+mapfile -t features < <(pg_features)
+
+phase_setup() { "$REPO/scripts/setup.sh" build test bench; }
+
+phase_scripts() {
+    local script
+    (cd "$REPO" && shellcheck -x scripts/*.sh demo/*.sh benches/*.sh .ci/run)
+    for script in "$REPO"/demo/*.py "$REPO"/benches/*.py; do
+        "$PYTHON" -c 'import sys; compile(open(sys.argv[1]).read(), sys.argv[1], "exec")' "$script"
+    done
+}
+
+phase_format() { cargo_do fmt --all --check; }
+
+phase_lint() {
+    cargo_do clippy --workspace --all-targets "${features[@]}" -- -D warnings
+}
+
+phase_core() { cargo_do test -p ntt_mime_core; }
+
+# Functions, each in a transaction that is rolled back: the extension's own #[pg_test]s. They run
+# in a cluster that pgrx makes and removes.
+phase_pg_test() {
+    # The test build is copied over the installed library. Removed first, the copy is a new file,
+    # and server processes that have the old one loaded keep it.
+    as_root rm -f "$("$PG_CONFIG" --pkglibdir)/ntt_mime.so"
+    as_root rm -rf "$TEST_DIR/pgrx"
+    as_root install -d -o postgres -g postgres "$TEST_DIR/pgrx"
+    cargo_do pgrx test "pg$PG" --runas postgres --pgdata "$TEST_DIR/pgrx" "${features[@]}"
+}
+
+phase_install() { "$REPO/scripts/install.sh"; }
+
+# The SQL surface: tests/pg_regress, laid out for "cargo pgrx regress". That starts its server as
+# the account which runs it, and so not as root; PostgreSQL's own pg_regress does the same with a
+# cluster of ours. It works on a copy, since the account postgres may not be able to read the
+# repository: differences can be read in the copy, results of good tests can be copied back.
+phase_regress() {
+    local work=$TEST_DIR/regress
+    local -a tests
+    mapfile -t tests < <(cd "$REPO/tests/pg_regress/sql" 2>/dev/null &&
+        find . -name '*.sql' -printf '%f\n' | sed 's/\.sql$//' | grep -vx setup | sort)
+    if [[ ${#tests[@]} -eq 0 ]]; then
+        say "there are no tests in tests/pg_regress/sql"
+        return
+    fi
+    # pgrx runs this one first.
+    if [[ -e $REPO/tests/pg_regress/sql/setup.sql ]]; then tests=(setup "${tests[@]}"); fi
+
+    CLUSTER_AUTH=trust cluster_start "$TEST_DIR" fsync=off
+    as_root rm -rf "$work"
+    as_root cp -R --no-preserve=ownership "$REPO/tests/pg_regress" "$work"
+    # pgrx sets the verbosity likewise, lest line numbers become part of what is expected.
+    as_root tee "$work/launcher" >/dev/null <<<$'#!/bin/sh\nexec "$@" -v VERBOSITY=terse'
+    as_root chmod 0755 "$work/launcher"
+    as_root chown -R postgres:postgres "$work"
+
+    local status=0
+    as_postgres "$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress" \
+        --bindir="$(bindir)" --host="$TEST_DIR/run" --port="$(cat "$TEST_DIR/port")" \
+        --user=postgres --dbname=ntt_mime_regress --launcher="$work/launcher" \
+        --inputdir="$work" --outputdir="$work" "${tests[@]}" || status=$?
+    cluster_stop "$TEST_DIR"
+    if [[ $status -ne 0 && -e $work/regression.diffs ]]; then cat "$work/regression.diffs"; fi
+    return "$status"
+}
+
+# Real sessions, workers and commits, in clusters that the tests start themselves.
+phase_integration() { cargo_do test -p ntt_mime_integration; }
+
+all=(scripts format lint core pg_test install regress integration)
+passed=()
+
+run_phase() {
+    local begin=$SECONDS
+    printf '\n== %s\n' "$1"
+    # Not "if phase", which would switch off errexit within it.
+    current=$1
+    "phase_$1"
+    current=
+    passed+=("$1")
+    printf -- '-- %s: %d s\n' "$1" $((SECONDS - begin))
+}
+
+finish() {
+    local status=$?
+    if [[ -d $TEST_DIR ]]; then cluster_stop "$TEST_DIR" || true; fi
+    if [[ $status -ne 0 && -n ${current:-} ]]; then
+        printf '\n-- %s FAILED after %d s in all\n' "$current" "$SECONDS"
+        printf 'phases: %d passed, 1 failed\n' "${#passed[@]}"
+    fi
+    exit "$status"
+}
+
+SECONDS=0
+current=
+trap finish EXIT
+if [[ $# -eq 0 ]]; then run_phase setup; fi
+cluster_folder "$TEST_DIR"
+lock "$TEST_DIR" "make test"
+for phase in "${@:-${all[@]}}"; do
+    declare -F "phase_$phase" >/dev/null || die "unknown phase \"$phase\"" "Known are: ${all[*]}."
+    run_phase "$phase"
+done
+cluster_remove "$TEST_DIR"
+printf '\nall phases in %d s\n' "$SECONDS"
+printf 'phases: %d passed, 0 failed\n' "${#passed[@]}"
