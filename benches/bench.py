@@ -75,9 +75,12 @@ def warm(root, blobids):
 
 
 def fresh(cluster, root, blobids):
+    switch = [os.path.join(REPOSITORY, "scripts", "cluster.sh"), "fsync", cluster.folder]
+    subprocess.run([*switch, "off"], check=True)
     cluster.query("postgres", f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)",
                   f"CREATE DATABASE {DATABASE} TEMPLATE {TEMPLATE} STRATEGY file_copy",
                   f"ALTER DATABASE {DATABASE} SET ntt_mime.blob_root = '{root}'")
+    subprocess.run([*switch, "on"], check=True)
     warm(root, blobids)
     before = fingerprint(cluster)
     cluster.query("postgres", "CHECKPOINT")

@@ -12,8 +12,6 @@ CREATE FUNCTION demo.chance(i bigint, purpose bigint) RETURNS float8
 LANGUAGE sql IMMUTABLE AS
 $$ SELECT (hashint8extended(i, purpose) & 9007199254740991)::float8 / 9007199254740992 $$;
 
-INSERT INTO demo.odd VALUES (upper(encode(sha256('not a blobid'), 'hex')), 'invalid');
-
 SET jit = off;
 SET work_mem = '256MB';
 
@@ -34,13 +32,13 @@ filled AS (
            (ARRAY['text/plain', 'text/html', 'image/jpeg', 'application/pdf', 'image/png',
                   'application/zip', 'application/msword', 'audio/mpeg', 'video/mp4',
                   'application/octet-stream'])[1 + floor(10 * demo.chance(i, 2) ^ 2)::int] AS mime_type
-    FROM size, generate_series(1, pending * :filled) i
+    FROM size, generate_series(1, (pending * :filled)::bigint) i
 ),
 every AS (
     SELECT i, blobid, size, NULL AS mime_type, 'f' AS fs_type
     FROM pending JOIN demo.blob USING (n)
     UNION ALL
-    SELECT pending * (1 + :filled) + row_number() OVER (), blobid, 42, NULL, 'f'
+    SELECT (pending * (1 + :filled))::bigint + row_number() OVER (), blobid, 42, NULL, 'f'
     FROM size, demo.odd, generate_series(1, 3)
     UNION ALL
     SELECT i, encode(sha256(int8send(n)), 'hex'), (1000000 * demo.chance(n, 3))::bigint, mime_type, 'f'

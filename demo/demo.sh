@@ -80,7 +80,7 @@ step "CALL ntt_backfill_mime(${BATCH:-10000})"
 sql -c "CALL ntt_backfill_mime(${BATCH:-10000})"
 
 step "summary (ntt_mime.run)"
-sql -x -c "SELECT * FROM ntt_mime.run ORDER BY run_id DESC LIMIT 1" | cut -c 1-150
+sql -x -c "SELECT * FROM ntt_mime.run ORDER BY run_id DESC LIMIT 1" | cut -c 1-100
 
 step "most frequent types"
 sql -c "SELECT mime_type, count(DISTINCT i.blobid) AS blobs, count(*) AS rows
@@ -88,7 +88,8 @@ sql -c "SELECT mime_type, count(DISTINCT i.blobid) AS blobs, count(*) AS rows
         GROUP BY mime_type ORDER BY blobs DESC, mime_type LIMIT 15"
 
 step "failures (ntt_mime.failure)"
-sql -c "SELECT reason, left(blobid, 12) || '…' AS blobid, attempts, detail
+sql -c "SELECT reason, left(blobid, 12) || '…' AS blobid, attempts,
+               replace(detail, current_setting('ntt_mime.blob_root'), '…') AS detail
         FROM ntt_mime.failure ORDER BY reason, blobid"
 
 step "$sample blobs beside file --mime-type"
@@ -128,5 +129,5 @@ to run it again: make demo
 to stop it:      make demo-stop
 log:             $DEMO_DIR/log
 EOT
-say "" "finished in $SECONDS s"
+printf '\nfinished in %d s\n' "$SECONDS"
 if [[ $failed -gt 0 ]]; then die "$failed of the checks failed"; fi

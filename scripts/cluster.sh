@@ -6,6 +6,7 @@
 #   scripts/cluster.sh start DIRECTORY [SETTING=VALUE]...   an empty cluster, running
 #   scripts/cluster.sh stop DIRECTORY
 #   scripts/cluster.sh psql DIRECTORY [ARGUMENT]...         psql as its superuser
+#   scripts/cluster.sh fsync DIRECTORY off|on               whether writes wait for the disk
 #   scripts/cluster.sh remove DIRECTORY                     stop it and delete its data
 #
 # Can also be read with "source", for the functions.
@@ -142,14 +143,27 @@ cluster_psql() {
         -h "$dir/run" -p "$(cat "$dir/port")" -U postgres "$@"
 }
 
+# cluster_fsync DIRECTORY off|on: whether writes wait for the disk; "on" puts back what the cluster
+# was started with, and brings what was written meanwhile to the disk.
+cluster_fsync() {
+    if [[ $2 == off ]]; then
+        cluster_psql "$1" -q -c "ALTER SYSTEM SET fsync = off" -c "SELECT pg_reload_conf()" >/dev/null
+    else
+        cluster_psql "$1" -q -c "CHECKPOINT" >/dev/null
+        sync --file-system "$1"
+        cluster_psql "$1" -q -c "ALTER SYSTEM RESET fsync" -c "SELECT pg_reload_conf()" >/dev/null
+    fi
+}
+
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
-    [[ $# -ge 2 ]] || die "usage: scripts/cluster.sh start|stop|psql|remove DIRECTORY ..."
+    [[ $# -ge 2 ]] || die "usage: scripts/cluster.sh start|stop|psql|fsync|remove DIRECTORY ..."
     action=$1 dir=$2
     shift 2
     case $action in
         start) cluster_start "$dir" "$@" ;;
         stop) cluster_stop "$dir" ;;
         psql) cluster_psql "$dir" "$@" ;;
+        fsync) cluster_fsync "$dir" "$@" ;;
         remove) cluster_remove "$dir" ;;
         *) die "unknown action \"$action\"" ;;
     esac

@@ -90,8 +90,8 @@ CREATE TABLE ntt_mime.failure (
     attempts      int NOT NULL DEFAULT 1,
     first_run_id  bigint NOT NULL,
     last_run_id   bigint NOT NULL,
-    first_seen    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    last_seen     timestamptz NOT NULL DEFAULT clock_timestamp()
+    first_seen    timestamptz NOT NULL DEFAULT now(),
+    last_seen     timestamptz NOT NULL DEFAULT now()
 );
 
 COMMENT ON TABLE ntt_mime.failure IS 'blobs that could not be detected; a row goes away when its blob is detected';

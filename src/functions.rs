@@ -37,6 +37,7 @@ type Inspection = (
 
 /// Explains what [`ntt_detect_mime_blob`] answers, and why.
 #[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // pgrx reads the columns off the type
 fn ntt_inspect_blob(
     blobid: &str,
 ) -> TableIterator<
@@ -108,7 +109,7 @@ fn inspect(blobid: &str) -> Inspection {
 
 /// What is doing the detecting.
 #[pg_extern(sql = false)]
-#[allow(clippy::type_complexity)]
+#[allow(clippy::type_complexity)] // pgrx reads the columns off the type
 fn ntt_mime_version() -> TableIterator<
     'static,
     (

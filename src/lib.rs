@@ -41,6 +41,9 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
 }
 
+#[cfg(any(test, feature = "pg_test"))]
+mod pg_tests;
+
 /// Required by `cargo pgrx test` at the root of the crate.
 #[cfg(test)]
 pub mod pg_test {

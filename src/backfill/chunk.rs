@@ -159,7 +159,8 @@ impl<'a> Finder<'a> {
                 }
             }
         }
-        if !self.job.options.dry_run && !(failed.is_empty() && mended.is_empty()) {
+        let nothing_new = failed.is_empty() && mended.is_empty();
+        if !nothing_new && !self.job.options.dry_run {
             tx::transaction(|| history::record_failures(self.job.run_id, failed, mended))?;
         }
         Ok(true)

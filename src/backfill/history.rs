@@ -77,7 +77,7 @@ SELECT n.blobid, n.reason, n.detail, $1, $1
  ORDER BY n.blobid
     ON CONFLICT (blobid) DO UPDATE
    SET reason = excluded.reason, detail = excluded.detail, attempts = f.attempts + 1,
-       last_run_id = excluded.last_run_id, last_seen = clock_timestamp()";
+       last_run_id = excluded.last_run_id, last_seen = pg_catalog.now()";
 
 const FORGET_FAILURES: &str = "
 DELETE FROM ntt_mime.failure f

@@ -224,7 +224,7 @@ impl<'a> Shared<'a> {
     /// Looks into a segment; None if it isn't the shared memory of a run of this release.
     pub fn view(segment: &'a Segment) -> Option<Shared<'a>> {
         let base = segment.address().as_ptr();
-        if segment.len() < size_of::<Header>() {
+        if segment.bytes() < size_of::<Header>() {
             return None;
         }
         // SAFETY: page aligned, mapped as long as `segment` lives, large enough as just checked for
@@ -235,7 +235,7 @@ impl<'a> Shared<'a> {
             if header.magic != MAGIC {
                 return None;
             }
-            let layout = header.layout().filter(|l| l.end <= segment.len())?;
+            let layout = header.layout().filter(|l| l.end <= segment.bytes())?;
             let part = |at: usize| base.add(at);
             use std::slice::from_raw_parts as slice;
             Some(Shared {

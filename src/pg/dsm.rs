@@ -62,7 +62,7 @@ impl Segment {
     }
 
     /// Its size in bytes.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         // SAFETY: mapped as long as `self` lives.
         unsafe { pg_sys::dsm_segment_map_length(self.segment.as_ptr()) }
     }

@@ -67,7 +67,8 @@ impl LockedLeaf {
     pub fn open(oid: pg_sys::Oid, mode: u32) -> Option<LockedLeaf> {
         // SAFETY: inside a transaction; the relation is closed on drop, the lock kept.
         let relation = unsafe { pg_sys::try_relation_open(oid, mode as i32) };
-        (!relation.is_null()).then_some(LockedLeaf { relation })
+        // Not then_some(): that would make, and drop, a leaf without a relation.
+        (!relation.is_null()).then(|| LockedLeaf { relation })
     }
 
     fn form(&self) -> &pg_sys::FormData_pg_class {

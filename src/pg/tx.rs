@@ -98,9 +98,22 @@ unsafe extern "C-unwind" fn note_code(_unused: *mut std::ffi::c_void) {
     LAST_CODE.set(unsafe { pg_sys::geterrcode() });
 }
 
+/// An error caught, as we see it and as pgrx does.
+struct Caught {
+    error: PgError,
+    original: CaughtError,
+}
+
+impl Caught {
+    fn new(original: CaughtError) -> Box<Caught> {
+        let error = PgError::from_caught(&original);
+        Box::new(Caught { error, original })
+    }
+}
+
 /// Runs `work`; an error or a panic in it is caught. The transaction, or subtransaction, in which it
 /// was raised is still to be rolled back by the caller.
-fn catch<T>(work: impl FnOnce() -> T) -> Result<T, (PgError, CaughtError)> {
+fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Box<Caught>> {
     // SAFETY: the callback is taken off the stack before its memory goes, however `work` ends.
     unsafe {
         let previous = pg_sys::error_context_stack;
@@ -111,8 +124,8 @@ fn catch<T>(work: impl FnOnce() -> T) -> Result<T, (PgError, CaughtError)> {
         };
         pg_sys::error_context_stack = &mut callback;
         let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
-            .catch_others(|caught| Err((PgError::from_caught(&caught), caught)))
-            .catch_rust_panic(|caught| Err((PgError::from_caught(&caught), caught)))
+            .catch_others(|caught| Err(Caught::new(caught)))
+            .catch_rust_panic(|caught| Err(Caught::new(caught)))
             .execute();
         pg_sys::error_context_stack = previous;
         result
@@ -128,7 +141,7 @@ pub fn with_clean_up<T>(
     work: impl FnOnce() -> Result<T, PgError>,
     clean_up: impl FnOnce(&PgError),
 ) -> Result<T, PgError> {
-    let result = catch(work).unwrap_or_else(|(error, _)| Err(error));
+    let result = catch(work).unwrap_or_else(|caught| Err(caught.error));
     if let Err(error) = &result {
         // SAFETY: we are in a non-atomic SPI connection and not in a subtransaction, as
         // SPI_rollback() demands; the error has been copied and flushed by pgrx.
@@ -154,9 +167,9 @@ pub fn transaction_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, Pg
     });
     match result {
         Ok(value) => commit().map(|()| value),
-        Err((error, _)) => {
+        Err(caught) => {
             abort();
-            Err(error)
+            Err(caught.error)
         }
     }
 }
@@ -182,18 +195,18 @@ pub fn transaction_timed<T>(work: impl FnOnce() -> T) -> Result<(T, Duration), P
             let begun = Instant::now();
             commit().map(|()| (value, begun.elapsed()))
         }
-        Err((error, _)) => {
+        Err(caught) => {
             abort();
-            Err(error)
+            Err(caught.error)
         }
     }
 }
 
 fn commit() -> Result<(), PgError> {
     // SAFETY: the transaction begun in `transaction` is open and has no active snapshot any more.
-    catch(|| unsafe { pg_sys::CommitTransactionCommand() }).map_err(|(error, _)| {
+    catch(|| unsafe { pg_sys::CommitTransactionCommand() }).map_err(|caught| {
         abort();
-        error
+        caught.error
     })
 }
 
@@ -229,11 +242,11 @@ pub fn in_subtransaction<T>(work: impl FnOnce() -> T) -> T {
                 pg_sys::CurrentResourceOwner = owner;
                 value
             }
-            Err((_, caught)) => {
+            Err(caught) => {
                 pg_sys::RollbackAndReleaseCurrentSubTransaction();
                 pg_sys::MemoryContextSwitchTo(context);
                 pg_sys::CurrentResourceOwner = owner;
-                caught.rethrow()
+                caught.original.rethrow()
             }
         }
     }

@@ -246,14 +246,12 @@ fn inside_a_transaction_or_a_function() {
 }
 
 #[test]
-fn a_do_block_outside_a_transaction_may_call_it() {
-    // As PostgreSQL has it for every procedure that commits: such a block is no function and no transaction block.
+fn inside_a_do_block() {
+    // A DO block outside a transaction isn't atomic, but it is an anonymous function all the same.
     let (db, _store, mut s) = plain_target("do_block");
-    inode::remember(&mut s, "blob");
-    s.exec(&format!("DO $${BLOCK}$$"));
-    inode::check_filled(&mut s, "blob");
-    assert_eq!(s.column("SELECT status FROM ntt_mime.run"), ["succeeded"]);
-    db.wait_for_no_workers(Duration::from_secs(5));
+    let error = assert_error(s.batch_execute(&format!("DO $${BLOCK}$$")), "2D000", "");
+    assert!(error.hint().is_some_and(|hint| !hint.is_empty()), "a hint");
+    check_nothing_left(&db, &mut s);
 }
 
 #[test]

@@ -534,7 +534,7 @@ fn loaders_go_on_beside_it() {
             9 => loader.exec("ALTER TABLE inode DETACH PARTITION inode_m5 CONCURRENTLY"),
             _ => {}
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(250));
     }
     println!("{rounds} rounds in {:?}", started.elapsed());
     let detached = detached.expect("the run lasted until a leaf was detached");
@@ -565,7 +565,7 @@ fn loaders_go_on_beside_it() {
         "at most one more run is needed"
     );
     let wrong = s.table(
-        "SELECT tableoid::regclass, blobid, mime_type, mime FROM inode
+        "SELECT i.tableoid::regclass, blobid, mime_type, mime FROM inode i
            JOIN (SELECT blobid, mime FROM truth UNION ALL SELECT blobid, mime FROM late) t USING (blobid)
           WHERE mime_type IS DISTINCT FROM mime AND mime_type IS DISTINCT FROM 'application/x-kept' LIMIT 10",
     );
@@ -685,18 +685,22 @@ fn a_row_changes_while_a_batch_waits_for_it() {
     let pdf = store.put(b"%PDF-1.7\n% another one\n");
     // So that the worker waits for the rows and not for the trigger's row of queue_stats.
     s.exec("DROP TRIGGER upd ON inode_m0");
+    // So that the new versions of the rows come to lie before the old ones, among the rows of the first batch: there
+    // they are looked at again under the batch's own conditions.
+    s.exec("DROP TABLE path; DELETE FROM inode_m0 WHERE ctid < '(0,10)'");
+    s.exec("VACUUM inode_m0");
     let mut other = db.connect();
     other.exec(&format!(
         "BEGIN;
          CREATE TABLE changed AS
-             SELECT ino, row_number() OVER (ORDER BY ino) AS n FROM inode_m0
-              WHERE blobid IS NOT NULL AND mime_type IS NULL ORDER BY ino LIMIT 3;
+             SELECT ino, row_number() OVER (ORDER BY ctid) AS n FROM inode_m0
+              WHERE blobid IS NOT NULL AND mime_type IS NULL ORDER BY ctid LIMIT 3;
          UPDATE inode_m0 i SET blobid = '{pdf}' FROM changed c WHERE c.ino = i.ino AND c.n = 1;
          UPDATE inode_m0 i SET mime_type = 'application/x-by-hand' FROM changed c WHERE c.ino = i.ino AND c.n = 2;
          UPDATE inode_m0 i SET blobid = NULL FROM changed c WHERE c.ino = i.ino AND c.n = 3"
     ));
     let mut caller = db.connect();
-    caller.exec("SET ntt_mime.lock_timeout = '30s'; SET ntt_mime.batch_delay = '20ms'");
+    caller.exec("SET ntt_mime.lock_timeout = '10s'; SET ntt_mime.batch_delay = '20ms'");
     let running = caller.call_in_background("50");
     wait_until(SOON, "a worker to wait for the row", || {
         s.count(
@@ -706,6 +710,10 @@ fn a_row_changes_while_a_batch_waits_for_it() {
     });
     other.exec("COMMIT");
     running.succeed();
+    let moved_ahead = s.count(
+        "SELECT count(*) FROM inode_m0 JOIN changed USING (ino) WHERE inode_m0.ctid < '(0,10)'",
+    );
+    assert!(moved_ahead > 0, "the new versions lie elsewhere");
     assert_eq!(
         s.table("SELECT n, mime_type FROM inode_m0 JOIN changed USING (ino) ORDER BY n"),
         ["1|application/pdf", "2|application/x-by-hand", "3|"]
