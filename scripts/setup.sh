@@ -33,6 +33,16 @@ packages() {
     done
 }
 
+# quietly COMMAND...: shows what it says only if it fails.
+quietly() {
+    local log status=0
+    log=$(mktemp)
+    "$@" </dev/null >"$log" 2>&1 || status=$?
+    if [[ $status -ne 0 ]]; then cat "$log" >&2; fi
+    rm -f -- "$log"
+    return "$status"
+}
+
 # Prints those of the packages given that are not installed.
 missing_packages() {
     local installed
@@ -50,7 +60,7 @@ install_packages() {
     local -a apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq
         -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0)
     say "installing packages: ${missing[*]}"
-    as_root "${apt[@]}" update </dev/null
+    quietly as_root "${apt[@]}" update || die "the lists of packages could not be read"
 
     local package
     for package in "${missing[@]}"; do
@@ -69,7 +79,7 @@ install_packages() {
         as_root tee "$dropin" >/dev/null <<<"create_main_cluster = false"
     fi
     local status=0
-    as_root "${apt[@]}" install --no-install-recommends -y "${missing[@]}" </dev/null || status=$?
+    quietly as_root "${apt[@]}" install --no-install-recommends -y "${missing[@]}" || status=$?
     if [[ -n $dropin ]]; then as_root rm -f "$dropin"; fi
     [[ $status -eq 0 ]] || die "packages could not be installed" "apt-get ended with status $status."
 }
@@ -96,7 +106,8 @@ install_cargo_pgrx() {
     have=$(cargo_do pgrx --version 2>/dev/null | cut -d' ' -f2) || have=
     [[ $have == "$want" ]] && return
     say "installing cargo-pgrx $want (some minutes)"
-    cargo_do install cargo-pgrx --version "$want" --locked --quiet </dev/null
+    quietly cargo_do install cargo-pgrx --version "$want" --locked --quiet ||
+        die "cargo-pgrx $want could not be installed"
 }
 
 init_pgrx() {
@@ -105,7 +116,7 @@ init_pgrx() {
     grep -qsxF "pg$PG = \"$PG_CONFIG\"" "$config" && return
     say "telling pgrx about $PG_CONFIG"
     # It adds to what the file has.  Its own cluster is not wanted, ours are made by cluster.sh.
-    cargo_do pgrx init "--pg$PG" "$PG_CONFIG" --no-run </dev/null
+    quietly cargo_do pgrx init "--pg$PG" "$PG_CONFIG" --no-run || die "pgrx could not be told"
 }
 
 command -v apt-get >/dev/null ||

@@ -266,7 +266,13 @@ pub fn leave_nonatomic() {
 
 /// Commits and begins a new transaction, which has neither snapshot nor lock nor transaction id
 /// until something needs one. Only between [`enter_nonatomic`] and [`leave_nonatomic`].
+///
+/// Synchronous whatever `synchronous_commit` says: it brings to disk what the workers have committed
+/// before, so that a run's row never claims more than a crash would leave.
 pub fn commit_and_begin() {
     // SAFETY: we are in a non-atomic SPI connection, outside any subtransaction.
-    unsafe { pg_sys::SPI_commit() };
+    unsafe {
+        pg_sys::ForceSyncCommit();
+        pg_sys::SPI_commit();
+    }
 }
