@@ -26,7 +26,7 @@ demo: ## the whole job on 50,000 of this machine's files, in a private cluster
 	@demo/demo.sh
 
 demo-stop: ## stop the demo's cluster; its folder stays
-	@scripts/cluster.sh stop "$${NTT_DEMO_DIR:-/var/tmp/ntt_mime_demo}"
+	@bash -c '. scripts/cluster.sh && cluster_stop "$$DEMO_DIR"'
 
 test: ## every test there is
 	@scripts/test.sh

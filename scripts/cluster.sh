@@ -40,15 +40,21 @@ cluster_folder() {
     as_postgres test -x "$dir" || die "the account postgres can't enter \"$dir\""
 }
 
+# By the process itself: the file may be left by a server that was killed, and its number may be
+# another process's by now.
 cluster_running() {
-    as_postgres test -f "$1/data/postmaster.pid" &&
-        as_postgres "$(bindir)/pg_ctl" status -s -D "$1/data" >/dev/null
+    local pid
+    pid=$(as_root head -n 1 "$1/data/postmaster.pid" 2>/dev/null) || return 1
+    [[ $(as_root readlink "/proc/$pid/cwd") == "$(realpath "$1")/data" ]]
 }
 
 cluster_stop() {
-    cluster_running "$1" || return 0
-    as_postgres "$(bindir)/pg_ctl" stop -s -w -m fast -t 30 -D "$1/data" ||
-        as_postgres "$(bindir)/pg_ctl" stop -s -w -m immediate -D "$1/data"
+    local mode
+    for mode in fast immediate; do
+        cluster_running "$1" || return 0
+        as_postgres "$(bindir)/pg_ctl" stop -s -w -m "$mode" -t 30 -D "$1/data" || true
+    done
+    if cluster_running "$1"; then die "the server in \"$1\" does not stop"; fi
 }
 
 cluster_remove() {

@@ -1,104 +1,148 @@
 //! libmagic's C interface: all that is unsafe about detection.
+//!
+//! A [`Cookie`] is an open libmagic with its database loaded, which costs milliseconds and megabytes
+//! and is kept. It holds a raw pointer, so it is neither Send nor Sync: libmagic's state belongs to
+//! one caller at a time.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
 use magic_sys as ffi;
+use rustix::io::Errno;
 
-/// Limits of libmagic, set to its own defaults so that no environment or later release changes our
-/// answers unawares. They bound the work that hostile content can cause:
-const LIMITS: [(c_int, usize); 6] = [
-    // nested `indirect` rules,
-    (ffi::MAGIC_PARAM_INDIR_MAX, 50),
-    // uses of named rules,
-    (ffi::MAGIC_PARAM_NAME_MAX, 100),
-    // ELF program headers, section headers and notes,
-    (ffi::MAGIC_PARAM_ELF_PHNUM_MAX, 2048),
-    (ffi::MAGIC_PARAM_ELF_SHNUM_MAX, 32768),
-    (ffi::MAGIC_PARAM_ELF_NOTES_MAX, 256),
-    // bytes that a regular expression looks at.
-    (ffi::MAGIC_PARAM_REGEX_MAX, 8192),
-];
-
-/// Only the MIME type. MAGIC_ERROR makes a failure an error instead of an answer that tells of it.
-/// Never MAGIC_COMPRESS: it would run programs on untrusted content.
+/// Only the MIME type. MAGIC_ERROR makes it an error, instead of an answer that tells of it, when a
+/// file can't be looked at; in releases 5.44 to 5.48 that concerns names of files only (fsmagic.c),
+/// while a descriptor that can't be read is an error in any case, so it is a precaution. Never
+/// MAGIC_COMPRESS: it would unpack untrusted content, with programs of the system if need be.
 const FLAGS: c_int = ffi::MAGIC_MIME_TYPE | ffi::MAGIC_ERROR;
 
 /// An open libmagic with its database loaded.
+///
+/// Of its limits only BYTES_MAX is ever set. The others, which bound the work that hostile content
+/// can cause, are those of the release: its database is written for them (uses of named rules went
+/// from 50 in 5.44 to 100 in 5.46 and 150 in 5.48), so to fix them here would change answers.
 pub struct Cookie {
     cookie: NonNull<ffi::magic_set>,
-    /// The BYTES_MAX in force.
-    limit: usize,
+    /// The BYTES_MAX in force, if it has been set.
+    limit: Option<usize>,
+}
+
+/// What libmagic says went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MagicError {
+    text: String,
+    errno: Option<Errno>,
+}
+
+impl MagicError {
+    fn new(text: impl Into<String>) -> MagicError {
+        MagicError {
+            text: text.into(),
+            errno: None,
+        }
+    }
+
+    /// The file couldn't be read, rather than judged: the disk's or the network's error. libmagic
+    /// also passes on errors that hostile content causes, such as EINVAL from a seek to nowhere.
+    pub fn reading(&self) -> Option<Errno> {
+        self.errno.filter(|errno| {
+            matches!(
+                *errno,
+                Errno::IO
+                    | Errno::STALE
+                    | Errno::TIMEDOUT
+                    | Errno::NODATA
+                    | Errno::BADMSG
+                    | Errno::UCLEAN
+                    | Errno::REMOTEIO
+                    | Errno::NXIO
+                    | Errno::NODEV
+                    | Errno::NOLINK
+                    | Errno::HOSTDOWN
+                    | Errno::ACCESS
+                    | Errno::PERM
+            )
+        })
+    }
+}
+
+impl fmt::Display for MagicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl Cookie {
     /// Opens libmagic and loads the database that it would load for file(1).
-    pub fn open() -> Result<Cookie, String> {
-        // SAFETY: magic_open has no preconditions; NULL means that memory or flags are wrong.
+    pub fn open() -> Result<Cookie, MagicError> {
+        // SAFETY: magic_open has no preconditions; NULL means that memory is short.
         let cookie = NonNull::new(unsafe { ffi::magic_open(FLAGS) })
-            .ok_or_else(|| "out of memory".to_owned())?;
-        let mut cookie = Cookie { cookie, limit: 0 };
-        for (parameter, value) in LIMITS {
-            cookie.set_parameter(parameter, value)?;
-        }
+            .ok_or_else(|| MagicError::new("out of memory"))?;
+        let cookie = Cookie {
+            cookie,
+            limit: None,
+        };
         // SAFETY: an open cookie; NULL asks for the default database.
         if unsafe { ffi::magic_load(cookie.cookie.as_ptr(), std::ptr::null()) } != 0 {
+            let MagicError { text, errno } = cookie.error();
             let path = database_path().unwrap_or_default();
-            return Err(format!("\"{path}\": {}", cookie.error()));
+            return Err(MagicError {
+                text: format!("\"{path}\": {text}"),
+                errno,
+            });
         }
         Ok(cookie)
     }
 
     /// The type of an open file, of which libmagic reads `limit` bytes and whatever else its readers
-    /// of OLE and ELF seek. The descriptor's position is the file's start, before and after.
-    pub fn descriptor(&mut self, file: BorrowedFd<'_>, limit: usize) -> Result<String, String> {
-        if limit != self.limit {
-            self.set_parameter(ffi::MAGIC_PARAM_BYTES_MAX, limit)?;
-            self.limit = limit;
+    /// of OLE and ELF seek. The file is judged from its start, wherever its position is.
+    pub fn descriptor(&mut self, file: BorrowedFd<'_>, limit: usize) -> Result<String, MagicError> {
+        if self.limit != Some(limit) {
+            self.set_bytes_max(limit)?;
+            self.limit = Some(limit);
         }
-        // libmagic restores the position, but does not promise to when it fails.
-        rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0))
-            .map_err(|error| error.to_string())?;
-        // SAFETY: an open cookie with a database, and a descriptor that stays open during the call;
-        // libmagic doesn't close it. The answer lives until the next call with this cookie, so it is
-        // copied here.
-        unsafe {
-            let answer = ffi::magic_descriptor(self.cookie.as_ptr(), file.as_raw_fd());
-            match answer.is_null() {
-                true => Err(self.error()),
-                false => Ok(CStr::from_ptr(answer).to_string_lossy().into_owned()),
-            }
-        }
+        // libmagic reads from the current position, which it restores afterwards if it can.
+        rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0)).map_err(|errno| MagicError {
+            text: crate::store::in_words(errno),
+            errno: Some(errno),
+        })?;
+        // SAFETY: an open cookie with a database, and a descriptor that stays open during the call,
+        // which libmagic doesn't close.
+        let answer = unsafe { ffi::magic_descriptor(self.cookie.as_ptr(), file.as_raw_fd()) };
+        // SAFETY: NULL, or a C string that lives until the next call with this cookie.
+        unsafe { copied(answer) }.ok_or_else(|| self.error())
     }
 
-    fn set_parameter(&mut self, parameter: c_int, value: usize) -> Result<(), String> {
-        // SAFETY: libmagic reads a size_t through the pointer, for all parameters (apprentice.c).
-        let failed = unsafe {
-            let value = (&raw const value).cast::<c_void>();
-            ffi::magic_setparam(self.cookie.as_ptr(), parameter, value)
-        };
-        match failed {
+    fn set_bytes_max(&mut self, limit: usize) -> Result<(), MagicError> {
+        let value = (&raw const limit).cast::<c_void>();
+        // SAFETY: an open cookie; libmagic reads a size_t through the pointer, during the call.
+        match unsafe {
+            ffi::magic_setparam(self.cookie.as_ptr(), ffi::MAGIC_PARAM_BYTES_MAX, value)
+        } {
             0 => Ok(()),
-            _ => Err(format!("libmagic refused parameter {parameter}")),
+            _ => Err(MagicError::new("libmagic refused MAGIC_PARAM_BYTES_MAX")),
         }
     }
 
-    fn error(&self) -> String {
-        // SAFETY: an open cookie; the text is NULL or lives until the next call.
-        unsafe {
-            let text = ffi::magic_error(self.cookie.as_ptr());
-            match text.is_null() {
-                true => "unknown error".to_owned(),
-                false => CStr::from_ptr(text).to_string_lossy().trim().to_owned(),
-            }
+    fn error(&self) -> MagicError {
+        // SAFETY: an open cookie; NULL, or a C string that lives until the next call with it.
+        let text = unsafe { copied(ffi::magic_error(self.cookie.as_ptr())) };
+        // SAFETY: an open cookie.
+        let errno = unsafe { ffi::magic_errno(self.cookie.as_ptr()) };
+        MagicError {
+            text: text.map_or("no reason given".to_owned(), |text| text.trim().to_owned()),
+            errno: (1..4096)
+                .contains(&errno)
+                .then(|| Errno::from_raw_os_error(errno)),
         }
     }
 }
 
 impl Drop for Cookie {
     fn drop(&mut self) {
-        // SAFETY: opened in `open`, closed once.
+        // SAFETY: opened in `open`, closed once, and no text of it is kept.
         unsafe { ffi::magic_close(self.cookie.as_ptr()) };
     }
 }
@@ -109,11 +153,21 @@ pub fn version() -> i32 {
     unsafe { ffi::magic_version() }
 }
 
-/// Where libmagic finds its database: a path, or several with ':' between.
+/// Where libmagic looks for its database: a path, or several with ':' between.
 pub fn database_path() -> Option<String> {
-    // SAFETY: NULL asks for the default; the result is static or kept by libmagic, NULL if none.
-    unsafe {
-        let path = ffi::magic_getpath(std::ptr::null(), ffi::FILE_LOAD);
-        (!path.is_null()).then(|| CStr::from_ptr(path).to_string_lossy().into_owned())
+    // SAFETY: NULL asks for the default; NULL, or a C string that libmagic or the environment keeps
+    // until the next call, and that is copied at once.
+    unsafe { copied(ffi::magic_getpath(std::ptr::null(), ffi::FILE_LOAD)) }
+}
+
+/// # Safety
+///
+/// `text` is NULL or a C string that stays as it is during the call.
+unsafe fn copied(text: *const c_char) -> Option<String> {
+    if text.is_null() {
+        return None;
     }
+    // SAFETY: as promised by the caller.
+    let text = unsafe { CStr::from_ptr(text) };
+    Some(text.to_string_lossy().into_owned())
 }

@@ -1,0 +1,406 @@
+use super::*;
+use crate::blob_id::BlobId;
+use crate::store::Store;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const CONFIG: DetectorConfig = DetectorConfig {
+    head_bytes: 16 * 1024,
+    prefilter: true,
+};
+
+fn detector() -> Detector {
+    Detector::new(CONFIG).unwrap()
+}
+
+/// A store with one blob of this content.
+fn with_blob<T>(content: &[u8], work: impl FnOnce(Blob, &Path) -> T) -> T {
+    let directory = tempfile::tempdir().unwrap();
+    let id = BlobId::from_bytes([0xab; 32]);
+    let path = directory.path().join(id.relative_path());
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, content).unwrap();
+    let store = Store::open(directory.path().to_str().unwrap()).unwrap();
+    work(store.open_blob(&id).unwrap(), &path)
+}
+
+/// What file(1) says of whole files, in one process.
+fn judge(paths: &[PathBuf]) -> Vec<String> {
+    let mut file = Command::new("file")
+        .args(["--mime-type", "--brief", "--files-from", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("file(1) is installed");
+    let mut input = file.stdin.take().unwrap();
+    let mut list = String::new();
+    for path in paths {
+        list += path.to_str().unwrap();
+        list += "\n";
+    }
+    let writer = std::thread::spawn(move || input.write_all(list.as_bytes()).unwrap());
+    let output = file.wait_with_output().unwrap();
+    writer.join().unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<_> = lines.lines().map(str::to_owned).collect();
+    assert_eq!(answers.len(), paths.len());
+    answers
+}
+
+/// Regular files of this machine, of many kinds: at most a few of a directory and extension.
+fn corpus() -> Vec<PathBuf> {
+    let roots = std::env::var("NTT_MIME_TEST_FILES")
+        .unwrap_or_else(|_| "/usr/share:/usr/lib:/usr/bin:/usr/include:/etc".to_owned());
+    let each = std::env::var("NTT_MIME_TEST_EACH").ok();
+    let mut directories: Vec<_> = roots.split(':').map(PathBuf::from).collect();
+    let mut found = Vec::new();
+    while let Some(directory) = directories.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else {
+            continue;
+        };
+        let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        let mut taken = BTreeMap::new();
+        for path in paths {
+            let Ok(metadata) = path.symlink_metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                directories.push(path);
+            } else if usable(&path, &metadata) {
+                let taken = taken
+                    .entry(path.extension().map(ToOwned::to_owned))
+                    .or_insert(0);
+                *taken += 1;
+                if *taken <= each.as_ref().map_or(1, |number| number.parse().unwrap()) {
+                    found.push(path);
+                }
+            }
+        }
+    }
+    if each.is_none() {
+        let step = found.len().div_ceil(4_000).max(1);
+        found = found.into_iter().step_by(step).collect();
+    }
+    found
+}
+
+fn usable(path: &Path, metadata: &fs::Metadata) -> bool {
+    let plain = |c: char| c.is_ascii_graphic();
+    metadata.is_file()
+        && metadata.len() > 0
+        && metadata.len() < 50_000_000
+        && path.to_str().is_some_and(|text| text.chars().all(plain))
+        && fs::File::open(path).is_ok()
+}
+
+/// The promise itself. Heads are read, not whole files, so one in a thousand may differ.
+///
+/// Takes a few thousand files. To take more: NTT_MIME_TEST_FILES names other directories, `:` between,
+/// NTT_MIME_TEST_EACH says how many files of each directory and extension.
+#[test]
+fn answers_are_those_of_file_on_the_whole_file() {
+    let paths = corpus();
+    let truth = judge(&paths);
+    let mut detector = detector();
+    let mut wrong = Vec::new();
+    let (mut bytes, mut looks) = (0, 0);
+    let (mut read_time, mut detect_time) = (Duration::ZERO, Duration::ZERO);
+    for (path, truth) in paths.iter().zip(&truth) {
+        let file = fs::File::open(path).unwrap();
+        let size = file.metadata().unwrap().len();
+        let Ok(detection) = detector.detect(file.as_fd(), size) else {
+            panic!("no answer for {}", path.display());
+        };
+        bytes += detection.bytes_read;
+        looks += detection.reads;
+        read_time += detection.read_time;
+        detect_time += detection.detect_time;
+        if detection.mime_type != *truth {
+            let path = path.display();
+            wrong.push(format!("{path}: {}, not {truth}", detection.mime_type));
+        }
+    }
+    let count = paths.len();
+    println!(
+        "libmagic {}: {} of {count} agree ({:.3} %); a file: {} bytes, {:.2} looks, {:?} to read, {:?} to judge",
+        libmagic_release(),
+        count - wrong.len(),
+        100.0 * (count - wrong.len()) as f64 / count as f64,
+        bytes / count as u64,
+        f64::from(looks) / count as f64,
+        read_time / count as u32,
+        detect_time / count as u32,
+    );
+    println!("{wrong:#?}");
+    assert!(count > 1000, "too few files on this machine: {count}");
+    assert!(wrong.len() * 1000 <= count, "{wrong:#?}");
+}
+
+#[test]
+fn bytes_in_hand_have_the_type_of_the_blob() {
+    let mut detector = detector();
+    let paths = corpus();
+    for path in paths.iter().step_by(paths.len() / 300 + 1) {
+        let content = fs::read(path).unwrap();
+        let of_bytes = detector.detect_bytes(&content).unwrap();
+        let of_blob = with_blob(&content, |blob, _| detector.detect_blob(&blob).unwrap());
+        assert_eq!(of_bytes.mime_type, of_blob.mime_type, "{}", path.display());
+        assert_eq!(of_bytes.bytes_read, of_blob.bytes_read);
+        assert_eq!(of_bytes.reads, of_blob.reads);
+    }
+}
+
+#[test]
+fn nothing_at_all_has_a_type() {
+    let detection = detector().detect_bytes(b"").unwrap();
+    assert_eq!(
+        (detection.mime_type.as_str(), detection.bytes_read),
+        (EMPTY, 0)
+    );
+    let detection = with_blob(b"", |blob, _| detector().detect_blob(&blob).unwrap());
+    assert_eq!((detection.mime_type.as_str(), detection.reads), (EMPTY, 0));
+}
+
+#[test]
+fn a_single_byte_is_something() {
+    let detection = detector().detect_bytes(b"a").unwrap();
+    assert_eq!(detection.mime_type, "application/octet-stream");
+    assert_eq!((detection.bytes_read, detection.reads), (1, 1));
+}
+
+#[test]
+fn long_json_is_looked_at_whole() {
+    let mut text = String::from("[");
+    for n in 0..20_000 {
+        text += &format!("{{\"n\": {n}}}, ");
+    }
+    let cut_off = text.clone();
+    text += "{}]\n";
+    let detection = detector().detect_bytes(text.as_bytes()).unwrap();
+    assert_eq!(detection.mime_type, "application/json");
+    assert_eq!(detection.reads, 2);
+    assert_eq!(
+        detection.bytes_read,
+        (CONFIG.head_bytes + text.len()) as u64
+    );
+    let detection = detector().detect_bytes(cut_off.as_bytes()).unwrap();
+    assert_eq!(detection.mime_type, "text/plain");
+    let rtf = format!("{{\\rtf1\\ansi {cut_off}");
+    let detection = detector().detect_bytes(rtf.as_bytes()).unwrap();
+    assert_eq!(
+        (detection.mime_type.as_str(), detection.reads),
+        ("text/rtf", 1)
+    );
+}
+
+#[test]
+fn a_mark_beyond_the_head_is_found() {
+    // ISO 9660 has it at 32 kB.
+    let mut image = vec![0; 100_000];
+    image[32768..32775].copy_from_slice(b"\x01CD001\x01");
+    let detection = detector().detect_bytes(&image).unwrap();
+    assert_eq!(detection.mime_type, "application/x-iso9660-image");
+    assert_eq!((detection.reads, detection.bytes_read), (2, 16384 + 65536));
+}
+
+#[test]
+fn what_follows_a_head_of_text_decides_too() {
+    let mut detector = detector();
+    let text = b"some words\n".repeat(2_000);
+    let plain = [text.as_slice(), text.as_slice(), text.as_slice()].concat();
+    let detection = detector.detect_bytes(&plain).unwrap();
+    assert_eq!(
+        (detection.mime_type.as_str(), detection.reads),
+        ("text/plain", 1)
+    );
+    let holed = [text.as_slice(), &[0; 4096], text.as_slice()].concat();
+    let detection = detector.detect_bytes(&holed).unwrap();
+    assert_eq!(
+        (detection.mime_type.as_str(), detection.reads),
+        ("application/octet-stream", 2)
+    );
+    // Beyond 64 kB nobody asks.
+    let later = [text.repeat(3).as_slice(), &[0; 4096]].concat();
+    let detection = detector.detect_bytes(&later).unwrap();
+    assert_eq!(
+        (detection.mime_type.as_str(), detection.reads),
+        ("text/plain", 1)
+    );
+}
+
+#[test]
+fn the_setting_decides_the_first_look() {
+    let mut detector = detector();
+    let text = "some words\n".repeat(100_000);
+    for (head_bytes, looked) in [
+        (0, 512),
+        (4096, 4096),
+        (1 << 20, 1 << 20),
+        (1 << 30, 1_100_000),
+    ] {
+        let config = DetectorConfig {
+            head_bytes,
+            prefilter: false,
+        };
+        detector.set_config(config);
+        assert_eq!(detector.config(), config);
+        let detection = detector.detect_bytes(text.as_bytes()).unwrap();
+        assert_eq!(
+            (detection.mime_type.as_str(), detection.bytes_read),
+            ("text/plain", looked)
+        );
+    }
+    assert!(!detector.prefilter_active());
+}
+
+#[test]
+fn the_position_of_the_descriptor_does_not_matter() {
+    with_blob(b"%PDF-1.4\n1 0 obj\n", |blob, _| {
+        rustix::fs::seek(blob.as_fd(), rustix::fs::SeekFrom::Start(9)).unwrap();
+        let mut detector = detector();
+        for _ in 0..2 {
+            let detection = detector.detect_blob(&blob).unwrap();
+            assert_eq!(detection.mime_type, "application/pdf");
+        }
+    });
+}
+
+#[test]
+fn a_file_cut_short_meanwhile_is_judged_by_what_is_left() {
+    let content = [b"%PDF-1.4\n".as_slice(), &[0; 100_000]].concat();
+    with_blob(&content, |blob, path| {
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(9).unwrap();
+        let mut detector = detector();
+        assert_eq!(
+            detector.detect_blob(&blob).unwrap().mime_type,
+            "application/pdf"
+        );
+        file.set_len(0).unwrap();
+        assert_eq!(detector.detect_blob(&blob).unwrap().mime_type, EMPTY);
+    });
+}
+
+#[test]
+fn what_cannot_be_read_is_unreadable() {
+    // A directory can be opened and not read, which stands for a bad disk here.
+    let directory = fs::File::open("/").unwrap();
+    let trouble = detector().detect(directory.as_fd(), 4096).err().unwrap();
+    let expected = "could not read \"/\": Is a directory";
+    let failure = trouble.about("\"/\"");
+    assert_eq!(
+        (failure.reason, failure.detail.as_str()),
+        (FailureReason::Unreadable, expected)
+    );
+}
+
+#[test]
+fn only_mime_types_are_believed() {
+    for good in ["text/plain", "application/vnd.ms-excel", "image/svg+xml"] {
+        assert!(matches!(believed(good.to_owned()), Ok(answer) if answer == good));
+    }
+    let long = format!("a/{}", "b".repeat(254));
+    for bad in [
+        "",
+        "text",
+        "text/plain\n",
+        "a/b c",
+        "a/\u{e9}",
+        "a/b\0",
+        &long,
+    ] {
+        let Err(trouble) = believed(bad.to_owned()) else {
+            panic!("{bad:?} believed");
+        };
+        let failure = trouble.about("it");
+        assert_eq!(failure.reason, FailureReason::Error);
+        assert!(
+            failure
+                .detail
+                .chars()
+                .all(|c| c == ' ' || c.is_ascii_graphic())
+        );
+        assert!(failure.detail.len() < 200);
+    }
+}
+
+#[test]
+fn hostile_content_gets_an_answer() {
+    let mut detector = detector();
+    let deep = b"[".repeat(200_000);
+    let quotes = b"\"\n".repeat(100_000);
+    for content in [deep, quotes, vec![0xff; 70_000], b"\x7fELF".repeat(5_000)] {
+        assert!(detector.detect_bytes(&content).is_ok());
+    }
+}
+
+#[test]
+fn the_machine_passes_the_self_check() {
+    assert_eq!(detector().self_check(), Vec::<String>::new());
+}
+
+/// Runs one of the ignored tests below in a process of its own, since MAGIC is read from the
+/// environment.
+fn child(test: &str, magic: &Path) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", &format!("detector::tests::{test}")])
+        .env("MAGIC", magic)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn an_unusable_database_is_an_error() {
+    child("child_with_a_bad_database", Path::new("/nonexistent/magic"));
+}
+
+#[test]
+#[ignore = "run by an_unusable_database_is_an_error, with MAGIC set"]
+fn child_with_a_bad_database() {
+    let error = Detector::new(CONFIG).err().expect("must fail").to_string();
+    assert!(error.starts_with("\"/nonexistent/magic\": "), "{error}");
+    assert_eq!(error.trim_end_matches(['\n', '.']), error);
+    let database = magic_database();
+    assert_eq!(
+        (database.path.as_str(), database.entries),
+        ("/nonexistent/magic", None)
+    );
+}
+
+#[test]
+fn a_poor_database_fails_the_self_check() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("poor");
+    fs::write(
+        &path,
+        "0\tstring\t%PDF\tnot really\n!:mime\ttext/x-not-pdf\n",
+    )
+    .unwrap();
+    child("child_with_a_poor_database", &path);
+}
+
+#[test]
+#[ignore = "run by a_poor_database_fails_the_self_check, with MAGIC set"]
+fn child_with_a_poor_database() {
+    let complaints = Detector::new(CONFIG).unwrap().self_check();
+    let expected = format!(
+        "libmagic {} takes a PDF document for \"text/x-not-pdf\" instead of \"application/pdf\".",
+        libmagic_release()
+    );
+    assert!(complaints.contains(&expected), "{complaints:#?}");
+    assert!(complaints.len() > 3);
+    assert_eq!(magic_database().entries, Some(1));
+}
+
+#[test]
+fn the_release_reads_as_people_write_it() {
+    let version = cookie::version();
+    assert_eq!(libmagic_release(), format!("5.{}", version - 500));
+}
