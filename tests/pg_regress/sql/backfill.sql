@@ -35,4 +35,5 @@ ROLLBACK;
 SELECT count(*) FROM ntt_mime.run;
 SELECT count(*) FROM ntt_mime.progress;
 SELECT ntt_cancel_backfill(1);
-DROP TABLE target, without_blobid, without_mime_type, number CASCADE;
+DROP VIEW target_view;
+DROP TABLE target, without_blobid, without_mime_type, number;
