@@ -33,6 +33,9 @@ const LONG_PASS: Duration = Duration::from_secs(2);
 /// How often the run row is brought up to date. The view promises two seconds.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the leader tries to write down how a run failed.
+const RECORD_ATTEMPTS: u32 = 2;
+
 /// How long workers may take to see the flag before they get SIGTERM.
 const STOP_GRACE: Duration = Duration::from_millis(300);
 
@@ -481,7 +484,8 @@ impl Leader {
 
     /// An error has ended the run, this backend's cancel request included.
     fn fail(&mut self, error: &PgError) {
-        self.stop_workers();
+        // A second Ctrl-C must not leave workers behind, nor a row that says "running".
+        latch::without_cancel(|| self.stop_workers());
         let sqlstate = error.sqlstate();
         let status = match sqlstate.as_str() {
             // query_canceled: pg_cancel_backend, Ctrl-C, statement_timeout.
@@ -490,7 +494,12 @@ impl Leader {
         };
         if self.run_id != 0 {
             let text = format!("{}: {}", sqlstate, error.message);
-            self.record(status, Some(text));
+            let record = || {
+                self.record(status, Some(text.clone()));
+                Ok(())
+            };
+            // What came in meanwhile strikes once; somebody's lock on the table may strike again.
+            let _ = (0..RECORD_ATTEMPTS).any(|_| tx::with_clean_up(record, |_| ()).is_ok());
         }
         self.release();
     }

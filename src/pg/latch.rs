@@ -38,3 +38,15 @@ pub fn my_pid() -> i32 {
     // SAFETY: set once at process start.
     unsafe { pg_sys::MyProcPid }
 }
+
+/// Runs `work` with cancel requests put off until after it; requests to terminate are still served.
+pub fn without_cancel<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: HOLD_CANCEL_INTERRUPTS() and its counterpart of PostgreSQL's miscadmin.h; an error
+    // resets the counter itself.
+    unsafe {
+        pg_sys::QueryCancelHoldoffCount += 1;
+        let value = work();
+        pg_sys::QueryCancelHoldoffCount -= 1;
+        value
+    }
+}
