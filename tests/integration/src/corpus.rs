@@ -1,11 +1,14 @@
-//! A store of real files of this machine, as varied as it has them, that many tests share. Nobody changes it.
+//! A store of real files that many tests share: some of each of many kinds, made here, since a minimal Debian has few,
+//! and files of this machine, as varied as it has them. Nobody changes it.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::judge::file_mime;
+use crate::scratch;
 use crate::store::{Store, blobid_of};
 
 /// Where Debian keeps files of many kinds.
@@ -27,6 +30,8 @@ pub struct Blob {
     pub path: PathBuf,
     /// The file that it is a copy of.
     pub origin: PathBuf,
+    /// Made by `make_files.py`, and so there on every machine.
+    pub made: bool,
     /// What file(1) says.
     pub file_mime: String,
 }
@@ -43,12 +48,18 @@ impl Corpus {
     }
 }
 
-/// The shared corpus: 2,000 distinct real files and an empty one.
+/// The shared corpus: 2,000 distinct files, those made here among them, and an empty one.
 pub fn corpus() -> &'static Corpus {
     static CORPUS: OnceLock<Corpus> = OnceLock::new();
     CORPUS.get_or_init(|| {
         let store = Store::new();
-        let mut origins = put_system_files(&store, SIZE);
+        let mut origins = put_made_files(&store);
+        let made: HashSet<String> = origins.iter().map(|(blobid, _)| blobid.clone()).collect();
+        // More than are wanted: this machine may have some of the same content.
+        let system = put_system_files(&store, SIZE);
+        let new = |(blobid, _): &(String, PathBuf)| !made.contains(blobid);
+        let wanted = SIZE - origins.len();
+        origins.extend(system.into_iter().filter(new).take(wanted));
         origins.push((store.put(b""), PathBuf::from("/dev/null")));
         let paths: Vec<PathBuf> = origins
             .iter()
@@ -61,6 +72,7 @@ pub fn corpus() -> &'static Corpus {
                 let path = store.path(&blobid);
                 let file_mime = answers[&path].clone();
                 Blob {
+                    made: made.contains(&blobid),
                     blobid,
                     path,
                     origin,
@@ -70,6 +82,28 @@ pub fn corpus() -> &'static Corpus {
             .collect();
         Corpus { store, blobs }
     })
+}
+
+/// Makes files of many kinds and copies them into `store`: blobids and where they are from.
+fn put_made_files(store: &Store) -> Vec<(String, PathBuf)> {
+    let folder = scratch::folder("made");
+    let status = Command::new("/usr/bin/python3")
+        .args(["-c", include_str!("make_files.py")])
+        .arg(&folder)
+        .status()
+        .expect("python3 is installed");
+    assert!(status.success(), "make_files.py failed");
+    let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
+        .expect("our folder")
+        .map(|entry| entry.expect("our folder").path())
+        .collect();
+    paths.sort();
+    let mut seen = HashSet::new();
+    paths
+        .into_iter()
+        .map(|path| (store.put(&fs::read(&path).expect("just made")), path))
+        .filter(|(blobid, _)| seen.insert(blobid.clone()))
+        .collect()
 }
 
 /// Copies `n` distinct files of this machine into `store`: blobids and where they are from.

@@ -119,6 +119,8 @@ fn the_corpus_is_varied_and_readable_to_the_server() {
     let types: std::collections::BTreeSet<&str> = corpus()
         .blobs
         .iter()
+        // What this machine has beside is more still; this much is there on any.
+        .filter(|b| b.made || b.origin == std::path::Path::new("/dev/null"))
         .map(|b| b.file_mime.as_str())
         .collect();
     println!("{} types", types.len());
