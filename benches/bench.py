@@ -267,8 +267,8 @@ def main():
     rows = cluster.query(TEMPLATE, "SELECT count(*) FROM inode")[0][0]
     leaves = cluster.query(TEMPLATE, """
         SELECT count(*) FROM pg_inherits WHERE inhparent = 'inode'::regclass""")[0][0]
-    print(f"{expected[0]:,} blobs, {expected[1]:,} pending rows of {rows:,}, {leaves} leaves",
-          flush=True)
+    print(f"{expected[0]:,} blobs, {expected[1]:,} pending rows of {rows:,}, {leaves} leaves; "
+          f"the seed opens libmagic once a {options.seed_cookie}", flush=True)
 
     methods = {"seed": run_seed, "ntt_mime": run_ours}
     results = {name: [] for name in methods}
@@ -299,7 +299,9 @@ def main():
                 f"- Machine: {machine(cluster, results['ntt_mime'][0]['profile'])}",
                 f"- Data: {expected[0]:,} blobs, {expected[1]:,} pending rows of {rows:,}, "
                 f"{leaves} leaves",
-                f"- {options.rounds} rounds, {options.workers} workers beside 8 processes", "",
+                f"- {options.rounds} rounds, {options.workers} workers beside 8 processes",
+                f"- The seed opens libmagic once a {options.seed_cookie}"
+                + (", as it did" if options.seed_cookie == "blob" else ", which it did not"), "",
                 *lines, ""]))
         print(f"\nwritten to {os.path.relpath(path)}")
 

@@ -20,7 +20,9 @@ fi
 as_postgres test -x "$STORE_DIR" || die "the account postgres can't enter \"$STORE_DIR\""
 lock "$STORE_DIR" "making of a store"
 
-# The sources of published crates are public, though they lie in a home directory.
+# The sources of published crates and the Rust toolchain, with its manual, are public, though they
+# lie in a home directory.
 as_root "$PYTHON" "$REPO/demo/make_store.py" "$STORE_DIR" \
     --blobs "${BLOBS:-50000}" --total "${MEGABYTES:-2000}" \
-    --also "${CARGO_HOME:-$BUILDER_HOME/.cargo}/registry/src"
+    --also "${CARGO_HOME:-$BUILDER_HOME/.cargo}/registry/src" \
+    --also "${RUSTUP_HOME:-$BUILDER_HOME/.rustup}/toolchains"
