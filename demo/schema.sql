@@ -2,7 +2,7 @@
 --
 -- psql variables: leaves (how many media).
 --
--- Keys, indexes and triggers, and the table path, follow in indexes.sql after the rows: that is
+-- Keys, indexes and triggers, and the table path, follow in inode_indexes.sql and references.sql after the rows: that is
 -- faster by far.
 
 CREATE TABLE inode (

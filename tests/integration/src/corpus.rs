@@ -55,11 +55,7 @@ pub fn corpus() -> &'static Corpus {
         let store = Store::new();
         let mut origins = put_made_files(&store);
         let made: HashSet<String> = origins.iter().map(|(blobid, _)| blobid.clone()).collect();
-        // More than are wanted: this machine may have some of the same content.
-        let system = put_system_files(&store, SIZE);
-        let new = |(blobid, _): &(String, PathBuf)| !made.contains(blobid);
-        let wanted = SIZE - origins.len();
-        origins.extend(system.into_iter().filter(new).take(wanted));
+        origins.extend(put_further(&store, SIZE - made.len(), made.clone()));
         origins.push((store.put(b""), PathBuf::from("/dev/null")));
         let paths: Vec<PathBuf> = origins
             .iter()
@@ -108,8 +104,12 @@ fn put_made_files(store: &Store) -> Vec<(String, PathBuf)> {
 
 /// Copies `n` distinct files of this machine into `store`: blobids and where they are from.
 pub fn put_system_files(store: &Store, n: usize) -> Vec<(String, PathBuf)> {
+    put_further(store, n, HashSet::new())
+}
+
+/// The same, passing by content that has been `seen`.
+fn put_further(store: &Store, n: usize, mut seen: HashSet<String>) -> Vec<(String, PathBuf)> {
     let mut groups: Vec<VecDeque<PathBuf>> = groups().into_values().map(by_size).collect();
-    let mut seen = HashSet::new();
     let mut chosen = Vec::with_capacity(n);
     // One of each kind, then a second of each, and so on: rare kinds are all in, frequent ones don't crowd them out.
     // The largest of a kind, then the smallest, and so on: what is longer than a head matters as much as the rest.

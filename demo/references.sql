@@ -1,17 +1,5 @@
--- The archive's keys, indexes and triggers, and what refers to them, as on the live system: eleven indexes a leaf, seven of
--- which a change of mime_type enters, and three triggers a leaf.
-
-ALTER TABLE inode ADD PRIMARY KEY (medium_hash, ino);
-CREATE INDEX ON inode (by_hash_created) WHERE by_hash_created = false;
-CREATE INDEX ON inode (fs_type, copied) WHERE fs_type = 'f' AND copied = false;
-CREATE INDEX ON inode (fs_type, copied) WHERE fs_type = 'f' AND copied = true;
-CREATE INDEX ON inode (fs_type);
-CREATE INDEX ON inode (blobid) WHERE blobid IS NOT NULL;
-CREATE INDEX ON inode (mime_type);
-CREATE INDEX ON inode (processed_at) WHERE processed_at IS NOT NULL;
-CREATE INDEX ON inode (processed_at DESC) WHERE copied = true;
-CREATE INDEX ON inode (claimed_at) WHERE copied = false AND claimed_by IS NULL;
-CREATE INDEX ON inode (medium_hash, ino) WHERE copied = false AND claimed_by IS NULL;
+-- What refers to the archive's rows, and its triggers, as on the live system: with the key and the indexes of
+-- inode_indexes.sql eleven indexes a leaf, seven of which a change of mime_type enters, and three triggers a leaf.
 
 -- Where on its medium an inode was found; here, for some of them. The foreign key comes before
 -- the leaves, which then need no check: one for each of them, planned over all leaves of inode,
