@@ -2,7 +2,7 @@
 
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::detector;
-use ntt_mime_core::failure::FailureReason;
+use ntt_mime_core::failure::{Failure, FailureReason};
 use pgrx::prelude::*;
 
 use crate::detect;
@@ -56,30 +56,14 @@ fn ntt_inspect_blob(
 
 fn inspect(blobid: &str) -> Inspection {
     let status = |reason: FailureReason| reason.as_str().to_owned();
-    let id = match BlobId::parse(blobid) {
+    let without_a_file = |reason, detail| (None, status(reason), None, None, None, Some(detail));
+    let id = match BlobId::parse(blobid).map_err(Failure::from) {
         Ok(id) => id,
-        Err(error) => {
-            let detail = Some(error.to_string().trim_end_matches('.').to_owned());
-            return (
-                None,
-                status(FailureReason::Invalid),
-                None,
-                None,
-                None,
-                detail,
-            );
-        }
+        Err(failure) => return without_a_file(failure.reason, failure.detail),
     };
     match detect::look_at(&id) {
         // libmagic itself is out of order.
-        Err(Error::Detector { detail }) => (
-            None,
-            status(FailureReason::Error),
-            None,
-            None,
-            None,
-            Some(detail),
-        ),
+        Err(Error::Detector { detail }) => without_a_file(FailureReason::Error, detail),
         Err(error) => error.raise(),
         Ok(look) => {
             let (path, size) = (Some(look.path), look.size.map(|size| size as i64));

@@ -51,58 +51,64 @@ pub fn define() {
     // SAFETY: `_PG_init` runs on the main thread, before anybody reads the setting; PostgreSQL takes
     // the default of a setting from its variable.
     unsafe { *WORKERS.as_ptr() = default_workers() };
-    define_int(
+    GucRegistry::define_int_guc(
         c"ntt_mime.workers",
         c"Sets the number of background workers of a run.",
         c"They are taken from max_worker_processes. The default is the number of CPUs, 8 at most.",
         &WORKERS,
-        (1, MAX_WORKERS),
+        1,
+        MAX_WORKERS,
         GucContext::Userset,
         GucFlags::default(),
     );
-    define_int(
+    GucRegistry::define_int_guc(
         c"ntt_mime.head_bytes",
         c"Sets how much of a blob is read first.",
         c"Larger reads follow only where the answer needs them.",
         &HEAD_BYTES,
-        (512, 7 * 1024 * 1024),
+        512,
+        7 * 1024 * 1024,
         GucContext::Suset,
         GucFlags::UNIT_BYTE,
     );
-    define_int(
+    GucRegistry::define_int_guc(
         c"ntt_mime.cache_size",
         c"Sets the shared memory of a run for blobs already detected.",
         c"36 bytes a distinct blob; with room for all of them each blob is read once a run. \
           0 switches the cache off: slower, never wrong.",
         &CACHE_SIZE,
-        (0, 64 * 1024 * 1024),
+        0,
+        64 * 1024 * 1024,
         GucContext::Suset,
         GucFlags::UNIT_KB,
     );
-    define_int(
+    GucRegistry::define_int_guc(
         c"ntt_mime.lock_timeout",
         c"Sets how long a worker waits for a lock before it does other work and comes back.",
         c"Applies to leaves that DDL holds and to rows that other transactions hold.",
         &LOCK_TIMEOUT,
-        (1, 10_000),
+        1,
+        10_000,
         GucContext::Userset,
         GucFlags::UNIT_MS,
     );
-    define_int(
+    GucRegistry::define_int_guc(
         c"ntt_mime.retry_failures_after",
         c"Sets the age at which a recorded failure is tried again by itself.",
         c"Younger failures are passed over without touching the file. 0 tries all of them in each run.",
         &RETRY_FAILURES_AFTER,
-        (0, i32::MAX),
+        0,
+        i32::MAX,
         GucContext::Userset,
         GucFlags::UNIT_S,
     );
-    define_int(
+    GucRegistry::define_int_guc(
         c"ntt_mime.batch_delay",
         c"Sets the pause between the batches of a worker.",
         c"Makes a run slower and kinder to a busy server. 0 means no pause.",
         &BATCH_DELAY,
-        (0, 60_000),
+        0,
+        60_000,
         GucContext::Userset,
         GucFlags::UNIT_MS,
     );
@@ -115,29 +121,18 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
-    define_int(
+    GucRegistry::define_int_guc(
         c"ntt_mime.run_history",
         c"Sets the age at which rows of ntt_mime.run are removed by the next run.",
         c"0 keeps only the runs that are still going on.",
         &RUN_HISTORY,
-        (0, i32::MAX),
+        0,
+        i32::MAX,
         GucContext::Suset,
         GucFlags::UNIT_S,
     );
     // SAFETY: a C string; from now on a misspelt ntt_mime.* is an error rather than a new setting.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"ntt_mime".as_ptr()) };
-}
-
-fn define_int(
-    name: &'static std::ffi::CStr,
-    short: &'static std::ffi::CStr,
-    long: &'static std::ffi::CStr,
-    setting: &'static GucSetting<i32>,
-    range: (i32, i32),
-    context: GucContext,
-    flags: GucFlags,
-) {
-    GucRegistry::define_int_guc(name, short, long, setting, range.0, range.1, context, flags);
 }
 
 fn default_workers() -> i32 {

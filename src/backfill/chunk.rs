@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::history::{self, KnownFailure, NewFailure};
 use super::leaf::Tid;
 use super::options::Job;
-use super::shared::{Counters, Shared, Stop, WorkerState, add, add_time};
+use super::shared::{Counters, Shared, Stop, add, add_time};
 use crate::pg::{latch, tx};
 
 /// The blobid of a row: of a blob, or text that isn't one.
@@ -107,6 +107,20 @@ struct Todo {
     slot: Option<SlotIndex>,
 }
 
+/// A blob of a chunk that another worker is at, and its place in the cache.
+struct Waiting {
+    at: usize,
+    slot: SlotIndex,
+}
+
+/// What a chunk changes in `ntt_mime.failure`, and what is on record there of its blobs.
+#[derive(Default)]
+struct Records {
+    known: HashMap<String, KnownFailure>,
+    failed: Vec<NewFailure>,
+    mended: Vec<String>,
+}
+
 impl<'a> Finder<'a> {
     pub fn new(
         job: &'a Job,
@@ -130,35 +144,27 @@ impl<'a> Finder<'a> {
     /// that the chunk is not to be used.
     pub fn find(&mut self, chunk: &mut Chunk) -> Result<bool, tx::PgError> {
         let (mut todo, waiting) = self.look_up(chunk);
-        let known = self.pass_over_known(chunk, &mut todo)?;
-        let mut failed = Vec::new();
-        let mut mended = Vec::new();
-        for todo in todo {
+        let mut records = Records {
+            known: self.pass_over_known(chunk, &mut todo)?,
+            ..Records::default()
+        };
+        for Todo { at, slot } in todo {
             if self.stopped_now() {
                 return Ok(false);
             }
-            self.detect(
-                &mut chunk.wanted[todo.at],
-                todo.slot,
-                &known,
-                &mut failed,
-                &mut mended,
-            );
+            self.detect(&mut chunk.wanted[at], slot, &mut records);
         }
-        for Todo { at, slot } in waiting {
-            let Some(slot) = slot else { continue };
+        for Waiting { at, slot } in waiting {
             match self.wait_for(slot) {
                 None => return Ok(false),
                 Some(Lookup::Known(outcome)) => {
                     add(&self.counters.cache_hits, 1);
                     chunk.wanted[at].found = found(outcome);
                 }
-                Some(_) => {
-                    let wanted = &mut chunk.wanted[at];
-                    self.detect(wanted, Some(slot), &known, &mut failed, &mut mended);
-                }
+                Some(_) => self.detect(&mut chunk.wanted[at], Some(slot), &mut records),
             }
         }
+        let Records { failed, mended, .. } = records;
         let nothing_new = failed.is_empty() && mended.is_empty();
         if !nothing_new && !self.job.options.dry_run {
             tx::transaction(|| history::record_failures(self.job.run_id, failed, mended))?;
@@ -167,7 +173,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Takes from the cache what is known; returns what is to be done here and what others are at.
-    fn look_up(&self, chunk: &mut Chunk) -> (Vec<Todo>, Vec<Todo>) {
+    fn look_up(&self, chunk: &mut Chunk) -> (Vec<Todo>, Vec<Waiting>) {
         let (mut todo, mut waiting) = (Vec::new(), Vec::new());
         for (at, wanted) in chunk.wanted.iter_mut().enumerate() {
             let id = match &wanted.key {
@@ -175,27 +181,19 @@ impl<'a> Finder<'a> {
                 Key::Invalid(text) => stand_in(text),
             };
             let max = self.job.options.max_blobs;
+            let mut take = |slot| todo.push(Todo { at, slot });
             match self.cache.claim(&id, self.number) {
                 Lookup::Known(outcome) => {
                     add(&self.counters.cache_hits, 1);
                     wanted.found = found(outcome);
                 }
-                Lookup::Busy(slot) => waiting.push(Todo {
-                    at,
-                    slot: Some(slot),
-                }),
+                Lookup::Busy(slot) => waiting.push(Waiting { at, slot }),
                 Lookup::TakenOver(slot) if self.shared.limit_reached() => self.cache.release(slot),
-                Lookup::TakenOver(slot) => todo.push(Todo {
-                    at,
-                    slot: Some(slot),
-                }),
+                Lookup::TakenOver(slot) => take(Some(slot)),
                 Lookup::Claimed(slot) if !self.shared.count_blob(max) => self.cache.release(slot),
-                Lookup::Claimed(slot) => todo.push(Todo {
-                    at,
-                    slot: Some(slot),
-                }),
+                Lookup::Claimed(slot) => take(Some(slot)),
                 Lookup::Full if !self.shared.count_blob(max) => {}
-                Lookup::Full => todo.push(Todo { at, slot: None }),
+                Lookup::Full => take(None),
             }
         }
         (todo, waiting)
@@ -228,19 +226,10 @@ impl<'a> Finder<'a> {
         Ok(known)
     }
 
-    fn detect(
-        &mut self,
-        wanted: &mut Wanted,
-        slot: Option<SlotIndex>,
-        known: &HashMap<String, KnownFailure>,
-        failed: &mut Vec<NewFailure>,
-        mended: &mut Vec<String>,
-    ) {
+    fn detect(&mut self, wanted: &mut Wanted, slot: Option<SlotIndex>, records: &mut Records) {
         match self.mime_type(&wanted.key) {
             Ok(mime_type) => {
-                if known.contains_key(&wanted.key.text()) {
-                    mended.push(wanted.key.text());
-                }
+                records.note_detected(&wanted.key);
                 match self.shared.dictionary().intern(&mime_type) {
                     Some(id) => self.conclude(wanted, slot, Outcome::Mime(id)),
                     None => {
@@ -253,7 +242,7 @@ impl<'a> Finder<'a> {
             }
             Err(failure) => {
                 self.conclude(wanted, slot, Outcome::Failed(failure.reason));
-                failed.push(NewFailure {
+                records.failed.push(NewFailure {
                     blobid: wanted.key.text(),
                     reason: failure.reason,
                     detail: failure.detail,
@@ -265,7 +254,10 @@ impl<'a> Finder<'a> {
     fn mime_type(&mut self, key: &Key) -> Result<String, Failure> {
         let id = match key {
             Key::Blob(id) => id,
-            Key::Invalid(text) => return Err(invalid(text)),
+            Key::Invalid(text) => {
+                let error = BlobId::parse(text).expect_err("a valid one has the other kind of key");
+                return Err(error.into());
+            }
         };
         let begun = std::time::Instant::now();
         let blob = self.store.open_blob(id);
@@ -313,7 +305,20 @@ impl<'a> Finder<'a> {
     fn stopped_now(&self) -> bool {
         pgrx::check_for_interrupts!();
         self.shared.stopping() == Stop::Now
-            || self.shared.worker(usize::from(self.number)).state() != WorkerState::Ready
+    }
+}
+
+impl Records {
+    /// A blob on record as a failure has been detected.
+    fn note_detected(&mut self, key: &Key) {
+        // Nearly always nothing is on record, and the text of the key isn't worth making.
+        if self.known.is_empty() {
+            return;
+        }
+        let text = key.text();
+        if self.known.contains_key(&text) {
+            self.mended.push(text);
+        }
     }
 }
 
@@ -330,16 +335,6 @@ fn found(outcome: Outcome) -> Found {
     match outcome {
         Outcome::Mime(id) => Found::Mime(id),
         Outcome::Failed(_) => Found::Failed,
-    }
-}
-
-fn invalid(text: &str) -> Failure {
-    Failure {
-        reason: FailureReason::Invalid,
-        detail: match BlobId::parse(text) {
-            Err(error) => error.to_string().trim_end_matches('.').to_owned(),
-            Ok(_) => String::new(),
-        },
     }
 }
 

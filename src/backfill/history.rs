@@ -1,11 +1,12 @@
 //! The tables `ntt_mime.run` and `ntt_mime.failure`.
 //!
-//! Written as their owner ([`identity::as_owner`]), whoever runs the backfill. The run row has one
+//! Written as their owner ([`as_owner`]), whoever runs the backfill. The run row has one
 //! writer, the leader; failures are recorded by the workers, in the order of their keys, so that two
 //! of them can't deadlock. Everything here runs inside a (sub)transaction with a snapshot.
 
 use std::collections::{BTreeMap, HashMap};
 
+use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::failure::FailureReason;
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
@@ -304,10 +305,7 @@ pub fn failure_key(text: &str) -> String {
         return text.to_owned();
     }
     let beginning: String = text.chars().take(MAX_KEY / 8).collect();
-    let hash: String = Sha256::digest(text.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash = BlobId::from_bytes(Sha256::digest(text.as_bytes()).into());
     format!("{beginning}… (sha256 {hash})")
 }
 

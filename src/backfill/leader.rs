@@ -94,8 +94,6 @@ struct Leader {
     locks: Vec<SessionLock>,
     segment: Option<Segment>,
     handles: Vec<Handle>,
-    /// Workers that were registered.
-    workers: i32,
     leaves: HashMap<u32, Seen>,
     passes: u32,
     pass_started: Instant,
@@ -124,7 +122,6 @@ impl Leader {
             locks: Vec::new(),
             segment: None,
             handles: Vec::new(),
-            workers: 0,
             leaves: HashMap::new(),
             passes: 0,
             pass_started: now,
@@ -226,7 +223,6 @@ impl Leader {
                 None => break,
             }
         }
-        self.workers = self.handles.len() as i32;
         if self.handles.is_empty() {
             Error::NoWorker.raise();
         }
@@ -242,8 +238,8 @@ impl Leader {
     }
 
     fn open_pass(&mut self, leaves: Vec<ListedLeaf>) {
-        let board_leaves: Vec<(u32, u32)> = leaves.iter().map(|l| (l.oid, l.blocks)).collect();
-        let taken = self.shared().board().open_pass(board_leaves);
+        let listed = leaves.iter().map(|leaf| (leaf.oid, leaf.blocks));
+        let taken = self.shared().board().open_pass(listed);
         for leaf in &leaves[..taken] {
             self.leaves.insert(leaf.oid, Seen::default());
         }
@@ -389,7 +385,7 @@ impl Leader {
         };
         RunRow {
             status,
-            workers: self.workers,
+            workers: self.handles.len() as i32,
             leaves_total: total,
             leaves_done: total - left_open,
             blocks_total: blocks_total.max(blocks_done),

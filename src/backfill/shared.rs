@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use ntt_mime_core::board::{Board, BoardHeader, LeafEntry};
 use ntt_mime_core::cache::{CacheHeader, RunCache, Slot};
 use ntt_mime_core::dictionary::Dictionary;
-use serde::{Deserialize, Serialize};
+use pgrx::PgSqlErrorCode;
 
 use super::options::Job;
 use crate::pg::dsm::Segment;
@@ -135,15 +135,6 @@ pub fn add(counter: &AtomicU64, amount: u64) {
 /// Adds a time to a counter of microseconds.
 pub fn add_time(counter: &AtomicU64, time: std::time::Duration) {
     add(counter, time.as_micros() as u64);
-}
-
-/// A worker's error on its way to the leader.
-#[derive(Serialize, Deserialize)]
-struct ErrorOnTheWay {
-    sqlstate: String,
-    message: String,
-    detail: Option<String>,
-    hint: Option<String>,
 }
 
 /// A view of a run's shared memory.
@@ -400,13 +391,11 @@ impl WorkerSlot {
     /// Leaves the error that ends the worker for the leader to raise.
     pub fn fail(&self, error: &PgError) {
         let cut = |text: &str| text.chars().take(500).collect::<String>();
-        let text = serde_json::to_vec(&ErrorOnTheWay {
-            sqlstate: error.sqlstate(),
-            message: cut(&error.message),
-            detail: error.detail.as_deref().map(cut),
-            hint: error.hint.as_deref().map(cut),
-        })
-        .unwrap_or_default();
+        let mut short = error.clone();
+        short.message = cut(&error.message);
+        short.detail = error.detail.as_deref().map(cut);
+        short.hint = error.hint.as_deref().map(cut);
+        let text = serde_json::to_vec(&short).unwrap_or_default();
         if text.len() <= ERROR_BYTES {
             // SAFETY: only the slot's worker writes, once, before the state says Failed.
             unsafe { (&mut *self.error.get())[..text.len()].copy_from_slice(&text) };
@@ -420,15 +409,11 @@ impl WorkerSlot {
         let bytes = (self.error_bytes.load(Ordering::Relaxed) as usize).min(ERROR_BYTES);
         // SAFETY: the state was loaded as Failed (Acquire), after which nobody writes any more.
         let text = unsafe { &(&*self.error.get())[..bytes] };
-        let error = serde_json::from_slice(text).unwrap_or(ErrorOnTheWay {
-            sqlstate: "XX000".to_owned(),
-            message: "a background worker of the backfill failed".to_owned(),
-            detail: None,
-            hint: Some("The server log tells why.".to_owned()),
-        });
-        let mut raised = PgError::with_sqlstate(&error.sqlstate, error.message);
-        raised.detail = error.detail;
-        raised.hint = error.hint;
-        raised
+        serde_json::from_slice(text).unwrap_or_else(|_| {
+            let message = "a background worker of the backfill failed".to_owned();
+            let mut unknown = PgError::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message);
+            unknown.hint = Some("The server log tells why.".to_owned());
+            unknown
+        })
     }
 }

@@ -12,7 +12,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 /// An error that PostgreSQL raised, caught; or one to be raised.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct PgError {
     /// As PostgreSQL packs it (`MAKE_SQLSTATE` in utils/elog.h). Not pgrx's enumeration: a user's
     /// trigger may raise any SQLSTATE, and the caller is to see that one.
@@ -31,16 +31,6 @@ impl PgError {
             detail: None,
             hint: None,
         }
-    }
-
-    /// An error of the SQLSTATE `text`, five characters.
-    pub fn with_sqlstate(text: &str, message: String) -> PgError {
-        let pack = |code: i32, (i, b): (usize, u8)| {
-            code | i32::from(b.wrapping_sub(b'0') & 0x3F) << (6 * i)
-        };
-        let mut error = PgError::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message);
-        error.code = text.bytes().take(5).enumerate().fold(0, pack);
-        error
     }
 
     fn from_caught(caught: &CaughtError) -> PgError {
@@ -68,7 +58,7 @@ impl PgError {
     }
 
     /// The error as PostgreSQL's own structure, in the current memory context: for
-    /// [`version::throw`], which needs that nothing of Rust's is left to clean up.
+    /// [`super::version::throw`], which needs that nothing of Rust's is left to clean up.
     pub fn into_error_data(self) -> *mut pg_sys::ErrorData {
         use pgrx::memcxt::PgMemoryContexts::CurrentMemoryContext;
         // SAFETY: the current memory context exists; it is the caller's, who outlives the error.
@@ -165,13 +155,7 @@ pub fn transaction_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, Pg
         unsafe { pg_sys::StartTransactionCommand() };
         work()
     });
-    match result {
-        Ok(value) => commit().map(|()| value),
-        Err(caught) => {
-            abort();
-            Err(caught.error)
-        }
-    }
+    end(result).map(|(value, _)| value)
 }
 
 /// Like [`transaction`]; tells also how long the commit took.
@@ -190,29 +174,24 @@ pub fn transaction_timed<T>(work: impl FnOnce() -> T) -> Result<(T, Duration), P
         }
         value
     });
-    match result {
-        Ok(value) => {
-            let begun = Instant::now();
-            commit().map(|()| (value, begun.elapsed()))
-        }
-        Err(caught) => {
-            abort();
-            Err(caught.error)
-        }
-    }
+    end(result)
 }
 
-fn commit() -> Result<(), PgError> {
-    // SAFETY: the transaction begun in `transaction` is open and has no active snapshot any more.
-    catch(|| unsafe { pg_sys::CommitTransactionCommand() }).map_err(|caught| {
-        abort();
-        caught.error
-    })
-}
-
-fn abort() {
-    // SAFETY: valid in any state of a transaction, including one that has failed.
-    unsafe { pg_sys::AbortCurrentTransaction() };
+/// Ends the transaction in which `result` came about, and tells how long the commit took. An error,
+/// that of the commit included, rolls it back.
+fn end<T>(result: Result<T, Box<Caught>>) -> Result<(T, Duration), PgError> {
+    let begun = Instant::now();
+    result
+        .and_then(|value| {
+            // SAFETY: the transaction is open and has no active snapshot any more.
+            catch(|| unsafe { pg_sys::CommitTransactionCommand() })?;
+            Ok((value, begun.elapsed()))
+        })
+        .map_err(|caught| {
+            // SAFETY: valid in any state of a transaction, including one that has failed.
+            unsafe { pg_sys::AbortCurrentTransaction() };
+            caught.error
+        })
 }
 
 /// Runs `work` in a subtransaction with a snapshot; on an error, rolls it back and raises it again.
@@ -236,19 +215,12 @@ pub fn in_subtransaction<T>(work: impl FnOnce() -> T) -> T {
         });
         pg_sys::MemoryContextSwitchTo(context);
         match result {
-            Ok(value) => {
-                pg_sys::ReleaseCurrentSubTransaction();
-                pg_sys::MemoryContextSwitchTo(context);
-                pg_sys::CurrentResourceOwner = owner;
-                value
-            }
-            Err(caught) => {
-                pg_sys::RollbackAndReleaseCurrentSubTransaction();
-                pg_sys::MemoryContextSwitchTo(context);
-                pg_sys::CurrentResourceOwner = owner;
-                caught.original.rethrow()
-            }
+            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
         }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        result.unwrap_or_else(|caught| caught.original.rethrow())
     }
 }
 

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::blob_id::InvalidBlobId;
+
 /// The reasons, as `ntt_mime.failure.reason` and the status of `ntt_inspect_blob` spell them. The
 /// numbers are those used in shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,6 +106,14 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl From<InvalidBlobId> for Failure {
+    /// The sentence, as a detail without its full stop.
+    fn from(error: InvalidBlobId) -> Failure {
+        let sentence = error.to_string();
+        Failure::new(FailureReason::Invalid, sentence.trim_end_matches('.'))
+    }
+}
 
 #[cfg(test)]
 mod tests {
