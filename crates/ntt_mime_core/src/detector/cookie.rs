@@ -12,17 +12,15 @@ use std::ptr::NonNull;
 use magic_sys as ffi;
 use rustix::io::Errno;
 
+use super::release::{self, Limit};
+
 /// Only the MIME type. MAGIC_ERROR makes it an error, instead of an answer that tells of it, when a
 /// file can't be looked at; in releases 5.44 to 5.48 that concerns names of files only (fsmagic.c),
 /// while a descriptor that can't be read is an error in any case, so it is a precaution. Never
 /// MAGIC_COMPRESS: it would unpack untrusted content, with programs of the system if need be.
 const FLAGS: c_int = ffi::MAGIC_MIME_TYPE | ffi::MAGIC_ERROR;
 
-/// An open libmagic with its database loaded.
-///
-/// Of its limits only BYTES_MAX is ever set. The others, which bound the work that hostile content
-/// can cause, are those of the release: its database is written for them (uses of named rules went
-/// from 50 in 5.44 to 100 in 5.46 and 150 in 5.48), so to fix them here would change answers.
+/// An open libmagic with its database loaded, and its [limits](release::limits) set.
 pub struct Cookie {
     cookie: NonNull<ffi::magic_set>,
     /// The BYTES_MAX in force, if it has been set.
@@ -84,6 +82,9 @@ impl Cookie {
             cookie,
             limit: None,
         };
+        for Limit { parameter, value } in release::limits(version()) {
+            cookie.set(parameter, value)?;
+        }
         // SAFETY: an open cookie; NULL asks for the default database.
         if unsafe { ffi::magic_load(cookie.cookie.as_ptr(), std::ptr::null()) } != 0 {
             let MagicError { text, errno } = cookie.error();
@@ -100,7 +101,7 @@ impl Cookie {
     /// of OLE and ELF seek. The file is judged from its start, wherever its position is.
     pub fn descriptor(&mut self, file: BorrowedFd<'_>, limit: usize) -> Result<String, MagicError> {
         if self.limit != Some(limit) {
-            self.set_bytes_max(limit)?;
+            self.set(ffi::MAGIC_PARAM_BYTES_MAX, limit)?;
             self.limit = Some(limit);
         }
         // libmagic reads from the current position, which it restores afterwards if it can.
@@ -115,14 +116,15 @@ impl Cookie {
         unsafe { copied(answer) }.ok_or_else(|| self.error())
     }
 
-    fn set_bytes_max(&mut self, limit: usize) -> Result<(), MagicError> {
-        let value = (&raw const limit).cast::<c_void>();
+    /// Sets one of libmagic's limits.
+    fn set(&self, parameter: c_int, value: usize) -> Result<(), MagicError> {
+        let pointer = (&raw const value).cast::<c_void>();
         // SAFETY: an open cookie; libmagic reads a size_t through the pointer, during the call.
-        match unsafe {
-            ffi::magic_setparam(self.cookie.as_ptr(), ffi::MAGIC_PARAM_BYTES_MAX, value)
-        } {
+        match unsafe { ffi::magic_setparam(self.cookie.as_ptr(), parameter, pointer) } {
             0 => Ok(()),
-            _ => Err(MagicError::new("libmagic refused MAGIC_PARAM_BYTES_MAX")),
+            _ => Err(MagicError::new(format!(
+                "libmagic refused to set limit {parameter} to {value}"
+            ))),
         }
     }
 
@@ -170,4 +172,42 @@ unsafe fn copied(text: *const c_char) -> Option<String> {
     // SAFETY: as promised by the caller.
     let text = unsafe { CStr::from_ptr(text) };
     Some(text.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit_in_force(cookie: *mut ffi::magic_set, parameter: c_int) -> usize {
+        let mut value = usize::MAX;
+        let pointer = (&raw mut value).cast::<c_void>();
+        // SAFETY: an open cookie; libmagic writes a size_t through the pointer, during the call.
+        assert_eq!(
+            unsafe { ffi::magic_getparam(cookie, parameter, pointer) },
+            0
+        );
+        value
+    }
+
+    #[test]
+    fn limits_are_set_and_are_those_of_file() {
+        // SAFETY: no preconditions.
+        let untouched = NonNull::new(unsafe { ffi::magic_open(FLAGS) }).unwrap();
+        let untouched = Cookie {
+            cookie: untouched,
+            limit: None,
+        };
+        let ours = Cookie::open().unwrap();
+        let limits: Vec<Limit> = release::limits(version()).collect();
+        assert!(limits.len() >= 7, "a release that nobody has looked at");
+        for Limit { parameter, value } in limits {
+            assert_eq!(limit_in_force(ours.cookie.as_ptr(), parameter), value);
+            assert_eq!(limit_in_force(untouched.cookie.as_ptr(), parameter), value);
+        }
+    }
+
+    #[test]
+    fn what_libmagic_does_not_know_is_refused() {
+        assert!(Cookie::open().unwrap().set(99, 1).is_err());
+    }
 }

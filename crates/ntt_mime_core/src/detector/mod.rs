@@ -13,6 +13,8 @@ mod cookie;
 mod database;
 mod json;
 mod plan;
+mod reads;
+mod release;
 mod selfcheck;
 #[cfg(test)]
 mod tests;
@@ -29,7 +31,8 @@ use crate::store::{Blob, in_words};
 use cookie::{Cookie, MagicError};
 pub use database::{MagicDatabase, magic_database};
 use plan::Next;
-pub use selfcheck::known_bad_release;
+pub use plan::Steps;
+use reads::ReadCounter;
 
 /// The type of nothing at all. (file(1) looks at the inode of an empty file first and says
 /// `inode/x-empty`; this is what libmagic says of empty content.)
@@ -66,8 +69,9 @@ impl std::error::Error for DetectorError {}
 #[derive(Clone, Debug)]
 pub struct Detection {
     pub mime_type: String,
-    /// Bytes that libmagic was given to look at, over all looks. What it reads elsewhere in the file
-    /// by itself isn't known.
+    /// Bytes of the file that were read: the looks, each byte once, and what libmagic read elsewhere
+    /// by itself, as far as the system [counts it](reads). What it reads twice elsewhere counts twice,
+    /// but all together never for more than the file has.
     pub bytes_read: u64,
     /// Looks taken: 0 for an empty file, 1 for most, 3 at most.
     pub reads: u32,
@@ -80,7 +84,9 @@ pub struct Detection {
 /// A warm libmagic. Neither Send nor Sync: one a backend.
 pub struct Detector {
     config: DetectorConfig,
+    steps: Steps,
     cookie: Cookie,
+    reads: ReadCounter,
     /// The head of the file at hand, as far as it has been read.
     head: Vec<u8>,
     /// What is read beyond that passes through here; empty until it is needed.
@@ -90,8 +96,15 @@ pub struct Detector {
 impl Detector {
     /// Opens libmagic and loads its database, which takes milliseconds and megabytes.
     pub fn new(config: DetectorConfig) -> Result<Detector, DetectorError> {
+        Detector::with_steps(config, Steps::default())
+    }
+
+    /// One that leaves steps of the plan out, to show what they are good for.
+    pub fn with_steps(config: DetectorConfig, steps: Steps) -> Result<Detector, DetectorError> {
         Ok(Detector {
             config,
+            steps,
+            reads: ReadCounter::of_this_thread(),
             cookie: Cookie::open().map_err(|error| DetectorError(error.to_string()))?,
             head: Vec::new(),
             beyond: Vec::new(),
@@ -145,42 +158,43 @@ impl Detector {
         };
         let mut limit = plan::first_look(self.config.head_bytes);
         self.head.clear();
-        self.read(file, wanted(size, limit), &mut detection.read_time)?;
-        if self.head.is_empty() {
+        let mut seen = self.read(file, 0, wanted(size, limit), &mut detection.read_time)?;
+        if seen == 0 {
             return Ok(detection);
         }
+        let mut elsewhere = 0;
         loop {
             let begun = Instant::now();
-            let answer = self.cookie.descriptor(file, limit);
+            let (answer, read) = self.reads.during(|| self.cookie.descriptor(file, limit));
             detection.detect_time += begun.elapsed();
             detection.mime_type = believed(answer?)?;
-            detection.bytes_read += wanted(size, limit) as u64;
             detection.reads += 1;
-            match plan::next(&detection.mime_type, &self.head, limit, size) {
-                Next::Done => return Ok(detection),
-                Next::Look(longer) => {
-                    self.read(file, wanted(size, longer), &mut detection.read_time)?;
-                    limit = longer;
-                }
-                Next::LookUnlessText(longer) => {
-                    self.read(file, wanted(size, longer), &mut detection.read_time)?;
-                    if plan::is_text(self.head.get(limit..).unwrap_or_default()) {
-                        return Ok(detection);
-                    }
-                    limit = longer;
-                }
+            // It read what we had read, and more.
+            elsewhere += read.map_or(0, |read| read.saturating_sub(seen as u64));
+            detection.bytes_read = size.min(seen as u64 + elsewhere);
+            let next = plan::next(self.steps, &detection.mime_type, &self.head, limit, size);
+            let (Next::Look(longer) | Next::LookUnlessText(longer)) = next else {
+                return Ok(detection);
+            };
+            seen = self.read(file, seen, wanted(size, longer), &mut detection.read_time)?;
+            detection.bytes_read = size.min(seen as u64 + elsewhere);
+            let more = self.head.get(limit..).unwrap_or_default();
+            if matches!(next, Next::LookUnlessText(_)) && plan::is_text(more) {
+                return Ok(detection);
             }
+            limit = longer;
         }
     }
 
-    /// Reads a file up to `end`, from where it has been read already. What lies beyond the second
-    /// look isn't kept: it is enough to have it in the system's memory.
+    /// Reads a file up to `end`, `from` where it has been read already, and tells how far it got. What
+    /// lies beyond the second look isn't kept: it is enough to have it in the system's memory.
     fn read(
         &mut self,
         file: BorrowedFd<'_>,
+        from: usize,
         end: usize,
         time: &mut Duration,
-    ) -> Result<(), Trouble> {
+    ) -> Result<usize, Trouble> {
         let begun = Instant::now();
         let kept = end.min(self.keeps());
         let mut have = self.head.len();
@@ -192,7 +206,8 @@ impl Detector {
             }
         }
         self.head.truncate(have);
-        if have == kept && kept < end {
+        have = have.max(from);
+        if have >= kept && have < end {
             self.beyond.resize(CHUNK, 0);
             while have < end {
                 let chunk = CHUNK.min(end - have);
@@ -203,7 +218,7 @@ impl Detector {
             }
         }
         *time += begun.elapsed();
-        Ok(())
+        Ok(have)
     }
 
     /// Bytes of a file that are kept.
@@ -284,6 +299,10 @@ fn in_memory(content: &[u8]) -> Result<OwnedFd, Errno> {
 
 /// The release of libmagic that is loaded, such as "5.44".
 pub fn libmagic_release() -> String {
-    let version = cookie::version();
-    format!("{}.{:02}", version / 100, version % 100)
+    release::name(cookie::version())
+}
+
+/// A sentence about the release that is loaded, if it is known for anything bad.
+pub fn known_bad_release() -> Option<String> {
+    release::known_bad(cookie::version())
 }

@@ -23,6 +23,21 @@ const WHOLE: usize = 7 * 1024 * 1024;
 /// How a member of a ZIP archive begins.
 const ZIP: &[u8] = b"PK\x03\x04";
 
+/// How far the plan goes. Each step includes those before it, and only the last is meant for use: the
+/// others are there to be measured beside it (tests/accuracy).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Steps {
+    /// One look.
+    Head,
+    /// And one at 64 kB, at what has no name and at ZIP archives.
+    Unnamed,
+    /// And one at the whole, at text that begins with a bracket.
+    Bracket,
+    /// All that this module has.
+    #[default]
+    All,
+}
+
 /// What to do after a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -41,20 +56,31 @@ pub fn first_look(head_bytes: usize) -> usize {
 
 /// What to do after a look at `looked` bytes of a file of `size` bytes, beginning with `head`, gave
 /// `mime_type`.
-pub fn next(mime_type: &str, head: &[u8], looked: usize, size: u64) -> Next {
+pub fn next(steps: Steps, mime_type: &str, head: &[u8], looked: usize, size: u64) -> Next {
     let longer = |limit: usize| size > looked as u64 && limit > looked;
     let unnamed = mime_type == "application/octet-stream";
-    if longer(WHOLE) && (may_become_json(head) || unnamed && head.starts_with(ZIP)) {
+    let whole = match steps {
+        Steps::Head => return Next::Done,
+        Steps::Unnamed => false,
+        Steps::Bracket => begins_with_bracket(head),
+        Steps::All => may_become_json(head) || unnamed && head.starts_with(ZIP),
+    };
+    if longer(WHOLE) && whole {
         Next::Look(WHOLE)
     } else if !longer(SECOND) {
         Next::Done
     } else if unnamed || mime_type == "application/zip" {
         Next::Look(SECOND)
-    } else if is_text(head) {
+    } else if steps == Steps::All && is_text(head) {
         Next::LookUnlessText(SECOND)
     } else {
         Next::Done
     }
+}
+
+/// The simplest thing that can be said of a JSON text.
+fn begins_with_bracket(head: &[u8]) -> bool {
+    matches!(head.trim_ascii_start().first(), Some(b'{' | b'['))
 }
 
 /// None of these bytes keeps a file from being text in an encoding of one byte or UTF-8, by
@@ -84,7 +110,7 @@ mod tests {
     #[test]
     fn a_file_seen_whole_is_not_looked_at_again() {
         let whole = HEAD as u64;
-        let look = |head, size| next("application/octet-stream", head, HEAD, size);
+        let look = |head, size| next(Steps::All, "application/octet-stream", head, HEAD, size);
         assert_eq!(look(b"x" as &[u8], whole), Next::Done);
         assert_eq!(look(b"{\"a\"", 10), Next::Done);
         assert_eq!(look(b"x", whole + 1), Next::Look(SECOND));
@@ -92,24 +118,33 @@ mod tests {
 
     #[test]
     fn what_has_no_name_gets_a_second_look_and_no_third() {
-        let look = |looked| next("application/octet-stream", b"\0", looked, HUGE);
+        let look = |looked| next(Steps::All, "application/octet-stream", b"\0", looked, HUGE);
         assert_eq!(look(HEAD), Next::Look(SECOND));
         assert_eq!(look(SECOND), Next::Done);
         assert_eq!(look(1 << 20), Next::Done);
         assert_eq!(
-            next("application/zip", b"PK\x03", HEAD, HUGE),
+            next(Steps::All, "application/zip", b"PK\x03", HEAD, HUGE),
             Next::Look(SECOND)
         );
         assert_eq!(
-            next("application/octet-stream", b"PK\x03\x04", HEAD, HUGE),
+            next(
+                Steps::All,
+                "application/octet-stream",
+                b"PK\x03\x04",
+                HEAD,
+                HUGE
+            ),
             Next::Look(WHOLE)
         );
-        assert_eq!(next("application/pdf", b"%PDF\0", HEAD, HUGE), Next::Done);
+        assert_eq!(
+            next(Steps::All, "application/pdf", b"%PDF\0", HEAD, HUGE),
+            Next::Done
+        );
     }
 
     #[test]
     fn what_may_be_json_is_looked_at_whole() {
-        let look = |mime_type, head| next(mime_type, head, HEAD, HUGE);
+        let look = |mime_type, head| next(Steps::All, mime_type, head, HEAD, HUGE);
         let text = Next::LookUnlessText(SECOND);
         assert_eq!(
             look("text/plain", b"\n\t {\"a\"" as &[u8]),
@@ -121,13 +156,22 @@ mod tests {
         // One value, and the head ends: the rest may be anything.
         assert_eq!(look("application/json", b"{}"), Next::Look(WHOLE));
         assert_eq!(look("application/x-ndjson", b"{}\n{}\n{"), text);
-        assert_eq!(next("text/plain", b"{", WHOLE, HUGE), Next::Done);
+        assert_eq!(
+            next(Steps::All, "text/plain", b"{", WHOLE, HUGE),
+            Next::Done
+        );
     }
 
     #[test]
     fn text_is_text_as_far_as_libmagic_asks() {
-        assert_eq!(next("text/plain", b"words", SECOND, HUGE), Next::Done);
-        assert_eq!(next("text/plain", b"words", HEAD, HEAD as u64), Next::Done);
+        assert_eq!(
+            next(Steps::All, "text/plain", b"words", SECOND, HUGE),
+            Next::Done
+        );
+        assert_eq!(
+            next(Steps::All, "text/plain", b"words", HEAD, HEAD as u64),
+            Next::Done
+        );
         assert!(is_text(
             b"\x07\x08\t\n\x0b\x0c\r\x1b na\xc3\xafve \x80\x85\xff"
         ));
@@ -146,7 +190,7 @@ mod tests {
                 let mut looked = first_look(0);
                 let mut looks = 1;
                 while let Next::Look(limit) | Next::LookUnlessText(limit) =
-                    next(mime_type, head, looked, HUGE)
+                    next(Steps::All, mime_type, head, looked, HUGE)
                 {
                     assert!(limit > looked);
                     looked = limit;

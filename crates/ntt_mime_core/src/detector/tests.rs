@@ -183,10 +183,7 @@ fn long_json_is_looked_at_whole() {
     let detection = detector().detect_bytes(text.as_bytes()).unwrap();
     assert_eq!(detection.mime_type, "application/json");
     assert_eq!(detection.reads, 2);
-    assert_eq!(
-        detection.bytes_read,
-        (CONFIG.head_bytes + text.len()) as u64
-    );
+    assert_eq!(detection.bytes_read, text.len() as u64);
     let detection = detector().detect_bytes(cut_off.as_bytes()).unwrap();
     assert_eq!(detection.mime_type, "text/plain");
     let rtf = format!("{{\\rtf1\\ansi {cut_off}");
@@ -235,7 +232,9 @@ fn what_follows_a_head_of_text_decides_too() {
 #[test]
 fn the_setting_decides_the_first_look() {
     let mut detector = detector();
-    let text = "some words\n".repeat(100_000);
+    // A PNG is known before any rule asks for the end of the file.
+    let mut image = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+    image.resize(1_100_000, 0);
     for (head_bytes, looked) in [
         (0, 512),
         (4096, 4096),
@@ -248,13 +247,28 @@ fn the_setting_decides_the_first_look() {
         };
         detector.set_config(config);
         assert_eq!(detector.config(), config);
-        let detection = detector.detect_bytes(text.as_bytes()).unwrap();
+        let detection = detector.detect_bytes(&image).unwrap();
         assert_eq!(
             (detection.mime_type.as_str(), detection.bytes_read),
-            ("text/plain", looked)
+            ("image/png", looked)
         );
     }
     assert!(!detector.prefilter_active());
+}
+
+#[test]
+fn what_libmagic_reads_by_itself_counts() {
+    let mut detector = detector();
+    // Nobody knows what this is, so the rules that count from the end are asked too.
+    let strange = [0xfe, 0, 0xfd, 1].repeat(1 << 18);
+    let detection = detector.detect_bytes(&strange).unwrap();
+    assert_eq!(detection.mime_type, "application/octet-stream");
+    let (head, second) = (CONFIG.head_bytes as u64, plan::SECOND as u64);
+    // Two looks, the longer of which includes the other, and for each look as much at the end.
+    assert_eq!(detection.bytes_read, second + head + second);
+    // A file cannot have more than it has.
+    let detection = detector.detect_bytes(&strange[..70_000]).unwrap();
+    assert_eq!((detection.bytes_read, detection.reads), (70_000, 2));
 }
 
 #[test]

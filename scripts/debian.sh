@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Other releases of Debian, each in a folder: for tests beside another PostgreSQL and another libmagic
+# than this machine's, and for work with packages that nobody wants on the machine itself.
+#
+#   scripts/debian.sh make NAME SUITE          a minimal Debian, unless it is there already
+#   scripts/debian.sh run NAME [--bind DIRECTORY[:PLACE]] [--read-only DIRECTORY[:PLACE]]
+#                         [--env NAME=VALUE]... [--no-network] COMMAND...
+#   scripts/debian.sh remove NAME
+#
+# Can also be read with "source", for the functions.
+#
+# The folder holds files and nothing else: a command runs in namespaces of its own (mounts, processes
+# and shared memory), which the kernel takes down with it, servers that it started included. So nothing
+# stays mounted and nothing stays running, however it ended, and the folder can be deleted at any time.
+# --no-network gives it a network of its own too, of nothing but 127.0.0.1: its servers can't take a
+# port that one outside has, and what it says that it needs from elsewhere shows.
+
+# shellcheck source=scripts/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+DEBIAN_DIR=${NTT_DEBIAN_DIR:-/var/tmp/ntt_mime_debian}
+DEBIAN_MIRROR=${DEBIAN_MIRROR:?where to get Debian from}
+
+debian_folder() {
+    [[ $1 =~ ^[a-z][a-z0-9_-]*$ ]] || die "\"$1\" is no name for a folder"
+    say "$DEBIAN_DIR/$1"
+}
+
+# debian_make NAME SUITE
+debian_make() {
+    local folder suite=$2
+    folder=$(debian_folder "$1")
+    if [[ -e $folder/.complete ]]; then return; fi
+    if ! command -v debootstrap >/dev/null || ! command -v ip >/dev/null ||
+        [[ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]]; then
+        say "installing packages: debootstrap debian-archive-keyring iproute2"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update >/dev/null
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y \
+            debootstrap debian-archive-keyring iproute2 >/dev/null
+    fi
+
+    say "making a Debian $suite in $folder (some minutes)"
+    debian_remove "$1"
+    as_root install -d -m 0755 "$DEBIAN_DIR" "$folder"
+    # A debootstrap older than the suite has no script of that name. That of the development suite
+    # is the newest that it has.
+    local script=/usr/share/debootstrap/scripts/$suite log
+    if [[ ! -e $script ]]; then script=/usr/share/debootstrap/scripts/sid; fi
+    log=$(mktemp)
+    if ! as_root debootstrap --variant=minbase --include=ca-certificates "$suite" "$folder" \
+        "$DEBIAN_MIRROR" "$script" </dev/null >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        die "debootstrap could not make a Debian $suite"
+    fi
+    rm -f -- "$log"
+    # The ways to the mirror that this machine's administrator has set.
+    apt-config dump --format '%F "%v";%n' Acquire::http Acquire::https Acquire::Retries 2>/dev/null |
+        grep -v ' "";' | as_root tee "$folder/etc/apt/apt.conf.d/90machine" >/dev/null || true
+    # The development suite's lists are valid for a week. A mirror that is behind is good enough for
+    # tests: the lists are signed all the same.
+    as_root tee "$folder/etc/apt/apt.conf.d/91folder" >/dev/null <<<'Acquire::Check-Valid-Until "false";'
+    as_root touch "$folder/.complete"
+}
+
+debian_remove() {
+    local folder
+    folder=$(debian_folder "$1")
+    as_root rm -rf --one-file-system -- "$folder"
+}
+
+# debian_run NAME [OPTION]... COMMAND...: as root in the folder, from /.
+debian_run() {
+    local folder
+    folder=$(debian_folder "$1")
+    shift
+    [[ -e $folder/.complete ]] || die "there is no Debian in \"$folder\""
+    local -a environment=(HOME=/root LC_ALL=C.UTF-8 TERM="${TERM:-dumb}"
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
+    local name
+    for name in http_proxy https_proxy no_proxy CI; do
+        if [[ -n ${!name:-} ]]; then environment+=("$name=${!name}"); fi
+    done
+    local network=
+    local -a mounts=() namespaces=(--mount --propagation private --pid --fork --kill-child --ipc)
+    while [[ ${1:-} == --* ]]; do
+        case $1 in
+            --bind | --read-only) mounts+=("${1#--}" "${2%%:*}" "${2#*:}") && shift ;;
+            --env) environment+=("$2") && shift ;;
+            --no-network) namespaces+=(--net) && network=none ;;
+            *) die "unknown option \"$1\"" ;;
+        esac
+        shift
+    done
+    as_root cp -L /etc/resolv.conf "$folder/etc/resolv.conf"
+    # shellcheck disable=SC2016  # expanded by the shell that it is for
+    as_root unshare "${namespaces[@]}" \
+        bash -c '
+            set -euo pipefail
+            folder=$1 network=$2 count=$3
+            shift 3
+            if [[ $network == none ]]; then ip link set lo up; fi
+            mount --types proc proc "$folder/proc"
+            mount --rbind /sys "$folder/sys"
+            mount --rbind /dev "$folder/dev"
+            mount --types tmpfs tmpfs "$folder/dev/shm"
+            while ((count > 0)); do
+                mkdir -p "$folder$3"
+                mount --rbind "$2" "$folder$3"
+                if [[ $1 == read-only ]]; then mount -o remount,bind,ro "$folder$3"; fi
+                shift 3
+                count=$((count - 3))
+            done
+            exec chroot "$folder" env --ignore-environment "$@"
+        ' debian_run "$folder" "$network" "${#mounts[@]}" "${mounts[@]}" "${environment[@]}" "$@"
+}
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+    [[ $# -ge 2 ]] || die "usage: scripts/debian.sh make|run|remove NAME ..."
+    action=$1
+    shift
+    case $action in
+        make) debian_make "$@" ;;
+        run) debian_run "$@" ;;
+        remove) debian_remove "$@" ;;
+        *) die "unknown action \"$action\"" ;;
+    esac
+fi
