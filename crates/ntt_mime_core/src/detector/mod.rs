@@ -132,6 +132,12 @@ impl Detector {
             .map_err(|error| error.about(&format!("\"{}\"", blob.path().display())))
     }
 
+    /// The type of any open regular file of `size` bytes; the same as of a blob with this content.
+    pub fn detect_file(&mut self, file: BorrowedFd<'_>, size: u64) -> Result<Detection, Failure> {
+        self.detect(file, size)
+            .map_err(|error| error.about("the file"))
+    }
+
     /// The type of bytes in hand: the same answer as for a file with this content, since libmagic
     /// gets one, in memory.
     pub fn detect_bytes(&mut self, content: &[u8]) -> Result<Detection, Failure> {

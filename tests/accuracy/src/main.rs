@@ -1,0 +1,109 @@
+//! Does the detector answer as file(1) does on the whole file, and at what price?
+//!
+//!     ntt_mime_accuracy [--rules] [--goals] [--report FILE] CORPUS
+//!
+//! CORPUS is a folder of files, made by `corpus/make.sh`; its first level names the classes that the
+//! report is by. Each file is judged by `file --mime-type`, by the detector through a descriptor, and
+//! by the detector with the whole content in hand (as `ntt_detect_mime(bytea)` has it).
+//!
+//! Fails if an answer differs and `explained.rs` doesn't say why, or if the two ways of the detector
+//! differ from each other. With `--goals` also if what the project promises isn't reached. With
+//! `--rules` the simpler rules for how much to read are measured beside the one in use. `--report`
+//! writes the report in Markdown, too.
+
+mod buffer;
+mod corpus;
+mod explained;
+mod goals;
+mod judge;
+mod measure;
+mod report;
+mod rules;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use corpus::Corpus;
+use measure::Measured;
+use report::Report;
+
+struct Arguments {
+    corpus: PathBuf,
+    rules: bool,
+    goals: bool,
+    report: Option<PathBuf>,
+}
+
+fn arguments() -> Result<Arguments, lexopt::Error> {
+    use lexopt::prelude::*;
+    let (mut corpus, mut rules, mut goals, mut report) = (None, false, false, None);
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("rules") => rules = true,
+            Long("goals") => goals = true,
+            Long("report") => report = Some(parser.value()?.into()),
+            Value(path) if corpus.is_none() => corpus = Some(path.into()),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Arguments {
+        corpus: corpus.ok_or("missing argument: the corpus")?,
+        rules,
+        goals,
+        report,
+    })
+}
+
+fn main() -> ExitCode {
+    match arguments().map_err(|error| error.to_string()).and_then(run) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Measures, reports, and tells whether all is well.
+fn run(arguments: Arguments) -> Result<bool, String> {
+    let corpus = Corpus::find(&arguments.corpus)?;
+    eprintln!("{} files; file(1) judges them", corpus.files.len());
+    let truth = judge::file_mime(&corpus)?;
+    let contestants = if arguments.rules {
+        rules::all()
+    } else {
+        vec![rules::in_use()]
+    };
+    let mut measured = Vec::new();
+    for rule in contestants {
+        eprintln!("{}", rule.name);
+        measured.push(Measured::new(rule, &corpus)?);
+    }
+    eprintln!("the same with the content in hand");
+    let torn =
+        measure::differing_in_hand(&corpus, &measured.last().expect("one at least").answers)?;
+
+    let report = Report::new(&corpus, &truth, &measured);
+    print!("{}", report.text());
+    if let Some(path) = arguments.report {
+        std::fs::write(&path, report.text())
+            .map_err(|error| format!("\"{}\": {error}", path.display()))?;
+    }
+    let mut complaints = report.complaints();
+    complaints.extend(torn);
+    if arguments.goals {
+        complaints.extend(goals::missed(&report));
+    }
+    for complaint in &complaints {
+        println!("FAILED: {complaint}");
+    }
+    // In the form that test runners have, for those who count.
+    println!(
+        "\naccuracy: {} passed, {} failed",
+        report.passed(),
+        complaints.len()
+    );
+    Ok(complaints.is_empty())
+}
