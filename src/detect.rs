@@ -7,10 +7,13 @@
 use std::cell::RefCell;
 
 use ntt_mime_core::blob_id::BlobId;
-use ntt_mime_core::detector::{Detection, Detector, DetectorError};
+use ntt_mime_core::detector::{
+    Detection, Detector, DetectorConfig, DetectorError, libmagic_release,
+};
 use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::store::Store;
-use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, function_name, pg_sys};
 
 use crate::errors::Error;
 use crate::settings;
@@ -22,7 +25,7 @@ thread_local! {
 struct State {
     detector: Option<Detector>,
     store: Option<StatementStore>,
-    warnings: Vec<String>,
+    complaints: Vec<String>,
 }
 
 /// The store, for as long as one statement runs.
@@ -39,22 +42,15 @@ impl State {
         State {
             detector: None,
             store: None,
-            warnings: Vec::new(),
+            complaints: Vec::new(),
         }
     }
 
-    fn detector(&mut self) -> Result<&mut Detector, DetectorError> {
-        let config = settings::detector();
-        if self.detector.is_none() {
-            let mut detector = Detector::new(config)?;
-            self.warnings = detector.self_check();
-            self.warnings
-                .extend(ntt_mime_core::detector::known_bad_release());
-            self.detector = Some(detector);
-        }
-        let detector = self.detector.as_mut().expect("just set");
-        detector.set_config(config);
-        Ok(detector)
+    /// The detector, if it has been opened, as it is set now.
+    fn detector(&mut self) -> Option<&mut Detector> {
+        let detector = self.detector.as_mut()?;
+        detector.set_config(settings::detector());
+        Some(detector)
     }
 
     fn store(&mut self) -> &mut StatementStore {
@@ -74,15 +70,46 @@ impl State {
     }
 }
 
-fn unusable(error: DetectorError) -> Error {
-    Error::Detector {
-        detail: error.to_string(),
+/// Opens a detector and checks it. A WARNING tells what it gets wrong, so this is to be called once a
+/// backend.
+pub fn open(config: DetectorConfig) -> Result<(Detector, Vec<String>), DetectorError> {
+    let mut detector = Detector::new(config)?;
+    let complaints = detector.complaints();
+    if !complaints.is_empty() {
+        let message = format!(
+            "libmagic {} does not answer as it should",
+            libmagic_release()
+        );
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, function_name!())
+            .set_detail(complaints.join("\n"))
+            .set_hint(
+                "Check that packages libmagic1 and libmagic-mgc are of one release, and what the \
+             environment variable MAGIC of the server names.",
+            )
+            .report(PgLogLevel::WARNING);
     }
+    Ok((detector, complaints))
+}
+
+/// Does something with this backend's detector, which is opened at first use. Nothing is borrowed
+/// while that may warn: a warning can run other code.
+fn with_detector<T>(work: impl FnOnce(&mut Detector) -> T) -> Result<T, Error> {
+    if STATE.with_borrow(|state| state.detector.is_none()) {
+        let (detector, complaints) =
+            open(settings::detector()).map_err(|error| Error::Detector {
+                detail: error.to_string(),
+            })?;
+        STATE.with_borrow_mut(|state| {
+            state.detector = Some(detector);
+            state.complaints = complaints;
+        });
+    }
+    Ok(STATE.with_borrow_mut(|state| work(state.detector().expect("just opened"))))
 }
 
 /// Fails if libmagic can't be used.
 pub fn check_detector() -> Result<(), Error> {
-    STATE.with_borrow_mut(|state| state.detector().map(|_| ()).map_err(unusable))
+    with_detector(|_| ())
 }
 
 /// What a look at a blob gives.
@@ -94,35 +121,32 @@ pub struct Look {
 
 /// Finds and judges a blob.
 pub fn look_at(id: &BlobId) -> Result<Look, Error> {
-    STATE.with_borrow_mut(|state| {
+    let opened = STATE.with_borrow_mut(|state| {
         let store = &state.store().store;
-        let path = store.path_of(id).to_string_lossy().into_owned();
         let opened = store.open_blob(id);
-        Ok(match opened {
-            Err(failure) => Look {
-                path,
-                size: None,
-                result: Err(failure),
-            },
-            Ok(blob) => Look {
-                path: blob.path().to_string_lossy().into_owned(),
-                size: Some(blob.size()),
-                result: state.detector().map_err(unusable)?.detect_blob(&blob),
-            },
-        })
+        opened.map_err(|failure| (store.path_of(id), failure))
+    });
+    Ok(match opened {
+        Err((path, failure)) => Look {
+            path: path.to_string_lossy().into_owned(),
+            size: None,
+            result: Err(failure),
+        },
+        Ok(blob) => Look {
+            path: blob.path().to_string_lossy().into_owned(),
+            size: Some(blob.size()),
+            result: with_detector(|detector| detector.detect_blob(&blob))?,
+        },
     })
 }
 
 /// The type of a blob; None, with a warning, if it has none.
 pub fn mime_type_of_blob(id: &BlobId) -> Result<Option<String>, Error> {
-    // One borrow at a time, and none while a warning is raised: that may run other code.
-    let result = STATE.with_borrow_mut(|state| {
-        let opened = state.store().store.open_blob(id);
-        match opened {
-            Err(failure) => Ok(Err(failure)),
-            Ok(blob) => Ok(state.detector().map_err(unusable)?.detect_blob(&blob)),
-        }
-    })?;
+    let opened = STATE.with_borrow_mut(|state| state.store().store.open_blob(id));
+    let result = match opened {
+        Err(failure) => Err(failure),
+        Ok(blob) => with_detector(|detector| detector.detect_blob(&blob))?,
+    };
     match result {
         Ok(detection) => Ok(Some(detection.mime_type)),
         Err(failure) => {
@@ -134,21 +158,18 @@ pub fn mime_type_of_blob(id: &BlobId) -> Result<Option<String>, Error> {
 
 /// The type of bytes in hand.
 pub fn mime_type_of_bytes(content: &[u8]) -> Result<String, Error> {
-    STATE.with_borrow_mut(|state| {
-        let result = state.detector().map_err(unusable)?.detect_bytes(content);
-        let detection = result.map_err(|failure| Error::Detection {
-            detail: failure.detail,
-        })?;
-        Ok(detection.mime_type)
-    })
+    let result = with_detector(|detector| detector.detect_bytes(content))?;
+    let detection = result.map_err(|failure| Error::Detection {
+        detail: failure.detail,
+    })?;
+    Ok(detection.mime_type)
 }
 
-/// What the detector has to say against itself.
-pub fn warnings() -> Result<(Vec<String>, bool), Error> {
-    STATE.with_borrow_mut(|state| {
-        let active = state.detector().map_err(unusable)?.prefilter_active();
-        Ok((state.warnings.clone(), active))
-    })
+/// What the detector has to say against itself, and whether its prefilter is at work.
+pub fn complaints() -> Result<(Vec<String>, bool), Error> {
+    let active = with_detector(|detector| detector.prefilter_active())?;
+    let complaints = STATE.with_borrow(|state| state.complaints.clone());
+    Ok((complaints, active))
 }
 
 /// Warns once a statement and reason. A parallel worker is silent: each of them would warn again.

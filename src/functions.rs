@@ -105,7 +105,7 @@ fn ntt_mime_version() -> TableIterator<
         name!(warnings, Vec<String>),
     ),
 > {
-    let (warnings, prefilter) = detect::warnings().unwrap_or_else(|error| error.raise());
+    let (warnings, prefilter) = detect::complaints().unwrap_or_else(|error| error.raise());
     let database = detector::magic_database();
     TableIterator::once((
         env!("CARGO_PKG_VERSION").to_owned(),

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::board::Turn;
-use ntt_mime_core::detector::Detector;
 use ntt_mime_core::store::Store;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
@@ -75,7 +74,7 @@ fn work(job: &Job, shared: Shared<'_>, number: usize, slot: &WorkerSlot) -> Resu
     apply_own_settings(job);
     let store = Store::open(&job.options.blob_root)
         .map_err(|error| PgError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_FILE, error.to_string()))?;
-    let detector = Detector::new(job.options.detector()).map_err(|error| {
+    let (detector, _) = crate::detect::open(job.options.detector()).map_err(|error| {
         PgError::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, error.to_string())
     })?;
     slot.begin();

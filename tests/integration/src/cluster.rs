@@ -46,6 +46,7 @@ pub enum Shutdown {
 pub struct Cluster {
     dir: PathBuf,
     port: u16,
+    environment: Vec<(String, String)>,
     process: Mutex<Option<Child>>,
 }
 
@@ -57,7 +58,16 @@ impl Cluster {
 
     /// A new server with `settings` on top of the usual ones.
     pub fn start(settings: &[(&str, &str)]) -> Cluster {
-        let cluster = Cluster::in_new_folder();
+        Cluster::start_in(&[], settings)
+    }
+
+    /// The same with variables in the server's environment.
+    pub fn start_in(environment: &[(&str, &str)], settings: &[(&str, &str)]) -> Cluster {
+        let mut cluster = Cluster::in_new_folder();
+        cluster.environment = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         let data = cluster.data();
         cluster.run(
             server::command("initdb")
@@ -101,6 +111,7 @@ impl Cluster {
         Cluster {
             dir,
             port: free_port(),
+            environment: Vec::new(),
             process: Mutex::new(None),
         }
     }
@@ -135,7 +146,7 @@ impl Cluster {
             .append(true)
             .open(self.log_file())
             .expect("log file");
-        let mut command = server::command("postgres");
+        let mut command = server::command_with("postgres", &self.environment);
         command
             .arg("-D")
             .arg(self.data())

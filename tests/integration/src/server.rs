@@ -89,6 +89,11 @@ fn home() -> PathBuf {
 
 /// `program` of the installation as a command that runs as the servers' account and ends with this process.
 pub fn command(program: &str) -> Command {
+    command_with(program, &[])
+}
+
+/// The same with variables in its environment.
+pub fn command_with(program: &str, environment: &[(String, String)]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "QUIT"]);
     if is_root() {
@@ -101,7 +106,14 @@ pub fn command(program: &str) -> Command {
             "--reset-env",
         ]);
     }
-    command.arg("--").arg(bindir().join(program));
+    // setpriv resets the environment, so the variables are set behind it.
+    command.args(["--", "env"]);
+    command.args(
+        environment
+            .iter()
+            .map(|(name, value)| format!("{name}={value}")),
+    );
+    command.arg(bindir().join(program));
     command.current_dir("/");
     command
 }

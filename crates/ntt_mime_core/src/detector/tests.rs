@@ -353,8 +353,8 @@ fn hostile_content_gets_an_answer() {
 }
 
 #[test]
-fn the_machine_passes_the_self_check() {
-    assert_eq!(detector().self_check(), Vec::<String>::new());
+fn the_machine_passes_the_complaints() {
+    assert_eq!(detector().complaints(), Vec::<String>::new());
 }
 
 /// Runs one of the ignored tests below in a process of its own, since MAGIC is read from the
@@ -389,7 +389,7 @@ fn child_with_a_bad_database() {
 }
 
 #[test]
-fn a_poor_database_fails_the_self_check() {
+fn a_poor_database_fails_the_complaints() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("poor");
     fs::write(
@@ -403,7 +403,7 @@ fn a_poor_database_fails_the_self_check() {
 #[test]
 #[ignore = "run by a_poor_database_fails_the_self_check, with MAGIC set"]
 fn child_with_a_poor_database() {
-    let complaints = Detector::new(CONFIG).unwrap().self_check();
+    let complaints = Detector::new(CONFIG).unwrap().complaints();
     let expected = format!(
         "libmagic {} takes a PDF document for \"text/x-not-pdf\" instead of \"application/pdf\".",
         libmagic_release()
