@@ -6,10 +6,10 @@
 export PG ?= 15
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install demo demo-stop test bench clean
+.PHONY: help setup build install demo demo-stop test test-matrix bench clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install system packages and cargo-pgrx, where they are missing
 	@scripts/setup.sh build test bench
@@ -30,6 +30,9 @@ demo-stop: ## stop the demo's cluster; its folder stays
 
 test: ## every test there is
 	@scripts/test.sh
+
+test-matrix: ## the same on Debian 12, 13 and 14 (PostgreSQL 15, 17, 18); MATRIX=trixie chooses
+	@scripts/matrix.sh
 
 bench: ## this extension beside the method it replaces; BENCH='--rounds 1' passes options
 	@benches/bench.sh $(BENCH)

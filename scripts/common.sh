@@ -94,15 +94,17 @@ find_builder() {
     export PATH
 }
 
-# cargo_do ARGUMENTS...: cargo in the repository, as the builder.
-cargo_do() {
+# as_builder COMMAND...: in the repository, as the builder, with its toolchain.
+as_builder() {
     if [[ -n $BUILDER ]]; then
-        (cd "$REPO" && runuser -u "$BUILDER" -- \
-            env HOME="$BUILDER_HOME" PATH="$PATH" cargo "$@")
+        (cd "$REPO" && runuser -u "$BUILDER" -- env HOME="$BUILDER_HOME" PATH="$PATH" "$@")
     else
-        (cd "$REPO" && cargo "$@")
+        (cd "$REPO" && "$@")
     fi
 }
+
+# cargo_do ARGUMENTS...: cargo, likewise.
+cargo_do() { as_builder cargo "$@"; }
 
 # The version of pgrx that Cargo.toml asks for; cargo-pgrx must be of the same.
 pgrx_version() {
