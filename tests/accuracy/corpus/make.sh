@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Makes the corpus of the accuracy test: many files of many types, on which the detector is compared with file(1).
+#
+#   tests/accuracy/corpus/make.sh [short|full]
+#
+#   short   some thousand files in less than a minute: a few small Debian packages, what Python can write by itself,
+#           and a sample of the machine's own files
+#   full    more than 20,000 files of more than 150 types, all made in a Debian 12 in a folder (scripts/debian.sh),
+#           so that the corpus doesn't depend on the machine and nothing is installed on it; about 10 minutes
+#
+# The corpus is left in $NTT_CORPUS_DIR, complete or not at all: files/<class>/<origin>/<name>, each content once.
+# A second run finds it by its stamp, which stands for the level and for the makers' own texts.
+
+# shellcheck source=scripts/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/../../../scripts/common.sh"
+
+LEVEL=${1:-short}
+CORPUS_DIR=${NTT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus}
+[[ $LEVEL == short || $LEVEL == full ]] || die "usage: make.sh [short|full]"
+
+# shellcheck source=tests/accuracy/corpus/lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+stamp=$LEVEL-$(cat "$HERE"/*.sh "$HERE"/*.py "$HERE/packages.txt" "$REPO/tests/integration/src/make_files.py" |
+    sha256sum | cut -c1-16)
+if [[ $(cat "$CORPUS_DIR/.stamp" 2>/dev/null) == "$stamp" ]]; then
+    say "the corpus ($LEVEL) is in $CORPUS_DIR: $(cat "$CORPUS_DIR/.summary")"
+    exit
+fi
+
+new=$CORPUS_DIR.new
+say "making the corpus ($LEVEL) in $CORPUS_DIR"
+as_root rm -rf --one-file-system -- "$new"
+as_root install -d -m 0755 "$new"
+NOT_MADE=$(mktemp)
+export NOT_MADE
+trap 'rm -f -- "$NOT_MADE"' EXIT
+
+# From packages that need not be installed, and from the machine.
+make_short() {
+    local work=$new/.work store
+    store=$new/.work/store
+    mkdir -p "$work/unpacked" "$work/made" "$store"
+    stage "packages unpacked" fetch_packages "$store" "$work/unpacked" short
+    stage "texts and data made" "$PYTHON" "$HERE/texts.py" "$work/made" short
+    stage "simple files made" make_simple "$work/made"
+    local name limit
+    {
+        while read -r name limit; do
+            echo "move ${name//'*'/} $limit $work/unpacked/${name//'*'/}"
+        done < <(packages short)
+        echo "all - 0 $work/made"
+        echo "copy machine 2500 /usr"
+        echo "copy machine-etc 200 /etc"
+    } >"$work/sources"
+    stage "files chosen" "$PYTHON" "$HERE/collect.py" "$new" "$work/sources" --file "$FILE" \
+        --cap 5500 --type-cap 150 --largest 2000000
+    stage "damaged files made" "$PYTHON" "$HERE/damaged.py" "$new/files" 300
+    rm -rf -- "$work"
+}
+
+if [[ $LEVEL == short ]]; then
+    if [[ $EUID -ne 0 ]]; then
+        as_root chown "$(id -u):$(id -g)" "$new"
+    fi
+    make_short
+else
+    "$REPO/scripts/debian.sh" make corpus bookworm
+    as_root touch "$new/.not_made"
+    "$REPO/scripts/debian.sh" run corpus --bind "$new:/srv/corpus" --read-only "$REPO/tests:/srv/tests" \
+        bash /srv/tests/accuracy/corpus/in_folder.sh /srv/corpus /srv/corpus/.not_made
+    cat "$new/.not_made" >>"$NOT_MADE"
+    as_root rm -f "$new/.not_made"
+fi
+
+say "by class:"
+(cd "$new/files" && find . -type f -printf '%P\n' | cut -d/ -f1 | sort | uniq -c | sort -rn) | sed 's/^/  /'
+summary=$(find "$new/files" -type f -printf '%s\n' | awk '
+    {n++; bytes += $1; if ($1 > 16384) a++; if ($1 > 65536) b++}
+    END {printf "%d files, %d MB, %d of them > 16 kB, %d > 64 kB", n, bytes / 1e6, a, b}')
+types=$(cd "$new" && find files -type f | "$FILE" --mime-type --brief --files-from - | sort | uniq -c | sort -rn |
+    as_root tee "$new/.types" | wc -l)
+summary="$summary, $types types"
+if [[ -s $NOT_MADE ]]; then
+    say "not made:"
+    sort -u "$NOT_MADE" | sed 's/^/  /'
+fi
+printf '%s\n' "$summary" | as_root tee "$new/.summary" >/dev/null
+printf '%s\n' "$stamp" | as_root tee "$new/.stamp" >/dev/null
+as_root rm -rf --one-file-system -- "$CORPUS_DIR"
+as_root mv -- "$new" "$CORPUS_DIR"
+say "$CORPUS_DIR: $summary"
