@@ -121,11 +121,9 @@ pub fn serialize_settings() -> Vec<u8> {
 /// First thing in a worker: the signal handlers of a regular backend, so that SIGTERM interrupts a
 /// running statement too.
 pub fn become_interruptible() {
-    // SAFETY: `die` is PostgreSQL's own handler, safe in any process with a PGPROC.
-    unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(version::die));
-        pg_sys::BackgroundWorkerUnblockSignals();
-    }
+    version::die_of_sigterm();
+    // SAFETY: once, at the start of a worker.
+    unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
 }
 
 /// Connects a worker to the leader's database with the leader's rights and settings.

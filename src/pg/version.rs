@@ -10,9 +10,21 @@ unsafe extern "C-unwind" {
     fn RelationGetPartitionQual(rel: pg_sys::Relation) -> *mut pg_sys::List;
     /// tcop/tcopprot.h. A backend's handler of SIGTERM; pgrx's binding of it is a Rust function,
     /// which can't be a signal handler.
-    pub fn die(signal: std::ffi::c_int);
+    fn die(signal: std::ffi::c_int);
     /// utils/elog.h. Raises an error that was copied from elsewhere.
     fn ThrowErrorData(error: *mut pg_sys::ErrorData);
+}
+
+/// Has SIGTERM end this process as it ends a regular backend: at the next check for interrupts, in the
+/// midst of a statement too.
+pub fn die_of_sigterm() {
+    // From PostgreSQL 18 on `pqsignal` is a macro, since programs have a function of their own.
+    #[cfg(not(feature = "pg18"))]
+    use pg_sys::pqsignal;
+    #[cfg(feature = "pg18")]
+    use pg_sys::pqsignal_be as pqsignal;
+    // SAFETY: `die` is PostgreSQL's own handler, safe in any process with a PGPROC.
+    unsafe { pqsignal(pg_sys::SIGTERM as i32, Some(die)) };
 }
 
 /// Raises an error with its SQLSTATE as it is; pgrx's way knows those of its enumeration only.
