@@ -4,7 +4,9 @@
 //! that touches every page in random order. They are set while *our* statement is planned and reset
 //! before it runs, so that the user's triggers, which run inside our statement, are planned under the
 //! user's settings. A generic plan (CURSOR_OPT_GENERIC_PLAN) makes that possible: it is built once,
-//! here, and only executed later.
+//! here, and only executed later. PostgreSQL builds another one when it thinks that it must, after an
+//! ANALYZE of the leaf for instance, and then without our settings and with all rights asked for: before
+//! each execution we see whether it has, and prepare the statement anew if so.
 
 use std::ffi::CString;
 use std::ptr::NonNull;
@@ -29,16 +31,25 @@ const PLANNER: [(&std::ffi::CStr, &std::ffi::CStr); 9] = [
 /// A prepared statement on one leaf. Outlives transactions; freed when dropped.
 pub struct LeafPlan {
     plan: NonNull<pg_sys::_SPI_plan>,
+    sql: CString,
+    arguments: &'static [pg_sys::Oid],
+    leaf: pg_sys::Oid,
+    /// PostgreSQL's count of the plans that it has built, as of ours.
+    generation: i32,
 }
 
 impl LeafPlan {
     /// Prepares and plans `sql`, whose only table is `leaf`, with the rights on `leaf` waived (see
-    /// [`version::waive_permissions`]). Inside a transaction with an SPI connection.
-    pub fn prepare(sql: &str, arguments: &[pg_sys::Oid], leaf: pg_sys::Oid) -> LeafPlan {
+    /// [`version::waive_permissions`]). Inside a transaction with an SPI connection, with `leaf` locked
+    /// in the mode that `sql` wants.
+    pub fn prepare(sql: &str, arguments: &'static [pg_sys::Oid], leaf: pg_sys::Oid) -> LeafPlan {
         let sql = CString::new(sql).unwrap_or_default();
-        let mut arguments = arguments.to_vec();
-        // SAFETY: the strings and the argument array outlive the calls; the plan is kept before it is
-        // used; the cached plan is released to the owner that SPI_plan_get_cached_plan took it for.
+        LeafPlan::prepare_c(sql, arguments, leaf)
+    }
+
+    fn prepare_c(sql: CString, arguments: &'static [pg_sys::Oid], leaf: pg_sys::Oid) -> LeafPlan {
+        // SAFETY: the string outlives the call and the argument array is only read; the plan is kept
+        // before it is used.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
             for (name, value) in PLANNER {
@@ -47,7 +58,7 @@ impl LeafPlan {
             let plan = pg_sys::SPI_prepare_cursor(
                 sql.as_ptr(),
                 arguments.len() as i32,
-                arguments.as_mut_ptr(),
+                arguments.as_ptr().cast_mut(),
                 pg_sys::CURSOR_OPT_GENERIC_PLAN as i32,
             );
             let code = pg_sys::SPI_result;
@@ -59,27 +70,53 @@ impl LeafPlan {
                 );
             };
             pg_sys::SPI_keepplan(plan);
-            let prepared = LeafPlan { plan: kept };
-            let sources = pg_sys::SPI_plan_get_plan_sources(plan);
-            let sources = pgrx::PgList::<pg_sys::CachedPlanSource>::from_pg(sources);
-            for source in sources.iter_ptr() {
+            let mut prepared = LeafPlan {
+                plan: kept,
+                sql,
+                arguments,
+                leaf,
+                generation: 0,
+            };
+            for source in prepared.sources().iter_ptr() {
                 let queries = pgrx::PgList::<pg_sys::Query>::from_pg((*source).query_list);
                 for query in queries.iter_ptr() {
                     version::waive_permissions(query, leaf);
                 }
             }
-            let cached = pg_sys::SPI_plan_get_cached_plan(plan);
-            if !cached.is_null() {
-                pg_sys::ReleaseCachedPlan(cached, pg_sys::CurrentResourceOwner);
-            }
+            prepared.generation = prepared.plan_now();
             pg_sys::AtEOXact_GUC(true, level);
             prepared
         }
     }
 
+    fn sources(&self) -> pgrx::PgList<pg_sys::CachedPlanSource> {
+        // SAFETY: a kept plan; the list is the plan's own and only read.
+        unsafe { pgrx::PgList::from_pg(pg_sys::SPI_plan_get_plan_sources(self.plan.as_ptr())) }
+    }
+
+    /// Has PostgreSQL make its plan, unless there is a valid one; the number of plans so far.
+    fn plan_now(&self) -> i32 {
+        // SAFETY: a kept plan of one statement; the cached plan is released to the owner that
+        // SPI_plan_get_cached_plan took it for.
+        unsafe {
+            let cached = pg_sys::SPI_plan_get_cached_plan(self.plan.as_ptr());
+            if !cached.is_null() {
+                pg_sys::ReleaseCachedPlan(cached, pg_sys::CurrentResourceOwner);
+            }
+            self.sources()
+                .iter_ptr()
+                .map(|source| (*source).generation)
+                .sum()
+        }
+    }
+
     /// Runs it; returns the number of rows processed. Results, if any, are in SPI's tuple table.
-    /// Inside a transaction with an SPI connection.
-    pub fn execute(&self, arguments: &mut [pg_sys::Datum], read_only: bool) -> u64 {
+    /// Inside a transaction with an SPI connection, with the leaf locked as for [`LeafPlan::prepare`]:
+    /// then nothing can make the plan invalid between our look at it and its execution.
+    pub fn execute(&mut self, arguments: &mut [pg_sys::Datum], read_only: bool) -> u64 {
+        if self.plan_now() != self.generation {
+            *self = LeafPlan::prepare_c(self.sql.clone(), self.arguments, self.leaf);
+        }
         // SAFETY: as many arguments of the right types as were prepared for, by the caller; none null.
         unsafe {
             let code = pg_sys::SPI_execute_plan(

@@ -67,7 +67,8 @@ pub unsafe fn build_partition_constraint(relation: pg_sys::Relation) {
 /// # Safety
 /// `query` must be an analyzed and rewritten query that nobody else uses.
 pub unsafe fn waive_permissions(query: *mut pg_sys::Query, relation: pg_sys::Oid) {
-    // SAFETY: the lists of a Query hold nodes of the given types.
+    // SAFETY: the lists of a Query hold nodes of the given types; the query of a common table expression
+    // is a Query once it has been analyzed.
     unsafe {
         #[cfg(feature = "pg15")]
         {
@@ -82,6 +83,10 @@ pub unsafe fn waive_permissions(query: *mut pg_sys::Query, relation: pg_sys::Oid
             for info in infos.iter_ptr().filter(|i| (**i).relid == relation) {
                 (*info).requiredPerms = 0;
             }
+        }
+        let expressions = pgrx::PgList::<pg_sys::CommonTableExpr>::from_pg((*query).cteList);
+        for expression in expressions.iter_ptr() {
+            waive_permissions((*expression).ctequery.cast(), relation);
         }
     }
 }

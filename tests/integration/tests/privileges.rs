@@ -2,6 +2,8 @@
 //! may execute it and update its target; and no more for workers than for their caller. And that everything is
 //! explained where a DBA looks for it.
 
+use std::time::Duration;
+
 use ntt_mime_integration::{Session, Store, TestDb, assert_error, inode};
 
 /// The extension's members of a catalogue, as a subquery of their oids.
@@ -215,6 +217,54 @@ fn privileges_on_the_parent_are_enough() {
         members("pg_proc")
     ));
     assert!(helpers.is_empty(), "the runner may call {helpers:?}");
+}
+
+#[test]
+fn privileges_on_the_parent_last_through_a_run() {
+    let (db, _store, mut s, role) = archive_and_role("parent_lasts", 1);
+    // What makes PostgreSQL analyze and plan our statements anew between two batches: statistics of the leaf, and a
+    // temporary table in the worker itself, by which its search path is another one.
+    s.exec(&format!(
+        "GRANT UPDATE ON inode TO {role};
+         CREATE FUNCTION remembers() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN CREATE TEMPORARY TABLE IF NOT EXISTS mine (x int); RETURN NULL; END';
+         CREATE TRIGGER remembers AFTER UPDATE ON inode_m0 FOR EACH STATEMENT EXECUTE FUNCTION remembers()"
+    ));
+    let mut runner = db.connect_as(&role);
+    runner.exec("SET ntt_mime.batch_delay = '50ms'; SET client_min_messages = 'error'");
+    let running = runner.call_in_background("5");
+    let mut analyzed = 0;
+    while !running.is_finished() {
+        s.exec("ANALYZE inode_m0");
+        analyzed += 1;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running.succeed();
+    assert!(analyzed > 10, "too short a run to say anything");
+    inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn privileges_on_the_parent_are_enough_beside_locked_rows() {
+    let (db, _store, mut s, role) = archive_and_role("parent_locked", 1);
+    s.exec(&format!("GRANT UPDATE ON inode TO {role}"));
+    let mut other = db.connect();
+    other.exec("BEGIN");
+    let ino = other.count(
+        "SELECT ino FROM inode WHERE blobid IS NOT NULL AND mime_type IS NULL ORDER BY ino LIMIT 1 FOR UPDATE",
+    );
+    let mut runner = db.connect_as(&role);
+    runner.exec("SET ntt_mime.lock_timeout = '100ms'");
+    let outcome = runner.backfill("1000");
+    let expected = inode::expected(&mut s).rows;
+    assert_eq!(
+        outcome.rows_updated,
+        expected - 1,
+        "all but the row {ino}, which another session holds"
+    );
+    other.exec("COMMIT");
+    assert_eq!(runner.backfill("1000").rows_updated, 1);
+    inode::check_filled(&mut s, "inode");
 }
 
 #[test]
