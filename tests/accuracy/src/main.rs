@@ -1,6 +1,6 @@
 //! Does the detector answer as file(1) does on the whole file, and at what price?
 //!
-//!     ntt_mime_accuracy [--rules] [--goals] [--report FILE] CORPUS
+//!     ntt_mime_accuracy [--rules] [--goals] [--report FILE] [--answers FILE] CORPUS
 //!
 //! CORPUS is a folder of files, made by `corpus/make.sh`; its first level names the classes that the
 //! report is by. Each file is judged by `file --mime-type`, by the detector through a descriptor, and
@@ -9,7 +9,8 @@
 //! Fails if an answer differs and `explained.rs` doesn't say why, or if the two ways of the detector
 //! differ from each other. With `--goals` also if what the project promises isn't reached. With
 //! `--rules` the simpler rules for how much to read are measured beside the one in use. `--report`
-//! writes the report in Markdown, too.
+//! writes the report to a file, too, and `--answers` a line for each file of the corpus: its name, size,
+//! file(1)'s answer, the detector's, bytes read, looks.
 
 mod buffer;
 mod corpus;
@@ -32,16 +33,19 @@ struct Arguments {
     rules: bool,
     goals: bool,
     report: Option<PathBuf>,
+    answers: Option<PathBuf>,
 }
 
 fn arguments() -> Result<Arguments, lexopt::Error> {
     use lexopt::prelude::*;
-    let (mut corpus, mut rules, mut goals, mut report) = (None, false, false, None);
+    let (mut corpus, mut rules, mut goals) = (None, false, false);
+    let (mut report, mut answers) = (None, None);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Long("rules") => rules = true,
             Long("goals") => goals = true,
+            Long("answers") => answers = Some(parser.value()?.into()),
             Long("report") => report = Some(parser.value()?.into()),
             Value(path) if corpus.is_none() => corpus = Some(path.into()),
             other => return Err(other.unexpected()),
@@ -52,6 +56,7 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
         rules,
         goals,
         report,
+        answers,
     })
 }
 
@@ -87,9 +92,13 @@ fn run(arguments: Arguments) -> Result<bool, String> {
 
     let report = Report::new(&corpus, &truth, &measured);
     print!("{}", report.text());
-    if let Some(path) = arguments.report {
-        std::fs::write(&path, report.text())
-            .map_err(|error| format!("\"{}\": {error}", path.display()))?;
+    let files = [
+        (arguments.report, report.text()),
+        (arguments.answers, report.answers()),
+    ];
+    for (path, text) in files {
+        let Some(path) = path else { continue };
+        std::fs::write(&path, text).map_err(|error| format!("\"{}\": {error}", path.display()))?;
     }
     let mut complaints = report.complaints();
     complaints.extend(torn);

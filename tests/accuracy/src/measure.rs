@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use ntt_mime_core::detector::Detection;
 
@@ -21,13 +22,24 @@ impl Measured {
             || rule.start(),
             |contestant, n| {
                 let contestant = contestant.as_mut().map_err(|error| error.clone())?;
-                contestant.judge(&corpus.files[n])
+                Ok(contestant.judge(&corpus.files[n]).unwrap_or_else(no_answer))
             },
         );
         Ok(Measured {
             rule,
             answers: answers.into_iter().collect::<Result<_, String>>()?,
         })
+    }
+}
+
+/// That there was none is an answer too, and agrees with no type.
+fn no_answer(error: String) -> Detection {
+    Detection {
+        mime_type: format!("no answer: {error}"),
+        bytes_read: 0,
+        reads: 0,
+        read_time: Duration::ZERO,
+        detect_time: Duration::ZERO,
     }
 }
 
@@ -48,7 +60,7 @@ pub fn differing_in_hand(corpus: &Corpus, answers: &[Detection]) -> Result<Vec<S
                 return Ok(None);
             }
             let of_file = &answers[n];
-            let in_hand = contestant.judge_content(sample)?;
+            let in_hand = contestant.judge_content(sample).unwrap_or_else(no_answer);
             let same = (&in_hand.mime_type, in_hand.reads) == (&of_file.mime_type, of_file.reads);
             Ok((!same).then(|| {
                 format!(

@@ -59,7 +59,7 @@ impl<'a> Report<'a> {
 
     /// Mean of the rule in use.
     pub fn bytes_a_file(&self) -> u64 {
-        let sum: u64 = self.answers().iter().map(|answer| answer.bytes_read).sum();
+        let sum: u64 = self.in_use().iter().map(|answer| answer.bytes_read).sum();
         sum / self.files() as u64
     }
 
@@ -80,7 +80,7 @@ impl<'a> Report<'a> {
             .collect()
     }
 
-    fn answers(&self) -> &[Detection] {
+    fn in_use(&self) -> &[Detection] {
         &self.measured.last().expect("one at least").answers
     }
 
@@ -118,6 +118,20 @@ impl<'a> Report<'a> {
             if !table.rows.is_empty() {
                 let _ = writeln!(out, "{}", table.text());
             }
+        }
+        out
+    }
+
+    /// A line for each file, with tabs between.
+    pub fn answers(&self) -> String {
+        let mut out = String::new();
+        let all = self.corpus.files.iter().zip(self.truth).zip(self.in_use());
+        for ((sample, truth), answer) in all {
+            let _ = writeln!(
+                out,
+                "{}\t{}\t{truth}\t{}\t{}\t{}",
+                sample.name, sample.size, answer.mime_type, answer.bytes_read, answer.reads
+            );
         }
         out
     }
@@ -167,7 +181,7 @@ impl<'a> Report<'a> {
             types: BTreeSet<&'b str>,
         }
         let mut classes = BTreeMap::<&str, Class>::new();
-        let all = self.corpus.files.iter().zip(self.truth).zip(self.answers());
+        let all = self.corpus.files.iter().zip(self.truth).zip(self.in_use());
         for ((sample, truth), answer) in all {
             let class = classes.entry(&sample.class).or_default();
             class.files += 1;

@@ -1,7 +1,8 @@
 //! file(1), the judge of every answer.
 //!
-//! One difference is decided and wanted: an empty file is `application/x-empty`, where file(1) says
-//! `inode/x-empty`; [`file_mime`] translates it.
+//! Two differences are decided and wanted, and [`file_mime`] translates them: an empty file is
+//! `application/x-empty`, where file(1) says `inode/x-empty`; and a complaint about a damaged ELF file,
+//! which file(1) appends to the type after a comma, is cut off.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,9 +36,9 @@ pub fn file_mime(paths: &[PathBuf]) -> BTreeMap<PathBuf, String> {
 }
 
 fn translate(answer: &str) -> String {
-    match answer {
-        "inode/x-empty" => "application/x-empty".into(),
-        other => other.into(),
+    match answer.split(", ").next() {
+        None | Some("inode/x-empty") => "application/x-empty".into(),
+        Some(mime_type) => mime_type.into(),
     }
 }
 

@@ -8,9 +8,17 @@ use std::borrow::Cow;
 
 use super::{Detector, libmagic_release};
 
-/// Tiny files, and what libmagic 5.44 to 5.48 all say of them.
-fn known() -> [(&'static str, Cow<'static, [u8]>, &'static str); 13] {
-    [
+/// A tiny file, and what libmagic 5.44 to 5.48 all say of it.
+pub struct KnownFile {
+    /// What it is, in words.
+    pub name: &'static str,
+    pub content: Cow<'static, [u8]>,
+    pub mime_type: &'static str,
+}
+
+/// The files that a detector is checked with.
+pub fn known_files() -> Vec<KnownFile> {
+    let files: [(_, Cow<[u8]>, _); 13] = [
         (
             "a PNG image",
             b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0".into(),
@@ -78,7 +86,14 @@ fn known() -> [(&'static str, Cow<'static, [u8]>, &'static str); 13] {
             b"\x80\0\x81\x01\x82\x02\x83\x03\x84\x04\x85\x05\x86\x06\x87\x07".into(),
             "application/octet-stream",
         ),
-    ]
+    ];
+    files
+        .map(|(name, content, mime_type)| KnownFile {
+            name,
+            content,
+            mime_type,
+        })
+        .into()
 }
 
 /// A ZIP archive of files without content: APPNOTE.TXT, sections 4.3.7, 4.3.12 and 4.3.16.
@@ -152,17 +167,19 @@ fn ole_document(stream: &str) -> Vec<u8> {
 
 /// A sentence for each of the tiny files that is judged wrong.
 pub(super) fn run(detector: &mut Detector) -> Vec<String> {
-    known()
+    known_files()
         .iter()
-        .filter_map(|(name, content, expected)| {
-            let answer = match detector.detect_bytes(content) {
-                Ok(detection) if detection.mime_type == *expected => return None,
+        .filter_map(|file| {
+            let answer = match detector.detect_bytes(&file.content) {
+                Ok(detection) if detection.mime_type == file.mime_type => return None,
                 Ok(detection) => format!("\"{}\"", detection.mime_type),
                 Err(failure) => format!("an error ({})", failure.detail),
             };
             Some(format!(
-                "libmagic {} takes {name} for {answer} instead of \"{expected}\".",
-                libmagic_release()
+                "libmagic {} takes {} for {answer} instead of \"{}\".",
+                libmagic_release(),
+                file.name,
+                file.mime_type
             ))
         })
         .collect()
@@ -174,6 +191,6 @@ mod tests {
 
     #[test]
     fn the_files_are_tiny() {
-        assert!(known().iter().all(|(_, content, _)| content.len() < 2048));
+        assert!(known_files().iter().all(|file| file.content.len() < 2048));
     }
 }

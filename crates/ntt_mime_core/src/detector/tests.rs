@@ -343,6 +343,23 @@ fn only_mime_types_are_believed() {
 }
 
 #[test]
+fn a_complaint_behind_the_type_is_cut_off() {
+    // A shared library whose program headers have a size that no header has.
+    let mut library = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0\x01\0\0\0".to_vec();
+    library.resize(64, 0);
+    library[32] = 64;
+    library[52] = 64;
+    library[54] = 1;
+    library[56] = 2;
+    library.resize(1000, 0);
+    let detection = detector().detect_bytes(&library).unwrap();
+    assert_eq!(detection.mime_type, "application/x-sharedlib");
+    let said = "application/x-sharedlib, corrupted program header size".to_owned();
+    assert!(matches!(believed(said), Ok(answer) if answer == "application/x-sharedlib"));
+    assert!(believed(", application/pdf".to_owned()).is_err());
+}
+
+#[test]
 fn hostile_content_gets_an_answer() {
     let mut detector = detector();
     let deep = b"[".repeat(200_000);
