@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use ntt_mime_core::detector::{Detection, Detector, DetectorConfig, Steps};
+use ntt_mime_core::detector::{Detection, Detector, DetectorConfig, Json, Steps};
 
 use crate::buffer::Buffers;
 use crate::corpus::Sample;
@@ -29,27 +29,70 @@ enum How {
 
 /// The rule that the extension has.
 pub fn in_use() -> Rule {
-    rule("the rule in use", How::Descriptor(16 * KIB, Steps::All))
+    rule("in use", How::Descriptor(16 * KIB, Steps::IN_USE))
 }
 
 /// From the simplest to the one in use, which is the last.
 pub fn all() -> Vec<Rule> {
     use How::{Buffer, Descriptor};
+    let used = Steps::IN_USE;
+    let head = |bytes| Descriptor(bytes, Steps::HEAD);
+    let but = |steps| Descriptor(16 * KIB, steps);
+    let unnamed = Steps {
+        unnamed: true,
+        ..Steps::HEAD
+    };
+    let bracket = Steps {
+        json: Json::Bracket,
+        ..unnamed
+    };
     vec![
-        rule("2 KiB, buffer", Buffer(2 * KIB)),
-        rule("16 KiB, buffer", Buffer(16 * KIB)),
-        rule("2 KiB", Descriptor(2 * KIB, Steps::Head)),
-        rule("16 KiB", Descriptor(16 * KIB, Steps::Head)),
-        rule("64 KiB", Descriptor(64 * KIB, Steps::Head)),
-        rule("1 MiB", Descriptor(KIB * KIB, Steps::Head)),
-        rule("all (7 MiB)", Descriptor(WHOLE, Steps::Head)),
-        rule("16 KiB + unnamed", Descriptor(16 * KIB, Steps::Unnamed)),
+        rule("a buffer of 2 kB", Buffer(2 * KIB)),
+        rule("a buffer of 16 kB", Buffer(16 * KIB)),
+        rule("2 kB", head(2 * KIB)),
+        rule("16 kB", head(16 * KIB)),
+        rule("64 kB", head(64 * KIB)),
+        rule("1 MB", head(KIB * KIB)),
+        rule("7 MB", head(WHOLE)),
+        rule("16 kB, unnamed 64 kB", but(unnamed)),
+        rule("16 kB, unnamed 64 kB, brackets 7 MB", but(bracket)),
         rule(
-            "16 KiB + unnamed + bracket",
-            Descriptor(16 * KIB, Steps::Bracket),
+            "in use, without JSON",
+            but(Steps {
+                json: Json::Never,
+                ..used
+            }),
         ),
-        rule("4 KiB, else as in use", Descriptor(4 * KIB, Steps::All)),
-        rule("64 KiB, else as in use", Descriptor(64 * KIB, Steps::All)),
+        rule(
+            "in use, without text",
+            but(Steps {
+                text: false,
+                ..used
+            }),
+        ),
+        rule(
+            "in use, without archives",
+            but(Steps {
+                archives: false,
+                ..used
+            }),
+        ),
+        rule(
+            "in use, without marks",
+            but(Steps {
+                marked: false,
+                ..used
+            }),
+        ),
+        rule(
+            "in use, and unnamed 64 kB",
+            but(Steps {
+                unnamed: true,
+                ..used
+            }),
+        ),
+        rule("in use, from 4 kB", Descriptor(4 * KIB, used)),
+        rule("in use, from 64 kB", Descriptor(64 * KIB, used)),
         in_use(),
     ]
 }

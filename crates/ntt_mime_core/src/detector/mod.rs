@@ -30,8 +30,8 @@ use crate::failure::{Failure, FailureReason};
 use crate::store::{Blob, in_words};
 use cookie::{Cookie, MagicError};
 pub use database::{MagicDatabase, magic_database};
-use plan::Next;
-pub use plan::Steps;
+use plan::View;
+pub use plan::{Json, Steps};
 use reads::ReadCounter;
 pub use selfcheck::{KnownFile, known_files};
 
@@ -74,7 +74,7 @@ pub struct Detection {
     /// by itself, as far as the system [counts it](reads). What it reads twice elsewhere counts twice,
     /// but all together never for more than the file has.
     pub bytes_read: u64,
-    /// Looks taken: 0 for an empty file, 1 for most, 3 at most.
+    /// Looks taken: 0 for an empty file, 1 for most, hardly ever more than 2.
     pub reads: u32,
     /// Time to get what is looked at into memory.
     pub read_time: Duration,
@@ -88,16 +88,24 @@ pub struct Detector {
     steps: Steps,
     cookie: Cookie,
     reads: ReadCounter,
+    buffers: Buffers,
+}
+
+/// Memory that is used again and again.
+#[derive(Default)]
+struct Buffers {
     /// The head of the file at hand, as far as it has been read.
     head: Vec<u8>,
     /// What is read beyond that passes through here; empty until it is needed.
     beyond: Vec<u8>,
+    /// Where else something has been read, and how much.
+    peeks: Vec<(u64, usize)>,
 }
 
 impl Detector {
     /// Opens libmagic and loads its database, which takes milliseconds and megabytes.
     pub fn new(config: DetectorConfig) -> Result<Detector, DetectorError> {
-        Detector::with_steps(config, Steps::default())
+        Detector::with_steps(config, Steps::IN_USE)
     }
 
     /// One that leaves steps of the plan out, to show what they are good for.
@@ -107,8 +115,7 @@ impl Detector {
             steps,
             reads: ReadCounter::of_this_thread(),
             cookie: Cookie::open().map_err(|error| DetectorError(error.to_string()))?,
-            head: Vec::new(),
-            beyond: Vec::new(),
+            buffers: Buffers::default(),
         })
     }
 
@@ -159,6 +166,8 @@ impl Detector {
     }
 
     fn detect(&mut self, file: BorrowedFd<'_>, size: u64) -> Result<Detection, Trouble> {
+        let mut limit = plan::first_look(self.config.head_bytes);
+        let mut looks = Looks::new(file, size, limit.max(plan::SECOND), &mut self.buffers);
         let mut detection = Detection {
             mime_type: EMPTY.to_owned(),
             bytes_read: 0,
@@ -166,74 +175,123 @@ impl Detector {
             read_time: Duration::ZERO,
             detect_time: Duration::ZERO,
         };
-        let mut limit = plan::first_look(self.config.head_bytes);
-        self.head.clear();
-        let mut seen = self.read(file, 0, wanted(size, limit), &mut detection.read_time)?;
-        if seen == 0 {
-            return Ok(detection);
-        }
+        looks.read_to(limit)?;
         let mut elsewhere = 0;
-        loop {
+        while looks.seen > 0 {
             let begun = Instant::now();
             let (answer, read) = self.reads.during(|| self.cookie.descriptor(file, limit));
             detection.detect_time += begun.elapsed();
             detection.mime_type = believed(answer?)?;
             detection.reads += 1;
-            // It read what we had read, and more.
-            elsewhere += read.map_or(0, |read| read.saturating_sub(seen as u64));
-            detection.bytes_read = size.min(seen as u64 + elsewhere);
-            let next = plan::next(self.steps, &detection.mime_type, &self.head, limit, size);
-            let (Next::Look(longer) | Next::LookUnlessText(longer)) = next else {
-                return Ok(detection);
-            };
-            seen = self.read(file, seen, wanted(size, longer), &mut detection.read_time)?;
-            detection.bytes_read = size.min(seen as u64 + elsewhere);
-            let more = self.head.get(limit..).unwrap_or_default();
-            if matches!(next, Next::LookUnlessText(_)) && plan::is_text(more) {
-                return Ok(detection);
+            // It read what we had read, and more; a longer look goes for the same elsewhere, and more.
+            let more = read.map_or(0, |read| read.saturating_sub(looks.seen as u64));
+            elsewhere = more.max(elsewhere);
+            match plan::next(&self.steps, &detection.mime_type, &mut looks, limit)? {
+                None => break,
+                Some(longer) => limit = longer,
             }
-            limit = longer;
+            looks.read_to(limit)?;
+        }
+        detection.bytes_read = size.min(looks.bytes_read() + elsewhere);
+        detection.read_time = looks.time;
+        Ok(detection)
+    }
+}
+
+/// A file while it is looked at.
+struct Looks<'a> {
+    file: BorrowedFd<'a>,
+    size: u64,
+    /// Bytes of its head that are kept once read. It is enough to have the rest in the system's memory.
+    kept: usize,
+    buffers: &'a mut Buffers,
+    /// Bytes from its start that have been read.
+    seen: usize,
+    /// Time that reading took.
+    time: Duration,
+}
+
+impl<'a> Looks<'a> {
+    fn new(file: BorrowedFd<'a>, size: u64, kept: usize, buffers: &'a mut Buffers) -> Looks<'a> {
+        buffers.head.clear();
+        buffers.peeks.clear();
+        Looks {
+            file,
+            size,
+            kept,
+            buffers,
+            seen: 0,
+            time: Duration::ZERO,
         }
     }
 
-    /// Reads a file up to `end`, `from` where it has been read already, and tells how far it got. What
-    /// lies beyond the second look isn't kept: it is enough to have it in the system's memory.
-    fn read(
-        &mut self,
-        file: BorrowedFd<'_>,
-        from: usize,
-        end: usize,
-        time: &mut Duration,
-    ) -> Result<usize, Trouble> {
+    /// Bytes that have been read here. A peek at what was read later doesn't count again.
+    fn bytes_read(&self) -> u64 {
+        let seen = self.seen as u64;
+        let peeks = self.buffers.peeks.iter();
+        let elsewhere = peeks.filter(|(offset, _)| *offset >= seen);
+        seen + elsewhere.map(|(_, length)| *length as u64).sum::<u64>()
+    }
+
+    /// Reads up to `end`, from where it has been read already.
+    fn read_to(&mut self, end: usize) -> Result<(), Trouble> {
         let begun = Instant::now();
-        let kept = end.min(self.keeps());
-        let mut have = self.head.len();
-        self.head.resize(kept.max(have), 0);
-        while have < kept {
-            match read_at(file, &mut self.head[have..], have)? {
-                0 => break,
-                n => have += n,
+        let end = wanted(self.size, end);
+        let kept = end.min(self.kept);
+        let head = &mut self.buffers.head;
+        let mut have = head.len();
+        if have < kept {
+            head.resize(kept, 0);
+            while have < kept {
+                match read_at(self.file, &mut head[have..], have as u64)? {
+                    0 => break,
+                    n => have += n,
+                }
             }
+            head.truncate(have);
         }
-        self.head.truncate(have);
-        have = have.max(from);
+        let mut have = have.max(self.seen);
         if have >= kept && have < end {
-            self.beyond.resize(CHUNK, 0);
+            self.buffers.beyond.resize(CHUNK, 0);
             while have < end {
-                let chunk = CHUNK.min(end - have);
-                match read_at(file, &mut self.beyond[..chunk], have)? {
+                let chunk = &mut self.buffers.beyond[..CHUNK.min(end - have)];
+                match read_at(self.file, chunk, have as u64)? {
                     0 => break,
                     n => have += n,
                 }
             }
         }
-        *time += begun.elapsed();
-        Ok(have)
+        self.seen = have;
+        self.time += begun.elapsed();
+        Ok(())
+    }
+}
+
+impl View for Looks<'_> {
+    type Error = Trouble;
+
+    fn size(&self) -> u64 {
+        self.size
     }
 
-    /// Bytes of a file that are kept.
-    fn keeps(&self) -> usize {
-        plan::first_look(self.config.head_bytes).max(plan::SECOND)
+    fn head(&mut self, end: usize) -> Result<&[u8], Trouble> {
+        self.read_to(end)?;
+        let head = &self.buffers.head;
+        Ok(&head[..head.len().min(end)])
+    }
+
+    fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
+        let begun = Instant::now();
+        let mut have = 0;
+        while have < buffer.len() {
+            match read_at(self.file, &mut buffer[have..], offset + have as u64)? {
+                0 => break,
+                n => have += n,
+            }
+        }
+        self.buffers.peeks.push((offset, have));
+        self.time += begun.elapsed();
+        Ok(have)
     }
 }
 
@@ -242,8 +300,8 @@ fn wanted(size: u64, limit: usize) -> usize {
     usize::try_from(size).map_or(limit, |size| size.min(limit))
 }
 
-fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: usize) -> Result<usize, Trouble> {
-    retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset as u64)).map_err(Trouble::Reading)
+fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, Trouble> {
+    retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset)).map_err(Trouble::Reading)
 }
 
 /// What can go wrong with a file that is open.

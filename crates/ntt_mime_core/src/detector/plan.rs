@@ -1,52 +1,93 @@
 //! How much of a file to look at, so that the answer is that of file(1) on the whole of it.
 //!
-//! Measured on 46,498 files: looks at 16 kB agree in 99.65 %. What differs is mostly what libmagic
-//! can't name (application/octet-stream: the mark lies further in, as that of ISO 9660 at 32 kB; or,
-//! for ZIP archives in release 5.46, the directory at the end has to be among what is looked at),
-//! archives whose first members say little (application/zip), and JSON, which it believes only when
-//! it has seen its end. With longer looks at these 99.978 % agree, at 13 kB a file. And one more kind
-//! is common among damaged files and those of DOS: a head of text, and then zeros or a Control-Z,
-//! which to libmagic is no text if they are among the first 64 kB.
+//! libmagic has thousands of rules, and nearly all of them are decided by the first kilobytes. After a
+//! first look at the head, this module knows where more could change the answer:
+//!
+//! - **JSON** is believed only when its end has been seen.
+//! - **Text** is text to libmagic if the first 64 kB are. A hole of zeros, or a Control-Z, beyond the
+//!   head makes it something else, and so do the words that make a text JavaScript.
+//! - **Text padded with zeros** is text if nothing but zeros follows, to the end of the file.
+//! - **ZIP archives** can be told by members further in, by the directory at their end, or by the
+//!   signature in front of that; libmagic finds the latter two only if it sees the whole.
+//! - **CD images** have their mark at 32 kB, and **MP3 files** begin behind a tag of any length.
+//!
+//! `make accuracy` measures each of these; docs/accuracy.md has the table. What no rule here knows is
+//! looked at once. Where the facts are from: libmagic's sources, 5.44 to 5.48, as named below.
+
+use memchr::memmem;
 
 use super::json::may_become_json;
 
 /// Less than this is a setting gone wrong: no look is shorter.
 const SHORTEST: usize = 512;
 
-/// The second look at what the first couldn't name. Also as far as libmagic goes to tell text from
-/// binary: FILE_ENCODING_MAX in its file.h, releases 5.44 to 5.48.
+/// As far as libmagic goes to tell text from binary: FILE_ENCODING_MAX in its file.h. The marks of CD
+/// images lie before it, too.
 pub const SECOND: usize = 64 * 1024;
 
 /// How far file(1) looks, so there is no point in going further: FILE_BYTES_MAX in the same.
 const WHOLE: usize = 7 * 1024 * 1024;
 
-/// How a member of a ZIP archive begins.
-const ZIP: &[u8] = b"PK\x03\x04";
+/// What libmagic says of content that no rule knows.
+const UNNAMED: &str = "application/octet-stream";
 
-/// How far the plan goes. Each step includes those before it, and only the last is meant for use: the
-/// others are there to be measured beside it (tests/accuracy).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Steps {
-    /// One look.
-    Head,
-    /// And one at 64 kB, at what has no name and at ZIP archives.
-    Unnamed,
-    /// And one at the whole, at text that begins with a bracket.
-    Bracket,
-    /// All that this module has.
-    #[default]
-    All,
+/// What a file looks like from here.
+pub trait View {
+    type Error;
+
+    /// Bytes that the file has.
+    fn size(&self) -> u64;
+
+    /// Its first bytes, up to `end` or its own end. `end` is [`SECOND`] at most, or what has been looked
+    /// at before.
+    fn head(&mut self, end: usize) -> Result<&[u8], Self::Error>;
+
+    /// Bytes from somewhere else, as many as `buffer` takes and the file has; tells how many.
+    fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Self::Error>;
 }
 
-/// What to do after a look.
+/// When a file beginning with a bracket is looked at whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// The answer stands.
-    Done,
-    /// Look at so many bytes.
-    Look(usize),
-    /// Look at so many bytes, if what they have more than the last look [isn't text](is_text).
-    LookUnlessText(usize),
+pub enum Json {
+    Never,
+    /// Always.
+    Bracket,
+    /// If the head doesn't contradict JSON.
+    Possible,
+}
+
+/// The steps of the plan. All but [`Steps::IN_USE`] are there to be measured beside it (tests/accuracy).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steps {
+    pub json: Json,
+    /// What has no name, and ZIP archives without another, at 64 kB.
+    pub unnamed: bool,
+    /// What has no name, if it bears a mark beyond the head: CD images, MP3, damaged ZIP archives.
+    pub marked: bool,
+    /// ZIP archives by their members and signatures.
+    pub archives: bool,
+    /// Text, by what follows it.
+    pub text: bool,
+}
+
+impl Steps {
+    /// One look.
+    pub const HEAD: Steps = Steps {
+        json: Json::Never,
+        unnamed: false,
+        marked: false,
+        archives: false,
+        text: false,
+    };
+
+    /// The plan.
+    pub const IN_USE: Steps = Steps {
+        json: Json::Possible,
+        unnamed: false,
+        marked: true,
+        archives: true,
+        text: true,
+    };
 }
 
 /// Bytes of the first look, given the setting.
@@ -54,27 +95,55 @@ pub fn first_look(head_bytes: usize) -> usize {
     head_bytes.clamp(SHORTEST, WHOLE)
 }
 
-/// What to do after a look at `looked` bytes of a file of `size` bytes, beginning with `head`, gave
-/// `mime_type`.
-pub fn next(steps: Steps, mime_type: &str, head: &[u8], looked: usize, size: u64) -> Next {
-    let longer = |limit: usize| size > looked as u64 && limit > looked;
-    let unnamed = mime_type == "application/octet-stream";
-    let whole = match steps {
-        Steps::Head => return Next::Done,
-        Steps::Unnamed => false,
-        Steps::Bracket => begins_with_bracket(head),
-        Steps::All => may_become_json(head) || unnamed && head.starts_with(ZIP),
+/// How many bytes to look at next, after a look at `looked` of them gave `mime_type`; None if the answer
+/// stands.
+pub fn next<V: View>(
+    steps: &Steps,
+    mime_type: &str,
+    view: &mut V,
+    looked: usize,
+) -> Result<Option<usize>, V::Error> {
+    if view.size() <= looked as u64 {
+        return Ok(None);
+    }
+    let wanted = wanted(steps, mime_type, view, looked)?;
+    Ok(wanted
+        .map(|bytes| bytes.min(WHOLE))
+        .filter(|bytes| *bytes > looked))
+}
+
+fn wanted<V: View>(
+    steps: &Steps,
+    mime_type: &str,
+    view: &mut V,
+    looked: usize,
+) -> Result<Option<usize>, V::Error> {
+    let head = view.head(looked)?;
+    let json = match steps.json {
+        Json::Never => false,
+        Json::Bracket => begins_with_bracket(head),
+        Json::Possible => may_become_json(head),
     };
-    if longer(WHOLE) && whole {
-        Next::Look(WHOLE)
-    } else if !longer(SECOND) {
-        Next::Done
-    } else if unnamed || mime_type == "application/zip" {
-        Next::Look(SECOND)
-    } else if steps == Steps::All && is_text(head) {
-        Next::LookUnlessText(SECOND)
-    } else {
-        Next::Done
+    if json || steps.text && is_padded_text(head) {
+        return Ok(Some(WHOLE));
+    }
+    let unnamed = mime_type == UNNAMED;
+    let archive = head.starts_with(b"PK\x03\x04");
+    if steps.archives && archive {
+        return look_into_archive(mime_type, view, looked);
+    }
+    if steps.marked
+        && unnamed
+        && let Some(longer) = look_for_marks(view, looked)?
+    {
+        return Ok(Some(longer));
+    }
+    if steps.unnamed && (unnamed || mime_type == "application/zip") {
+        return Ok(Some(SECOND));
+    }
+    match steps.text {
+        true => look_beyond_text(view, looked),
+        false => Ok(None),
     }
 }
 
@@ -83,10 +152,164 @@ fn begins_with_bracket(head: &[u8]) -> bool {
     matches!(head.trim_ascii_start().first(), Some(b'{' | b'['))
 }
 
+/// A file that begins as a ZIP archive does.
+///
+/// The rules for Microsoft's documents (Magdir/msooxml) follow the first member to the next ones if a
+/// telling name stands near the beginning. The rules for Android's packages (Magdir/archive) go by a
+/// signature in front of the directory, the place of which the archive's last bytes tell; it is compared
+/// with what is seen of the file as if that were all of it. And if nothing else was found, the directory
+/// itself is read likewise (5.46).
+fn look_into_archive<V: View>(
+    mime_type: &str,
+    view: &mut V,
+    looked: usize,
+) -> Result<Option<usize>, V::Error> {
+    if mime_type == UNNAMED {
+        return Ok(Some(WHOLE));
+    }
+    if !matches!(mime_type, "application/zip" | "application/java-archive") {
+        return Ok(None);
+    }
+    if is_signed(view)? {
+        return Ok(Some(WHOLE));
+    }
+    let head = view.head(looked)?;
+    Ok(is_document_archive(head).then(|| members_end(head)))
+}
+
+/// Does a name stand near the beginning that Microsoft's documents have there? As the rules ask: a
+/// regular expression, which sees 8 kB (FILE_REGEX_MAX in file.h) from the first name on.
+fn is_document_archive(head: &[u8]) -> bool {
+    let near = head.get(30..).unwrap_or_default();
+    let near = &near[..near.len().min(8192)];
+    let names: [&[u8]; 4] = [
+        b"[Content_Types].xml",
+        b"_rels/.rels",
+        b"docProps",
+        b"customXml",
+    ];
+    names.iter().any(|name| memmem::find(near, name).is_some())
+}
+
+/// Where the rules stop to look for the fourth member: behind the first one they search 6 kB for each
+/// of the next three.
+fn members_end(head: &[u8]) -> usize {
+    let length = head.get(18..22).and_then(|bytes| bytes.try_into().ok());
+    let length = length.map_or(0, u32::from_le_bytes);
+    49 + length as usize + 3 * 8192
+}
+
+/// The end of a ZIP archive without a comment.
+const ARCHIVE_END: usize = 22;
+
+/// The last bytes of the file, if they are the end of a ZIP archive (APPNOTE.TXT, section 4.3.16).
+fn archive_end<V: View>(view: &mut V) -> Result<Option<[u8; ARCHIVE_END]>, V::Error> {
+    let mut end = [0; ARCHIVE_END];
+    let Some(offset) = view.size().checked_sub(ARCHIVE_END as u64) else {
+        return Ok(None);
+    };
+    let read = view.peek(offset, &mut end)?;
+    Ok((read == ARCHIVE_END && end.starts_with(b"PK\x05\x06")).then_some(end))
+}
+
+/// Does a ZIP archive have the signature of an Android package?
+fn is_signed<V: View>(view: &mut V) -> Result<bool, V::Error> {
+    let Some(end) = archive_end(view)? else {
+        return Ok(false);
+    };
+    let [.., a, b, c, d, _, _] = end;
+    let directory = u64::from(u32::from_le_bytes([a, b, c, d]));
+    let mut signature = [0; 16];
+    let Some(offset) = directory.checked_sub(signature.len() as u64) else {
+        return Ok(false);
+    };
+    view.peek(offset, &mut signature)?;
+    Ok(&signature == b"APK Sig Block 42")
+}
+
+/// Where the marks of CD images lie, offset and length (Magdir/filesystems): in sector 16, by sectors of
+/// 2048 bytes, and by the larger ones of raw images, with what comes before their data.
+const CD_MARKS: [(u64, usize); 2] = [(32 * 1024, 16), (37_376, 288)];
+
+/// A file that no rule knew by its head.
+fn look_for_marks<V: View>(view: &mut V, looked: usize) -> Result<Option<usize>, V::Error> {
+    let head = view.head(looked)?;
+    if let Some(end) = tag_end(head) {
+        return Ok(Some(end + looked));
+    }
+    // A ZIP archive with a damaged beginning: the directory tells what it is.
+    if archive_end(view)?.is_some() {
+        return Ok(Some(WHOLE));
+    }
+    for (offset, length) in CD_MARKS {
+        if offset < looked as u64 || view.size() <= offset {
+            continue;
+        }
+        let mut window = vec![0; length];
+        let read = view.peek(offset, &mut window)?;
+        let marks: [&[u8]; 3] = [b"CD001", b"CDROM", b"BEA01"];
+        if marks
+            .iter()
+            .any(|mark| memmem::find(&window[..read], mark).is_some())
+        {
+            return Ok(Some(SECOND));
+        }
+    }
+    Ok(None)
+}
+
+/// Where the tag ends that an MP3 file begins with (Magdir/audio; ID3v2.4, section 3.1: seven bits a byte).
+fn tag_end(head: &[u8]) -> Option<usize> {
+    let [b'I', b'D', b'3', _, _, _, a, b, c, d, ..] = *head else {
+        return None;
+    };
+    let length = [a, b, c, d].map(|byte| usize::from(byte & 0x7f));
+    Some(10 + length.into_iter().fold(0, |sum, byte| sum << 7 | byte))
+}
+
+/// A file that may be text as far as libmagic goes to tell.
+fn look_beyond_text<V: View>(view: &mut V, looked: usize) -> Result<Option<usize>, V::Error> {
+    if looked >= SECOND {
+        return Ok(None);
+    }
+    let head = view.head(looked)?;
+    // Text in units of two or four bytes is told by how it begins.
+    if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
+        return Ok(Some(SECOND));
+    }
+    if !is_text(head) {
+        return Ok(None);
+    }
+    let more = view.head(SECOND)?.get(looked..).unwrap_or_default();
+    Ok((!is_text(more) || has_script_mark(more)).then_some(SECOND))
+}
+
+/// The words, in quotes, that make JavaScript of any text, wherever they stand (Magdir/javascript, and
+/// Debian's 5.44). All other rules for text look at the first kilobytes.
+fn has_script_mark(text: &[u8]) -> bool {
+    memmem::find_iter(text, b"use strict").any(|at| {
+        let quotes = (
+            at.checked_sub(1).map(|before| text[before]),
+            text.get(at + 10),
+        );
+        matches!(
+            quotes,
+            (Some(b'"'), Some(b'"')) | (Some(b'\''), Some(b'\''))
+        )
+    })
+}
+
+/// Text, and then nothing but zeros. libmagic takes these off before it looks (`trim_nuls` in ascmagic.c),
+/// and how many that leaves depends on where the file ends.
+fn is_padded_text(head: &[u8]) -> bool {
+    let end = head.iter().rposition(|byte| *byte != 0);
+    end.is_some_and(|end| end + 1 < head.len() && is_text(&head[..=end]))
+}
+
 /// None of these bytes keeps a file from being text in an encoding of one byte or UTF-8, by
 /// `text_chars` in libmagic's encoding.c. Control-Z counts as text from 5.48 on; it doesn't here, so
 /// that libmagic decides.
-pub fn is_text(bytes: &[u8]) -> bool {
+fn is_text(bytes: &[u8]) -> bool {
     // Without branches, so that it goes by many bytes at a time.
     let strange = |byte| matches!(byte, 0..=6 | 14..=26 | 28..=31 | 127);
     let mut chunks = bytes.chunks(256);
@@ -96,9 +319,60 @@ pub fn is_text(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::convert::Infallible;
 
     const HEAD: usize = 16 * 1024;
-    const HUGE: u64 = 1 << 40;
+
+    /// A file in memory, with zeros behind.
+    struct Content<'a> {
+        bytes: &'a [u8],
+        size: u64,
+        head: Vec<u8>,
+    }
+
+    impl View for Content<'_> {
+        type Error = Infallible;
+
+        fn size(&self) -> u64 {
+            self.size
+        }
+
+        fn head(&mut self, end: usize) -> Result<&[u8], Infallible> {
+            let end = usize::try_from(self.size).map_or(end, |size| size.min(end));
+            self.head = self.bytes[..self.bytes.len().min(end)].to_vec();
+            self.head.resize(end, 0);
+            Ok(&self.head)
+        }
+
+        fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Infallible> {
+            for (n, byte) in buffer.iter_mut().enumerate() {
+                let at = usize::try_from(offset).unwrap() + n;
+                *byte = self.bytes.get(at).copied().unwrap_or(0);
+            }
+            Ok(buffer.len())
+        }
+    }
+
+    fn after(mime_type: &str, bytes: &[u8], looked: usize, size: usize) -> Option<usize> {
+        let mut view = Content {
+            bytes,
+            size: size as u64,
+            head: Vec::new(),
+        };
+        let Ok(next) = next(&Steps::IN_USE, mime_type, &mut view, looked);
+        next
+    }
+
+    /// After the first look at all of `bytes`.
+    fn first(mime_type: &str, bytes: &[u8]) -> Option<usize> {
+        after(mime_type, bytes, HEAD, bytes.len())
+    }
+
+    fn long(start: &[u8], filler: u8) -> Vec<u8> {
+        let mut content = start.to_vec();
+        content.resize(200_000, filler);
+        content
+    }
 
     #[test]
     fn the_first_look_is_what_is_set_within_reason() {
@@ -109,68 +383,113 @@ mod tests {
 
     #[test]
     fn a_file_seen_whole_is_not_looked_at_again() {
-        let whole = HEAD as u64;
-        let look = |head, size| next(Steps::All, "application/octet-stream", head, HEAD, size);
-        assert_eq!(look(b"x" as &[u8], whole), Next::Done);
-        assert_eq!(look(b"{\"a\"", 10), Next::Done);
-        assert_eq!(look(b"x", whole + 1), Next::Look(SECOND));
+        for start in [b"{\"a\"".as_slice(), b"PK\x03\x04", b"ID3", b"text"] {
+            assert_eq!(after(UNNAMED, start, HEAD, HEAD), None);
+            assert_eq!(after(UNNAMED, start, WHOLE, 1 << 30), None);
+        }
     }
 
     #[test]
-    fn what_has_no_name_gets_a_second_look_and_no_third() {
-        let look = |looked| next(Steps::All, "application/octet-stream", b"\0", looked, HUGE);
-        assert_eq!(look(HEAD), Next::Look(SECOND));
-        assert_eq!(look(SECOND), Next::Done);
-        assert_eq!(look(1 << 20), Next::Done);
-        assert_eq!(
-            next(Steps::All, "application/zip", b"PK\x03", HEAD, HUGE),
-            Next::Look(SECOND)
-        );
-        assert_eq!(
-            next(
-                Steps::All,
-                "application/octet-stream",
-                b"PK\x03\x04",
-                HEAD,
-                HUGE
-            ),
-            Next::Look(WHOLE)
-        );
-        assert_eq!(
-            next(Steps::All, "application/pdf", b"%PDF\0", HEAD, HUGE),
-            Next::Done
-        );
+    fn what_bears_no_mark_is_looked_at_once() {
+        assert_eq!(first(UNNAMED, &long(b"\x01", 2)), None);
+        assert_eq!(first("application/pdf", &long(b"%PDF", 0xff)), None);
+        assert_eq!(first("image/png", &long(b"\x89PNG\r\n\x1a\n", 0)), None);
+    }
+
+    #[test]
+    fn cd_images_are_looked_for_where_they_are() {
+        for (at, mark) in [
+            (32769, b"CD001"),
+            (32769, b"BEA01"),
+            (32777, b"CDROM"),
+            (37385, b"CD001"),
+            (37633, b"CD001"),
+            (37657, b"CD001"),
+        ] {
+            let mut image = long(b"", 0);
+            image[at..at + 5].copy_from_slice(mark);
+            assert_eq!(first(UNNAMED, &image), Some(SECOND));
+            assert_eq!(after(UNNAMED, &image, SECOND, image.len()), None);
+            assert_eq!(first("application/x-something", &image), None);
+        }
+    }
+
+    #[test]
+    fn mp3_is_looked_at_behind_its_tag() {
+        let song = long(b"ID3\x04\0\0\x00\x03\x31\x76", 0xff);
+        let tag = (3 << 14) + (0x31 << 7) + 0x76;
+        assert_eq!(first(UNNAMED, &song), Some(10 + tag + HEAD));
+        assert_eq!(first("audio/mpeg", &song), None);
+    }
+
+    fn archive(name: &[u8], first_member: u32, signed: bool) -> Vec<u8> {
+        let mut archive = long(b"PK\x03\x04", 1);
+        archive[18..22].copy_from_slice(&first_member.to_le_bytes());
+        archive[30..30 + name.len()].copy_from_slice(name);
+        if signed {
+            archive[100_000 - 16..100_000].copy_from_slice(b"APK Sig Block 42");
+        }
+        let end = archive.len() - ARCHIVE_END;
+        archive[end..end + 4].copy_from_slice(b"PK\x05\x06");
+        archive[end + 16..end + 20].copy_from_slice(&100_000u32.to_le_bytes());
+        archive
+    }
+
+    #[test]
+    fn archives_are_looked_into_for_their_members() {
+        let document = archive(b"[Content_Types].xml", 50_000, false);
+        let end = 49 + 50_000 + 3 * 8192;
+        assert_eq!(first("application/zip", &document), Some(end));
+        assert_eq!(after("application/zip", &document, end, 200_000), None);
+        assert_eq!(first("application/epub+zip", &document), None);
+        // The first member may be longer than anything: only what says it is a document is believed.
+        let photos = archive(b"photo.jpg", u32::MAX, false);
+        assert_eq!(first("application/zip", &photos), None);
+        let strange = archive(b"docProps/", u32::MAX, false);
+        assert_eq!(first("application/zip", &strange), Some(WHOLE));
+    }
+
+    #[test]
+    fn archives_are_looked_at_whole_for_their_end() {
+        let package = archive(b"META-INF/MANIFEST.MF", 100, true);
+        assert_eq!(first("application/java-archive", &package), Some(WHOLE));
+        assert_eq!(first("application/zip", &package), Some(WHOLE));
+        let library = archive(b"META-INF/MANIFEST.MF", 100, false);
+        assert_eq!(first("application/java-archive", &library), None);
+        assert_eq!(first(UNNAMED, &library), Some(WHOLE));
+        let mut damaged = library;
+        damaged[..1000].fill(0);
+        assert_eq!(first(UNNAMED, &damaged), Some(WHOLE));
     }
 
     #[test]
     fn what_may_be_json_is_looked_at_whole() {
-        let look = |mime_type, head| next(Steps::All, mime_type, head, HEAD, HUGE);
-        let text = Next::LookUnlessText(SECOND);
-        assert_eq!(
-            look("text/plain", b"\n\t {\"a\"" as &[u8]),
-            Next::Look(WHOLE)
-        );
-        assert_eq!(look("application/octet-stream", b"[1"), Next::Look(WHOLE));
-        assert_eq!(look("text/plain", b"hello {"), text);
-        assert_eq!(look("text/rtf", b"{\\rtf1\\ansi"), text);
+        let text = |start| long(start, b' ');
+        assert_eq!(first("text/plain", &text(b"\n\t {\"a\"")), Some(WHOLE));
+        assert_eq!(first(UNNAMED, &text(b"[1")), Some(WHOLE));
+        assert_eq!(first("text/plain", &text(b"hello {")), None);
+        assert_eq!(first("text/rtf", &text(b"{\\rtf1\\ansi")), None);
         // One value, and the head ends: the rest may be anything.
-        assert_eq!(look("application/json", b"{}"), Next::Look(WHOLE));
-        assert_eq!(look("application/x-ndjson", b"{}\n{}\n{"), text);
-        assert_eq!(
-            next(Steps::All, "text/plain", b"{", WHOLE, HUGE),
-            Next::Done
-        );
+        assert_eq!(first("application/json", &text(b"{}")), Some(WHOLE));
+        assert_eq!(first("application/x-ndjson", &text(b"{}\n{}\n{")), None);
     }
 
     #[test]
     fn text_is_text_as_far_as_libmagic_asks() {
+        let text = long(b"words", b'x');
+        assert_eq!(first("text/plain", &text), None);
+        for (at, expected) in [
+            (HEAD, Some(SECOND)),
+            (SECOND - 1, Some(SECOND)),
+            (SECOND, None),
+        ] {
+            let mut holed = text.clone();
+            holed[at] = 0;
+            assert_eq!(first("text/plain", &holed), expected, "{at}");
+        }
         assert_eq!(
-            next(Steps::All, "text/plain", b"words", SECOND, HUGE),
-            Next::Done
-        );
-        assert_eq!(
-            next(Steps::All, "text/plain", b"words", HEAD, HEAD as u64),
-            Next::Done
+            first("text/plain", &long(b"\xff\xfew\0", b'x')),
+            Some(SECOND)
         );
         assert!(is_text(
             b"\x07\x08\t\n\x0b\x0c\r\x1b na\xc3\xafve \x80\x85\xff"
@@ -184,14 +503,44 @@ mod tests {
     }
 
     #[test]
+    fn words_that_make_javascript_are_seen() {
+        for (words, expected) in [
+            ("\"use strict\"", Some(SECOND)),
+            ("'use strict'", Some(SECOND)),
+            ("'use strict\"", None),
+            (" use strict ", None),
+        ] {
+            let mut text = long(b"words", b'x');
+            text[40_000..40_000 + words.len()].copy_from_slice(words.as_bytes());
+            assert_eq!(first("text/plain", &text), expected, "{words}");
+        }
+        assert!(!has_script_mark(b"use strict\"") && !has_script_mark(b"\"use strict"));
+    }
+
+    #[test]
+    fn padded_text_is_looked_at_to_its_end() {
+        for mime_type in ["text/plain", UNNAMED] {
+            assert_eq!(first(mime_type, &long(b"words", 0)), Some(WHOLE));
+        }
+        assert_eq!(first(UNNAMED, &long(b"", 0)), None);
+        assert_eq!(first(UNNAMED, &long(b"\x01words", 0)), None);
+    }
+
+    #[test]
     fn it_ends() {
-        for mime_type in ["application/octet-stream", "application/zip", "text/plain"] {
-            for head in [b"[" as &[u8], b"x", b"\0"] {
+        let starts: [&[u8]; 6] = [
+            b"[",
+            b"x",
+            b"\0",
+            b"ID3\0\0\0\x7f\x7f\x7f\x7f",
+            b"PK\x03\x04",
+            b"\xff\xfe",
+        ];
+        for mime_type in [UNNAMED, "application/zip", "text/plain"] {
+            for content in starts.map(|start| long(start, 0)) {
                 let mut looked = first_look(0);
                 let mut looks = 1;
-                while let Next::Look(limit) | Next::LookUnlessText(limit) =
-                    next(Steps::All, mime_type, head, looked, HUGE)
-                {
+                while let Some(limit) = after(mime_type, &content, looked, 1 << 30) {
                     assert!(limit > looked);
                     looked = limit;
                     looks += 1;

@@ -22,9 +22,9 @@ impl Promises {
             Detector::with_steps(config, steps).expect("libmagic is installed")
         };
         Promises {
-            detector: detector(16 * 1024, Steps::All),
-            short: detector(0, Steps::All),
-            whole: detector(usize::MAX, Steps::Head),
+            detector: detector(16 * 1024, Steps::IN_USE),
+            short: detector(0, Steps::IN_USE),
+            whole: detector(usize::MAX, Steps::HEAD),
         }
     }
 
