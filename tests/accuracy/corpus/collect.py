@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Chooses the files of the corpus and moves or copies them into place.
 
-    collect.py TARGET SOURCES [--file PROGRAM] [--cap N] [--type-cap N] [--report FILE]
+    collect.py TARGET SOURCES [--file PROGRAM] [--cap N] [--type-cap N] [--at-least N] [--largest BYTES]
 
 SOURCES is a table, one folder a line, columns separated by blanks:
 
     HOW ORIGIN LIMIT FOLDER
 
-    all     every file of the folder is kept and moved; below it stands <class>/<origin>/...
+    all     every file of the folder is kept and moved; below it stands <class>/<origin>/..., where the class
+            "any" stands for whatever the file's type says
     move    files are sampled, and moved: the folder is ours and goes away afterwards
     copy    files are sampled, and copied: the folder is not ours
 
@@ -22,7 +23,8 @@ its path decides):
     preferred, since a detector that reads only the head of a file is right about small ones anyway;
  2. of files of the same content one;
  3. file(1) names the types of what is left; of each type at most so many (so the rare ones all stay);
- 4. classes that are still more than a quarter of the whole are thinned.
+ 4. classes that are still more than a quarter of the whole are thinned, and small files of common types are, until
+    half of all files are larger than 16 kB or no more than --at-least are left.
 
 Classes are coarse words that a report can group by.  file(1)'s answer gives them where it is
 specific, the extension where it isn't.
@@ -42,10 +44,10 @@ KIND = [  # (class, pattern of the type); the first that matches
     ("office", r"msword|ms-excel|ms-powerpoint|ms-office|ms-publisher|ms-project|visio|openxmlformats"
                r"|opendocument|sun\.xml|stardivision|wordperfect|lotus|quattro|CDFV2|ms-outlook"
                r"|ms-works|hwp|applixware|kword|kspread|kpresenter|gnumeric|ichitaro|wri$|write"
-               r"|onenote|staroffice|vnd\.iccprofile-never"),
+               r"|onenote|staroffice|stargallery|x-ole-storage"),
     ("documents", r"/pdf|postscript|rtf|epub|djvu|dvi|mobipocket|/x-lyx|x-hwp|fictionbook|x-ms-reader"
                   r"|palm|winhelp|ms-htmlhelp|oxps|xps|framemaker|/vnd\.lotus-notes|info$"),
-    ("images", r"^image/|illustrator|x-xcf|x-xcursor|metafile|x-gnuplot|font-tfm-never"),
+    ("images", r"^image/|illustrator|x-xcf|x-xcursor|metafile"),
     ("fonts", r"font|vnd\.ms-opentype|x-tex-tfm|x-tex-pk|bdf|x-pcf"),
     ("audio", r"^audio/|midi|soundfont|x-sf2"),
     ("video", r"^video/|flash|vnd\.rn-realmedia|ms-asf|x-matroska|mxf"),
@@ -63,7 +65,7 @@ KIND = [  # (class, pattern of the type); the first that matches
     ("data", r"json|csv|sqlite|database|dbf|dbase|x-dbm|rrd|hdf|fits|netcdf|dicom|spss|stata|sas|numpy|matlab"
              r"|pcap|calendar|vcard|plist|x-wine|x-bplist|x-r-|maxmind|arrow|parquet|^chemical/|^model/|shapefile"
              r"|esri|gis|pgp|pem|x-x509|pkcs|x-gettext|x-po|timezone|terminfo|berkeley|iccprofile"
-             r"|x-git|subversion|bittorrent|x-ole|mdb|access|tdb|gdbm|x-tokyo|lmdb"),
+             r"|x-git|subversion|bittorrent|mdb|access|tdb|gdbm|x-tokyo|lmdb"),
 ]
 KIND = [(name, re.compile(pattern)) for name, pattern in KIND]
 
@@ -143,13 +145,13 @@ def walk(folder):
 
 
 def larger_first(files, seed=order):
-    """All of them, in an order in which two of three are larger than 16 kB as long as there are."""
+    """All of them, in an order in which three of four are larger than 16 kB as long as there are."""
     large = sorted((f for f in files if f.size > 16384), key=lambda f: seed(f.path))
     small = sorted((f for f in files if f.size <= 16384), key=lambda f: seed(f.path))
     out = []
     while large or small:
-        out += large[:2] + small[:1]
-        large, small = large[2:], small[1:]
+        out += large[:3] + small[:1]
+        large, small = large[3:], small[1:]
     return out
 
 
@@ -256,6 +258,9 @@ def spread(files, cap):
 
 def choose(files, cap, type_cap):
     made = [f for f in files if f.how == "all"]
+    for f in made:
+        if f.kind == "any":
+            f.kind = class_of(f.mime, f.path)
     by_type = defaultdict(list)
     for f in files:
         if f.how != "all":
@@ -270,7 +275,7 @@ def choose(files, cap, type_cap):
             for f in group:
                 kinds[f.kind].append(f)
             for kind in sorted(kinds):
-                sampled += spread(kinds[kind], most // 4)
+                sampled += spread(kinds[kind], most // 3)
         else:
             sampled += spread(group, most)
     room = max(0, cap - len(made))
@@ -291,6 +296,21 @@ def choose(files, cap, type_cap):
         group.sort(key=lambda f: (rank[f.path] > 40 and counts[f.mime] > 40, rank[f.path], order(f.path)))
         out += group[:share]
     return out
+
+
+def balance(files, at_least):
+    """Without so many small files of common types that half of the rest are large."""
+    large = sum(f.size > 16384 for f in files)
+    counts = Counter((f.kind, f.mime) for f in files)
+    drop = min(len(files) - 2 * large, len(files) - at_least)
+    dropped = set()
+    for f in sorted(files, key=lambda f: order(f.path)):
+        if len(dropped) >= drop:
+            break
+        if f.how != "all" and f.size <= 16384 and counts[f.kind, f.mime] > 60:
+            counts[f.kind, f.mime] -= 1
+            dropped.add(f.path)
+    return [f for f in files if f.path not in dropped]
 
 
 def plain_name(name):
@@ -325,8 +345,9 @@ def main():
     parser.add_argument("target")
     parser.add_argument("sources")
     parser.add_argument("--file", default="file")
-    parser.add_argument("--cap", type=int, default=30_000)
-    parser.add_argument("--type-cap", type=int, default=600)
+    parser.add_argument("--cap", type=int, default=36_000)
+    parser.add_argument("--type-cap", type=int, default=800)
+    parser.add_argument("--at-least", type=int, default=26_000)
     parser.add_argument("--largest", type=int, default=24 << 20)
     given = parser.parse_args()
     with open(given.sources) as table:
@@ -338,7 +359,7 @@ def main():
     print(f"{count} candidates, {len(files)} distinct", flush=True)
     files = name_types(files, given.file)
     print(f"{len({f.mime for f in files})} types among them", flush=True)
-    place(choose(files, given.cap, given.type_cap), given.target)
+    place(balance(choose(files, given.cap, given.type_cap), given.at_least), given.target)
 
 
 if __name__ == "__main__":

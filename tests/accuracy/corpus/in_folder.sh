@@ -15,6 +15,7 @@ STORE=/srv/packages
 mkdir -p "$WORK/unpacked" "$MADE" "$STORE"
 
 export DEBIAN_FRONTEND=noninteractive
+ln -sf /proc/self/mounts /etc/mtab
 
 install_tools() {
     sed 's/^deb /deb-src /' /etc/apt/sources.list >/etc/apt/sources.list.d/sources.list
@@ -38,20 +39,16 @@ install_tools() {
 }
 
 stage "tools installed" install_tools
-(
-    # LibreOffice takes longest, and needs one of the two processors.
-    stage "office documents made" bash "$HERE/office.sh" "$MADE" &
-    stage "packages unpacked" fetch_packages "$STORE" "$WORK/unpacked" short deb
-    stage "test data of sources unpacked" fetch_sources "$STORE" "$WORK/unpacked"
-    wait
-)
-(
-    stage "pictures, sound and film made" bash "$HERE/media.sh" "$MADE" &
-    stage "archives made" bash "$HERE/archives.sh" "$MADE"
-    stage "filesystems made" bash "$HERE/filesystems.sh" "$MADE"
-    stage "texts and data made" python3 "$HERE/texts.py" "$MADE"
-    wait
-)
+# LibreOffice takes one of two processors about as long as all the others take the other.
+stage "office documents made" bash "$HERE/office.sh" "$MADE" &
+stage "packages unpacked" fetch_packages "$STORE" "$WORK/unpacked" short deb
+stage "test data of sources unpacked" fetch_sources "$STORE" "$WORK/unpacked"
+stage "archives made" bash "$HERE/archives.sh" "$MADE"
+stage "filesystems made" bash "$HERE/filesystems.sh" "$MADE"
+stage "texts and data made" python3 "$HERE/texts.py" "$MADE"
+stage "files after libmagic's rules made" python3 "$HERE/rules.py" "$WORK/unpacked/file/magic/Magdir" "$MADE"
+stage "pictures, sound and film made" bash "$HERE/media.sh" "$MADE"
+wait
 stage "simple files made" make_simple "$MADE"
 
 sources() {
@@ -67,4 +64,3 @@ sources() {
 sources >/tmp/sources
 stage "files chosen" python3 "$HERE/collect.py" "$TARGET" /tmp/sources
 stage "damaged files made" python3 "$HERE/damaged.py" "$TARGET/files"
-rm -rf -- "$WORK"

@@ -40,14 +40,14 @@ packages() { awk -v how="$1" '$1 == how {print $2, $3}' "$HERE/packages.txt"; }
 fetch_packages() {
     local store=$1 target=$2 how name real
     shift 2
+    local known
+    known=$(apt-cache pkgnames | sort -V)
     local -a wanted=() found=()
     for how in "$@"; do
         while read -r name _; do
-            real=$name
-            if [[ $name == *'*'* ]]; then
-                real=$(apt-cache --names-only search "^${name//'*'/.*}\$" | cut -d' ' -f1 | sort -V | tail -n 1)
-            fi
-            if [[ -n $real ]] && apt-cache show "$real" >/dev/null 2>&1; then
+            # Debian's names are plain enough for this to be a pattern.
+            real=$(grep -x -- "${name//'*'/.*}" <<<"$known" | tail -n 1) || true
+            if [[ -n $real ]]; then
                 wanted+=("$real")
                 found+=("$real ${name//'*'/}")
             else
@@ -99,7 +99,8 @@ fetch_sources() {
         [[ -n $got ]] || not_made "source $name (download)"
     done < <(packages source)
     # libarchive's test files are uuencoded.
-    (cd "$target/libarchive" 2>/dev/null && find . -name '*.uu' -exec uudecode {} \; 2>/dev/null) || true
+    # shellcheck disable=SC2016  # expanded by the shell that it is for
+    find "$target/libarchive" -name '*.uu' -exec sh -c 'uudecode -o "${1%.uu}" "$1"' sh {} \; >/dev/null 2>&1 || true
     find "$target" -type d ! -perm -700 -exec chmod u+rwx {} +
 }
 
@@ -108,6 +109,6 @@ make_simple() {
     local folder
     folder=$(mktemp -d)
     "${PYTHON:-python3}" "$HERE/../../integration/src/make_files.py" "$folder"
-    mkdir -p "$1/simple"
-    mv "$folder" "$1/simple/make_files"
+    mkdir -p "$1/any"
+    mv "$folder" "$1/any/make_files"
 }

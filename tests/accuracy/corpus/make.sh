@@ -30,7 +30,7 @@ fi
 
 new=$CORPUS_DIR.new
 say "making the corpus ($LEVEL) in $CORPUS_DIR"
-as_root rm -rf --one-file-system -- "$new"
+as_root rm -rf --one-file-system -- "$new" "$CORPUS_DIR.work"
 as_root install -d -m 0755 "$new"
 NOT_MADE=$(mktemp)
 export NOT_MADE
@@ -41,9 +41,14 @@ make_short() {
     local work=$new/.work store
     store=$new/.work/store
     mkdir -p "$work/unpacked" "$work/made" "$store"
+    # A new machine, or a container's image, may have no lists of packages yet.
+    if [[ $(apt-cache pkgnames | wc -l) -lt 10000 ]]; then
+        stage "lists of packages fetched" as_root apt-get -qq update
+    fi
     stage "packages unpacked" fetch_packages "$store" "$work/unpacked" short
     stage "texts and data made" "$PYTHON" "$HERE/texts.py" "$work/made" short
     stage "simple files made" make_simple "$work/made"
+    stage "zip-based files made" "$PYTHON" "$HERE/zips.py" "$work/made/archives/zip-order" short
     local name limit
     {
         while read -r name limit; do
@@ -54,9 +59,8 @@ make_short() {
         echo "copy machine-etc 200 /etc"
     } >"$work/sources"
     stage "files chosen" "$PYTHON" "$HERE/collect.py" "$new" "$work/sources" --file "$FILE" \
-        --cap 5500 --type-cap 150 --largest 2000000
+        --cap 5500 --type-cap 150 --at-least 4500 --largest 2000000
     stage "damaged files made" "$PYTHON" "$HERE/damaged.py" "$new/files" 300
-    rm -rf -- "$work"
 }
 
 if [[ $LEVEL == short ]]; then
@@ -73,13 +77,34 @@ else
     as_root rm -f "$new/.not_made"
 fi
 
+# What was not chosen: hundreds of thousands of files, which take a while to go.
+as_root mv -- "$new/.work" "$CORPUS_DIR.work"
+as_root rm -rf --one-file-system -- "$CORPUS_DIR.work" &
+cleaning=$!
+
 say "by class:"
 (cd "$new/files" && find . -type f -printf '%P\n' | cut -d/ -f1 | sort | uniq -c | sort -rn) | sed 's/^/  /'
 summary=$(find "$new/files" -type f -printf '%s\n' | awk '
     {n++; bytes += $1; if ($1 > 16384) a++; if ($1 > 65536) b++}
     END {printf "%d files, %d MB, %d of them > 16 kB, %d > 64 kB", n, bytes / 1e6, a, b}')
-types=$(cd "$new" && find files -type f | "$FILE" --mime-type --brief --files-from - | sort | uniq -c | sort -rn |
-    as_root tee "$new/.types" | wc -l)
+
+# The machine's own file(1) counts the types: it is the one that the detector is compared with.
+count_types() {
+    local scratch half
+    scratch=$(mktemp -d)
+    (cd "$new" && find files -type f) | sort >"$scratch/list"
+    split -n l/2 "$scratch/list" "$scratch/half."
+    local -a asked=()
+    for half in "$scratch"/half.*; do
+        (cd "$new" && "$FILE" --mime-type --brief --files-from "$half" >"$half.types") &
+        asked+=($!)
+    done
+    wait "${asked[@]}"
+    sort "$scratch"/half.*.types | uniq -c | sort -rn | as_root tee "$new/.types" >/dev/null
+    rm -rf -- "$scratch"
+}
+stage "types counted" count_types
+types=$(wc -l <"$new/.types")
 summary="$summary, $types types"
 if [[ -s $NOT_MADE ]]; then
     say "not made:"
@@ -89,4 +114,5 @@ printf '%s\n' "$summary" | as_root tee "$new/.summary" >/dev/null
 printf '%s\n' "$stamp" | as_root tee "$new/.stamp" >/dev/null
 as_root rm -rf --one-file-system -- "$CORPUS_DIR"
 as_root mv -- "$new" "$CORPUS_DIR"
+wait "$cleaning"
 say "$CORPUS_DIR: $summary"

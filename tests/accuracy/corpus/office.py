@@ -50,9 +50,9 @@ def document(name, kind, mime, body, title):
 
 def texts():
     for number, (paragraphs, pictures) in enumerate((
-            (0, []), (1, []), (3, []), (12, []), (40, []), (120, []), (300, []), (600, []), (1200, []), (2500, []),
+            (0, []), (1, []), (3, []), (12, []), (40, []), (90, []), (150, []), (220, []),
             (1, [2_000]), (5, [20_000]), (20, [60_000, 60_000]), (3, [300_000]), (60, [200_000, 90_000]),
-            (2, [1_500_000]), (200, [400_000, 400_000, 400_000]), (30, [5_000] * 20), (8, [15_000]), (80, [40_000]))):
+            (2, [1_500_000]), (30, [5_000] * 20), (8, [15_000]))):
         body = "".join(f'<text:h text:outline-level="1">{sentence()}</text:h><text:p>{sentence() * 4}</text:p>'
                        for _ in range(paragraphs))
         body += "".join("<text:p>" + picture(size, 'text:anchor-type="as-char"') + "</text:p>" for size in pictures)
@@ -64,9 +64,9 @@ def texts():
 
 def sheets():
     for number, (rows, columns, tables, size) in enumerate((
-            (1, 1, 1, 0), (5, 3, 1, 0), (20, 5, 1, 0), (100, 6, 2, 0), (400, 8, 3, 0), (1500, 8, 1, 0), (5000, 6, 1, 0),
+            (1, 1, 1, 0), (5, 3, 1, 0), (20, 5, 1, 0), (100, 6, 2, 0), (400, 8, 3, 0), (1500, 8, 1, 0),
             (30, 4, 12, 0), (3, 200, 1, 0), (10, 4, 1, 20_000), (10, 4, 1, 300_000), (50, 6, 2, 1_200_000),
-            (2000, 12, 2, 0), (60, 3, 1, 0))):
+            (900, 12, 2, 0), (60, 3, 1, 0))):
         body = ""
         for table in range(tables):
             body += f'<table:table table:name="Sheet {table + 1} {WORDS[table % 9]}">'
@@ -82,10 +82,10 @@ def sheets():
 
 
 def slides():
-    for kind, mime, count in (("presentation", "presentation", 12), ("drawing", "graphics", 8)):
+    for kind, mime, count in (("presentation", "presentation", 12), ("drawing", "graphics", 7)):
         for number, (pages, shapes, size) in enumerate((
                 (1, 1, 0), (3, 4, 0), (10, 6, 0), (40, 8, 0), (2, 2, 20_000), (5, 3, 300_000), (3, 1, 1_200_000),
-                (1, 60, 0), (12, 4, 60_000), (80, 6, 0), (6, 6, 8_000), (25, 3, 150_000))[:count]):
+                (1, 60, 0), (12, 4, 60_000), (50, 6, 0), (6, 6, 8_000), (25, 3, 150_000))[:count]):
             body = ""
             for page in range(pages):
                 body += f'<draw:page draw:name="page{page + 1}">'

@@ -38,8 +38,8 @@ convert documents text pdf:writer_pdf_Export:'{"SelectPdfVersion":{"type":"long"
 convert markup text html xhtml fodt
 convert text text txt txt:"Text (encoded):UTF16"
 convert office sheet xls xlsx ods xlt ots xlsm:"Calc MS Excel 2007 VBA XML" xlsx:"Calc Office Open XML" \
-    xml:"MS Excel 2003 XML" uos xltx:"Calc MS Excel 2007 XML Template" xls:"MS Excel 5.0/95"
-convert data sheet csv slk dif dbf
+    xml:"MS Excel 2003 XML" uos xltx:"Calc MS Excel 2007 XML Template"
+convert data sheet csv slk dif
 convert markup sheet html fods
 convert documents sheet pdf
 convert office slides ppt pptx odp pot otp pps ppsx:"Impress MS PowerPoint 2007 XML AutoPlay" \
