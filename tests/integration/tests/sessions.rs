@@ -908,6 +908,17 @@ fn workers_act_as_the_caller() {
         std::slice::from_ref(&caller)
     );
 
+    // A superuser who has taken the caller's place.
+    s.exec("TRUNCATE who");
+    let mut superuser = db.connect();
+    superuser.exec(&format!("SET SESSION AUTHORIZATION {caller}"));
+    let outcome = superuser.backfill("500, max_blobs => 100");
+    assert!(outcome.rows_updated > 0);
+    assert_eq!(
+        s.column("SELECT DISTINCT role FROM who"),
+        std::slice::from_ref(&caller)
+    );
+
     // A role that can't log in, but that one may become.
     s.exec("TRUNCATE who");
     session.exec(&format!("SET ROLE {group}"));
@@ -919,7 +930,7 @@ fn workers_act_as_the_caller() {
     );
     assert_eq!(
         s.column("SELECT role_name FROM ntt_mime.run ORDER BY run_id"),
-        [caller, group]
+        [caller.clone(), caller, group]
     );
     inode::check_filled(&mut s, "inode");
 }
