@@ -45,7 +45,7 @@ KIND = [  # (class, pattern of the type); the first that matches
                r"|opendocument|sun\.xml|stardivision|wordperfect|lotus|quattro|CDFV2|ms-outlook"
                r"|ms-works|hwp|applixware|kword|kspread|kpresenter|gnumeric|ichitaro|wri$|write"
                r"|onenote|staroffice|stargallery|x-ole-storage"),
-    ("documents", r"/pdf|postscript|rtf|epub|djvu|dvi|mobipocket|/x-lyx|x-hwp|fictionbook|x-ms-reader"
+    ("documents", r"/pdf|application/postscript|rtf|epub|djvu|dvi|mobipocket|/x-lyx|x-hwp|fictionbook|x-ms-reader"
                   r"|palm|winhelp|ms-htmlhelp|oxps|xps|framemaker|/vnd\.lotus-notes|info$"),
     ("images", r"^image/|illustrator|x-xcf|x-xcursor|metafile"),
     ("fonts", r"font|vnd\.ms-opentype|x-tex-tfm|x-tex-pk|bdf|x-pcf"),
@@ -54,7 +54,7 @@ KIND = [  # (class, pattern of the type); the first that matches
     ("filesystems", r"filesystem|iso9660|qemu-disk|vmdk|virtualbox|vhd|raw-disk|luks|disk|floppy"
                     r"|squashfs|romfs|cramfs|dmg"),
     ("archives", r"/zip|x-tar|x-cpio|x-archive|7z|x-rar|arj|lha|lzh|x-zoo|cab-|x-xar|x-ace|jar|java-archive"
-                 r"|debian|x-rpm|android\.package|x-stuffit|x-shar|unix-archive|warc|mac-binhex|x-apple-"
+                 r"|debian|x-rpm|android\.package|x-stuffit|x-shar$|unix-archive|warc|mac-binhex|x-apple-"
                  r"|gtar|x-lrzip|x-mtree|alz|dact|freearc|sit$|chrome-extension|xpinstall"),
     ("compressed", r"gzip|bzip|x-xz|lzma|lzip|lzop|lz4|zstd|compress|zlib|x-lz|brotli"),
     ("executables", r"executable|sharedlib|x-object|dosexec|x-mach|java-applet|x-dex|wasm|bytecode|coredump"
