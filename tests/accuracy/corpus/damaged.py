@@ -18,7 +18,7 @@ def main():
     files = sys.argv[1]
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
     target = os.path.join(files, "damaged")
-    by_class = {}
+    by_class, by_size = {}, {}
     for here, folders, names in os.walk(files):
         folders.sort()
         kind = os.path.relpath(here, files).split(os.sep)[0]
@@ -26,13 +26,14 @@ def main():
             continue
         for name in sorted(names):
             path = os.path.join(here, name)
+            by_size.setdefault(os.path.getsize(path), []).append(path)
             if 64 < os.path.getsize(path) < 8 << 20:
                 by_class.setdefault(kind, []).append(path)
     chance = random.Random(20230610)
     seen = set()
     kinds = sorted(by_class)
 
-    def head_of(path):
+    def whole(path):
         with open(path, "rb") as stream:
             return stream.read()
 
@@ -40,7 +41,7 @@ def main():
     while made < count:
         kind = kinds[made % len(kinds)]
         path = chance.choice(by_class[kind])
-        content = head_of(path)
+        content = whole(path)
         size = len(content)
         how = ("cut", "cut", "zeros", "zeros-first", "spliced", "spliced", "bytes", "cut-head")[made % 8]
         if how == "cut":
@@ -57,7 +58,7 @@ def main():
             stretch = min(size, chance.choice((1, 4, 512, 4096)))
             content = bytes(stretch) + content[stretch:]
         elif how == "spliced":
-            other = head_of(chance.choice(by_class[chance.choice(kinds)]))
+            other = whole(chance.choice(by_class[chance.choice(kinds)]))
             content = content[:chance.randrange(1, size)] + other[chance.randrange(len(other)):]
         else:
             changed = bytearray(content)
@@ -66,7 +67,8 @@ def main():
             content = bytes(changed)
         digest = hashlib.sha256(content).digest()
         made += 1
-        if digest in seen:
+        # Each content once, in the corpus as a whole too.
+        if digest in seen or any(whole(other) == content for other in by_size.get(len(content), ())):
             continue
         seen.add(digest)
         folder = os.path.join(target, how)
