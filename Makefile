@@ -6,10 +6,11 @@
 export PG ?= 15
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install demo demo-stop test test-matrix bench clean
+.PHONY: help setup build install demo demo-stop test test-matrix accuracy accuracy-matrix fuzz \
+	bench clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install system packages and cargo-pgrx, where they are missing
 	@scripts/setup.sh build test bench
@@ -33,6 +34,17 @@ test: ## every test there is
 
 test-matrix: ## the same on Debian 12, 13 and 14 (PostgreSQL 15, 17, 18); MATRIX=trixie chooses
 	@scripts/matrix.sh
+
+accuracy: ## the answers beside those of file(1), on 30,000 files; ACCURACY=--rules compares rules
+	@scripts/accuracy.sh $(ACCURACY)
+
+accuracy-matrix: ## the same with the libmagic of Debian 12, 13 and 14; MATRIX=trixie chooses
+	@scripts/accuracy.sh --make-corpus
+	@scripts/matrix.sh --read-only "$${NTT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus}:/var/tmp/ntt_mime_corpus" \
+		scripts/accuracy.sh $(ACCURACY)
+
+fuzz: ## fuzz the detector; SECONDS=600
+	@scripts/fuzz.sh $(SECONDS)
 
 bench: ## this extension beside the method it replaces; BENCH='--rounds 1' passes options
 	@benches/bench.sh $(BENCH)

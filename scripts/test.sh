@@ -20,8 +20,8 @@ phase_setup() { "$REPO/scripts/setup.sh" build test bench; }
 
 phase_scripts() {
     local script
-    (cd "$REPO" && shellcheck -x scripts/*.sh demo/*.sh benches/*.sh .ci/run)
-    for script in "$REPO"/demo/*.py "$REPO"/benches/*.py; do
+    (cd "$REPO" && shellcheck -x scripts/*.sh demo/*.sh benches/*.sh tests/accuracy/corpus/*.sh .ci/run)
+    for script in "$REPO"/demo/*.py "$REPO"/benches/*.py "$REPO"/tests/accuracy/corpus/*.py; do
         "$PYTHON" -c 'import sys; compile(open(sys.argv[1]).read(), sys.argv[1], "exec")' "$script"
     done
 }
@@ -33,6 +33,14 @@ phase_lint() {
 }
 
 phase_core() { cargo_do test -p ntt_mime_core; }
+
+# The detector beside file(1), on some thousands of files of this machine and of small packages. "make
+# accuracy" is the whole of it.
+phase_accuracy() {
+    local corpus=$TEST_DIR/corpus
+    NTT_CORPUS_DIR=$corpus "$REPO/tests/accuracy/corpus/make.sh" short
+    cargo_do run --quiet -p ntt_mime_accuracy -- "$corpus/files"
+}
 
 # Functions, each in a transaction that is rolled back: the extension's own #[pg_test]s. They run
 # in a cluster that pgrx makes and removes.
@@ -84,7 +92,7 @@ phase_regress() {
 # Real sessions, workers and commits, in clusters that the tests start themselves.
 phase_integration() { cargo_do test -p ntt_mime_integration; }
 
-all=(scripts format lint core pg_test install regress integration)
+all=(scripts format lint core accuracy pg_test install regress integration)
 passed=()
 
 run_phase() {

@@ -243,5 +243,4 @@ tars
 sevenzips
 compressors
 others
-python3 "$HERE/zips.py" "$archives/zip-order"
 rm -rf -- "$work"

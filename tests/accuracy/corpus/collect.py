@@ -11,6 +11,9 @@ SOURCES is a table, one folder a line, columns separated by blanks:
             "any" stands for whatever the file's type says
     move    files are sampled, and moved: the folder is ours and goes away afterwards
     copy    files are sampled, and copied: the folder is not ours
+    even    LIMIT files are copied, without a preference for any: what a system has, class "debian-system"
+    edge    as "all", but it stands below edge/<class>.<origin>: what was written to be hard, and is not meant to
+            look like an archive
 
 ORIGIN is the second folder in the corpus ("-": the name of the folder's own subfolder), LIMIT the
 most files that one origin may give.
@@ -160,7 +163,12 @@ def candidates(sources, largest):
     for how, origin, limit, folder in sources:
         if not os.path.isdir(folder):
             continue
-        if how == "all":
+        if how == "even":
+            found = (Found(path, size, how, origin, "debian-system", os.path.relpath(path, folder).replace(os.sep, "_"))
+                     for path, size in walk(folder) if 0 < size <= largest)
+            kept += sorted(found, key=lambda f: order(f.path))[:limit]
+            continue
+        if how in ("all", "edge"):
             for path, size in walk(folder):
                 parts = os.path.relpath(path, folder).split(os.sep)
                 kept.append(Found(path, size, how, parts[1] if len(parts) > 2 else parts[0], parts[0],
@@ -257,13 +265,16 @@ def spread(files, cap):
 
 
 def choose(files, cap, type_cap):
-    made = [f for f in files if f.how == "all"]
-    for f in made:
+    kept = [f for f in files if f.how in ("all", "even", "edge")]
+    made = [f for f in kept if f.how == "all"]
+    for f in kept:
         if f.kind == "any":
             f.kind = class_of(f.mime, f.path)
+        if f.how == "edge":
+            f.origin, f.kind = f"{f.kind}.{f.origin}", "edge"
     by_type = defaultdict(list)
     for f in files:
-        if f.how != "all":
+        if f.how in ("move", "copy"):
             f.kind = class_of(f.mime, f.path)
             by_type[f.mime].append(f)
     sampled = []
@@ -285,7 +296,7 @@ def choose(files, cap, type_cap):
     share = max(room // 4, 1)
     while sum(min(len(group), share) for group in by_class.values()) > room and share > 1:
         share -= max(1, share // 50)
-    out = list(made)
+    out = list(kept)
     for name, group in sorted(by_class.items()):
         # Thin the commonest types of the class, not the rare ones.
         counts = Counter(f.mime for f in group)
@@ -299,15 +310,16 @@ def choose(files, cap, type_cap):
 
 
 def balance(files, at_least):
-    """Without so many small files of common types that half of the rest are large."""
-    large = sum(f.size > 16384 for f in files)
-    counts = Counter((f.kind, f.mime) for f in files)
-    drop = min(len(files) - 2 * large, len(files) - at_least)
+    """Without so many small files of common types that half of those sampled are large."""
+    sampled = [f for f in files if f.how not in ("even", "edge")]
+    large = sum(f.size > 16384 for f in sampled)
+    counts = Counter((f.kind, f.mime) for f in sampled)
+    drop = min(len(sampled) - 2 * large, len(sampled) - at_least)
     dropped = set()
     for f in sorted(files, key=lambda f: order(f.path)):
         if len(dropped) >= drop:
             break
-        if f.how != "all" and f.size <= 16384 and counts[f.kind, f.mime] > 60:
+        if f.how in ("move", "copy") and f.size <= 16384 and counts[f.kind, f.mime] > 60:
             counts[f.kind, f.mime] -= 1
             dropped.add(f.path)
     return [f for f in files if f.path not in dropped]
@@ -331,7 +343,7 @@ def place(files, target):
         taken.add((folder, name))
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, name)
-        if f.how == "copy":
+        if f.how in ("copy", "even"):
             shutil.copyfile(f.path, path)
         else:
             os.rename(f.path, path)
@@ -347,7 +359,7 @@ def main():
     parser.add_argument("--file", default="file")
     parser.add_argument("--cap", type=int, default=36_000)
     parser.add_argument("--type-cap", type=int, default=800)
-    parser.add_argument("--at-least", type=int, default=26_000)
+    parser.add_argument("--at-least", type=int, default=22_000)
     parser.add_argument("--largest", type=int, default=24 << 20)
     given = parser.parse_args()
     with open(given.sources) as table:

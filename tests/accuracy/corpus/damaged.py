@@ -22,7 +22,7 @@ def main():
     for here, folders, names in os.walk(files):
         folders.sort()
         kind = os.path.relpath(here, files).split(os.sep)[0]
-        if kind == "damaged":
+        if kind in ("damaged", "edge"):
             continue
         for name in sorted(names):
             path = os.path.join(here, name)

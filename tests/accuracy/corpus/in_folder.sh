@@ -11,8 +11,9 @@ TARGET=$1
 export NOT_MADE=$2
 WORK=$TARGET/.work     # on the same file system as the corpus: files are moved, not copied
 MADE=$WORK/made        # below it: <class>/<origin>/..., all of which is kept
+EDGE=$WORK/edge        # the same, for what is written to be hard
 STORE=/srv/packages
-mkdir -p "$WORK/unpacked" "$MADE" "$STORE"
+mkdir -p "$WORK/unpacked" "$MADE" "$EDGE" "$STORE"
 
 export DEBIAN_FRONTEND=noninteractive
 ln -sf /proc/self/mounts /etc/mtab
@@ -45,18 +46,21 @@ stage "packages unpacked" fetch_packages "$STORE" "$WORK/unpacked" short deb
 stage "test data of sources unpacked" fetch_sources "$STORE" "$WORK/unpacked"
 stage "archives made" bash "$HERE/archives.sh" "$MADE"
 stage "filesystems made" bash "$HERE/filesystems.sh" "$MADE"
-stage "texts and data made" python3 "$HERE/texts.py" "$MADE"
-stage "files after libmagic's rules made" python3 "$HERE/rules.py" "$WORK/unpacked/file/magic/Magdir" "$MADE"
+stage "texts and data made" python3 "$HERE/texts.py" "$EDGE"
+stage "files after libmagic's rules made" python3 "$HERE/rules.py" "$WORK/unpacked/file/magic/Magdir" "$EDGE"
+stage "zip-based files made" python3 "$HERE/zips.py" "$EDGE/archives/zip-order"
 stage "pictures, sound and film made" bash "$HERE/media.sh" "$MADE"
 wait
-stage "simple files made" make_simple "$MADE"
+stage "simple files made" make_simple "$EDGE"
 
 sources() {
     local name limit
+    echo "even system 8000 /usr"
     while read -r name limit; do
         echo "move ${name//[*]/} $limit $WORK/unpacked/${name//[*]/}"
     done < <(packages short; packages deb; packages source)
     echo "all - 0 $MADE"
+    echo "edge - 0 $EDGE"
     echo "copy debian 6000 /usr"
     echo "copy debian-etc 300 /etc"
     echo "copy debian-var 300 /var/lib"

@@ -40,22 +40,23 @@ trap 'rm -f -- "$NOT_MADE"' EXIT
 make_short() {
     local work=$new/.work store
     store=$new/.work/store
-    mkdir -p "$work/unpacked" "$work/made" "$store"
+    mkdir -p "$work/unpacked" "$work/edge" "$store"
     # A new machine, or a container's image, may have no lists of packages yet.
     if [[ $(apt-cache pkgnames | wc -l) -lt 10000 ]]; then
         stage "lists of packages fetched" as_root apt-get -qq update
     fi
     stage "packages unpacked" fetch_packages "$store" "$work/unpacked" short
-    stage "texts and data made" "$PYTHON" "$HERE/texts.py" "$work/made" short
-    stage "simple files made" make_simple "$work/made"
-    stage "zip-based files made" "$PYTHON" "$HERE/zips.py" "$work/made/archives/zip-order" short
+    stage "texts and data made" "$PYTHON" "$HERE/texts.py" "$work/edge" short
+    stage "simple files made" make_simple "$work/edge"
+    stage "zip-based files made" "$PYTHON" "$HERE/zips.py" "$work/edge/archives/zip-order" short
     local name limit
     {
         while read -r name limit; do
             echo "move ${name//'*'/} $limit $work/unpacked/${name//'*'/}"
         done < <(packages short)
-        echo "all - 0 $work/made"
-        echo "copy machine 2500 /usr"
+        echo "edge - 0 $work/edge"
+        echo "even machine 1500 /usr"
+        echo "copy machine 1500 /usr"
         echo "copy machine-etc 200 /etc"
     } >"$work/sources"
     stage "files chosen" "$PYTHON" "$HERE/collect.py" "$new" "$work/sources" --file "$FILE" \

@@ -13,6 +13,13 @@ pub struct Sample {
     pub size: u64,
 }
 
+impl Sample {
+    /// Is it there to be hard, not to look like something that an archive has?
+    pub fn is_edge(&self) -> bool {
+        self.class == "edge"
+    }
+}
+
 pub struct Corpus {
     /// In the order of their names.
     pub files: Vec<Sample>,

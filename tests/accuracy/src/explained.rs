@@ -22,11 +22,20 @@ struct Explanation {
     text: &'static str,
 }
 
-const EXPLANATIONS: &[Explanation] = &[Explanation {
-    applies: |it| it.truth == "application/javascript" && it.has_beyond_head(b"use strict"),
-    text: "\"use strict\" in quotes makes any text JavaScript to libmagic, wherever it stands; here it \
-           stands beyond what is looked at",
-}];
+const EXPLANATIONS: &[Explanation] = &[
+    Explanation {
+        applies: |it| it.truth == "application/javascript" && it.has_beyond_head(b"use strict"),
+        text: "\"use strict\" in quotes makes any text JavaScript to libmagic, wherever it stands; here it \
+               stands beyond what is looked at",
+    },
+    Explanation {
+        applies: |it| it.truth == "application/x-adobe-aco" && it.ours == UNNAMED,
+        text: "chance: a rule for Adobe's colour tables follows a number of the file's to a place beyond \
+               the head (Magdir/images); nothing in the head tells",
+    },
+];
+
+const UNNAMED: &str = "application/octet-stream";
 
 /// The reason for a difference, if it is known.
 pub fn explanation(difference: &Difference) -> Option<&'static str> {

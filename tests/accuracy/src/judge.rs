@@ -6,13 +6,13 @@ use std::process::{Command, Stdio};
 use ntt_mime_core::detector::EMPTY;
 
 use crate::corpus::{Corpus, Sample};
-use crate::measure::in_parallel;
+use crate::measure::{NO_ANSWER, in_parallel};
 
 /// What file(1) says of each file, looked at whole, in their order.
 ///
-/// Two of its answers are translated: that an empty file is [`EMPTY`] instead of `inode/x-empty` is
-/// decided, see there; and of damaged ELF files it gives the type, a comma and a complaint, of which
-/// the type is taken.
+/// Three of its answers are translated. That an empty file is [`EMPTY`] instead of `inode/x-empty` is
+/// decided, see there. Of damaged ELF files it gives the type, a comma and a complaint, of which
+/// the type is taken. An error of libmagic's is [no answer](NO_ANSWER).
 pub fn file_mime(corpus: &Corpus) -> Result<Vec<String>, String> {
     let chunks: Vec<&[Sample]> = corpus.files.chunks(500).collect();
     let answers = in_parallel(chunks.len(), || (), |(), n| one_process(chunks[n]));
@@ -53,6 +53,7 @@ fn one_process(files: &[Sample]) -> Result<Vec<String>, String> {
 fn translated(answer: &str) -> String {
     match answer.split(", ").next() {
         None | Some("inode/x-empty") => EMPTY.to_owned(),
+        Some(error) if error.starts_with("ERROR: ") => NO_ANSWER.to_owned(),
         Some(mime_type) => mime_type.to_owned(),
     }
 }

@@ -32,10 +32,13 @@ impl Measured {
     }
 }
 
-/// That there was none is an answer too, and agrees with no type.
+/// What stands for a type if there was none.
+pub const NO_ANSWER: &str = "no answer";
+
 fn no_answer(error: String) -> Detection {
+    eprintln!("{error}");
     Detection {
-        mime_type: format!("no answer: {error}"),
+        mime_type: NO_ANSWER.to_owned(),
         bytes_read: 0,
         reads: 0,
         read_time: Duration::ZERO,

@@ -1,12 +1,13 @@
 //! The report: tables in Markdown that read well as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fmt::Write;
 use std::time::Duration;
 
 use ntt_mime_core::detector::{Detection, libmagic_release};
 
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, Sample};
 use crate::explained::{Difference, explanation};
 use crate::measure::Measured;
 
@@ -18,58 +19,128 @@ pub struct Report<'a> {
     differences: Vec<Difference<'a>>,
 }
 
+/// Figures of some files.
+#[derive(Default)]
+pub struct Share<'a> {
+    pub files: usize,
+    /// Files whose answers differ from file(1)'s.
+    pub differ: usize,
+    /// Different types, as file(1) names them.
+    pub types: BTreeSet<&'a str>,
+    /// Longer than 16 KiB.
+    long: usize,
+    /// Longer than 64 KiB.
+    very_long: usize,
+    size: u64,
+    read: u64,
+    looks: u64,
+    read_time: Duration,
+    detect_time: Duration,
+}
+
+impl<'a> Share<'a> {
+    fn add(&mut self, sample: &Sample, truth: &'a str, answer: &Detection) {
+        self.files += 1;
+        self.differ += usize::from(truth != answer.mime_type);
+        self.types.insert(truth);
+        self.long += usize::from(sample.size > 16 * 1024);
+        self.very_long += usize::from(sample.size > 64 * 1024);
+        self.size += sample.size;
+        self.read += answer.bytes_read;
+        self.looks += u64::from(answer.reads);
+        self.read_time += answer.read_time;
+        self.detect_time += answer.detect_time;
+    }
+
+    /// Answers that agree, as a share of 1.
+    pub fn agreement(&self) -> f64 {
+        (self.files - self.differ) as f64 / self.files.max(1) as f64
+    }
+
+    pub fn bytes_a_file(&self) -> u64 {
+        self.read / self.files.max(1) as u64
+    }
+
+    fn looks_a_file(&self) -> f64 {
+        self.looks as f64 / self.files.max(1) as f64
+    }
+
+    fn microseconds_a_file(&self, time: Duration) -> u128 {
+        time.as_micros() / self.files.max(1) as u128
+    }
+}
+
+impl fmt::Display for Share<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of {} agree, {:.3} %. They are of {} types and have {} MB; {} are longer than 16 KiB, {} \
+             than 64 KiB. Read: {} bytes a file, in {:.3} looks.",
+            self.files - self.differ,
+            self.files,
+            100.0 * self.agreement(),
+            self.types.len(),
+            self.size / 1_000_000,
+            self.long,
+            self.very_long,
+            self.bytes_a_file(),
+            self.looks_a_file(),
+        )
+    }
+}
+
 impl<'a> Report<'a> {
     pub fn new(corpus: &'a Corpus, truth: &'a [String], measured: &'a [Measured]) -> Report<'a> {
-        let answers = &measured.last().expect("one at least").answers;
-        let all = corpus.files.iter().zip(truth).zip(answers);
-        let differences = all
-            .filter(|((_, truth), answer)| **truth != answer.mime_type)
-            .map(|((sample, truth), answer)| Difference {
+        let mut report = Report {
+            corpus,
+            truth,
+            measured,
+            differences: Vec::new(),
+        };
+        report.differences = report
+            .each(report.in_use())
+            .filter(|(_, truth, answer)| *truth != answer.mime_type)
+            .map(|(sample, truth, answer)| Difference {
                 sample,
                 truth,
                 ours: &answer.mime_type,
             })
             .collect();
-        Report {
-            corpus,
-            truth,
-            measured,
-            differences,
+        report
+    }
+
+    /// Files, file(1)'s answers, and those of a rule.
+    fn each(
+        &self,
+        answers: &'a [Detection],
+    ) -> impl Iterator<Item = (&'a Sample, &'a str, &'a Detection)> + use<'a> {
+        let truth = self.truth.iter().map(String::as_str);
+        let all = self.corpus.files.iter().zip(truth).zip(answers);
+        all.map(|((sample, truth), answer)| (sample, truth, answer))
+    }
+
+    fn in_use(&self) -> &'a [Detection] {
+        &self.measured.last().expect("one at least").answers
+    }
+
+    /// Figures of some of the files.
+    pub fn share(&self, belongs: impl Fn(&Sample) -> bool) -> Share<'a> {
+        self.share_by(self.in_use(), belongs)
+    }
+
+    fn share_by(&self, answers: &'a [Detection], belongs: impl Fn(&Sample) -> bool) -> Share<'a> {
+        let mut share = Share::default();
+        for (sample, truth, answer) in self.each(answers).filter(|(sample, ..)| belongs(sample)) {
+            share.add(sample, truth, answer);
         }
-    }
-
-    pub fn files(&self) -> usize {
-        self.corpus.files.len()
-    }
-
-    /// Different types, as file(1) names them.
-    pub fn types(&self) -> usize {
-        self.truth.iter().collect::<BTreeSet<_>>().len()
-    }
-
-    /// Answers of the rule in use that agree.
-    pub fn passed(&self) -> usize {
-        self.files() - self.differences.len()
-    }
-
-    /// The same as a share of 1.
-    pub fn agreement(&self) -> f64 {
-        share(self.passed(), self.files())
-    }
-
-    /// Mean of the rule in use.
-    pub fn bytes_a_file(&self) -> u64 {
-        let sum: u64 = self.in_use().iter().map(|answer| answer.bytes_read).sum();
-        sum / self.files() as u64
+        share
     }
 
     /// A complaint for each difference that nobody has explained.
-    pub fn complaints(&self) -> Vec<String> {
-        let unexplained = self
-            .differences
-            .iter()
-            .filter(|it| explanation(it).is_none());
-        unexplained
+    pub fn unexplained(&self) -> Vec<String> {
+        let differences = self.differences.iter();
+        differences
+            .filter(|it| explanation(it).is_none())
             .map(|it| {
                 let name = &it.sample.name;
                 format!(
@@ -80,35 +151,22 @@ impl<'a> Report<'a> {
             .collect()
     }
 
-    fn in_use(&self) -> &[Detection] {
-        &self.measured.last().expect("one at least").answers
-    }
-
     /// All of it.
     pub fn text(&self) -> String {
         let mut out = String::new();
-        let bytes: u64 = self.corpus.files.iter().map(|file| file.size).sum();
-        let longer = |limit| {
-            self.corpus
-                .files
-                .iter()
-                .filter(|file| file.size > limit)
-                .count()
-        };
+        let natural = self.share(|sample| !sample.is_edge());
+        let release = libmagic_release();
         let _ = writeln!(
             out,
-            "\nlibmagic {}: {} of {} files agree with file(1), {:.3} %. They are of {} types and have \
-             {} MB;\n{} are longer than 16 KiB, {} than 64 KiB. Read: {} bytes a file.\n",
-            libmagic_release(),
-            self.passed(),
-            self.files(),
-            100.0 * self.agreement(),
-            self.types(),
-            bytes / 1_000_000,
-            longer(16 * 1024),
-            longer(64 * 1024),
-            self.bytes_a_file(),
+            "\n## libmagic {release}: {:.3} %\n",
+            100.0 * natural.agreement()
         );
+        let _ = writeln!(out, "Files as an archive has them: {natural}");
+        let edge = self.share(Sample::is_edge);
+        if edge.files > 0 {
+            let _ = writeln!(out, "\nFiles made to be hard (class edge): {edge}");
+            let _ = writeln!(out, "\nAll: {}", self.share(|_| true));
+        }
         for table in [
             self.rules(),
             self.classes(),
@@ -116,7 +174,7 @@ impl<'a> Report<'a> {
             self.listed(),
         ] {
             if !table.rows.is_empty() {
-                let _ = writeln!(out, "{}", table.text());
+                let _ = write!(out, "\n{}", table.text());
             }
         }
         out
@@ -125,8 +183,7 @@ impl<'a> Report<'a> {
     /// A line for each file, with tabs between.
     pub fn answers(&self) -> String {
         let mut out = String::new();
-        let all = self.corpus.files.iter().zip(self.truth).zip(self.in_use());
-        for ((sample, truth), answer) in all {
+        for (sample, truth, answer) in self.each(self.in_use()) {
             let _ = writeln!(
                 out,
                 "{}\t{}\t{truth}\t{}\t{}\t{}",
@@ -136,13 +193,15 @@ impl<'a> Report<'a> {
         out
     }
 
+    /// Figures are those of files as an archive has them, but for one column.
     fn rules(&self) -> Table {
         let mut table = Table::new(
-            "lrrrrrr",
+            "lrrrrrrr",
             &[
                 "rule",
                 "differ",
                 "agree %",
+                "hard ones that differ",
                 "bytes a file",
                 "looks",
                 "µs to read",
@@ -150,50 +209,35 @@ impl<'a> Report<'a> {
             ],
         );
         for Measured { rule, answers } in self.measured {
-            let pairs = answers.iter().zip(self.truth);
-            let agree = pairs
-                .filter(|(answer, truth)| answer.mime_type == **truth)
-                .count();
-            let bytes: u64 = answers.iter().map(|answer| answer.bytes_read).sum();
-            let looks: u64 = answers.iter().map(|answer| u64::from(answer.reads)).sum();
-            let reading: Duration = answers.iter().map(|answer| answer.read_time).sum();
-            let judging: Duration = answers.iter().map(|answer| answer.detect_time).sum();
-            let count = self.files();
+            let natural = self.share_by(answers, |sample| !sample.is_edge());
+            let edge = self.share_by(answers, Sample::is_edge);
             table.row([
                 rule.name.to_owned(),
-                (count - agree).to_string(),
-                format!("{:.3}", 100.0 * share(agree, count)),
-                (bytes / count as u64).to_string(),
-                format!("{:.2}", looks as f64 / count as f64),
-                (reading.as_micros() / count as u128).to_string(),
-                (judging.as_micros() / count as u128).to_string(),
+                natural.differ.to_string(),
+                format!("{:.3}", 100.0 * natural.agreement()),
+                edge.differ.to_string(),
+                natural.bytes_a_file().to_string(),
+                format!("{:.3}", natural.looks_a_file()),
+                natural.microseconds_a_file(natural.read_time).to_string(),
+                natural.microseconds_a_file(natural.detect_time).to_string(),
             ]);
         }
         table
     }
 
     fn classes(&self) -> Table {
-        #[derive(Default)]
-        struct Class<'b> {
-            files: usize,
-            differ: usize,
-            bytes: u64,
-            types: BTreeSet<&'b str>,
-        }
-        let mut classes = BTreeMap::<&str, Class>::new();
-        let all = self.corpus.files.iter().zip(self.truth).zip(self.in_use());
-        for ((sample, truth), answer) in all {
+        let mut classes = BTreeMap::<&str, Share>::new();
+        for (sample, truth, answer) in self.each(self.in_use()) {
             let class = classes.entry(&sample.class).or_default();
-            class.files += 1;
-            class.differ += usize::from(*truth != answer.mime_type);
-            class.bytes += answer.bytes_read;
-            class.types.insert(truth);
+            class.add(sample, truth, answer);
         }
         let mut table = Table::new(
-            "lrrrrr",
+            "lrrrrrrr",
             &[
                 "class",
                 "files",
+                "> 16 KiB",
+                "> 64 KiB",
                 "types",
                 "differ",
                 "agree %",
@@ -204,13 +248,12 @@ impl<'a> Report<'a> {
             table.row([
                 name.to_owned(),
                 class.files.to_string(),
+                class.long.to_string(),
+                class.very_long.to_string(),
                 class.types.len().to_string(),
                 class.differ.to_string(),
-                format!(
-                    "{:.3}",
-                    100.0 * share(class.files - class.differ, class.files)
-                ),
-                (class.bytes / class.files as u64).to_string(),
+                format!("{:.3}", 100.0 * class.agreement()),
+                class.bytes_a_file().to_string(),
             ]);
         }
         table
@@ -243,10 +286,6 @@ impl<'a> Report<'a> {
         }
         table
     }
-}
-
-fn share(part: usize, whole: usize) -> f64 {
-    part as f64 / whole as f64
 }
 
 struct Table {

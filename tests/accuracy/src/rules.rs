@@ -63,10 +63,11 @@ pub fn all() -> Vec<Rule> {
                 ..used
             }),
         ),
+        rule("in use, without text", but(Steps { text: 0, ..used })),
         rule(
-            "in use, without text",
+            "in use, text to 32 kB",
             but(Steps {
-                text: false,
+                text: 32 * KIB,
                 ..used
             }),
         ),

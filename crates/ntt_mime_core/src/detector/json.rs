@@ -27,8 +27,11 @@ enum Stop {
 pub fn may_become_json(head: &[u8]) -> bool {
     let mut parser = Parser { rest: head };
     parser.skip_space();
-    let Some(first) = parser.peek().filter(|byte| matches!(byte, b'{' | b'[')) else {
-        return false;
+    let first = match parser.peek() {
+        // Nothing but blanks so far.
+        None => return !head.is_empty(),
+        Some(first @ (b'{' | b'[')) => first,
+        Some(_) => return false,
     };
     let whole = parser.value().and_then(|()| {
         parser.skip_space();
@@ -244,7 +247,6 @@ mod tests {
     fn what_contradicts_json() {
         for head in [
             "",
-            " ",
             "a",
             "\"a\"",
             "1",

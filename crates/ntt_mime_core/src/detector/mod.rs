@@ -10,6 +10,7 @@
 //! libmagic has something to look at. When libmagic reads the same again, it is in memory.
 
 mod cookie;
+mod csv;
 mod database;
 mod json;
 mod plan;
@@ -186,6 +187,7 @@ impl Detector {
             // It read what we had read, and more; a longer look goes for the same elsewhere, and more.
             let more = read.map_or(0, |read| read.saturating_sub(looks.seen as u64));
             elsewhere = more.max(elsewhere);
+            looks.end_was_asked_for = read.is_none() || more > 0;
             match plan::next(&self.steps, &detection.mime_type, &mut looks, limit)? {
                 None => break,
                 Some(longer) => limit = longer,
@@ -207,6 +209,8 @@ struct Looks<'a> {
     buffers: &'a mut Buffers,
     /// Bytes from its start that have been read.
     seen: usize,
+    /// See [`View::end_was_asked_for`]. What it reads for OLE and ELF counts as if it were the end.
+    end_was_asked_for: bool,
     /// Time that reading took.
     time: Duration,
 }
@@ -221,6 +225,7 @@ impl<'a> Looks<'a> {
             kept,
             buffers,
             seen: 0,
+            end_was_asked_for: true,
             time: Duration::ZERO,
         }
     }
@@ -278,6 +283,10 @@ impl View for Looks<'_> {
         self.read_to(end)?;
         let head = &self.buffers.head;
         Ok(&head[..head.len().min(end)])
+    }
+
+    fn end_was_asked_for(&self) -> bool {
+        self.end_was_asked_for
     }
 
     fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {

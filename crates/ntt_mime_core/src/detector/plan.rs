@@ -5,24 +5,28 @@
 //!
 //! - **JSON** is believed only when its end has been seen.
 //! - **Text** is text to libmagic if the first 64 kB are. A hole of zeros, or a Control-Z, beyond the
-//!   head makes it something else, and so do the words that make a text JavaScript.
+//!   head makes it something else; so do the words that make a text JavaScript; and CSV with long lines
+//!   isn't recognised by its first ones.
 //! - **Text padded with zeros** is text if nothing but zeros follows, to the end of the file.
 //! - **ZIP archives** can be told by members further in, by the directory at their end, or by the
-//!   signature in front of that; libmagic finds the latter two only if it sees the whole.
-//! - **CD images** have their mark at 32 kB, and **MP3 files** begin behind a tag of any length.
+//!   signature in front of that; libmagic finds the latter two only if it sees the whole. The end tells
+//!   of archives that something else stands in front of, too.
+//! - **CD images** have their mark at 32 kB, **MP3 files** begin behind a tag of any length, **programs of
+//!   DOS** with a jump that must lead into the file, and **tapes** are recognised (from 5.46 on) if their
+//!   records are in order as far as they are seen.
 //!
 //! `make accuracy` measures each of these; docs/accuracy.md has the table. What no rule here knows is
 //! looked at once. Where the facts are from: libmagic's sources, 5.44 to 5.48, as named below.
 
 use memchr::memmem;
 
+use super::csv;
 use super::json::may_become_json;
 
 /// Less than this is a setting gone wrong: no look is shorter.
 const SHORTEST: usize = 512;
 
-/// As far as libmagic goes to tell text from binary: FILE_ENCODING_MAX in its file.h. The marks of CD
-/// images lie before it, too.
+/// As far as libmagic goes to tell text from binary: FILE_ENCODING_MAX in its file.h.
 pub const SECOND: usize = 64 * 1024;
 
 /// How far file(1) looks, so there is no point in going further: FILE_BYTES_MAX in the same.
@@ -30,6 +34,17 @@ const WHOLE: usize = 7 * 1024 * 1024;
 
 /// What libmagic says of content that no rule knows.
 const UNNAMED: &str = "application/octet-stream";
+
+/// What it says of a tape: that all it saw is in order.
+const TAPE: &str = "application/SIMH-tape-data";
+
+/// Answers that give way to a mark further in, besides text and none: what hybrid CDs also are, and what
+/// a few bytes make probable.
+const WEAK: [&str; 3] = [
+    "application/x-apple-diskimage",
+    "application/x-adobe-aco",
+    "image/x-os2-ico",
+];
 
 /// What a file looks like from here.
 pub trait View {
@@ -41,6 +56,9 @@ pub trait View {
     /// Its first bytes, up to `end` or its own end. `end` is [`SECOND`] at most, or what has been looked
     /// at before.
     fn head(&mut self, end: usize) -> Result<&[u8], Self::Error>;
+
+    /// Has libmagic read the end, in its last look? True if that isn't known.
+    fn end_was_asked_for(&self) -> bool;
 
     /// Bytes from somewhere else, as many as `buffer` takes and the file has; tells how many.
     fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Self::Error>;
@@ -66,8 +84,8 @@ pub struct Steps {
     pub marked: bool,
     /// ZIP archives by their members and signatures.
     pub archives: bool,
-    /// Text, by what follows it.
-    pub text: bool,
+    /// Text, by what follows it up to so many bytes; 0: not at all.
+    pub text: usize,
 }
 
 impl Steps {
@@ -77,7 +95,7 @@ impl Steps {
         unnamed: false,
         marked: false,
         archives: false,
-        text: false,
+        text: 0,
     };
 
     /// The plan.
@@ -86,7 +104,7 @@ impl Steps {
         unnamed: false,
         marked: true,
         archives: true,
-        text: true,
+        text: SECOND,
     };
 }
 
@@ -124,16 +142,24 @@ fn wanted<V: View>(
         Json::Bracket => begins_with_bracket(head),
         Json::Possible => may_become_json(head),
     };
-    if json || steps.text && is_padded_text(head) {
+    let unnamed = mime_type == UNNAMED;
+    let text = mime_type.starts_with("text/");
+    if json || steps.text > 0 && (unnamed || text) && is_padded_text(head) {
         return Ok(Some(WHOLE));
     }
-    let unnamed = mime_type == UNNAMED;
-    let archive = head.starts_with(b"PK\x03\x04");
-    if steps.archives && archive {
-        return look_into_archive(mime_type, view, looked);
+    if steps.archives {
+        if head.starts_with(b"PK\x03\x04") {
+            return look_into_archive(mime_type, view, looked);
+        }
+        if view.end_was_asked_for() && archive_end(view)?.is_some() {
+            return Ok(Some(WHOLE));
+        }
+    }
+    if steps.marked && mime_type == TAPE {
+        return Ok(Some(WHOLE));
     }
     if steps.marked
-        && unnamed
+        && (unnamed || text || WEAK.contains(&mime_type))
         && let Some(longer) = look_for_marks(view, looked)?
     {
         return Ok(Some(longer));
@@ -141,10 +167,10 @@ fn wanted<V: View>(
     if steps.unnamed && (unnamed || mime_type == "application/zip") {
         return Ok(Some(SECOND));
     }
-    match steps.text {
-        true => look_beyond_text(view, looked),
-        false => Ok(None),
+    if steps.text > looked {
+        return look_beyond_text(text, view, looked, steps.text);
     }
+    Ok(None)
 }
 
 /// The simplest thing that can be said of a JSON text.
@@ -227,19 +253,22 @@ fn is_signed<V: View>(view: &mut V) -> Result<bool, V::Error> {
     Ok(&signature == b"APK Sig Block 42")
 }
 
-/// Where the marks of CD images lie, offset and length (Magdir/filesystems): in sector 16, by sectors of
-/// 2048 bytes, and by the larger ones of raw images, with what comes before their data.
-const CD_MARKS: [(u64, usize); 2] = [(32 * 1024, 16), (37_376, 288)];
+/// Where the marks of CD images lie, offset and length (Magdir/filesystems, and Magdir/console for games'):
+/// in sector 16, by sectors of 2048 bytes, and by the larger ones of raw images, with what comes before
+/// their data.
+const CD_MARKS: [(u64, usize); 2] = [(32 * 1024, 32), (37_376, 288)];
 
-/// A file that no rule knew by its head.
+/// As far as the rules for CD images go to tell what is on them.
+const CD: usize = 40 * 1024;
+
+/// A file that no rule knew by its head, or only as text.
 fn look_for_marks<V: View>(view: &mut V, looked: usize) -> Result<Option<usize>, V::Error> {
     let head = view.head(looked)?;
     if let Some(end) = tag_end(head) {
         return Ok(Some(end + looked));
     }
-    // A ZIP archive with a damaged beginning: the directory tells what it is.
-    if archive_end(view)?.is_some() {
-        return Ok(Some(WHOLE));
+    if let Some(target) = jump_target(head).filter(|target| *target > looked) {
+        return Ok(Some(target));
     }
     for (offset, length) in CD_MARKS {
         if offset < looked as u64 || view.size() <= offset {
@@ -247,15 +276,41 @@ fn look_for_marks<V: View>(view: &mut V, looked: usize) -> Result<Option<usize>,
         }
         let mut window = vec![0; length];
         let read = view.peek(offset, &mut window)?;
-        let marks: [&[u8]; 3] = [b"CD001", b"CDROM", b"BEA01"];
+        let marks: [&[u8]; 5] = [
+            b"CD001",
+            b"CDROM",
+            b"BEA01",
+            b"\x5d\x1c\x9e\xa3",
+            b"\xc2\x33\x9f\x3d",
+        ];
         if marks
             .iter()
             .any(|mark| memmem::find(&window[..read], mark).is_some())
         {
-            return Ok(Some(SECOND));
+            return Ok(Some(CD));
         }
     }
-    Ok(None)
+    Ok(begins_with_record(view, looked)?.then_some(WHOLE))
+}
+
+/// Does the file begin with a record of a tape that is longer than the head, with its length in front of
+/// it and behind it (`getlen` and `simh_parse` in is_simh.c)?
+fn begins_with_record<V: View>(view: &mut V, looked: usize) -> Result<bool, V::Error> {
+    let record_length = |bytes: [u8; 4]| {
+        let length = u32::from_le_bytes(bytes) & 0x00ff_ffff;
+        length + (length & 1)
+    };
+    let head = view.head(looked)?;
+    let Some(length) = head.first_chunk().map(|first| record_length(*first)) else {
+        return Ok(false);
+    };
+    let end = 4 + u64::from(length);
+    if end + 4 <= looked as u64 || end + 4 > view.size().min(WHOLE as u64) {
+        return Ok(false);
+    }
+    let mut behind = [0; 4];
+    view.peek(end, &mut behind)?;
+    Ok(record_length(behind) == length)
 }
 
 /// Where the tag ends that an MP3 file begins with (Magdir/audio; ID3v2.4, section 3.1: seven bits a byte).
@@ -267,21 +322,34 @@ fn tag_end(head: &[u8]) -> Option<usize> {
     Some(10 + length.into_iter().fold(0, |sum, byte| sum << 7 | byte))
 }
 
-/// A file that may be text as far as libmagic goes to tell.
-fn look_beyond_text<V: View>(view: &mut V, looked: usize) -> Result<Option<usize>, V::Error> {
-    if looked >= SECOND {
-        return Ok(None);
-    }
+/// Behind what a program of DOS jumps to, if it begins with a jump, as Latin-1 text that begins with "é"
+/// does. The rule asks for no more than that the file goes so far (Magdir/msdos).
+fn jump_target(head: &[u8]) -> Option<usize> {
+    let [0xe9, low, high, ..] = *head else {
+        return None;
+    };
+    // Signed; backwards, it is from the end of a segment of 64 kB.
+    let distance = u16::from_le_bytes([low, high]);
+    Some(3 + usize::from(distance) + 1)
+}
+
+/// A file that may be text as far as libmagic goes to tell. It is read up to `end`, and looked at again
+/// if that was worth it.
+fn look_beyond_text<V: View>(
+    text: bool,
+    view: &mut V,
+    looked: usize,
+    end: usize,
+) -> Result<Option<usize>, V::Error> {
     let head = view.head(looked)?;
-    // Text in units of two or four bytes is told by how it begins.
-    if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
-        return Ok(Some(SECOND));
-    }
     if !is_text(head) {
-        return Ok(None);
+        // Text in units of two or four bytes, or in EBCDIC.
+        return Ok(text.then_some(SECOND));
     }
-    let more = view.head(SECOND)?.get(looked..).unwrap_or_default();
-    Ok((!is_text(more) || has_script_mark(more)).then_some(SECOND))
+    let longer = view.head(end)?;
+    let (head, more) = longer.split_at(looked.min(longer.len()));
+    let again = !is_text(more) || has_script_mark(more) || csv::decides_otherwise(head, longer);
+    Ok(again.then_some(end))
 }
 
 /// The words, in quotes, that make JavaScript of any text, wherever they stand (Magdir/javascript, and
@@ -327,6 +395,7 @@ mod tests {
     struct Content<'a> {
         bytes: &'a [u8],
         size: u64,
+        end_was_asked_for: bool,
         head: Vec<u8>,
     }
 
@@ -344,6 +413,10 @@ mod tests {
             Ok(&self.head)
         }
 
+        fn end_was_asked_for(&self) -> bool {
+            self.end_was_asked_for
+        }
+
         fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Infallible> {
             for (n, byte) in buffer.iter_mut().enumerate() {
                 let at = usize::try_from(offset).unwrap() + n;
@@ -357,6 +430,7 @@ mod tests {
         let mut view = Content {
             bytes,
             size: size as u64,
+            end_was_asked_for: mime_type != "image/png",
             head: Vec::new(),
         };
         let Ok(next) = next(&Steps::IN_USE, mime_type, &mut view, looked);
@@ -391,7 +465,7 @@ mod tests {
 
     #[test]
     fn what_bears_no_mark_is_looked_at_once() {
-        assert_eq!(first(UNNAMED, &long(b"\x01", 2)), None);
+        assert_eq!(first(UNNAMED, &long(b"\x01", 0xff)), None);
         assert_eq!(first("application/pdf", &long(b"%PDF", 0xff)), None);
         assert_eq!(first("image/png", &long(b"\x89PNG\r\n\x1a\n", 0)), None);
     }
@@ -408,8 +482,9 @@ mod tests {
         ] {
             let mut image = long(b"", 0);
             image[at..at + 5].copy_from_slice(mark);
-            assert_eq!(first(UNNAMED, &image), Some(SECOND));
-            assert_eq!(after(UNNAMED, &image, SECOND, image.len()), None);
+            assert_eq!(first(UNNAMED, &image), Some(CD));
+            assert_eq!(after(UNNAMED, &image, CD, image.len()), None);
+            assert_eq!(first(WEAK[0], &image), Some(CD));
             assert_eq!(first("application/x-something", &image), None);
         }
     }
@@ -420,6 +495,32 @@ mod tests {
         let tag = (3 << 14) + (0x31 << 7) + 0x76;
         assert_eq!(first(UNNAMED, &song), Some(10 + tag + HEAD));
         assert_eq!(first("audio/mpeg", &song), None);
+    }
+
+    #[test]
+    fn programs_of_dos_are_looked_at_as_far_as_they_jump() {
+        let program = |distance: i16| {
+            let [low, high] = distance.to_le_bytes();
+            long(&[0xe9, low, high, b'\n'], b' ')
+        };
+        assert_eq!(first(UNNAMED, &program(30_000)), Some(30_004));
+        assert_eq!(
+            first("text/plain", &program(-1000)),
+            Some(65_536 - 1000 + 4)
+        );
+        assert_eq!(first("application/x-dosexec", &program(30_000)), None);
+        assert_eq!(first(UNNAMED, &program(3)), None);
+    }
+
+    #[test]
+    fn tapes_are_looked_at_whole() {
+        let mut tape = long(&50_001u32.to_le_bytes(), 1);
+        assert_eq!(first(UNNAMED, &tape), None);
+        tape[50_006..50_010].copy_from_slice(&50_002u32.to_le_bytes());
+        assert_eq!(first(UNNAMED, &tape), Some(WHOLE));
+        assert_eq!(first(TAPE, &long(b"\x01", 1)), Some(WHOLE));
+        let endless = long(b"\xff\xff\xff\xff", 0xff);
+        assert_eq!(first(UNNAMED, &endless), None);
     }
 
     fn archive(name: &[u8], first_member: u32, signed: bool) -> Vec<u8> {
@@ -460,6 +561,13 @@ mod tests {
         let mut damaged = library;
         damaged[..1000].fill(0);
         assert_eq!(first(UNNAMED, &damaged), Some(WHOLE));
+        // Something in front of it. If libmagic didn't ask for the end, it wouldn't of more either.
+        damaged[..8].copy_from_slice(b"\x89PNG\r\n\x1a\n");
+        assert_eq!(
+            first("application/x-bytecode.python", &damaged),
+            Some(WHOLE)
+        );
+        assert_eq!(first("image/png", &damaged), None);
     }
 
     #[test]
@@ -475,8 +583,8 @@ mod tests {
     }
 
     #[test]
-    fn text_is_text_as_far_as_libmagic_asks() {
-        let text = long(b"words", b'x');
+    fn text_is_read_on() {
+        let text = long(b"words\n", b'x');
         assert_eq!(first("text/plain", &text), None);
         for (at, expected) in [
             (HEAD, Some(SECOND)),
@@ -491,6 +599,7 @@ mod tests {
             first("text/plain", &long(b"\xff\xfew\0", b'x')),
             Some(SECOND)
         );
+        assert_eq!(first(UNNAMED, &long(b"\xff\xfew\0", b'x')), None);
         assert!(is_text(
             b"\x07\x08\t\n\x0b\x0c\r\x1b na\xc3\xafve \x80\x85\xff"
         ));
@@ -503,6 +612,20 @@ mod tests {
     }
 
     #[test]
+    fn csv_with_long_lines_is_looked_at_again() {
+        let mut table = [b"a,".as_slice(), &b"x".repeat(20_000)].concat();
+        table.push(b'\n');
+        table.extend(b"b,c\n".repeat(20_000));
+        assert_eq!(first("text/plain", &table), Some(SECOND));
+        assert_eq!(
+            after("text/csv", &table, SECOND, table.len() + 100_000),
+            None
+        );
+        assert_eq!(first("text/plain", &long(b"a,b\n", b'x')), None);
+        assert_eq!(first("text/csv", &b"a,b\n".repeat(10_000)), None);
+    }
+
+    #[test]
     fn words_that_make_javascript_are_seen() {
         for (words, expected) in [
             ("\"use strict\"", Some(SECOND)),
@@ -510,8 +633,8 @@ mod tests {
             ("'use strict\"", None),
             (" use strict ", None),
         ] {
-            let mut text = long(b"words", b'x');
-            text[40_000..40_000 + words.len()].copy_from_slice(words.as_bytes());
+            let mut text = long(b"words\n", b'x');
+            text[30_000..30_000 + words.len()].copy_from_slice(words.as_bytes());
             assert_eq!(first("text/plain", &text), expected, "{words}");
         }
         assert!(!has_script_mark(b"use strict\"") && !has_script_mark(b"\"use strict"));

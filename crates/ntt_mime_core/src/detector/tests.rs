@@ -1,11 +1,9 @@
 use super::*;
 use crate::blob_id::BlobId;
 use crate::store::Store;
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 const CONFIG: DetectorConfig = DetectorConfig {
     head_bytes: 16 * 1024,
@@ -27,130 +25,18 @@ fn with_blob<T>(content: &[u8], work: impl FnOnce(Blob, &Path) -> T) -> T {
     work(store.open_blob(&id).unwrap(), &path)
 }
 
-/// What file(1) says of whole files, in one process.
-fn judge(paths: &[PathBuf]) -> Vec<String> {
-    let mut file = Command::new("file")
-        .args(["--mime-type", "--brief", "--files-from", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("file(1) is installed");
-    let mut input = file.stdin.take().unwrap();
-    let mut list = String::new();
-    for path in paths {
-        list += path.to_str().unwrap();
-        list += "\n";
-    }
-    let writer = std::thread::spawn(move || input.write_all(list.as_bytes()).unwrap());
-    let output = file.wait_with_output().unwrap();
-    writer.join().unwrap();
-    let lines = String::from_utf8(output.stdout).unwrap();
-    let answers: Vec<_> = lines.lines().map(str::to_owned).collect();
-    assert_eq!(answers.len(), paths.len());
-    answers
-}
-
-/// Regular files of this machine, of many kinds: at most a few of a directory and extension.
-fn corpus() -> Vec<PathBuf> {
-    let roots = std::env::var("NTT_MIME_TEST_FILES")
-        .unwrap_or_else(|_| "/usr/share:/usr/lib:/usr/bin:/usr/include:/etc".to_owned());
-    let each = std::env::var("NTT_MIME_TEST_EACH").ok();
-    let mut directories: Vec<_> = roots.split(':').map(PathBuf::from).collect();
-    let mut found = Vec::new();
-    while let Some(directory) = directories.pop() {
-        let Ok(entries) = fs::read_dir(&directory) else {
-            continue;
-        };
-        let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.sort();
-        let mut taken = BTreeMap::new();
-        for path in paths {
-            let Ok(metadata) = path.symlink_metadata() else {
-                continue;
-            };
-            if metadata.is_dir() {
-                directories.push(path);
-            } else if usable(&path, &metadata) {
-                let taken = taken
-                    .entry(path.extension().map(ToOwned::to_owned))
-                    .or_insert(0);
-                *taken += 1;
-                if *taken <= each.as_ref().map_or(1, |number| number.parse().unwrap()) {
-                    found.push(path);
-                }
-            }
-        }
-    }
-    if each.is_none() {
-        let step = found.len().div_ceil(4_000).max(1);
-        found = found.into_iter().step_by(step).collect();
-    }
-    found
-}
-
-fn usable(path: &Path, metadata: &fs::Metadata) -> bool {
-    let plain = |c: char| c.is_ascii_graphic();
-    metadata.is_file()
-        && metadata.len() > 0
-        && metadata.len() < 50_000_000
-        && path.to_str().is_some_and(|text| text.chars().all(plain))
-        && fs::File::open(path).is_ok()
-}
-
-/// The promise itself. Heads are read, not whole files, so one in a thousand may differ.
-///
-/// Takes a few thousand files. To take more: NTT_MIME_TEST_FILES names other directories, `:` between,
-/// NTT_MIME_TEST_EACH says how many files of each directory and extension.
-#[test]
-fn answers_are_those_of_file_on_the_whole_file() {
-    let paths = corpus();
-    let truth = judge(&paths);
-    let mut detector = detector();
-    let mut wrong = Vec::new();
-    let (mut bytes, mut looks) = (0, 0);
-    let (mut read_time, mut detect_time) = (Duration::ZERO, Duration::ZERO);
-    for (path, truth) in paths.iter().zip(&truth) {
-        let file = fs::File::open(path).unwrap();
-        let size = file.metadata().unwrap().len();
-        let Ok(detection) = detector.detect(file.as_fd(), size) else {
-            panic!("no answer for {}", path.display());
-        };
-        bytes += detection.bytes_read;
-        looks += detection.reads;
-        read_time += detection.read_time;
-        detect_time += detection.detect_time;
-        if detection.mime_type != *truth {
-            let path = path.display();
-            wrong.push(format!("{path}: {}, not {truth}", detection.mime_type));
-        }
-    }
-    let count = paths.len();
-    println!(
-        "libmagic {}: {} of {count} agree ({:.3} %); a file: {} bytes, {:.2} looks, {:?} to read, {:?} to judge",
-        libmagic_release(),
-        count - wrong.len(),
-        100.0 * (count - wrong.len()) as f64 / count as f64,
-        bytes / count as u64,
-        f64::from(looks) / count as f64,
-        read_time / count as u32,
-        detect_time / count as u32,
-    );
-    println!("{wrong:#?}");
-    assert!(count > 1000, "too few files on this machine: {count}");
-    assert!(wrong.len() * 1000 <= count, "{wrong:#?}");
-}
-
 #[test]
 fn bytes_in_hand_have_the_type_of_the_blob() {
     let mut detector = detector();
-    let paths = corpus();
-    for path in paths.iter().step_by(paths.len() / 300 + 1) {
-        let content = fs::read(path).unwrap();
-        let of_bytes = detector.detect_bytes(&content).unwrap();
-        let of_blob = with_blob(&content, |blob, _| detector.detect_blob(&blob).unwrap());
-        assert_eq!(of_bytes.mime_type, of_blob.mime_type, "{}", path.display());
-        assert_eq!(of_bytes.bytes_read, of_blob.bytes_read);
-        assert_eq!(of_bytes.reads, of_blob.reads);
+    for KnownFile { content, .. } in known_files() {
+        // Short, and longer than any look but at the whole.
+        for content in [content.to_vec(), content.repeat(100_000 / content.len())] {
+            let of_bytes = detector.detect_bytes(&content).unwrap();
+            let of_blob = with_blob(&content, |blob, _| detector.detect_blob(&blob).unwrap());
+            assert_eq!(of_bytes.mime_type, of_blob.mime_type);
+            assert_eq!(of_bytes.bytes_read, of_blob.bytes_read);
+            assert_eq!(of_bytes.reads, of_blob.reads);
+        }
     }
 }
 
@@ -201,10 +87,12 @@ fn a_mark_beyond_the_head_is_found() {
     image[32768..32775].copy_from_slice(b"\x01CD001\x01");
     let detection = detector().detect_bytes(&image).unwrap();
     assert_eq!(detection.mime_type, "application/x-iso9660-image");
-    // And what we and libmagic read at the end, the first time.
-    assert_eq!(
-        (detection.reads, detection.bytes_read),
-        (2, 65536 + 22 + 16384)
+    // And what we and libmagic read at the end: in the first look, and from 5.46 on in the second.
+    let (looks, end) = (40960 + 22, [16384, 40960]);
+    assert_eq!(detection.reads, 2);
+    assert!(
+        end.contains(&(detection.bytes_read - looks)),
+        "{detection:?}"
     );
 }
 
@@ -269,7 +157,7 @@ fn what_libmagic_reads_by_itself_counts() {
     assert_eq!(detection.mime_type, "application/octet-stream");
     // One look, as much at the end, and a search for two marks of our own.
     let head = CONFIG.head_bytes as u64;
-    assert_eq!(detection.bytes_read, head + head + 22 + 16 + 288);
+    assert_eq!(detection.bytes_read, head + head + 22 + 32 + 288);
     assert_eq!(detection.reads, 1);
     // A file cannot have more than it has.
     let detection = detector.detect_bytes(&strange[..20_000]).unwrap();
