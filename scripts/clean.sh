@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# Stops the private clusters and deletes what demo, tests and benchmark made, and what was built.
+# Stops the private clusters and deletes what demo, tests and benchmark made, the Debian folders and
+# the corpus included, and what was built.
 
 # shellcheck source=scripts/cluster.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/cluster.sh"
+# shellcheck source=scripts/debian.sh
+source "$REPO/scripts/debian.sh"
 
 for dir in "$DEMO_DIR" "$BENCH_DIR" "$TEST_DIR"; do
     if [[ -d $dir ]]; then
         cluster_remove "$dir" # refuses a folder that isn't one of ours
         as_root rm -rf --one-file-system -- "$dir"
     fi
+done
+for dir in "$DEBIAN_DIR" "${NTT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus}"; do
+    as_root rm -rf --one-file-system -- "$dir"
 done
 if command -v cargo >/dev/null; then cargo_do clean; fi

@@ -19,7 +19,18 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 DEBIAN_DIR=${NTT_DEBIAN_DIR:-/var/tmp/ntt_mime_debian}
-DEBIAN_MIRROR=${DEBIAN_MIRROR:?where to get Debian from}
+
+# DEBIAN_MIRROR, or where this machine has its own packages from.
+debian_mirror() {
+    local mirror=${DEBIAN_MIRROR:-}
+    if [[ -z $mirror ]]; then
+        # shellcheck disable=SC2016  # apt-get's own variables
+        mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
+            grep -m 1 '/debian/*$') || die "this machine's package sources name no mirror of Debian" \
+            "Set DEBIAN_MIRROR to one."
+    fi
+    say "$mirror"
+}
 
 debian_folder() {
     [[ $1 =~ ^[a-z][a-z0-9_-]*$ ]] || die "\"$1\" is no name for a folder"
@@ -28,7 +39,7 @@ debian_folder() {
 
 # debian_make NAME SUITE
 debian_make() {
-    local folder suite=$2
+    local folder mirror suite=$2
     folder=$(debian_folder "$1")
     if [[ -e $folder/.complete ]]; then return; fi
     if ! command -v debootstrap >/dev/null || ! command -v ip >/dev/null ||
@@ -39,6 +50,7 @@ debian_make() {
             debootstrap debian-archive-keyring iproute2 >/dev/null
     fi
 
+    mirror=$(debian_mirror)
     say "making a Debian $suite in $folder (some minutes)"
     debian_remove "$1"
     as_root install -d -m 0755 "$DEBIAN_DIR" "$folder"
@@ -48,7 +60,7 @@ debian_make() {
     if [[ ! -e $script ]]; then script=/usr/share/debootstrap/scripts/sid; fi
     log=$(mktemp)
     if ! as_root debootstrap --variant=minbase --include=ca-certificates "$suite" "$folder" \
-        "$DEBIAN_MIRROR" "$script" </dev/null >"$log" 2>&1; then
+        "$mirror" "$script" </dev/null >"$log" 2>&1; then
         tail -n 30 "$log" >&2
         die "debootstrap could not make a Debian $suite"
     fi
@@ -93,7 +105,9 @@ debian_run() {
     done
     as_root cp -L /etc/resolv.conf "$folder/etc/resolv.conf"
     # shellcheck disable=SC2016  # expanded by the shell that it is for
-    as_root unshare "${namespaces[@]}" \
+    # It ends with us, and what runs in it ends with it: the shell below is the first process of its
+    # namespace, where signals are only what it has a handler for.
+    as_root setpriv --pdeathsig KILL unshare "${namespaces[@]}" \
         bash -c '
             set -euo pipefail
             folder=$1 network=$2 count=$3
@@ -110,7 +124,9 @@ debian_run() {
                 shift 3
                 count=$((count - 3))
             done
-            exec chroot "$folder" env --ignore-environment "$@"
+            trap "exit 130" INT TERM
+            chroot "$folder" env --ignore-environment "$@" <&0 &
+            wait $!
         ' debian_run "$folder" "$network" "${#mounts[@]}" "${mounts[@]}" "${environment[@]}" "$@"
 }
 

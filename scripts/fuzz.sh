@@ -25,6 +25,7 @@ find /usr/share -type f -size -40k -name '*.*' -print0 |
     head -n 400 | while read -r file; do cp -- "$file" "$seeds/$(basename -- "$file")" 2>/dev/null || true; done
 chmod -R a+rX "$seeds"
 
-cd "$REPO/crates/ntt_mime_core"
-as_builder cargo +nightly fuzz run detect fuzz/corpus "$seeds" -- \
+fuzz=crates/ntt_mime_core/fuzz
+as_builder mkdir -p "$fuzz/corpus"
+as_builder cargo +nightly fuzz run --fuzz-dir "$fuzz" detect "$fuzz/corpus" "$seeds" -- \
     -max_len=100000 -timeout=20 -rss_limit_mb=4096 -max_total_time="$seconds" -print_final_stats=1

@@ -33,6 +33,11 @@ const EXPLANATIONS: &[Explanation] = &[
         text: "chance: a rule for Adobe's colour tables follows a number of the file's to a place beyond \
                the head (Magdir/images); nothing in the head tells",
     },
+    Explanation {
+        applies: |it| it.truth == "text/csv" && it.ours == "text/plain" && it.has_few_lines(),
+        text: "CSV so wide that fewer than three lines end within the first 64 KiB, the number from which on \
+               libmagic 5.44 takes a text for CSV",
+    },
 ];
 
 const UNNAMED: &str = "application/octet-stream";
@@ -44,6 +49,14 @@ pub fn explanation(difference: &Difference) -> Option<&'static str> {
 }
 
 impl Difference<'_> {
+    /// Do fewer than three lines end within the first 64 KiB?
+    fn has_few_lines(&self) -> bool {
+        let mut content = Vec::new();
+        let read = File::open(&self.sample.path)
+            .and_then(|file| file.take(64 * 1024).read_to_end(&mut content));
+        read.is_ok() && content.iter().filter(|byte| **byte == b'\n').count() < 3
+    }
+
     /// Do these bytes occur, after the first 16 KiB?
     fn has_beyond_head(&self, bytes: &[u8]) -> bool {
         let mut content = Vec::new();

@@ -72,7 +72,7 @@ impl std::error::Error for DetectorError {}
 pub struct Detection {
     pub mime_type: String,
     /// Bytes of the file that were read: the looks, each byte once, and what libmagic read elsewhere
-    /// by itself, as far as the system [counts it](reads). What it reads twice elsewhere counts twice,
+    /// by itself, as far as the system counts it (`reads.rs`). What it reads twice elsewhere counts twice,
     /// but all together never for more than the file has.
     pub bytes_read: u64,
     /// Looks taken: 0 for an empty file, 1 for most, hardly ever more than 2.

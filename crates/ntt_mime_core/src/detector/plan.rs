@@ -53,8 +53,8 @@ pub trait View {
     /// Bytes that the file has.
     fn size(&self) -> u64;
 
-    /// Its first bytes, up to `end` or its own end. `end` is [`SECOND`] at most, or what has been looked
-    /// at before.
+    /// Its first bytes, up to `end` or its own end. Of more than the first look and [`SECOND`] it may be
+    /// only so many.
     fn head(&mut self, end: usize) -> Result<&[u8], Self::Error>;
 
     /// Has libmagic read the end, in its last look? True if that isn't known.
