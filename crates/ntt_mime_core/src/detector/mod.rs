@@ -230,7 +230,7 @@ impl<'a> Looks<'a> {
         }
     }
 
-    /// Bytes that have been read here. A peek at what was read later doesn't count again.
+    /// Bytes that have been read here. A peek again, or at what was read later, doesn't count.
     fn bytes_read(&self) -> u64 {
         let seen = self.seen as u64;
         let peeks = self.buffers.peeks.iter();
@@ -298,7 +298,9 @@ impl View for Looks<'_> {
                 n => have += n,
             }
         }
-        self.buffers.peeks.push((offset, have));
+        if !self.buffers.peeks.contains(&(offset, have)) {
+            self.buffers.peeks.push((offset, have));
+        }
         self.time += begun.elapsed();
         Ok(have)
     }
