@@ -13,7 +13,8 @@ for dir in "$DEMO_DIR" "$BENCH_DIR" "$TEST_DIR"; do
         as_root rm -rf --one-file-system -- "$dir"
     fi
 done
-for dir in "$DEBIAN_DIR" "${NTT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus}"; do
+for dir in "$DEBIAN_DIR" "${NTT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus}" \
+    "${NTT_SHORT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus_short}"; do
     as_root rm -rf --one-file-system -- "$dir"
 done
 if command -v cargo >/dev/null; then cargo_do clean; fi

@@ -89,6 +89,7 @@ run_release() {
     debian_make "$1" "$1"
     copy_source "$DEBIAN_DIR/$1"
     in_source "$1" -- scripts/setup.sh build test bench
+    if [[ ${command[*]} == scripts/test.sh ]]; then in_source "$1" -- scripts/test.sh corpus; fi
     in_source "$1" "${options[@]}" --no-network -- "${command[@]}"
 }
 

@@ -15,6 +15,7 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/cluster.sh"
 
 mapfile -t features < <(pg_features)
+corpus=${NTT_SHORT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus_short}
 
 phase_setup() { "$REPO/scripts/setup.sh" build test bench; }
 
@@ -36,11 +37,9 @@ phase_core() { cargo_do test -p ntt_mime_core; }
 
 # The detector beside file(1), on some thousands of files of this machine and of small packages. "make
 # accuracy" is the whole of it.
-phase_accuracy() {
-    local corpus=$TEST_DIR/corpus
-    NTT_CORPUS_DIR=$corpus "$REPO/tests/accuracy/corpus/make.sh" short
-    cargo_do run --quiet -p ntt_mime_accuracy -- "$corpus/files"
-}
+phase_corpus() { NTT_CORPUS_DIR=$corpus "$REPO/tests/accuracy/corpus/make.sh" short; }
+
+phase_accuracy() { cargo_do run --quiet -p ntt_mime_accuracy -- "$corpus/files"; }
 
 # Functions, each in a transaction that is rolled back: the extension's own #[pg_test]s. They run
 # in a cluster that pgrx makes and removes.
@@ -92,7 +91,7 @@ phase_regress() {
 # Real sessions, workers and commits, in clusters that the tests start themselves.
 phase_integration() { cargo_do test -p ntt_mime_integration; }
 
-all=(scripts format lint core accuracy pg_test install regress integration)
+all=(scripts format lint core corpus accuracy pg_test install regress integration)
 passed=()
 
 run_phase() {

@@ -55,10 +55,18 @@ fetch_packages() {
             fi
         done < <(packages "$how")
     done
-    if ! (cd "$store" && apt-get -qq -o APT::Sandbox::User=root download "${wanted[@]}" >/dev/null 2>&1); then
+    local -a apt=(apt-get -qq -o APT::Sandbox::User=root -o Acquire::Retries=1 -o Acquire::http::Timeout=20)
+    local failures=0
+    if ! (cd "$store" && timeout 300 "${apt[@]}" download "${wanted[@]}" >/dev/null 2>&1); then
         for real in "${wanted[@]}"; do
-            (cd "$store" && apt-get -qq -o APT::Sandbox::User=root download "$real" >/dev/null 2>&1) ||
+            # One that is gone, or no network at all?
+            if [[ $failures -lt 3 ]] &&
+                (cd "$store" && timeout 60 "${apt[@]}" download "$real" >/dev/null 2>&1); then
+                failures=0
+            else
+                failures=$((failures + 1))
                 not_made "package $real (download)"
+            fi
         done
     fi
     printf '%s\n' "${found[@]}" | while read -r real name; do
