@@ -72,7 +72,7 @@ COMMENT ON COLUMN ntt_mime.run.rows_updated IS 'rows filled';
 COMMENT ON COLUMN ntt_mime.run.rows_retried IS 'pending rows that others had changed or locked meanwhile, to be looked at again';
 COMMENT ON COLUMN ntt_mime.run.rows_left IS 'pending rows met and not filled; null while that is not known, or when the run ended before it saw everything';
 COMMENT ON COLUMN ntt_mime.run.failures IS 'distinct blobs that could not be detected, those passed over included';
-COMMENT ON COLUMN ntt_mime.run.bytes_read IS 'bytes of blobs read';
+COMMENT ON COLUMN ntt_mime.run.bytes_read IS 'bytes of blobs read, by libmagic itself too';
 COMMENT ON COLUMN ntt_mime.run.scan_ms IS 'time of all workers spent reading pending rows, in milliseconds';
 COMMENT ON COLUMN ntt_mime.run.read_ms IS 'time of all workers spent opening and reading blobs, in milliseconds';
 COMMENT ON COLUMN ntt_mime.run.detect_ms IS 'time of all workers spent in detection, in milliseconds';
