@@ -264,8 +264,8 @@ const CD: usize = 40 * 1024;
 /// A file that no rule knew by its head, or only as text.
 fn look_for_marks<V: View>(view: &mut V, looked: usize) -> Result<Option<usize>, V::Error> {
     let head = view.head(looked)?;
-    if let Some(end) = tag_end(head) {
-        return Ok(Some(end + looked));
+    if let Some(end) = tag_end(head).filter(|end| end + SOUND / 4 > looked) {
+        return Ok(Some(end + SOUND));
     }
     if let Some(target) = jump_target(head).filter(|target| *target > looked) {
         return Ok(Some(target));
@@ -312,6 +312,10 @@ fn begins_with_record<V: View>(view: &mut V, looked: usize) -> Result<bool, V::E
     view.peek(end, &mut behind)?;
     Ok(record_length(behind) == length)
 }
+
+/// How much of what is behind the tag of an MP3 file is looked at. A quarter of it is enough to know it, if
+/// that lies within the head.
+const SOUND: usize = 16 * 1024;
 
 /// Where the tag ends that an MP3 file begins with (Magdir/audio; ID3v2.4, section 3.1: seven bits a byte).
 fn tag_end(head: &[u8]) -> Option<usize> {
@@ -493,7 +497,18 @@ mod tests {
     fn mp3_is_looked_at_behind_its_tag() {
         let song = long(b"ID3\x04\0\0\x00\x03\x31\x76", 0xff);
         let tag = (3 << 14) + (0x31 << 7) + 0x76;
-        assert_eq!(first(UNNAMED, &song), Some(10 + tag + HEAD));
+        assert_eq!(first(UNNAMED, &song), Some(10 + tag + SOUND));
+        assert_eq!(after(UNNAMED, &song, 10 + tag + SOUND, 1 << 30), None);
+        // No look is longer because another one was.
+        for length in [0, 100, 12_000, 13_000] {
+            let [high, low] = [(length >> 7) as u8, (length & 0x7f) as u8];
+            let song = long(
+                &[b"ID3\x04\0\0\0\0".as_slice(), &[high, low]].concat(),
+                0xff,
+            );
+            let again = (10 + length + SOUND / 4 > HEAD).then_some(10 + length + SOUND);
+            assert_eq!(first(UNNAMED, &song), again, "{length}");
+        }
         assert_eq!(first("audio/mpeg", &song), None);
     }
 
@@ -651,7 +666,10 @@ mod tests {
 
     #[test]
     fn it_ends() {
-        let starts: [&[u8]; 6] = [
+        let starts: [&[u8]; 9] = [
+            b"ID3\x04\0\0\0\0\x01\0",
+            b"ID3\x04\0\0\0\0\x60\0",
+            b"\xe9\xf0\x7f",
             b"[",
             b"x",
             b"\0",

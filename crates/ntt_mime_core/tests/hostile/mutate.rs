@@ -30,6 +30,9 @@ const MARKS: &[&[u8]] = &[
     b"\xff\xff\xff\x7f",
     b"II*\0",
     b"RIFF",
+    b"ID3\x04\0\0\0\0\x01\0",
+    b"ID3\x04\0\0\0\0\x7f\x7f",
+    b"\xe9\xf0\x7f",
 ];
 
 /// Longest content: beyond the second look of 64 kB.
@@ -49,6 +52,11 @@ impl Mutator {
     /// A known file after a few changes.
     pub fn content(&mut self) -> Vec<u8> {
         let mut content = self.known();
+        // Marks at the very start are what rules go by.
+        if self.rng.u8(..4) == 0 {
+            let mark = *self.rng.choice(MARKS).expect("there are some");
+            content.splice(..0, mark.iter().copied());
+        }
         for _ in 0..=self.rng.usize(..6) {
             self.change(&mut content);
             content.truncate(LONGEST);
