@@ -352,9 +352,14 @@ fn look_beyond_text<V: View>(
     }
     let longer = view.head(end)?;
     let (head, more) = longer.split_at(looked.min(longer.len()));
-    let again = !is_text(more) || has_script_mark(more) || csv::decides_otherwise(head, longer);
+    // The words may begin in the head.
+    let words = &longer[head.len().saturating_sub(SCRIPT_MARK)..];
+    let again = !is_text(more) || has_script_mark(words) || csv::decides_otherwise(head, longer);
     Ok(again.then_some(end))
 }
+
+/// Length of `"use strict"`, with its quotes.
+const SCRIPT_MARK: usize = 12;
 
 /// The words, in quotes, that make JavaScript of any text, wherever they stand (Magdir/javascript, and
 /// Debian's 5.44). All other rules for text look at the first kilobytes.
@@ -648,9 +653,11 @@ mod tests {
             ("'use strict\"", None),
             (" use strict ", None),
         ] {
-            let mut text = long(b"words\n", b'x');
-            text[30_000..30_000 + words.len()].copy_from_slice(words.as_bytes());
-            assert_eq!(first("text/plain", &text), expected, "{words}");
+            for at in [HEAD - 11, HEAD - 1, HEAD, 30_000, SECOND - 12] {
+                let mut text = long(b"words\n", b'x');
+                text[at..at + words.len()].copy_from_slice(words.as_bytes());
+                assert_eq!(first("text/plain", &text), expected, "{words} at {at}");
+            }
         }
         assert!(!has_script_mark(b"use strict\"") && !has_script_mark(b"\"use strict"));
     }
