@@ -244,6 +244,13 @@ mod tests {
     }
 
     #[test]
+    fn blanks_may_be_followed_by_anything() {
+        assert!(may_become_json(b" "));
+        assert!(may_become_json(b"\n\t \r"));
+        assert!(!may_become_json(b""));
+    }
+
+    #[test]
     fn what_contradicts_json() {
         for head in [
             "",

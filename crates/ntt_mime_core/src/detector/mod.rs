@@ -247,12 +247,7 @@ impl<'a> Looks<'a> {
         let mut have = head.len();
         if have < kept {
             head.resize(kept, 0);
-            while have < kept {
-                match read_at(self.file, &mut head[have..], have as u64)? {
-                    0 => break,
-                    n => have += n,
-                }
-            }
+            have += read_at(self.file, &mut head[have..], have as u64)?;
             head.truncate(have);
         }
         let mut have = have.max(self.seen);
@@ -291,13 +286,7 @@ impl View for Looks<'_> {
 
     fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
         let begun = Instant::now();
-        let mut have = 0;
-        while have < buffer.len() {
-            match read_at(self.file, &mut buffer[have..], offset + have as u64)? {
-                0 => break,
-                n => have += n,
-            }
-        }
+        let have = read_at(self.file, buffer, offset)?;
         if !self.buffers.peeks.contains(&(offset, have)) {
             self.buffers.peeks.push((offset, have));
         }
@@ -311,8 +300,18 @@ fn wanted(size: u64, limit: usize) -> usize {
     usize::try_from(size).map_or(limit, |size| size.min(limit))
 }
 
+/// Fills the buffer from there on, as far as the file goes; tells how far that was.
 fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, Trouble> {
-    retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset)).map_err(Trouble::Reading)
+    let mut have = 0;
+    while have < buffer.len() {
+        let rest = &mut buffer[have..];
+        let read = retry_on_intr(|| rustix::io::pread(file, &mut *rest, offset + have as u64));
+        match read.map_err(Trouble::Reading)? {
+            0 => break,
+            n => have += n,
+        }
+    }
+    Ok(have)
 }
 
 /// What can go wrong with a file that is open.
