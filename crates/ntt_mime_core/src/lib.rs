@@ -1,7 +1,8 @@
 //! What ntt_mime does without PostgreSQL, so that it is tested and measured without a server.
 //!
 //! In the order in which data flows: [`blob_id`] a validated content hash, [`store`] opens the blob
-//! it names, [`detector`] judges it with libmagic, [`failure`] why that wasn't possible. Then the
+//! it names, [`detector`] judges it with libmagic, [`failure`] why that wasn't possible. [`examiner`]
+//! does that in a thread of its own, [`note`] keeps in mind what is at hand, should it crash. Then the
 //! structures that the workers of a run share: [`board`] hands out tasks, [`cache`] knows the blobs
 //! already met, [`dictionary`] the distinct MIME types.
 
@@ -10,5 +11,9 @@ pub mod board;
 pub mod cache;
 pub mod detector;
 pub mod dictionary;
+pub mod examiner;
 pub mod failure;
+pub mod note;
+#[cfg(feature = "poison")]
+pub mod poison;
 pub mod store;

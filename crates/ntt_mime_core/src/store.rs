@@ -34,6 +34,8 @@ pub enum StoreError {
     NotAbsolute { root: String },
     /// Something else than a directory.
     NotADirectory { root: String },
+    /// Its path leads elsewhere than it did: it has been mounted, unmounted or replaced.
+    Exchanged { root: String },
     /// It can't be opened; the reason in the system's own words.
     Unusable { root: String, error: String },
 }
@@ -44,6 +46,12 @@ impl fmt::Display for StoreError {
             StoreError::Empty => write!(f, "no directory is named"),
             StoreError::NotAbsolute { root } => write!(f, "\"{root}\" is not an absolute path"),
             StoreError::NotADirectory { root } => write!(f, "\"{root}\" is not a directory"),
+            StoreError::Exchanged { root } => {
+                write!(
+                    f,
+                    "directory \"{root}\" is no longer the one that was opened"
+                )
+            }
             StoreError::Unusable { root, error } => {
                 write!(f, "could not open directory \"{root}\": {error}")
             }
@@ -88,6 +96,11 @@ impl Blob {
     /// Its size in bytes when it was opened.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Its name.
+    pub fn id(&self) -> BlobId {
+        self.id
     }
 
     /// Where it lies.
@@ -138,6 +151,16 @@ impl Store {
         store
     }
 
+    /// Is it still the store that was opened, all of it? To be asked when a blob isn't found or can't
+    /// be read: a store that has been unmounted, or has become unreadable, must not look like one whose
+    /// blobs are missing.
+    pub fn check(&self) -> Result<(), StoreError> {
+        match self.unusable.first() {
+            Some(error) => Err(error.clone()),
+            None => self.roots.iter().try_for_each(Root::check),
+        }
+    }
+
     /// Where the blob lies, or would lie under the first root.
     pub fn path_of(&self, id: &BlobId) -> PathBuf {
         let relative = id.relative_path_bytes();
@@ -176,19 +199,8 @@ impl Store {
 
     /// No root that can be searched has it.
     fn not_found(&self, id: &BlobId) -> Failure {
-        if let Some(error) = self.unusable.first() {
+        if let Err(error) = self.check() {
             return Failure::new(FailureReason::Unreadable, error.to_string());
-        }
-        // A run of many hours must not take a store that was mounted or exchanged under it for one
-        // whose blobs are missing.
-        if let Some(root) = self.roots.iter().find(|root| !root.is_current()) {
-            return Failure::new(
-                FailureReason::Unreadable,
-                format!(
-                    "directory \"{}\" is no longer the one that was opened",
-                    root.path.display()
-                ),
-            );
         }
         let first = self.first_path.join(id.relative_path());
         let mut detail = format!("no file \"{}\"", first.display());
@@ -283,9 +295,18 @@ impl Root {
         rustix::fs::openat2(&self.directory, c".", DIRECTORY, Mode::empty(), BELOW).is_ok()
     }
 
-    /// Does its path still lead to the directory that was opened?
-    fn is_current(&self) -> bool {
-        rustix::fs::stat(&*self.path).is_ok_and(|now| is_same(&now, &self.stat))
+    /// Does its path still lead to the directory that was opened, and can that be searched?
+    fn check(&self) -> Result<(), StoreError> {
+        let root = self.path.display().to_string();
+        // Below the path: unlike a look at the directory itself, this needs the right to search it.
+        match rustix::fs::stat(&*self.path.join(".")) {
+            Ok(now) if is_same(&now, &self.stat) => Ok(()),
+            Ok(_) => Err(StoreError::Exchanged { root }),
+            Err(error) => Err(StoreError::Unusable {
+                root,
+                error: in_words(error),
+            }),
+        }
     }
 
     /// What lies there, without following it. Symbolic links among the directories above *are*

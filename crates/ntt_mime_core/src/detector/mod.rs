@@ -137,6 +137,8 @@ impl Detector {
 
     /// The type of a blob. A file that is cut short meanwhile is judged by what is left of it.
     pub fn detect_blob(&mut self, blob: &Blob) -> Result<Detection, Failure> {
+        #[cfg(feature = "poison")]
+        crate::poison::take_effect(&blob.id());
         self.detect(blob.as_fd(), blob.size())
             .map_err(|error| error.about(&format!("\"{}\"", blob.path().display())))
     }

@@ -321,6 +321,31 @@ fn a_root_that_was_exchanged_is_not_one_without_blobs() {
 }
 
 #[test]
+fn a_store_knows_whether_it_is_still_there() {
+    let parent = TestStore::new();
+    let (root, aside) = (
+        parent.directory.path().join("store"),
+        parent.directory.path().join("aside"),
+    );
+    fs::create_dir(&root).unwrap();
+    let store = Store::open(root.to_str().unwrap()).unwrap();
+    assert_eq!(store.check(), Ok(()));
+    fs::rename(&root, &aside).unwrap();
+    assert!(matches!(store.check(), Err(StoreError::Unusable { .. })));
+    fs::create_dir(&root).unwrap();
+    assert!(matches!(store.check(), Err(StoreError::Exchanged { .. })));
+    fs::remove_dir(&root).unwrap();
+    fs::rename(&aside, &root).unwrap();
+    assert_eq!(store.check(), Ok(()));
+    // A directory that may be listed, but not searched.
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o600)).unwrap();
+    if !rustix::process::geteuid().is_root() {
+        assert!(matches!(store.check(), Err(StoreError::Unusable { .. })));
+    }
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
 fn descriptors_are_not_inherited_and_links_are_no_matter() {
     let directory = TestStore::new();
     let path = directory.put(&id(1), "linked");

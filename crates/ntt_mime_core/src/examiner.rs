@@ -1,0 +1,325 @@
+//! The examiner: a thread that opens and judges blobs, so that its owner never waits inside libmagic.
+//!
+//! libmagic can't be interrupted: 64 kB of line feeds take it more than a second, and a file made for
+//! the purpose takes it as long as its maker likes. A background worker that called it directly would
+//! be deaf for that time, to a cancel request and to the shutdown of its server. So a worker leaves the
+//! looking to this thread and waits where it can be woken; when it has to go, it goes, and the thread
+//! with it. A blob that takes more processor time than any honest file is [`Examiner::overdue`]: its
+//! owner records it and goes on with a new examiner.
+//!
+//! The thread knows nothing of PostgreSQL, as it must not: it blocks the signals that a server process
+//! gets, and touches nothing but the files, its own libmagic and the queue of results. What it needs
+//! from memory that others may unmap (the shared memory of a run), its owner does.
+//!
+//! Orders and results travel in lots, so that a change of threads is paid for once for many blobs.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::EventfdFlags;
+use rustix::io::retry_on_intr;
+
+use crate::blob_id::BlobId;
+use crate::detector::{Detection, Detector, DetectorConfig, DetectorError};
+use crate::failure::{Failure, FailureReason};
+use crate::note::{self, Note};
+use crate::store::{Store, StoreError};
+
+/// Processor time of one blob after which it is [`Examiner::overdue`]. The worst of the files known to
+/// be slow, 64 kB of line feeds, takes 1 to 2 seconds; ordinary ones take milliseconds.
+pub const OVERDUE: Duration = match cfg!(feature = "poison") {
+    false => Duration::from_secs(30),
+    true => Duration::from_secs(2),
+};
+
+/// Results after which the owner is woken before its lot is complete: others may wait for them.
+const LOT: usize = 64;
+
+/// A blob that has been looked at.
+pub struct Examined {
+    /// Its place in the order.
+    pub number: usize,
+    pub result: Result<Detection, Trouble>,
+    /// Time that opening it took.
+    pub open_time: Duration,
+}
+
+/// Why a blob has no type.
+#[derive(Debug)]
+pub enum Trouble {
+    /// For a reason of its own.
+    Blob(Failure),
+    /// The store as a whole has gone, so nothing can be said of any blob.
+    Store(StoreError),
+}
+
+/// An examiner that can't begin.
+#[derive(Debug)]
+pub enum StartError {
+    Detector(DetectorError),
+    /// No thread could be made.
+    System(std::io::Error),
+}
+
+/// The owner's end. Dropped, it leaves the thread to finish the blob at hand, and doesn't wait for it.
+pub struct Examiner {
+    orders: Sender<Vec<BlobId>>,
+    desk: Arc<Desk>,
+    thread: JoinHandle<()>,
+    watched: Option<Watched>,
+    /// What libmagic gets wrong of known files, see [`Detector::complaints`].
+    pub complaints: Vec<String>,
+}
+
+/// What both ends see.
+struct Desk {
+    done: Mutex<Vec<Examined>>,
+    /// Readable when there is something to collect.
+    bell: OwnedFd,
+    /// Twice the blobs begun so far, less one while one is being looked at.
+    looks: AtomicU64,
+    /// Its place in the order.
+    at: AtomicU64,
+    leave: AtomicBool,
+}
+
+/// The look that was under way when the owner last asked.
+struct Watched {
+    look: u64,
+    /// Processor time of the thread at that moment.
+    since: Duration,
+}
+
+impl Examiner {
+    /// Starts the thread, with a libmagic of its own. Takes milliseconds.
+    pub fn start(
+        store: Store,
+        config: DetectorConfig,
+        note: Option<Arc<Note>>,
+    ) -> Result<Examiner, StartError> {
+        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| StartError::System(error.into()))?;
+        let desk = Arc::new(Desk {
+            done: Mutex::new(Vec::new()),
+            bell,
+            looks: AtomicU64::new(0),
+            at: AtomicU64::new(0),
+            leave: AtomicBool::new(false),
+        });
+        let (orders, inbox) = channel();
+        let (report, ready) = channel();
+        let thread = {
+            let desk = Arc::clone(&desk);
+            let work = move || {
+                note::use_handler_stack();
+                // Here, since a libmagic belongs to the thread that opens it.
+                let begun = Detector::new(config).map(|mut detector| {
+                    let complaints = detector.complaints();
+                    (detector, complaints)
+                });
+                match begun {
+                    Ok((detector, complaints)) => {
+                        let told = report.send(Ok(complaints));
+                        if told.is_ok() {
+                            Thread {
+                                store,
+                                detector,
+                                note,
+                                desk,
+                            }
+                            .work(&inbox);
+                        }
+                    }
+                    // Nobody to tell: then nobody needs to know.
+                    Err(error) => drop(report.send(Err(error))),
+                }
+            };
+            with_signals_blocked(|| {
+                std::thread::Builder::new()
+                    .name("ntt_mime look".to_owned())
+                    .spawn(work)
+            })
+            .map_err(StartError::System)?
+        };
+        let complaints = ready
+            .recv()
+            .map_err(|_| StartError::System(std::io::Error::other("the thread died")))?
+            .map_err(StartError::Detector)?;
+        Ok(Examiner {
+            orders,
+            desk,
+            thread,
+            watched: None,
+            complaints,
+        })
+    }
+
+    /// Orders looks at blobs, in this order. One lot at a time: the next one when all of this has been
+    /// collected.
+    pub fn order(&mut self, blobs: Vec<BlobId>) {
+        // If the thread has died, `has_died` says so.
+        let _ = self.orders.send(blobs);
+    }
+
+    /// Takes what is done, and silences the bell.
+    pub fn collect(&mut self) -> Vec<Examined> {
+        let mut count = [0; 8];
+        // EAGAIN when it hasn't rung.
+        let _ = retry_on_intr(|| rustix::io::read(&self.desk.bell, &mut count));
+        std::mem::take(
+            &mut *self
+                .desk
+                .done
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Becomes readable when there is something to collect, for waiting.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.desk.bell.as_fd()
+    }
+
+    /// The place in its order of a blob that has taken more than [`OVERDUE`], if one has. To be asked
+    /// every now and then. Processor time, since a disk may be slow for no fault of a blob.
+    pub fn overdue(&mut self) -> Option<usize> {
+        let look = self.desk.looks.load(Ordering::Acquire);
+        if look.is_multiple_of(2) {
+            self.watched = None;
+            return None;
+        }
+        let now = self.processor_time()?;
+        match &self.watched {
+            Some(watched) if watched.look == look => {
+                let at = self.desk.at.load(Ordering::Acquire) as usize;
+                (now.saturating_sub(watched.since) > OVERDUE).then_some(at)
+            }
+            _ => {
+                self.watched = Some(Watched { look, since: now });
+                None
+            }
+        }
+    }
+
+    fn processor_time(&self) -> Option<Duration> {
+        let mut clock = 0;
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the thread isn't joined or detached as long as its handle lives; both calls only fill
+        // what they are given.
+        let known = unsafe {
+            libc::pthread_getcpuclockid(self.thread.as_pthread_t(), &mut clock) == 0
+                && libc::clock_gettime(clock, &mut time) == 0
+        };
+        known.then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    }
+
+    /// Has the thread ended by a defect of its own?
+    pub fn has_died(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+impl Drop for Examiner {
+    fn drop(&mut self) {
+        self.desk.leave.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The thread's end.
+struct Thread {
+    store: Store,
+    detector: Detector,
+    note: Option<Arc<Note>>,
+    desk: Arc<Desk>,
+}
+
+impl Thread {
+    fn work(mut self, inbox: &Receiver<Vec<BlobId>>) {
+        while let Ok(blobs) = inbox.recv() {
+            let last = blobs.len().saturating_sub(1);
+            for (number, id) in blobs.iter().enumerate() {
+                if self.desk.leave.load(Ordering::Relaxed) {
+                    return;
+                }
+                self.desk.at.store(number as u64, Ordering::Relaxed);
+                self.desk.looks.fetch_add(1, Ordering::Release);
+                let examined = self.examine(number, id);
+                self.desk.looks.fetch_add(1, Ordering::Release);
+                self.put(examined, number == last);
+            }
+        }
+    }
+
+    fn put(&self, examined: Examined, last: bool) {
+        let mut done = self
+            .desk
+            .done
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        done.push(examined);
+        let ring = last || done.len() == LOT;
+        drop(done);
+        if ring {
+            // It fails only if it has been rung 2^64 times.
+            let _ = rustix::io::write(&self.desk.bell, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn examine(&mut self, number: usize, id: &BlobId) -> Examined {
+        let (store, detector) = (&self.store, &mut self.detector);
+        let mut open_time = Duration::ZERO;
+        let mut look = || {
+            let begun = Instant::now();
+            let opened = store.open_blob(id);
+            open_time = begun.elapsed();
+            opened.and_then(|blob| detector.detect_blob(&blob))
+        };
+        let result = match &self.note {
+            Some(note) => note.during(id, &mut look),
+            None => look(),
+        };
+        Examined {
+            number,
+            result: result.map_err(|failure| self.trouble(failure)),
+            open_time,
+        }
+    }
+
+    /// Is it the blob's failure, or has the store gone?
+    fn trouble(&self, failure: Failure) -> Trouble {
+        use FailureReason::{Missing, Unreadable};
+        match failure.reason {
+            Missing | Unreadable => match self.store.check() {
+                Ok(()) => Trouble::Blob(failure),
+                Err(error) => Trouble::Store(error),
+            },
+            _ => Trouble::Blob(failure),
+        }
+    }
+}
+
+/// Runs `work` with all signals blocked but those that tell of a crash, for a thread made in it to
+/// inherit: signals to a server process are for its main thread.
+fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: plain calls on valid sets; the mask is put back before anything else runs.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        for signal in note::crash_signals() {
+            libc::sigdelset(&mut set, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &set, &mut before);
+        let result = work();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        result
+    }
+}

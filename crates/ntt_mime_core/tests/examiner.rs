@@ -1,0 +1,146 @@
+//! The examiner beside a detector that is called directly, and what it does when something is in its way.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ntt_mime_core::blob_id::BlobId;
+use ntt_mime_core::detector::{Detector, DetectorConfig};
+use ntt_mime_core::examiner::{Examined, Examiner, Trouble};
+use ntt_mime_core::failure::FailureReason;
+use ntt_mime_core::note::{Keeper, Note};
+use ntt_mime_core::store::Store;
+
+const CONFIG: DetectorConfig = DetectorConfig {
+    head_bytes: 16 * 1024,
+    prefilter: true,
+};
+
+fn id(n: u8) -> BlobId {
+    BlobId::from_bytes([n; 32])
+}
+
+fn put(root: &Path, id: &BlobId, content: &[u8]) {
+    let path = root.join(id.relative_path());
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+fn open(root: &Path) -> Store {
+    Store::open(root.to_str().unwrap()).unwrap()
+}
+
+fn start(root: &Path, note: Option<Arc<Note>>) -> Examiner {
+    let examiner = Examiner::start(open(root), CONFIG, note).unwrap_or_else(|e| panic!("{e:?}"));
+    assert_eq!(examiner.complaints, Vec::<String>::new());
+    examiner
+}
+
+/// Orders and waits as a worker does: until the bell is heard.
+fn examine(examiner: &mut Examiner, ids: Vec<BlobId>) -> Vec<Examined> {
+    let (wanted, begun) = (ids.len(), Instant::now());
+    examiner.order(ids);
+    let mut done = Vec::new();
+    while done.len() < wanted {
+        assert!(begun.elapsed() < Duration::from_secs(60) && !examiner.has_died());
+        let bell = examiner.bell();
+        let mut heard = [rustix::event::PollFd::new(
+            &bell,
+            rustix::event::PollFlags::IN,
+        )];
+        let timeout = rustix::event::Timespec {
+            tv_sec: 60,
+            tv_nsec: 0,
+        };
+        let any = rustix::event::poll(&mut heard, Some(&timeout)).unwrap();
+        assert_eq!(any, 1, "results without a bell");
+        done.extend(examiner.collect());
+    }
+    assert!(examiner.collect().is_empty());
+    done
+}
+
+#[test]
+fn it_gives_the_answers_of_a_detector_in_the_order_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for n in 0..=200 {
+        let content = match n % 4 {
+            0 => format!("%PDF-1.7\n{n}"),
+            1 => format!("{{\"n\": {n}}}"),
+            2 => format!("<?xml version=\"1.0\"?><n>{n}</n>"),
+            _ => String::new(),
+        };
+        put(root.path(), &id(n), content.as_bytes());
+    }
+    let note = Note::begin(folder.path(), 1, Keeper::Worker).unwrap();
+    let mut examiner = start(root.path(), Some(Arc::new(note)));
+    let mut detector = Detector::new(CONFIG).unwrap();
+    let store = open(root.path());
+    let known = |id: &BlobId| id.as_bytes()[0] <= 200;
+    for round in 0..3 {
+        let ids: Vec<BlobId> = (0..=200u8).map(|n| id(n ^ round)).filter(known).collect();
+        let done = examine(&mut examiner, ids.clone());
+        for (number, (id, examined)) in ids.iter().zip(done).enumerate() {
+            let directly = detector.detect_blob(&store.open_blob(id).unwrap()).unwrap();
+            let detection = examined.result.unwrap();
+            assert_eq!(examined.number, number);
+            assert_eq!(detection.mime_type, directly.mime_type);
+            assert_eq!(detection.bytes_read, directly.bytes_read);
+        }
+    }
+    assert_eq!(examiner.overdue(), None);
+}
+
+#[test]
+fn a_blob_without_a_file_is_its_own_failure() {
+    let root = tempfile::tempdir().unwrap();
+    put(root.path(), &id(1), b"%PDF-1.4\n");
+    fs::create_dir_all(root.path().join(id(2).relative_path())).unwrap();
+    let mut examiner = start(root.path(), None);
+    let done = examine(&mut examiner, vec![id(1), id(2), id(3)]);
+    let reasons: BTreeMap<usize, FailureReason> = done
+        .into_iter()
+        .filter_map(|examined| match examined.result {
+            Ok(_) => None,
+            Err(Trouble::Blob(failure)) => Some((examined.number, failure.reason)),
+            Err(Trouble::Store(error)) => panic!("{error}"),
+        })
+        .collect();
+    let expected = [(1, FailureReason::NotAFile), (2, FailureReason::Missing)];
+    assert_eq!(reasons, expected.into());
+}
+
+#[test]
+fn a_store_that_has_gone_is_not_a_failure_of_its_blobs() {
+    let parent = tempfile::tempdir().unwrap();
+    let root = parent.path().join("store");
+    put(&root, &id(1), b"%PDF-1.4\n");
+    let mut examiner = start(&root, None);
+    fs::rename(&root, parent.path().join("unmounted")).unwrap();
+    fs::create_dir(&root).unwrap();
+    // What can still be read through the open directory is right; what isn't there proves nothing.
+    let done = examine(&mut examiner, vec![id(1), id(2)]);
+    assert!(done[0].result.is_ok());
+    assert!(matches!(done[1].result, Err(Trouble::Store(_))));
+}
+
+#[test]
+fn its_owner_does_not_wait_for_it_to_end() {
+    let root = tempfile::tempdir().unwrap();
+    // Half a second of libmagic's time at least, each.
+    for n in 0..20 {
+        put(
+            root.path(),
+            &id(n),
+            "\n".repeat(60_000 + usize::from(n)).as_bytes(),
+        );
+    }
+    let mut examiner = start(root.path(), None);
+    examiner.order((0..20).map(id).collect());
+    let begun = Instant::now();
+    drop(examiner);
+    assert!(begun.elapsed() < Duration::from_millis(200));
+}

@@ -1,0 +1,228 @@
+//! Notes of processes that die in earnest: each test runs itself once more as the process that is to die.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+
+use ntt_mime_core::blob_id::BlobId;
+use ntt_mime_core::note::{self, Death, Keeper, Note};
+
+const DATABASE: u32 = 5;
+
+/// How the process of a test is to die.
+const HOW: &str = "NTT_MIME_TEST_DEATH";
+const FOLDER: &str = "NTT_MIME_TEST_FOLDER";
+
+fn blob() -> BlobId {
+    BlobId::from_bytes([0xab; 32])
+}
+
+/// Not a test of its own: the process that dies.
+#[test]
+fn dies() {
+    let (Ok(how), Ok(folder)) = (std::env::var(HOW), std::env::var(FOLDER)) else {
+        return;
+    };
+    let keeper = match how.starts_with("session") {
+        true => Keeper::Session,
+        false => Keeper::Worker,
+    };
+    // As in a server process. (Rust's runtime has a handler here, which bears a signal from outside.)
+    // SAFETY: the default action.
+    unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
+    let note = Note::begin(Path::new(&folder), DATABASE, keeper).unwrap();
+    // SAFETY: none is claimed; these are made to end the process.
+    let die = |how: &str| unsafe {
+        match how.trim_start_matches("session ") {
+            "segv" => std::ptr::without_provenance_mut::<u8>(8).write_volatile(1),
+            "abort" => std::process::abort(),
+            "kill" => drop(libc::raise(libc::SIGKILL)),
+            "overflow" => drop(endless(1)),
+            "segv from outside" => {
+                let pid = std::process::id().to_string();
+                let mut kill = Command::new("kill");
+                kill.args(["-SEGV", &pid]).status().unwrap();
+                std::thread::sleep(std::time::Duration::from_secs(10));
+            }
+            "excused" => {
+                note::excuse();
+                libc::raise(libc::SIGKILL);
+            }
+            other => panic!("{other}"),
+        }
+    };
+    match how.as_str() {
+        "segv elsewhere" => {
+            note.during(&blob(), || ());
+            die("segv");
+        }
+        "segv in another thread" => {
+            note.during(&blob(), || {
+                std::thread::scope(|scope| scope.spawn(|| die("segv")).join().unwrap());
+            });
+        }
+        "end" => {
+            note.during(&blob(), || ());
+            note.end();
+        }
+        how => note.during(&blob(), || die(how)),
+    }
+}
+
+#[allow(unconditional_recursion, reason = "it is to have no end")]
+fn endless(depth: u64) -> u64 {
+    let frame = [depth; 64];
+    std::hint::black_box(&frame)[0] + endless(depth + 1)
+}
+
+/// Lets a process die over the blob.
+fn die(folder: &Path, how: &str) -> ExitStatus {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "dies", "--test-threads=1"])
+        .env(HOW, how)
+        .env(FOLDER, folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+}
+
+fn left_behind(folder: &Path) -> Vec<(BlobId, Death)> {
+    let left = note::left_behind(folder, DATABASE, &[DATABASE]).unwrap();
+    left.into_iter()
+        .map(|left| {
+            let of = (left.blob, left.death);
+            left.settle();
+            of
+        })
+        .collect()
+}
+
+fn files(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
+}
+
+fn crashed(signal: &'static str) -> Vec<(BlobId, Death)> {
+    vec![(blob(), Death::Crashed { signal })]
+}
+
+#[test]
+fn a_crash_blames_the_blob_at_once() {
+    for (how, number, signal) in [
+        ("segv", libc::SIGSEGV, "SIGSEGV"),
+        ("overflow", libc::SIGSEGV, "SIGSEGV"),
+        ("abort", libc::SIGABRT, "SIGABRT"),
+        ("session segv", libc::SIGSEGV, "SIGSEGV"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        // It dies as it would have died without us, so that whoever waits for it sees why.
+        assert_eq!(die(folder.path(), how).signal(), Some(number), "{how}");
+        assert_eq!(
+            note::crashes(folder.path(), DATABASE),
+            [(blob(), signal)],
+            "{how}"
+        );
+        assert_eq!(left_behind(folder.path()), crashed(signal), "{how}");
+        assert_eq!(files(folder.path()), 0);
+    }
+}
+
+#[test]
+fn to_be_killed_makes_suspect_and_to_be_killed_again_blames() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(die(folder.path(), "kill").signal(), Some(libc::SIGKILL));
+    assert_eq!(note::crashes(folder.path(), DATABASE), []);
+    assert_eq!(left_behind(folder.path()), []);
+    assert_eq!(files(folder.path()), 1, "the suspicion");
+    assert_eq!(left_behind(folder.path()), [], "once a death");
+    die(folder.path(), "kill");
+    assert_eq!(left_behind(folder.path()), [(blob(), Death::KilledTwice)]);
+    assert_eq!(files(folder.path()), 0);
+}
+
+#[test]
+fn a_run_that_succeeds_clears_suspicions() {
+    let folder = tempfile::tempdir().unwrap();
+    die(folder.path(), "kill");
+    assert_eq!(left_behind(folder.path()), []);
+    note::clear_suspicions(folder.path(), DATABASE + 1);
+    assert_eq!(files(folder.path()), 1);
+    note::clear_suspicions(folder.path(), DATABASE);
+    assert_eq!(files(folder.path()), 0);
+    die(folder.path(), "kill");
+    assert_eq!(left_behind(folder.path()), []);
+}
+
+#[test]
+fn other_deaths_blame_nobody() {
+    for how in [
+        "session kill",
+        "segv from outside",
+        "segv elsewhere",
+        "excused",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(die(folder.path(), how).signal().is_some(), "{how}");
+        let left = left_behind(folder.path());
+        match how {
+            // By a signal from somebody else it was killed, and killed only.
+            "segv from outside" => assert_eq!((left, files(folder.path())), (vec![], 1)),
+            _ => assert_eq!((left, files(folder.path())), (vec![], 0), "{how}"),
+        }
+    }
+}
+
+#[test]
+fn a_crash_of_another_thread_is_not_a_crash_over_the_blob() {
+    let folder = tempfile::tempdir().unwrap();
+    die(folder.path(), "segv in another thread");
+    assert_eq!(note::crashes(folder.path(), DATABASE), []);
+    assert_eq!(left_behind(folder.path()), []);
+}
+
+#[test]
+fn who_ends_in_an_orderly_way_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(die(folder.path(), "end").success());
+    assert_eq!(files(folder.path()), 0);
+    let nowhere = folder.path().join("nowhere");
+    assert!(
+        note::left_behind(&nowhere, DATABASE, &[])
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[test]
+fn the_living_are_left_alone_and_other_databases_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let note = Note::begin(folder.path(), DATABASE, Keeper::Worker).unwrap();
+    note.during(&blob(), || {
+        assert_eq!(left_behind(folder.path()), []);
+        assert_eq!(files(folder.path()), 1);
+    });
+    note.end();
+    die(folder.path(), "segv");
+    let other = DATABASE + 1;
+    assert_eq!(note::crashes(folder.path(), other), []);
+    let left = note::left_behind(folder.path(), other, &[DATABASE, other]).unwrap();
+    assert!(left.is_empty() && files(folder.path()) == 1);
+    // Its database has been dropped.
+    let left = note::left_behind(folder.path(), other, &[other]).unwrap();
+    assert!(left.is_empty() && files(folder.path()) == 0);
+}
+
+#[test]
+fn damaged_notes_say_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in [
+        (format!("{DATABASE}.1"), &b""[..]),
+        (format!("{DATABASE}.2"), &[0xff; 4096][..]),
+        (format!("{DATABASE}.3"), &[0; 4096][..]),
+        ("nonsense".to_owned(), &b"x"[..]),
+    ] {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    assert_eq!(note::crashes(folder.path(), DATABASE), []);
+    assert_eq!(left_behind(folder.path()), []);
+}
