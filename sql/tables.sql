@@ -94,9 +94,13 @@ CREATE TABLE ntt_mime.failure (
     last_seen     timestamptz NOT NULL DEFAULT now()
 );
 
+-- Each statement that detects asks for all that is in quarantine: nearly always nothing.
+CREATE INDEX failure_quarantined ON ntt_mime.failure (blobid) WHERE reason = 'quarantined';
+COMMENT ON INDEX ntt_mime.failure_quarantined IS 'the blobs in quarantine';
+
 COMMENT ON TABLE ntt_mime.failure IS 'blobs that could not be detected; a row goes away when its blob is detected';
 COMMENT ON COLUMN ntt_mime.failure.blobid IS 'blobid as it stands in the target; a long text that is none is cut and hashed';
-COMMENT ON COLUMN ntt_mime.failure.reason IS 'missing, unreadable, not_a_file, invalid (no blobid), error (of libmagic), or quarantined (never tried again until the row is deleted)';
+COMMENT ON COLUMN ntt_mime.failure.reason IS 'missing, unreadable, not_a_file, invalid (no blobid), error (of libmagic), or quarantined (it crashed a process, or came to no end: never looked at again until the row is deleted)';
 COMMENT ON COLUMN ntt_mime.failure.detail IS 'what went wrong, in the system''s words where there are any';
 COMMENT ON COLUMN ntt_mime.failure.attempts IS 'number of runs that tried it';
 COMMENT ON COLUMN ntt_mime.failure.first_run_id IS 'run that met it first';

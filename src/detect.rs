@@ -2,20 +2,24 @@
 //!
 //! The detector is opened at first use, since that takes milliseconds and megabytes, and kept for
 //! the life of the backend. The store's directories are opened anew in each statement, so that a
-//! session of many hours sees a store that has been mounted again, and a changed setting.
+//! session of many hours sees a store that has been mounted again, and a changed setting; and so is
+//! asked what is in quarantine.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use ntt_mime_core::blob_id::BlobId;
-use ntt_mime_core::detector::{
-    Detection, Detector, DetectorConfig, DetectorError, libmagic_release,
-};
+use ntt_mime_core::detector::{Detection, Detector, libmagic_release};
 use ntt_mime_core::failure::{Failure, FailureReason};
-use ntt_mime_core::store::Store;
+use ntt_mime_core::note::{self, Keeper, Note};
+use ntt_mime_core::store::{Blob, Store};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, function_name, pg_sys};
 
+use crate::backfill::history;
 use crate::errors::Error;
+use crate::pg::notes;
 use crate::settings;
 
 thread_local! {
@@ -26,6 +30,8 @@ struct State {
     detector: Option<Detector>,
     store: Option<StatementStore>,
     complaints: Vec<String>,
+    /// Left out where it can't be kept: an answer is worth more than a precaution.
+    note: Option<Arc<Note>>,
 }
 
 /// The store, for as long as one statement runs.
@@ -33,6 +39,8 @@ struct StatementStore {
     statement: i64,
     setting: String,
     store: Store,
+    /// What is not to be looked at, and why.
+    quarantined: HashMap<BlobId, String>,
     /// Reasons that this statement has warned of.
     warned: Vec<FailureReason>,
 }
@@ -43,6 +51,7 @@ impl State {
             detector: None,
             store: None,
             complaints: Vec::new(),
+            note: None,
         }
     }
 
@@ -53,63 +62,94 @@ impl State {
         Some(detector)
     }
 
-    fn store(&mut self) -> &mut StatementStore {
-        // SAFETY: reads a backend-local variable.
-        let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    /// The store of this statement; None if it hasn't been opened yet.
+    fn store(&mut self) -> Option<&mut StatementStore> {
         let setting = settings::blob_root();
-        let current = |s: &StatementStore| s.statement == statement && s.setting == setting;
-        if !self.store.as_ref().is_some_and(current) {
-            self.store = Some(StatementStore {
-                statement,
-                store: Store::open_lenient(&setting),
-                setting,
-                warned: Vec::new(),
-            });
-        }
-        self.store.as_mut().expect("just set")
+        let current = |s: &&mut StatementStore| s.statement == statement() && s.setting == setting;
+        self.store.as_mut().filter(current)
     }
 }
 
-/// Opens a detector and checks it. A WARNING tells what it gets wrong, so this is to be called once a
-/// backend.
-pub fn open(config: DetectorConfig) -> Result<(Detector, Vec<String>), DetectorError> {
-    let mut detector = Detector::new(config)?;
-    let complaints = detector.complaints();
-    if !complaints.is_empty() {
-        let message = format!(
-            "libmagic {} does not answer as it should",
-            libmagic_release()
-        );
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, function_name!())
-            .set_detail(complaints.join("\n"))
-            .set_hint(
-                "Check that packages libmagic1 and libmagic-mgc are of one release, and what the \
-             environment variable MAGIC of the server names.",
-            )
-            .report(PgLogLevel::WARNING);
+/// What tells the statement at hand from others of this session.
+fn statement() -> i64 {
+    // SAFETY: reads a backend-local variable.
+    unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
+}
+
+/// Does something with the store of this statement, which is opened at first use. Nothing is borrowed
+/// while the quarantine is read: that runs a query.
+fn with_store<T>(work: impl FnOnce(&mut StatementStore) -> T) -> T {
+    if STATE.with_borrow_mut(|state| state.store().is_none()) {
+        let setting = settings::blob_root();
+        let store = StatementStore {
+            statement: statement(),
+            store: Store::open_lenient(&setting),
+            setting,
+            quarantined: quarantined(),
+            warned: Vec::new(),
+        };
+        STATE.with_borrow_mut(|state| state.store = Some(store));
     }
-    Ok((detector, complaints))
+    STATE.with_borrow_mut(|state| work(state.store().expect("just opened")))
+}
+
+/// What is in quarantine: by `ntt_mime.failure`, and what has crashed a process and waits for the next
+/// run to write it there. A standby, too, knows of its own.
+fn quarantined() -> HashMap<BlobId, String> {
+    let crashes = note::crashes(&notes::folder(), notes::database());
+    let crashes = crashes.into_iter().map(|(id, signal)| {
+        let detail = format!("a process was ended by {signal} while it looked at the blob");
+        (id, detail)
+    });
+    let recorded = history::quarantined().into_iter();
+    let recorded = recorded.filter_map(|(text, detail)| Some((text.parse().ok()?, detail)));
+    crashes.chain(recorded).collect()
+}
+
+/// Warns of what libmagic gets wrong, if anything; to be called once a backend.
+pub fn complain(complaints: &[String]) {
+    if complaints.is_empty() {
+        return;
+    }
+    let message = format!(
+        "libmagic {} does not answer as it should",
+        libmagic_release()
+    );
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, function_name!())
+        .set_detail(complaints.join("\n"))
+        .set_hint(
+            "Check that packages libmagic1 and libmagic-mgc are of one release, and what the \
+             environment variable MAGIC of the server names.",
+        )
+        .report(PgLogLevel::WARNING);
 }
 
 /// Does something with this backend's detector, which is opened at first use. Nothing is borrowed
 /// while that may warn: a warning can run other code.
-fn with_detector<T>(work: impl FnOnce(&mut Detector) -> T) -> Result<T, Error> {
+fn with_detector<T>(work: impl FnOnce(&mut Detector, Option<&Note>) -> T) -> Result<T, Error> {
     if STATE.with_borrow(|state| state.detector.is_none()) {
-        let (detector, complaints) =
-            open(settings::detector()).map_err(|error| Error::Detector {
+        let mut detector =
+            Detector::new(settings::detector()).map_err(|error| Error::Detector {
                 detail: error.to_string(),
             })?;
+        let complaints = detector.complaints();
+        complain(&complaints);
+        let note = notes::of_this_process(Keeper::Session).ok();
         STATE.with_borrow_mut(|state| {
             state.detector = Some(detector);
             state.complaints = complaints;
+            state.note = note;
         });
     }
-    Ok(STATE.with_borrow_mut(|state| work(state.detector().expect("just opened"))))
+    Ok(STATE.with_borrow_mut(|state| {
+        let note = state.note.clone();
+        work(state.detector().expect("just opened"), note.as_deref())
+    }))
 }
 
 /// Fails if libmagic can't be used.
 pub fn check_detector() -> Result<(), Error> {
-    with_detector(|_| ())
+    with_detector(|_, _| ())
 }
 
 /// What a look at a blob gives.
@@ -121,31 +161,28 @@ pub struct Look {
 
 /// Finds and judges a blob.
 pub fn look_at(id: &BlobId) -> Result<Look, Error> {
-    let opened = STATE.with_borrow_mut(|state| {
-        let store = &state.store().store;
-        let opened = store.open_blob(id);
-        opened.map_err(|failure| (store.path_of(id), failure))
-    });
+    let opened = with_store(|store| store.open(id));
     Ok(match opened {
-        Err((path, failure)) => Look {
-            path: path.to_string_lossy().into_owned(),
+        Err(failure) => Look {
+            path: with_store(|store| store.store.path_of(id))
+                .to_string_lossy()
+                .into_owned(),
             size: None,
             result: Err(failure),
         },
         Ok(blob) => Look {
             path: blob.path().to_string_lossy().into_owned(),
             size: Some(blob.size()),
-            result: with_detector(|detector| detector.detect_blob(&blob))?,
+            result: judge(&blob)?,
         },
     })
 }
 
 /// The type of a blob; None, with a warning, if it has none.
 pub fn mime_type_of_blob(id: &BlobId) -> Result<Option<String>, Error> {
-    let opened = STATE.with_borrow_mut(|state| state.store().store.open_blob(id));
-    let result = match opened {
+    let result = match with_store(|store| store.open(id)) {
         Err(failure) => Err(failure),
-        Ok(blob) => with_detector(|detector| detector.detect_blob(&blob))?,
+        Ok(blob) => judge(&blob)?,
     };
     match result {
         Ok(detection) => Ok(Some(detection.mime_type)),
@@ -156,9 +193,27 @@ pub fn mime_type_of_blob(id: &BlobId) -> Result<Option<String>, Error> {
     }
 }
 
+/// Judges a blob under the note that this process does.
+fn judge(blob: &Blob) -> Result<Result<Detection, Failure>, Error> {
+    with_detector(|detector, note| match note {
+        Some(note) => note.during(&blob.id(), || detector.detect_blob(blob)),
+        None => detector.detect_blob(blob),
+    })
+}
+
+impl StatementStore {
+    /// Opens a blob, unless it is in quarantine.
+    fn open(&self, id: &BlobId) -> Result<Blob, Failure> {
+        match self.quarantined.get(id) {
+            Some(detail) => Err(Failure::new(FailureReason::Quarantined, detail)),
+            None => self.store.open_blob(id),
+        }
+    }
+}
+
 /// The type of bytes in hand.
 pub fn mime_type_of_bytes(content: &[u8]) -> Result<String, Error> {
-    let result = with_detector(|detector| detector.detect_bytes(content))?;
+    let result = with_detector(|detector, _| detector.detect_bytes(content))?;
     let detection = result.map_err(|failure| Error::Detection {
         detail: failure.detail,
     })?;
@@ -167,7 +222,7 @@ pub fn mime_type_of_bytes(content: &[u8]) -> Result<String, Error> {
 
 /// What the detector has to say against itself, and whether its prefilter is at work.
 pub fn complaints() -> Result<(Vec<String>, bool), Error> {
-    let active = with_detector(|detector| detector.prefilter_active())?;
+    let active = with_detector(|detector, _| detector.prefilter_active())?;
     let complaints = STATE.with_borrow(|state| state.complaints.clone());
     Ok((complaints, active))
 }
@@ -175,11 +230,10 @@ pub fn complaints() -> Result<(Vec<String>, bool), Error> {
 /// Warns once a statement and reason. A parallel worker is silent: each of them would warn again.
 fn warn(id: &BlobId, failure: &Failure) {
     let reason = failure.reason;
-    let first = STATE.with_borrow_mut(|state| {
-        let warned = &mut state.store().warned;
-        let first = !warned.contains(&reason);
+    let first = with_store(|store| {
+        let first = !store.warned.contains(&reason);
         if first {
-            warned.push(reason);
+            store.warned.push(reason);
         }
         first
     });
@@ -197,6 +251,7 @@ fn warn(id: &BlobId, failure: &Failure) {
         FailureReason::Missing => "is missing",
         FailureReason::Unreadable => "cannot be read",
         FailureReason::NotAFile => "is not a regular file",
+        FailureReason::Quarantined => "is in quarantine",
         _ => "could not be judged",
     };
     ereport!(

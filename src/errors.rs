@@ -2,8 +2,11 @@
 //!
 //! Messages start in lower case and have no full stop; details and hints are sentences.
 
+use ntt_mime_core::examiner::StartError;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+
+use crate::pg::tx::PgError;
 
 /// An error to be raised.
 #[derive(Debug, Clone)]
@@ -45,6 +48,12 @@ pub enum Error {
     RowSecurity { target: String, role: String },
     /// The store isn't there.
     BlobRoot { detail: String },
+    /// The store was there when the run began.
+    StoreGone { detail: String },
+    /// A process can't leave word of the blob at hand.
+    Note { detail: String, disk_full: bool },
+    /// The thread that looks at blobs can't be made, or has ended.
+    Examiner { detail: String },
     /// Another run has the target.
     AlreadyRunning {
         target: String,
@@ -68,10 +77,59 @@ impl Error {
     }
 }
 
+/// An error in words.
+struct Report {
+    code: PgSqlErrorCode,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl Report {
+    fn set_detail(self, detail: impl Into<String>) -> Report {
+        let detail = Some(detail.into());
+        Report { detail, ..self }
+    }
+
+    fn set_hint(self, hint: impl Into<String>) -> Report {
+        let hint = Some(hint.into());
+        Report { hint, ..self }
+    }
+}
+
 impl From<Error> for ErrorReport {
     fn from(error: Error) -> ErrorReport {
+        let words = Report::from(error);
+        let mut report = ErrorReport::new(words.code, words.message, function_name!());
+        if let Some(detail) = words.detail {
+            report = report.set_detail(detail);
+        }
+        match words.hint {
+            Some(hint) => report.set_hint(hint),
+            None => report,
+        }
+    }
+}
+
+impl From<Error> for PgError {
+    fn from(error: Error) -> PgError {
+        let words = Report::from(error);
+        let mut error = PgError::new(words.code, words.message);
+        error.detail = words.detail;
+        error.hint = words.hint;
+        error
+    }
+}
+
+impl From<Error> for Report {
+    fn from(error: Error) -> Report {
         use PgSqlErrorCode as C;
-        let report = |code, message: String| ErrorReport::new(code, message, function_name!());
+        let report = |code, message: String| Report {
+            code,
+            message,
+            detail: None,
+            hint: None,
+        };
         match error {
             Error::InvalidBlobId { detail } => report(
                 C::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -152,6 +210,32 @@ impl From<Error> for ErrorReport {
             )
             .set_detail(detail)
             .set_hint("Mount the store, or set ntt_mime.blob_root."),
+            Error::StoreGone { detail } => report(
+                C::ERRCODE_UNDEFINED_FILE,
+                "the blob store is no longer there".to_owned(),
+            )
+            .set_detail(detail)
+            .set_hint(
+                "Mount the store again. Batches that were committed before stay, and no blob was \
+                 recorded as missing for it.",
+            ),
+            Error::Note { detail, disk_full } => report(
+                match disk_full {
+                    true => C::ERRCODE_DISK_FULL,
+                    false => C::ERRCODE_IO_ERROR,
+                },
+                "could not note which blob is being looked at".to_owned(),
+            )
+            .set_detail(detail)
+            .set_hint(format!(
+                "The notes lie in the folder \"{}\" of the data directory.",
+                ntt_mime_core::note::FOLDER
+            )),
+            Error::Examiner { detail } => report(
+                C::ERRCODE_SYSTEM_ERROR,
+                "could not run the thread that looks at blobs".to_owned(),
+            )
+            .set_detail(detail),
             Error::AlreadyRunning {
                 target,
                 pid,
@@ -188,5 +272,37 @@ impl From<Error> for ErrorReport {
             )
             .set_detail("A run is cancelled by the role that started it or by a superuser."),
         }
+    }
+}
+
+impl From<std::io::Error> for Error {
+    /// The only files of the server's own that we write are notes.
+    fn from(error: std::io::Error) -> Error {
+        Error::Note {
+            disk_full: error.kind() == std::io::ErrorKind::StorageFull,
+            detail: format!("{}.", sentence(&error.to_string())),
+        }
+    }
+}
+
+impl From<StartError> for Error {
+    fn from(error: StartError) -> Error {
+        match error {
+            StartError::Detector(error) => Error::Detector {
+                detail: error.to_string(),
+            },
+            StartError::System(error) => Error::Examiner {
+                detail: format!("{}.", sentence(&error.to_string())),
+            },
+        }
+    }
+}
+
+/// Words in the style of a message, as the beginning of a sentence.
+pub fn sentence(words: &str) -> String {
+    let mut characters = words.chars();
+    match characters.next() {
+        Some(first) => first.to_uppercase().chain(characters).collect(),
+        None => String::new(),
     }
 }

@@ -1,23 +1,34 @@
 //! The rows of one batch, and how a worker finds the MIME type of each distinct blob in them.
 //!
-//! All of it happens outside any transaction, but for a look at known failures and the record of
-//! new ones, each in a short transaction of its own.
+//! The files are opened and judged by an [`Examiner`], a thread of this process; here we wait for its
+//! results where an interrupt reaches us. All of it happens outside any transaction, but for a look at
+//! known failures and the record of new ones, each in a short transaction of its own.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::cache::{Lookup, Outcome, RunCache, SlotIndex};
-use ntt_mime_core::detector::Detector;
+use ntt_mime_core::detector::Detection;
 use ntt_mime_core::dictionary::{Dictionary, MimeId};
+use ntt_mime_core::examiner::{Examined, Examiner, OVERDUE, Trouble};
 use ntt_mime_core::failure::{Failure, FailureReason};
+use ntt_mime_core::note::Note;
 use ntt_mime_core::store::Store;
+use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
 use sha2::{Digest, Sha256};
 
 use super::history::{self, KnownFailure, NewFailure};
 use super::leaf::Tid;
 use super::options::Job;
 use super::shared::{Counters, Shared, Stop, add, add_time};
+use crate::errors::{Error, sentence};
+use crate::pg::tx::PgError;
 use crate::pg::{latch, tx};
+
+/// How long a worker waits for its examiner before it takes what there is and looks after it.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
 
 /// The blobid of a row: of a blob, or text that isn't one.
 #[derive(PartialEq, Eq, Hash, Clone)]
@@ -90,15 +101,16 @@ impl Chunk {
     }
 }
 
-/// A worker's means of detecting: where it reads, what it reads with, and what is known already.
+/// A worker's means of detecting: who looks at files, and what is known already.
 pub struct Finder<'a> {
     job: &'a Job,
     shared: Shared<'a>,
-    number: u16,
     cache: RunCache<'a>,
     counters: &'a Counters,
-    store: Store,
-    detector: Detector,
+    examiner: Examiner,
+    note: Arc<Note>,
+    /// An examiner of this process is lost in a blob. It ends with the process only.
+    pub worn: bool,
 }
 
 /// A blob of a chunk that this worker has to look at, with its place in the cache if it has one.
@@ -125,34 +137,29 @@ impl<'a> Finder<'a> {
     pub fn new(
         job: &'a Job,
         shared: Shared<'a>,
-        number: u16,
-        store: Store,
-        detector: Detector,
-    ) -> Finder<'a> {
-        Finder {
+        number: usize,
+        note: Arc<Note>,
+    ) -> Result<Finder<'a>, Error> {
+        let examiner = start_examiner(job, &note)?;
+        crate::detect::complain(&examiner.complaints);
+        Ok(Finder {
             job,
             shared,
-            number,
             cache: shared.cache(),
-            counters: &shared.worker(usize::from(number)).counters,
-            store,
-            detector,
-        }
+            counters: &shared.worker(number).counters,
+            examiner,
+            note,
+            worn: false,
+        })
     }
 
     /// Finds the type of each distinct blob of a chunk. False if the run was stopped meanwhile, so
     /// that the chunk is not to be used.
-    pub fn find(&mut self, chunk: &mut Chunk) -> Result<bool, tx::PgError> {
-        let (mut todo, waiting) = self.look_up(chunk);
-        let mut records = Records {
-            known: self.pass_over_known(chunk, &mut todo)?,
-            ..Records::default()
-        };
-        for Todo { at, slot } in todo {
-            if self.stopped_now() {
-                return Ok(false);
-            }
-            self.detect(&mut chunk.wanted[at], slot, &mut records);
+    pub fn find(&mut self, chunk: &mut Chunk) -> Result<bool, PgError> {
+        let (todo, waiting) = self.look_up(chunk);
+        let mut records = Records::default();
+        if !self.examine(chunk, todo, &mut records)? {
+            return Ok(false);
         }
         for Waiting { at, slot } in waiting {
             match self.wait_for(slot) {
@@ -161,7 +168,12 @@ impl<'a> Finder<'a> {
                     add(&self.counters.cache_hits, 1);
                     chunk.wanted[at].found = found(outcome);
                 }
-                Some(_) => self.detect(&mut chunk.wanted[at], Some(slot), &mut records),
+                Some(_) => {
+                    let slot = Some(slot);
+                    if !self.examine(chunk, vec![Todo { at, slot }], &mut records)? {
+                        return Ok(false);
+                    }
+                }
             }
         }
         let Records { failed, mended, .. } = records;
@@ -182,7 +194,7 @@ impl<'a> Finder<'a> {
             };
             let max = self.job.options.max_blobs;
             let mut take = |slot| todo.push(Todo { at, slot });
-            match self.cache.claim(&id, self.number) {
+            match self.cache.claim(&id) {
                 Lookup::Known(outcome) => {
                     add(&self.counters.cache_hits, 1);
                     wanted.found = found(outcome);
@@ -199,14 +211,61 @@ impl<'a> Finder<'a> {
         (todo, waiting)
     }
 
-    /// Looks for recorded failures among what is to be done; passes over those that are recent.
+    /// Looks at blobs of a chunk, but for those that are known not to be worth it. False if the run was
+    /// stopped meanwhile.
+    fn examine(
+        &mut self,
+        chunk: &mut Chunk,
+        mut todo: Vec<Todo>,
+        records: &mut Records,
+    ) -> Result<bool, PgError> {
+        self.pass_over_known(chunk, &mut todo, records)?;
+        todo.retain(|todo| self.is_blob(&mut chunk.wanted[todo.at], todo.slot, records));
+        while !todo.is_empty() {
+            let ids = todo
+                .iter()
+                .filter_map(|todo| chunk.wanted[todo.at].key.id());
+            self.examiner.order(ids.collect());
+            let mut done = 0;
+            while done < todo.len() {
+                latch::wait_for(self.examiner.bell(), LOOK_AFTER);
+                if self.stopped_now() {
+                    return Ok(false);
+                }
+                // In this order: what is done when one is overdue has been done before that one.
+                let dead = self.examiner.has_died();
+                let overdue = self.examiner.overdue();
+                for examined in self.examiner.collect() {
+                    let Todo { at, slot } = todo[examined.number];
+                    self.take(&mut chunk.wanted[at], slot, examined, records)?;
+                    done += 1;
+                }
+                if let Some(number) = overdue.filter(|number| *number == done) {
+                    let Todo { at, slot } = todo[number];
+                    self.give_up_on(&mut chunk.wanted[at], slot)?;
+                    done += 1;
+                    break;
+                }
+                if dead && done < todo.len() {
+                    let detail = "It has ended; the server log may tell why.".to_owned();
+                    return Err(Error::Examiner { detail }.into());
+                }
+            }
+            todo.drain(..done);
+        }
+        Ok(true)
+    }
+
+    /// Takes blobs off the list that are on record as failures which are recent, or for good; notes
+    /// the others that are on record.
     fn pass_over_known(
         &self,
         chunk: &mut Chunk,
         todo: &mut Vec<Todo>,
-    ) -> Result<HashMap<String, KnownFailure>, tx::PgError> {
+        records: &mut Records,
+    ) -> Result<(), PgError> {
         if !self.job.failures_on_record || todo.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(());
         }
         let texts: Vec<String> = todo
             .iter()
@@ -223,11 +282,33 @@ impl<'a> Finder<'a> {
             }
             recent.is_none()
         });
-        Ok(known)
+        records.known.extend(known);
+        Ok(())
     }
 
-    fn detect(&mut self, wanted: &mut Wanted, slot: Option<SlotIndex>, records: &mut Records) {
-        match self.mime_type(&wanted.key) {
+    /// Is there a blob to look at? A text that is no blobid is a failure without that.
+    fn is_blob(&self, wanted: &mut Wanted, slot: Option<SlotIndex>, records: &mut Records) -> bool {
+        let Key::Invalid(text) = &wanted.key else {
+            return true;
+        };
+        let error = BlobId::parse(text).expect_err("a valid one has the other kind of key");
+        self.fail(wanted, slot, error.into(), records);
+        false
+    }
+
+    /// Takes a result of the examiner's.
+    fn take(
+        &self,
+        wanted: &mut Wanted,
+        slot: Option<SlotIndex>,
+        examined: Examined,
+        records: &mut Records,
+    ) -> Result<(), PgError> {
+        add_time(&self.counters.read_us, examined.open_time);
+        match examined
+            .result
+            .and_then(|detection| self.fitting(detection))
+        {
             Ok(mime_type) => {
                 records.note_detected(&wanted.key);
                 match self.shared.dictionary().intern(&mime_type) {
@@ -240,43 +321,76 @@ impl<'a> Finder<'a> {
                     }
                 }
             }
-            Err(failure) => {
-                self.conclude(wanted, slot, Outcome::Failed(failure.reason));
-                records.failed.push(NewFailure {
-                    blobid: wanted.key.text(),
-                    reason: failure.reason,
-                    detail: failure.detail,
-                });
+            Err(Trouble::Blob(failure)) => self.fail(wanted, slot, failure, records),
+            Err(Trouble::Store(error)) => {
+                let detail = format!("{}.", sentence(&error.to_string()));
+                return Err(Error::StoreGone { detail }.into());
             }
         }
+        Ok(())
     }
 
-    fn mime_type(&mut self, key: &Key) -> Result<String, Failure> {
-        let id = match key {
-            Key::Blob(id) => id,
-            Key::Invalid(text) => {
-                let error = BlobId::parse(text).expect_err("a valid one has the other kind of key");
-                return Err(error.into());
-            }
-        };
-        let begun = std::time::Instant::now();
-        let blob = self.store.open_blob(id);
-        add_time(&self.counters.read_us, begun.elapsed());
-        let detection = self.detector.detect_blob(&blob?)?;
+    /// The type that was detected, if it fits into the column.
+    fn fitting(&self, detection: Detection) -> Result<String, Trouble> {
         add(&self.counters.detections, 1);
         add(&self.counters.bytes_read, detection.bytes_read);
         add_time(&self.counters.read_us, detection.read_time);
         add_time(&self.counters.detect_us, detection.detect_time);
         match self.job.mime_type_limit {
-            Some(limit) if detection.mime_type.chars().count() > limit => Err(Failure {
-                reason: FailureReason::Error,
-                detail: format!(
-                    "\"{}\" is too long for a mime_type of {limit} characters",
-                    detection.mime_type
-                ),
-            }),
+            Some(limit) if detection.mime_type.chars().count() > limit => {
+                Err(Trouble::Blob(Failure {
+                    reason: FailureReason::Error,
+                    detail: format!(
+                        "\"{}\" is too long for a mime_type of {limit} characters",
+                        detection.mime_type
+                    ),
+                }))
+            }
             _ => Ok(detection.mime_type),
         }
+    }
+
+    fn fail(
+        &self,
+        wanted: &mut Wanted,
+        slot: Option<SlotIndex>,
+        failure: Failure,
+        records: &mut Records,
+    ) {
+        self.conclude(wanted, slot, Outcome::Failed(failure.reason));
+        records.failed.push(NewFailure {
+            blobid: wanted.key.text(),
+            reason: failure.reason,
+            detail: failure.detail,
+        });
+    }
+
+    /// Puts a blob into quarantine that the examiner doesn't come back from, and takes another examiner.
+    fn give_up_on(&mut self, wanted: &mut Wanted, slot: Option<SlotIndex>) -> Result<(), PgError> {
+        let failure = NewFailure {
+            blobid: wanted.key.text(),
+            reason: FailureReason::Quarantined,
+            detail: format!(
+                "libmagic came to no end within {} s of processor time",
+                OVERDUE.as_secs()
+            ),
+        };
+        let warning = format!("blob {} has been put into quarantine", failure.blobid);
+        ereport!(
+            PgLogLevel::WARNING,
+            PgSqlErrorCode::ERRCODE_WARNING,
+            warning,
+            failure.detail.clone()
+        );
+        // At once, not with the other failures of the chunk: it has cost enough to find out.
+        if !self.job.options.dry_run {
+            let run_id = self.job.run_id;
+            tx::transaction(|| history::record_failures(run_id, vec![failure], Vec::new()))?;
+        }
+        self.conclude(wanted, slot, Outcome::Failed(FailureReason::Quarantined));
+        self.examiner = start_examiner(self.job, &self.note)?;
+        self.worn = true;
+        Ok(())
     }
 
     fn conclude(&self, wanted: &mut Wanted, slot: Option<SlotIndex>, outcome: Outcome) {
@@ -294,7 +408,7 @@ impl<'a> Finder<'a> {
     /// has claimed and waits only then, so no two can wait for each other. None: stopped.
     fn wait_for(&self, slot: SlotIndex) -> Option<Lookup> {
         loop {
-            match self.cache.poll(slot, self.number) {
+            match self.cache.poll(slot) {
                 Lookup::Busy(_) if self.stopped_now() => return None,
                 Lookup::Busy(_) => latch::wait(std::time::Duration::from_millis(1)),
                 lookup => return Some(lookup),
@@ -323,12 +437,31 @@ impl Records {
 }
 
 impl Key {
+    fn id(&self) -> Option<BlobId> {
+        match self {
+            Key::Blob(id) => Some(*id),
+            Key::Invalid(_) => None,
+        }
+    }
+
     fn text(&self) -> String {
         match self {
             Key::Blob(id) => id.to_string(),
             Key::Invalid(text) => history::failure_key(text),
         }
     }
+}
+
+fn start_examiner(job: &Job, note: &Arc<Note>) -> Result<Examiner, Error> {
+    // Opened anew: the store may have gone meanwhile.
+    let store = Store::open(&job.options.blob_root).map_err(|error| Error::StoreGone {
+        detail: format!("{}.", sentence(&error.to_string())),
+    })?;
+    Ok(Examiner::start(
+        store,
+        job.options.detector(),
+        Some(Arc::clone(note)),
+    )?)
 }
 
 fn found(outcome: Outcome) -> Found {

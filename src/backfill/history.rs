@@ -70,6 +70,10 @@ SELECT blobid, reason,
        OR NOT $2 AND last_seen > clock_timestamp() - pg_catalog.make_interval(secs => $3)
   FROM ntt_mime.failure WHERE blobid = ANY ($1)";
 
+/// Served by an index of its own, since it is asked by each statement that detects.
+const QUARANTINED: &str = "
+SELECT blobid, detail FROM ntt_mime.failure WHERE reason = 'quarantined'";
+
 const RECORD_FAILURES: &str = "
 INSERT INTO ntt_mime.failure AS f (blobid, reason, detail, first_run_id, last_run_id)
 SELECT n.blobid, n.reason, n.detail, $1, $1
@@ -233,6 +237,29 @@ pub fn running(run_id: i64) -> Option<Running> {
         })
     })
     .unwrap_or_else(|error| pgrx::error!("could not read ntt_mime.run: {error}"))
+}
+
+/// The oids of all databases.
+pub fn databases() -> Vec<u32> {
+    const DATABASES: &str = "SELECT pg_catalog.array_agg(oid) FROM pg_catalog.pg_database";
+    let oids = one::<Vec<pg_sys::Oid>>(DATABASES, &[]).unwrap_or_default();
+    oids.into_iter().map(pg_sys::Oid::to_u32).collect()
+}
+
+/// The blobs in quarantine, each with its detail.
+pub fn quarantined() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    as_owner(|| {
+        Spi::connect(|client| -> pgrx::spi::Result<()> {
+            for row in client.select(QUARANTINED, None, &[])? {
+                let text = |column| row.get::<String>(column).map(Option::unwrap_or_default);
+                found.push((text(1)?, text(2)?));
+            }
+            Ok(())
+        })
+    })
+    .unwrap_or_else(|error| pgrx::error!("could not read ntt_mime.failure: {error}"));
+    found
 }
 
 /// Is any failure on record?

@@ -8,21 +8,23 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use ntt_mime_core::failure::FailureReason;
+use ntt_mime_core::note::{self, Death, LeftBehind};
 use ntt_mime_core::store::Store;
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
 
-use super::history::{self, RunRow};
+use super::history::{self, NewFailure, RunRow};
 use super::options::{Arguments, Job, Options};
 use super::progress::{self, Progress};
 use super::shared::{self, Shared, Stop, WorkerState};
 use super::target::{self, ListedLeaf, Target};
 use super::worker;
-use crate::errors::Error;
+use crate::errors::{Error, sentence};
 use crate::pg::bgworker::{self, Handle, Status};
 use crate::pg::dsm::Segment;
 use crate::pg::lock::{self, SessionLock};
 use crate::pg::tx::{self, PgError};
-use crate::pg::{identity, latch};
+use crate::pg::{identity, latch, notes};
 
 /// Passes over the leaves at most; what is pending then is counted and left to the next run.
 const MAX_PASSES: u32 = 3;
@@ -72,18 +74,10 @@ fn check(arguments: &Arguments) -> Result<(Options, Target), Error> {
     let options = Options::new(arguments)?;
     let target = target::resolve(arguments.target)?;
     Store::open(&options.blob_root).map_err(|error| Error::BlobRoot {
-        detail: format!("{}.", capitalized(&error.to_string())),
+        detail: format!("{}.", sentence(&error.to_string())),
     })?;
     crate::detect::check_detector()?;
     Ok((options, target))
-}
-
-fn capitalized(text: &str) -> String {
-    let mut characters = text.chars();
-    match characters.next() {
-        Some(first) => first.to_uppercase().chain(characters).collect(),
-        None => String::new(),
-    }
 }
 
 struct Leader {
@@ -133,11 +127,14 @@ impl Leader {
 
     fn work(&mut self) -> Result<Summary, PgError> {
         self.lock_target();
-        let failures_on_record = self.write_run_row();
+        let left_behind = self.read_notes()?;
+        let failures_on_record = self.write_run_row(&left_behind);
         let leaves = self.list_leaves();
         // Before the row can be seen, so that a run that can be seen can be cancelled.
         let handle = self.make_shared_memory(failures_on_record, leaves.len());
         tx::commit_and_begin();
+        // Committed: the notes have done their duty.
+        left_behind.into_iter().for_each(LeftBehind::settle);
         self.start_workers(handle);
         self.open_pass(leaves);
         self.record("running", None);
@@ -162,15 +159,34 @@ impl Leader {
         }
     }
 
-    /// Writes the row of this run; returns whether any failure is on record.
-    fn write_run_row(&mut self) -> bool {
+    /// Reads what processes that are no more have left word of: blobs to be put into quarantine.
+    fn read_notes(&self) -> Result<Vec<LeftBehind>, PgError> {
+        let databases = tx::in_subtransaction(history::databases);
+        let left = note::left_behind(&notes::folder(), notes::database(), &databases);
+        Ok(left.map_err(Error::from)?)
+    }
+
+    /// Writes the row of this run, and puts blobs into quarantine, in a dry run too: it is not this run
+    /// that failed at them. Returns whether any failure is on record.
+    fn write_run_row(&mut self, left_behind: &[LeftBehind]) -> bool {
         let role = identity::role_name(identity::current_user());
         let libmagic = ntt_mime_core::detector::libmagic_release();
         let (run_id, failures) = tx::in_subtransaction(|| {
             history::tidy_up();
             let run_id = history::begin(&self.target.name, &role, &self.options, &libmagic);
+            let failed = left_behind.iter().map(quarantined).collect();
+            history::record_failures(run_id, failed, Vec::new());
             (run_id, history::any_failure())
         });
+        if !left_behind.is_empty() {
+            ereport!(
+                PgLogLevel::WARNING,
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!("{} blobs have been put into quarantine", left_behind.len()),
+                "Processes crashed while they looked at them. They are passed over until their rows in \
+                 ntt_mime.failure are deleted."
+            );
+        }
         self.run_id = run_id;
         let key = (run_id & 0xFFFF_FFFF) as u32;
         self.locks
@@ -216,9 +232,7 @@ impl Leader {
     fn start_workers(&mut self, handle: u32) {
         let wanted = self.options.workers as usize;
         for number in 0..wanted {
-            let name = format!("ntt_mime worker {} of run {}", number + 1, self.run_id);
-            let argument = worker::to_argument(handle, number);
-            match Handle::start(&name, c"ntt_mime_worker_main", argument) {
+            match self.start_worker(handle, number) {
                 Some(handle) => self.handles.push(handle),
                 None => break,
             }
@@ -266,6 +280,10 @@ impl Leader {
         loop {
             let ended = self.watch_workers()?;
             if ended == self.handles.len() {
+                // Each had to retire, and nobody could take its place.
+                if !self.shared().board().is_closed() {
+                    Error::NoWorker.raise();
+                }
                 return Ok(());
             }
             if !self.shared().board().is_closed() && self.pass_is_over() {
@@ -284,19 +302,20 @@ impl Leader {
     }
 
     /// Looks after the workers; returns how many have ended, or the error that ended one.
-    fn watch_workers(&self) -> Result<usize, PgError> {
-        let shared = self.shared();
+    fn watch_workers(&mut self) -> Result<usize, PgError> {
         let mut ended = 0;
         let mut never_ready = 0;
-        for (number, handle) in self.handles.iter().enumerate() {
+        for number in 0..self.handles.len() {
             // In this order: a worker sets its state before it stops.
-            let stopped = handle.status() == Status::Stopped;
+            let stopped = self.handles[number].status() == Status::Stopped;
+            let shared = self.shared();
             let slot = shared.worker(number);
             match slot.state() {
                 WorkerState::Failed => return Err(slot.error()),
                 WorkerState::Ready if stopped => Error::WorkerTerminated.raise(),
                 WorkerState::Starting if stopped => never_ready += 1,
                 WorkerState::Done => {}
+                WorkerState::Retired if stopped && !self.replace_worker(number) => {}
                 _ => continue,
             }
             ended += 1;
@@ -305,6 +324,27 @@ impl Leader {
             Error::NoWorker.raise();
         }
         Ok(ended)
+    }
+
+    /// Starts a worker in the place of one that has retired; false if there is no room for it any more.
+    fn replace_worker(&mut self, number: usize) -> bool {
+        let segment = self.segment.as_ref().expect("made before any worker");
+        let handle = segment.handle();
+        // Before it starts: from then on the state is its own to tell.
+        self.shared()
+            .worker(number)
+            .set_state(WorkerState::Starting);
+        match self.start_worker(handle, number) {
+            Some(started) => self.handles[number] = started,
+            None => self.shared().worker(number).set_state(WorkerState::Done),
+        }
+        self.shared().worker(number).state() != WorkerState::Done
+    }
+
+    fn start_worker(&self, segment: u32, number: usize) -> Option<Handle> {
+        let name = format!("ntt_mime worker {} of run {}", number + 1, self.run_id);
+        let argument = worker::to_argument(segment, number);
+        Handle::start(&name, c"ntt_mime_worker_main", argument)
     }
 
     /// Have all workers seen that the pass is over?
@@ -318,7 +358,7 @@ impl Leader {
                 match slot.state() {
                     WorkerState::Ready => slot.pass_seen() == generation,
                     WorkerState::Starting => handle.status() == Status::Stopped,
-                    WorkerState::Done | WorkerState::Failed => true,
+                    WorkerState::Done | WorkerState::Failed | WorkerState::Retired => true,
                 }
             })
     }
@@ -443,6 +483,9 @@ impl Leader {
         self.write(&row);
         let elapsed = self.started.elapsed();
         self.tell(&row, elapsed);
+        if status == "succeeded" && !limited {
+            note::clear_suspicions(&notes::folder(), notes::database());
+        }
         self.release();
         Summary {
             run_id: self.run_id,
@@ -523,6 +566,23 @@ impl Leader {
         self.locks.clear();
         self.handles.clear();
         self.segment = None;
+    }
+}
+
+/// The failure to record for a blob that a dead process was looking at.
+fn quarantined(left: &LeftBehind) -> NewFailure {
+    let pid = left.pid;
+    NewFailure {
+        blobid: left.blob.to_string(),
+        reason: FailureReason::Quarantined,
+        detail: match left.death {
+            Death::Crashed { signal } => {
+                format!("process {pid} was ended by {signal} while it looked at the blob")
+            }
+            Death::KilledTwice => {
+                format!("process {pid}, and one before it, was killed while it looked at the blob")
+            }
+        },
     }
 }
 

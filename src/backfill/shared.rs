@@ -73,6 +73,8 @@ pub enum WorkerState {
     Done = 2,
     /// Ended with an error.
     Failed = 3,
+    /// Ended for another worker to take its place.
+    Retired = 4,
 }
 
 /// What a worker tells about itself.
@@ -360,6 +362,7 @@ impl WorkerSlot {
             0 => WorkerState::Starting,
             1 => WorkerState::Ready,
             2 => WorkerState::Done,
+            4 => WorkerState::Retired,
             _ => WorkerState::Failed,
         }
     }

@@ -1,21 +1,26 @@
 //! A worker: takes tasks from the board until it is closed.
+//!
+//! A worker whose examiner is lost in a blob (see [`Chunk`]'s [`Finder`]) finishes the range that it is
+//! at and retires: the lost thread ends with its process, and the leader starts another worker.
 
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::board::Turn;
-use ntt_mime_core::store::Store;
+use ntt_mime_core::note::Keeper;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::chunk::{Chunk, Finder};
 use super::leaf::{Leaf, Tid, Trouble, block_of, start_of_block};
 use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
+use crate::errors::Error;
 use crate::pg::tx::PgError;
-use crate::pg::{bgworker, dsm, identity, latch};
+use crate::pg::{bgworker, dsm, identity, latch, notes};
 
 /// An update that takes longer makes the next batches smaller, whatever the batch size: others wait
-/// for the rows it holds. The promise is ten seconds.
-pub const LONG_BATCH: Duration = Duration::from_secs(2);
+/// for the rows it holds, and for the leaf, such as one who creates a partition beside a default one.
+/// They are promised less than a second.
+pub const LONG_BATCH: Duration = Duration::from_millis(500);
 
 /// Rows of a worker's first batch: nobody knows yet what a row costs here.
 const FIRST_BATCH: u32 = 1000;
@@ -54,7 +59,7 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
         )),
     };
     match result {
-        Ok(()) => slot.set_state(WorkerState::Done),
+        Ok(state) => slot.set_state(state),
         Err(error) => slot.fail(&error),
     }
     latch::wake(shared.leader_pid());
@@ -70,19 +75,22 @@ fn from_argument(argument: pg_sys::Datum) -> (u32, usize) {
     ((bits >> 32) as u32, (bits & 0xFFFF_FFFF) as usize)
 }
 
-fn work(job: &Job, shared: Shared<'_>, number: usize, slot: &WorkerSlot) -> Result<(), PgError> {
+/// Returns how the worker ended.
+fn work(
+    job: &Job,
+    shared: Shared<'_>,
+    number: usize,
+    slot: &WorkerSlot,
+) -> Result<WorkerState, PgError> {
     apply_own_settings(job);
-    let store = Store::open(&job.options.blob_root)
-        .map_err(|error| PgError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_FILE, error.to_string()))?;
-    let (detector, _) = crate::detect::open(job.options.detector()).map_err(|error| {
-        PgError::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, error.to_string())
-    })?;
+    let note = notes::of_this_process(Keeper::Worker).map_err(Error::from)?;
+    let finder = Finder::new(job, shared, number, note)?;
     slot.begin();
     let mut worker = Worker {
         job,
         shared,
         slot,
-        finder: Finder::new(job, shared, number as u16, store, detector),
+        finder,
         batch: FIRST_BATCH.min(job.options.batch_size),
         leaves_seen: 0,
     };
@@ -102,6 +110,8 @@ fn apply_own_settings(job: &Job) {
         // ntt_mime.run claims is never ahead of the disk, since the leader commits it synchronously.
         (c"synchronous_commit", c"off"),
         (c"statement_timeout", c"0"),
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        (c"transaction_timeout", c"0"),
     ] {
         identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SET);
     }
@@ -125,13 +135,16 @@ struct Current<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn run(&mut self) -> Result<(), PgError> {
+    fn run(&mut self) -> Result<WorkerState, PgError> {
         let board = self.shared.board();
         let mut current: Option<Current<'a>> = None;
         loop {
+            if self.finder.worn {
+                return Ok(WorkerState::Retired);
+            }
             let generation = board.generation();
             match board.take(current.as_ref().map(|c| c.index)) {
-                Turn::Closed => return Ok(()),
+                Turn::Closed => return Ok(WorkerState::Done),
                 Turn::Wait => {
                     self.report("waiting for the other workers");
                     latch::wait(IDLE);

@@ -122,6 +122,7 @@ pub fn serialize_settings() -> Vec<u8> {
 /// running statement too.
 pub fn become_interruptible() {
     version::die_of_sigterm();
+    version::excuse_sigquit();
     // SAFETY: once, at the start of a worker.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
 }

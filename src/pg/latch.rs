@@ -1,5 +1,6 @@
 //! Waiting, so that interrupts are served and the death of the postmaster ends the process.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use pgrx::{check_for_interrupts, pg_sys};
@@ -13,6 +14,26 @@ pub fn wait(time: Duration) {
         pg_sys::WaitLatch(
             pg_sys::MyLatch,
             events as i32,
+            time.as_millis() as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    check_for_interrupts!();
+}
+
+/// The same, until `bell` becomes readable.
+pub fn wait_for(bell: BorrowedFd<'_>, time: Duration) {
+    let events = pg_sys::WL_LATCH_SET
+        | pg_sys::WL_SOCKET_READABLE
+        | pg_sys::WL_TIMEOUT
+        | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: as above; the descriptor is open for the length of the call.
+    unsafe {
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events as i32,
+            bell.as_raw_fd(),
             time.as_millis() as _,
             pg_sys::PG_WAIT_EXTENSION,
         );

@@ -2,13 +2,14 @@
 //!
 //! One file a concern: [`tx`] transactions and errors, [`identity`] who acts, [`dsm`] shared memory,
 //! [`bgworker`] background workers, [`lock`] advisory and relation locks, [`latch`] waiting,
-//! [`plan`] prepared statements on one leaf, [`version`] what differs between PostgreSQL releases.
+//! [`plan`] prepared statements on one leaf, [`notes`] the note of this process, [`version`] what differs between PostgreSQL releases.
 
 pub mod bgworker;
 pub mod dsm;
 pub mod identity;
 pub mod latch;
 pub mod lock;
+pub mod notes;
 pub mod plan;
 pub mod tx;
 pub mod version;

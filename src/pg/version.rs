@@ -18,13 +18,29 @@ unsafe extern "C-unwind" {
 /// Has SIGTERM end this process as it ends a regular backend: at the next check for interrupts, in the
 /// midst of a statement too.
 pub fn die_of_sigterm() {
+    handle(pg_sys::SIGTERM, die);
+}
+
+/// Has SIGQUIT, by which a server ends all its processes at once after a crash or in an immediate
+/// shutdown, do the same as in any background worker, after a word that the blob at hand isn't to blame.
+pub fn excuse_sigquit() {
+    unsafe extern "C-unwind" fn quit(_signal: std::ffi::c_int) {
+        ntt_mime_core::note::excuse();
+        // As SignalHandlerForCrashExit in postmaster/interrupt.c, and for its reasons.
+        // SAFETY: async-signal-safe.
+        unsafe { libc::_exit(2) };
+    }
+    handle(pg_sys::SIGQUIT, quit);
+}
+
+fn handle(signal: u32, handler: unsafe extern "C-unwind" fn(std::ffi::c_int)) {
     // From PostgreSQL 18 on `pqsignal` is a macro, since programs have a function of their own.
     #[cfg(not(feature = "pg18"))]
     use pg_sys::pqsignal;
     #[cfg(feature = "pg18")]
     use pg_sys::pqsignal_be as pqsignal;
-    // SAFETY: `die` is PostgreSQL's own handler, safe in any process with a PGPROC.
-    unsafe { pqsignal(pg_sys::SIGTERM as i32, Some(die)) };
+    // SAFETY: the handlers above, async-signal-safe in any process with a PGPROC.
+    unsafe { pqsignal(signal as i32, Some(handler)) };
 }
 
 /// Raises an error with its SQLSTATE as it is; pgrx's way knows those of its enumeration only.

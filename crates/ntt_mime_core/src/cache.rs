@@ -27,12 +27,15 @@ const TAG_SHIFT: u32 = 24;
 const TAG_EMPTY: u32 = 0;
 /// The key is being written; it can be compared once the tag has changed.
 const TAG_WRITING: u32 = 1;
-/// A worker is at it; the low bits are its number.
+/// A worker is at it.
 const TAG_CLAIMED: u32 = 2;
 /// The low bits are the outcome.
 const TAG_KNOWN: u32 = 3;
 /// The worker that had claimed it gave up; the next one to ask takes over.
 const TAG_RELEASED: u32 = 4;
+
+/// The state of a slot that a worker is at.
+const CLAIMED: u32 = TAG_CLAIMED << TAG_SHIFT;
 
 const FAILURE_BIT: u32 = 1 << 16;
 
@@ -111,9 +114,8 @@ impl<'a> RunCache<'a> {
         RunCache { header, slots }
     }
 
-    /// Looks `id` up and claims it for `worker` if nobody has met it.
-    pub fn claim(&self, id: &BlobId, worker: u16) -> Lookup {
-        let claimed = (TAG_CLAIMED << TAG_SHIFT) | u32::from(worker);
+    /// Looks `id` up and claims it for the caller if nobody has met it.
+    pub fn claim(&self, id: &BlobId) -> Lookup {
         let key = key_words(id);
         let n = self.slots.len();
         if n == 0 {
@@ -138,7 +140,7 @@ impl<'a> RunCache<'a> {
                         for (cell, word) in slot.key.iter().zip(key) {
                             cell.store(word, Ordering::Relaxed);
                         }
-                        slot.state.store(claimed, Ordering::Release);
+                        slot.state.store(CLAIMED, Ordering::Release);
                         return Lookup::Claimed(SlotIndex(at));
                     }
                     Err(now) => {
@@ -153,21 +155,21 @@ impl<'a> RunCache<'a> {
                 state = slot.state.load(Ordering::Acquire);
             }
             if slot.holds(&key) {
-                return self.lookup_at(at, state, claimed);
+                return self.lookup_at(at, state);
             }
             at = if at + 1 == n { 0 } else { at + 1 };
         }
         Lookup::Full
     }
 
-    fn lookup_at(&self, at: usize, mut state: u32, claimed: u32) -> Lookup {
+    fn lookup_at(&self, at: usize, mut state: u32) -> Lookup {
         loop {
             match tag(state) {
                 TAG_KNOWN => return Lookup::Known(Outcome::decode(payload(state))),
                 TAG_CLAIMED => return Lookup::Busy(SlotIndex(at)),
                 _ => {
                     let slot = &self.slots[at].state;
-                    match slot.compare_exchange(state, claimed, Ordering::AcqRel, Ordering::Acquire)
+                    match slot.compare_exchange(state, CLAIMED, Ordering::AcqRel, Ordering::Acquire)
                     {
                         Ok(_) => return Lookup::TakenOver(SlotIndex(at)),
                         Err(now) => state = now,
@@ -200,27 +202,9 @@ impl<'a> RunCache<'a> {
             .store(TAG_RELEASED << TAG_SHIFT, Ordering::Release);
     }
 
-    /// Gives back everything that `worker` had claimed; for a worker that ended without doing so.
-    pub fn release_all_of(&self, worker: u16) {
-        let claimed = (TAG_CLAIMED << TAG_SHIFT) | u32::from(worker);
-        for slot in self.slots {
-            let _ = slot.state.compare_exchange(
-                claimed,
-                TAG_RELEASED << TAG_SHIFT,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
-        }
-    }
-
-    /// Asks again after [`Lookup::Busy`]; claims for `worker` what has been given back.
-    pub fn poll(&self, at: SlotIndex, worker: u16) -> Lookup {
-        let claimed = (TAG_CLAIMED << TAG_SHIFT) | u32::from(worker);
-        self.lookup_at(
-            at.0,
-            self.slots[at.0].state.load(Ordering::Acquire),
-            claimed,
-        )
+    /// Asks again after [`Lookup::Busy`]; claims what has been given back.
+    pub fn poll(&self, at: SlotIndex) -> Lookup {
+        self.lookup_at(at.0, self.slots[at.0].state.load(Ordering::Acquire))
     }
 
     /// Keys in the cache.
@@ -299,13 +283,13 @@ mod tests {
     fn a_blob_is_claimed_once_and_then_known() {
         let (header, slots) = zeroed(100);
         let cache = RunCache::new(&header, &slots);
-        let Lookup::Claimed(at) = cache.claim(&id(1), 0) else {
+        let Lookup::Claimed(at) = cache.claim(&id(1)) else {
             panic!("first meeting must claim");
         };
-        assert_eq!(cache.claim(&id(1), 1), Lookup::Busy(at));
+        assert_eq!(cache.claim(&id(1)), Lookup::Busy(at));
         let outcome = Outcome::Mime(MimeId::from_index(7));
         cache.resolve(at, outcome);
-        assert_eq!(cache.claim(&id(1), 1), Lookup::Known(outcome));
+        assert_eq!(cache.claim(&id(1)), Lookup::Known(outcome));
         assert_eq!(cache.len(), 1);
     }
 
@@ -314,12 +298,12 @@ mod tests {
         let (header, slots) = zeroed(10);
         let cache = RunCache::new(&header, &slots);
         for (n, reason) in FailureReason::ALL.iter().enumerate() {
-            let Lookup::Claimed(at) = cache.claim(&id(n as u64), 0) else {
+            let Lookup::Claimed(at) = cache.claim(&id(n as u64)) else {
                 panic!("first meeting must claim");
             };
             cache.resolve(at, Outcome::Failed(*reason));
             let known = Lookup::Known(Outcome::Failed(*reason));
-            assert_eq!(cache.claim(&id(n as u64), 0), known);
+            assert_eq!(cache.claim(&id(n as u64)), known);
         }
     }
 
@@ -327,14 +311,13 @@ mod tests {
     fn a_claim_given_back_is_taken_over_once() {
         let (header, slots) = zeroed(10);
         let cache = RunCache::new(&header, &slots);
-        let Lookup::Claimed(at) = cache.claim(&id(5), 3) else {
+        let Lookup::Claimed(at) = cache.claim(&id(5)) else {
             panic!("first meeting must claim");
         };
-        cache.release_all_of(4);
-        assert_eq!(cache.poll(at, 1), Lookup::Busy(at));
-        cache.release_all_of(3);
-        assert_eq!(cache.poll(at, 1), Lookup::TakenOver(at));
-        assert_eq!(cache.claim(&id(5), 2), Lookup::Busy(at));
+        assert_eq!(cache.poll(at), Lookup::Busy(at));
+        cache.release(at);
+        assert_eq!(cache.poll(at), Lookup::TakenOver(at));
+        assert_eq!(cache.claim(&id(5)), Lookup::Busy(at));
         assert_eq!(cache.len(), 1);
     }
 
@@ -344,7 +327,7 @@ mod tests {
         let cache = RunCache::new(&header, &slots);
         let mut claimed = 0;
         for n in 0..1000 {
-            match cache.claim(&id(n), 0) {
+            match cache.claim(&id(n)) {
                 Lookup::Claimed(at) => {
                     cache.resolve(at, Outcome::Mime(MimeId::from_index(n as u16)));
                     claimed += 1;
@@ -356,10 +339,10 @@ mod tests {
         assert_eq!(claimed, 17); // 85 % of 20
         for n in 0..17 {
             let known = Lookup::Known(Outcome::Mime(MimeId::from_index(n as u16)));
-            assert_eq!(cache.claim(&id(n), 0), known);
+            assert_eq!(cache.claim(&id(n)), known);
         }
         let none: [Slot; 0] = [];
-        assert_eq!(RunCache::new(&header, &none).claim(&id(1), 0), Lookup::Full);
+        assert_eq!(RunCache::new(&header, &none).claim(&id(1)), Lookup::Full);
     }
 
     #[test]
@@ -376,7 +359,7 @@ mod tests {
                         for step in 0..BLOBS {
                             // Different orders, so that workers collide everywhere.
                             let n = (step * (2 * u64::from(worker) + 1)) % BLOBS;
-                            match cache.claim(&id(n), worker) {
+                            match cache.claim(&id(n)) {
                                 Lookup::Claimed(at) => {
                                     mine.insert(n, worker);
                                     let outcome = Outcome::Mime(MimeId::from_index(n as u16));

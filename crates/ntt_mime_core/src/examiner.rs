@@ -197,7 +197,8 @@ impl Examiner {
         match &self.watched {
             Some(watched) if watched.look == look => {
                 let at = self.desk.at.load(Ordering::Acquire) as usize;
-                (now.saturating_sub(watched.since) > OVERDUE).then_some(at)
+                let still = self.desk.looks.load(Ordering::Acquire) == look;
+                (still && now.saturating_sub(watched.since) > OVERDUE).then_some(at)
             }
             _ => {
                 self.watched = Some(Watched { look, since: now });
