@@ -44,14 +44,15 @@ pub struct Outcome {
 }
 
 impl Session {
-    pub(crate) fn connect(config: postgres::Config) -> Session {
+    /// A session as `config` says; [`crate::Cluster::config`] makes one.
+    pub fn connect(config: postgres::Config) -> Session {
         match Session::try_connect(config) {
             Ok(session) => session,
             Err(e) => panic!("cannot connect: {e}"),
         }
     }
 
-    fn try_connect(mut config: postgres::Config) -> Result<Session, Error> {
+    pub(crate) fn try_connect(mut config: postgres::Config) -> Result<Session, Error> {
         let notices = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&notices);
         config.notice_callback(move |notice: DbError| {

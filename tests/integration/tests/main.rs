@@ -10,5 +10,6 @@ mod dump;
 mod errors;
 mod failures;
 mod harness;
+mod isolation;
 mod privileges;
 mod sessions;

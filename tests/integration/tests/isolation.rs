@@ -1,0 +1,911 @@
+//! Isolation: who may do what, in one table; and that no name, no object in a search path, no trigger and no setting
+//! gives anybody a right or an answer that isn't theirs.
+
+use std::time::Duration;
+
+use ntt_mime_integration::cluster::SUPERUSER;
+use ntt_mime_integration::session::describe;
+use ntt_mime_integration::{
+    Cluster, Session, Store, TestDb, assert_error, errors, inode, wait_for,
+};
+
+/// The columns of [`WHO_MAY_DO_WHAT`], in their order.
+const ROLES: [&str; 9] = [
+    "nobody",
+    "reader",
+    "monitor",
+    "executor",
+    "runner",
+    "set_role",
+    "authorized",
+    "owner",
+    "superuser",
+];
+
+/// What each role gets: `ok`, a SQLSTATE, or how many rows a run fills; `-` stands for 42501. The roles: `nobody` may
+/// just log in; `reader` and `monitor` are members of pg_read_server_files and pg_monitor; `executor` may execute the
+/// procedure and the function that cancels, `runner` may also update `mime_type` of the targets, and nothing else.
+/// `set_role` is a role like `runner` that can't log in, taken on by a member of it who has no rights of its own;
+/// `authorized` is the same role taken on by a superuser with SET SESSION AUTHORIZATION. `owner` owns the targets.
+const WHO_MAY_DO_WHAT: &str = "
+                                            nobody reader monitor executor runner set_role authorized owner superuser
+SELECT ntt_detect_mime('{blob}')              | -     ok     -       -       -       -        -         -      ok
+SELECT ntt_detect_mime('x'::bytea)            | -     ok     -       -       -       -        -         -      ok
+SELECT ntt_inspect_blob('{blob}')             | -     ok     -       -       -       -        -         -      ok
+SELECT ntt_mime_version()                     | -     ok     -       -       -       -        -         -      ok
+SELECT ntt_cancel_backfill(0)                 | -     -      -       ok      ok      ok       ok        ok     ok
+SELECT ntt_cancel_backfill({run_of_dba})      | -     -      -       -       -       -        -         -      ok
+
+TABLE ntt_mime.run                            | -     -      ok      -       -       -        -         -      ok
+TABLE ntt_mime.failure                        | -     -      -       -       -       -        -         -      ok
+TABLE ntt_mime.progress                       | -     -      ok      -       -       -        -         -      ok
+{insert_run}                                  | -     -      -       -       -       -        -         -      ok
+{insert_failure}                              | -     -      -       -       -       -        -         -      ok
+UPDATE ntt_mime.run SET error = 'x'           | -     -      -       -       -       -        -         -      ok
+UPDATE ntt_mime.failure SET attempts = 0      | -     -      -       -       -       -        -         -      ok
+DELETE FROM ntt_mime.run                      | -     -      -       -       -       -        -         -      ok
+DELETE FROM ntt_mime.failure                  | -     -      -       -       -       -        -         -      ok
+TRUNCATE ntt_mime.run, ntt_mime.failure       | -     -      -       -       -       -        -         -      ok
+DELETE FROM ntt_mime.progress                 | -     -      55000   -       -       -        -         -      55000
+SELECT nextval('ntt_mime.run_run_id_seq')     | -     -      -       -       -       -        -         -      ok
+LOCK TABLE ntt_mime.run                       | -     -      -       -       -       -        -         -      ok
+CREATE TABLE ntt_mime.mine (x int)            | -     -      -       -       -       -        -         -      ok
+DROP TABLE ntt_mime.failure                   | -     -      -       -       -       -        -         -      2BP01
+
+SET ntt_mime.blob_root = '/tmp'               | -     -      -       -       -       -        -         -      ok
+SET ntt_mime.head_bytes = '1MB'               | -     -      -       -       -       -        -         -      ok
+SET ntt_mime.cache_size = '1GB'               | -     -      -       -       -       -        -         -      ok
+SET ntt_mime.prefilter = off                  | -     -      -       -       -       -        -         -      ok
+SET ntt_mime.run_history = 0                  | -     -      -       -       -       -        -         -      ok
+SET ntt_mime.target = 'x'                     | ok    ok     ok      ok      ok      ok       ok        ok     ok
+SET ntt_mime.workers = 3                      | ok    ok     ok      ok      ok      ok       ok        ok     ok
+SET ntt_mime.lock_timeout = '2s'              | ok    ok     ok      ok      ok      ok       ok        ok     ok
+SET ntt_mime.retry_failures_after = '1h'      | ok    ok     ok      ok      ok      ok       ok        ok     ok
+SET ntt_mime.batch_delay = '1s'               | ok    ok     ok      ok      ok      ok       ok        ok     ok
+SET ntt_mime.no_such_setting = 1              | 42602 42602  42602   42602   42602   42602    42602     42602  42602
+ALTER ROLE {self} SET ntt_mime.blob_root = '' | -     -      -       -       -       -        -         -      ok
+ALTER ROLE {self} SET ntt_mime.run_history = 0| -     -      -       -       -       -        -         -      ok
+ALTER ROLE {self} SET ntt_mime.workers = 3    | ok    ok     ok      ok      ok      ok       ok        ok     ok
+
+CALL plain                                    | -     -      -       -       12      12       12        12     12
+CALL plain, dry_run => true                   | -     -      -       -       0       0        0         0      0
+CALL parted                                   | -     -      -       -       12      12       12        12     12
+CALL parted, dry_run => true                  | -     -      -       -       0       0        0         0      0
+CALL plain_secured                            | -     -      -       -       6       6        6         12     12
+CALL plain_forced                             | -     -      -       -       6       6        6         6      12
+CALL parted_secured                           | -     -      -       -       0A000   0A000    0A000     12     12
+CALL parted_forced                            | -     -      -       -       0A000   0A000    0A000     0A000  12
+CALL others                                   | -     -      -       -       -       -        -         -      12
+";
+
+/// The targets of that table, all but `others` the owner's: 12 rows each, every other one of which a policy shows.
+fn make_targets(s: &mut Session, owner: &str, runners: &str) {
+    for (name, security) in [
+        ("plain", ""),
+        ("plain_secured", "ENABLE ROW LEVEL SECURITY"),
+        (
+            "plain_forced",
+            "ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        ),
+        ("parted", ""),
+        ("parted_secured", "ENABLE ROW LEVEL SECURITY"),
+        (
+            "parted_forced",
+            "ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        ),
+        ("others", ""),
+    ] {
+        let partitioned = name.starts_with("parted");
+        let by = if partitioned {
+            "PARTITION BY LIST (n)"
+        } else {
+            ""
+        };
+        s.exec(&format!(
+            "CREATE TABLE {name} (n int, blobid text, mime_type text) {by}"
+        ));
+        if partitioned {
+            s.exec(&format!(
+                "CREATE TABLE {name}_1 PARTITION OF {name} FOR VALUES IN (1);
+                 CREATE TABLE {name}_2 PARTITION OF {name} DEFAULT"
+            ));
+        }
+        s.exec(&format!("INSERT INTO {name} SELECT n, blobid FROM source"));
+        if !security.is_empty() {
+            s.exec(&format!(
+                "CREATE POLICY odd ON {name} USING (n % 2 = 1); ALTER TABLE {name} {security}"
+            ));
+        }
+        if name != "others" {
+            s.exec(&format!(
+                "ALTER TABLE {name} OWNER TO {owner}; GRANT UPDATE (mime_type) ON {name} TO {runners}"
+            ));
+        }
+    }
+}
+
+#[test]
+fn who_may_do_what() {
+    let db = TestDb::new("who");
+    let store = Store::new();
+    db.use_store(&store);
+    // A setting is only known as ours once the library is there.
+    db.connect().exec(&format!(
+        "ALTER DATABASE {} SET session_preload_libraries = 'ntt_mime'",
+        db.name
+    ));
+    let mut s = db.connect();
+    let blobids = store.put_synthetic(12);
+    inode::load_source(&mut s, &blobids);
+    let role = |name: &str, options: &str| db.role(name, options);
+    let nobody = role("nobody", "LOGIN");
+    let reader = role("reader", "LOGIN IN ROLE pg_read_server_files");
+    let monitor = role("monitor", "LOGIN IN ROLE pg_monitor");
+    let executor = role("executor", "LOGIN");
+    let runner = role("runner", "LOGIN");
+    let group = role("group", "NOLOGIN");
+    let member = role("member", &format!("LOGIN NOINHERIT IN ROLE {group}"));
+    let owner = role("owner", "LOGIN");
+    s.exec(&format!(
+        "GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {executor}, {runner}, {group}, {owner};
+         GRANT EXECUTE ON FUNCTION ntt_cancel_backfill TO {executor}, {runner}, {group}, {owner}"
+    ));
+    make_targets(&mut s, &owner, &format!("{runner}, {group}"));
+    let run_of_dba = s.backfill("target => 'plain'").run_id;
+
+    let session = |column: &str| match column {
+        "nobody" => (db.connect_as(&nobody), nobody.clone()),
+        "reader" => (db.connect_as(&reader), reader.clone()),
+        "monitor" => (db.connect_as(&monitor), monitor.clone()),
+        "executor" => (db.connect_as(&executor), executor.clone()),
+        "runner" => (db.connect_as(&runner), runner.clone()),
+        "owner" => (db.connect_as(&owner), owner.clone()),
+        "set_role" => {
+            let mut s = db.connect_as(&member);
+            s.exec(&format!("SET ROLE {group}"));
+            (s, group.clone())
+        }
+        "authorized" => {
+            let mut s = db.connect();
+            s.exec(&format!("SET SESSION AUTHORIZATION {group}"));
+            (s, group.clone())
+        }
+        _ => (db.connect(), SUPERUSER.to_owned()),
+    };
+    let mut sessions: Vec<(Session, String)> = ROLES.iter().map(|role| session(role)).collect();
+
+    let mut lines = WHO_MAY_DO_WHAT.lines().filter(|l| !l.trim().is_empty());
+    let heading: Vec<&str> = lines
+        .next()
+        .expect("a heading")
+        .split_whitespace()
+        .collect();
+    assert_eq!(heading, ROLES);
+    let mut wrong = Vec::new();
+    let mut looked_at = 0;
+    for line in lines {
+        let (action, expected) = line.split_once('|').expect("action | results");
+        let expected: Vec<&str> = expected.split_whitespace().collect();
+        assert_eq!(expected.len(), ROLES.len(), "{line}");
+        for ((column, (session, name)), expected) in ROLES.iter().zip(&mut sessions).zip(expected) {
+            let expected = if expected == "-" { "42501" } else { expected };
+            let action = action
+                .trim()
+                .replace("{self}", name)
+                .replace("{blob}", &blobids[0])
+                .replace("{run_of_dba}", &run_of_dba.to_string())
+                .replace("{insert_run}", INSERT_RUN)
+                .replace("{insert_failure}", INSERT_FAILURE);
+            let got = attempt(&mut s, session, &action);
+            looked_at += 1;
+            if got.split(' ').next() != Some(expected) {
+                wrong.push(format!("{action} as {column}: {got}, not {expected}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(
+        looked_at > 350,
+        "only {looked_at} cells of the table were read"
+    );
+}
+
+const INSERT_RUN: &str =
+    "INSERT INTO ntt_mime.run (target, status, pid, role_name, options, workers, libmagic)
+                          VALUES ('x', 'succeeded', 1, 'x', '{}', 1, 'x')";
+const INSERT_FAILURE: &str =
+    "INSERT INTO ntt_mime.failure (blobid, reason, first_run_id, last_run_id)
+                              VALUES ('x', 'missing', 1, 1)";
+
+/// Tries a line of the table and undoes it: `ok`, a number of rows, or a SQLSTATE with its words.
+fn attempt(dba: &mut Session, session: &mut Session, action: &str) -> String {
+    let failed = |e: postgres::Error| {
+        let code = e
+            .code()
+            .map_or("no code".to_owned(), |c| c.code().to_owned());
+        format!("{code} ({})", describe(&e))
+    };
+    match action.strip_prefix("CALL ") {
+        None => {
+            let tried = session.batch_execute(&format!("BEGIN; {action}"));
+            session.exec("ROLLBACK");
+            tried.map_or_else(failed, |()| "ok".to_owned())
+        }
+        Some(target) => {
+            let (target, rest) = target.split_once(',').unwrap_or((target, ""));
+            dba.exec(&format!(
+                "UPDATE {target} SET mime_type = NULL WHERE mime_type IS NOT NULL"
+            ));
+            let rest = if rest.is_empty() {
+                "retry_failed => false"
+            } else {
+                rest
+            };
+            let called = session.call(&format!("target => '{target}', {rest}"));
+            let filled = dba.count(&format!("SELECT count(mime_type) FROM {target}"));
+            match called {
+                Ok(outcome) if outcome.rows_updated == filled => filled.to_string(),
+                Ok(outcome) => format!("{filled} rows, and {outcome:?}"),
+                Err(e) if filled == 0 => failed(e),
+                Err(e) => format!("{filled} rows in spite of {}", failed(e)),
+            }
+        }
+    }
+}
+
+/// Fills the schema `evil` with namesakes of what our statements use of pg_catalog, and of our own tables. Each note in
+/// `public.seen` under which rights it was executed, and answers as the original does.
+///
+/// The operators are there for all pairs of common types, those included that pg_catalog has no operator of exactly
+/// these types for: such a one is preferred to pg_catalog's even behind it in the path.
+const PLANT: &str = r#"
+    CREATE TABLE IF NOT EXISTS public.seen (who name, what text);
+    GRANT INSERT ON public.seen TO PUBLIC;
+    GRANT USAGE ON SCHEMA evil TO PUBLIC;
+    CREATE FUNCTION evil.note(what pg_catalog.text) RETURNS pg_catalog.bool LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO public.seen VALUES (current_user, what);
+            RAISE WARNING 'planted: %, as %', what, current_user;  -- which outlives a rollback
+            RETURN true;
+        END $$;
+    DO $plant$
+    DECLARE
+        f record; l regtype; r regtype; op text; result regtype; n int := 0; call text;
+        types regtype[] := '{int2, int4, int8, float8, numeric, text, name, oid, timestamptz, interval, tid, "char", bool}';
+    BEGIN
+        FOREACH l IN ARRAY types LOOP FOREACH r IN ARRAY types LOOP
+            FOREACH op IN ARRAY '{=, <>, <, >, <=, >=, +, -, *, /, &, ||}'::text[] LOOP
+                BEGIN
+                    EXECUTE format('SELECT pg_typeof(NULL::%s OPERATOR(pg_catalog.%s) NULL::%s)', l, op, r) INTO result;
+                EXCEPTION WHEN undefined_function OR ambiguous_function THEN CONTINUE;
+                END;
+                n := n + 1;
+                EXECUTE format('CREATE FUNCTION evil.op_%s(l %s, r %s) RETURNS %s LANGUAGE plpgsql AS
+                    $$BEGIN PERFORM evil.note(%L); RETURN l OPERATOR(pg_catalog.%s) r; END$$',
+                    n, l, r, result, format('%s %s %s', l, op, r), op);
+                EXECUTE format('CREATE OPERATOR evil.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = evil.op_%s)', op, l, r, n);
+            END LOOP;
+        END LOOP; END LOOP;
+        FOR f IN SELECT p.oid::regprocedure AS signature, proname, proretset, pg_get_function_result(p.oid) AS result,
+                        pg_get_function_identity_arguments(p.oid) AS arguments,
+                        (SELECT string_agg('$' || i, ', ') FROM generate_series(1, pronargs) i) AS passed
+                   FROM pg_proc p
+                  WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'f' AND provariadic = 0
+                    AND proname IN ('unnest', 'now', 'clock_timestamp', 'format_type', 'has_column_privilege',
+                        'row_security_active', 'to_regclass', 'current_database', 'round', 'jsonb_populate_record',
+                        'pg_get_partition_constraintdef', 'int8', 'int4', 'oid', 'timezone', 'make_interval', 'length')
+        LOOP
+            call := format('pg_catalog.%I(%s)', f.proname, f.passed);
+            EXECUTE format('CREATE FUNCTION evil.%I(%s) RETURNS %s LANGUAGE plpgsql AS $$BEGIN PERFORM evil.note(%L); %s END$$',
+                f.proname, f.arguments, f.result, f.signature::text,
+                CASE WHEN f.proretset THEN 'RETURN QUERY SELECT ' || call ELSE 'RETURN ' || call END || ';');
+        END LOOP;
+        FOREACH op IN ARRAY '{text, oid, jsonb, numeric, bool, int4, int8, float8, timestamptz}'::text[] LOOP
+            EXECUTE format('CREATE DOMAIN evil.%I AS pg_catalog.%I CHECK (evil.note(%L))', op, op, 'type ' || op);
+        END LOOP;
+        FOREACH op IN ARRAY '{pg_class, pg_namespace, pg_inherits, pg_locks, pg_database, pg_roles}'::text[] LOOP
+            EXECUTE format('CREATE VIEW evil.%I AS SELECT * FROM pg_catalog.%I WHERE evil.note(%L)', op, op, op);
+        END LOOP;
+        EXECUTE 'CREATE FUNCTION evil.format(text, name, name) RETURNS text LANGUAGE plpgsql AS
+            $$BEGIN PERFORM evil.note(''format''); RETURN pg_catalog.format($1, $2, $3); END$$';
+        EXECUTE 'CREATE TABLE evil.run AS TABLE ntt_mime.run WITH NO DATA';
+        EXECUTE 'CREATE TABLE evil.failure AS TABLE ntt_mime.failure WITH NO DATA';
+        EXECUTE 'GRANT ALL ON ALL TABLES IN SCHEMA evil TO PUBLIC';
+    END $plant$"#;
+
+/// What was executed of it, and as whom.
+fn seen(s: &mut Session) -> Vec<String> {
+    s.table("SELECT DISTINCT who, what FROM public.seen ORDER BY 1, 2")
+}
+
+/// A database whose extension belongs to a superuser who does nothing else; two targets without triggers of their own;
+/// a role that may run a backfill of them.
+struct Guarded {
+    db: TestDb<'static>,
+    _store: Store,
+    s: Session,
+    blobids: Vec<String>,
+    runner: String,
+}
+
+fn guarded(name: &str) -> Guarded {
+    let db = TestDb::empty(Cluster::shared(), name);
+    let extension_owner = db.role("extension_owner", "LOGIN SUPERUSER");
+    db.connect_as(&extension_owner)
+        .exec("CREATE EXTENSION ntt_mime");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    let blobids = store.put_synthetic(60);
+    inode::load_source(&mut s, &blobids);
+    inode::multilevel(&mut s, 2, 2);
+    inode::fill(&mut s, 2, 2);
+    inode::plain(&mut s, &blobids);
+    let runner = db.role("runner", "LOGIN");
+    s.exec(&format!(
+        "ALTER DATABASE {} SET ntt_mime.workers = 2;
+         GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner};
+         GRANT EXECUTE ON FUNCTION ntt_cancel_backfill TO {runner};
+         GRANT UPDATE ON inode, blob TO {runner};
+         GRANT pg_read_server_files, pg_monitor TO {runner}",
+        db.name
+    ));
+    Guarded {
+        db,
+        _store: store,
+        s,
+        blobids,
+        runner,
+    }
+}
+
+/// Everything that a role may do with the extension, while a run of its own goes on, and a run from start to end.
+fn do_everything(g: &mut Guarded, session: &mut Session) {
+    let s = &mut g.s;
+    s.exec("UPDATE blob SET mime_type = NULL; UPDATE inode SET mime_type = NULL WHERE blobid IS NOT NULL");
+    let mut first = g.db.connect_as(&g.runner);
+    first.exec("SET ntt_mime.batch_delay = '60s'");
+    let first = first.call_in_background("1, target => 'blob'");
+    let run_id = wait_for(Duration::from_secs(20), "the first run", || {
+        s.query_opt("SELECT run_id FROM ntt_mime.progress", &[])
+            .expect("reads")
+            .map(|row| row.get::<_, i64>(0))
+    });
+    assert_eq!(session.table("TABLE ntt_mime.progress").len(), 1);
+    assert!(!session.table("TABLE ntt_mime.run").is_empty());
+    session.exec(&format!(
+        "SELECT ntt_detect_mime('{0}'), ntt_detect_mime('x'::bytea);
+         SELECT ntt_inspect_blob('{0}'), ntt_mime_version()",
+        g.blobids[0]
+    ));
+    session.exec(&format!("SELECT ntt_cancel_backfill({run_id})"));
+    first.succeed();
+    let outcome = session.backfill("20, target => 'public.inode'");
+    assert!(outcome.rows_updated > 0);
+    session.backfill("20, target => 'public.blob', dry_run => true");
+    session.exec("SET ntt_mime.target = 'public.blob'");
+    session.backfill("20");
+    assert_eq!(inode::pending(s, "blob") + inode::pending(s, "inode"), 0);
+}
+
+#[test]
+fn objects_planted_in_a_search_path_are_not_executed() {
+    let mut g = guarded("planted");
+    g.s.exec("CREATE SCHEMA evil");
+    g.s.exec(PLANT);
+    g.s.backfill("20, target => 'blob'");
+    // They work: whoever has them in the path executes them.
+    g.s.exec("SET search_path = evil, pg_catalog, public; SELECT 1 + 1; SELECT now(); SELECT 'x'::text; TABLE pg_locks");
+    g.s.exec("RESET search_path");
+    assert!(seen(&mut g.s).len() >= 4, "{:?}", seen(&mut g.s));
+    g.s.exec("TRUNCATE seen");
+    for role in [g.runner.clone(), SUPERUSER.to_owned()] {
+        for path in ["evil, pg_catalog, public", "evil, public"] {
+            let mut session = g.db.connect_as(&role);
+            session.exec(&format!("SET search_path = {path}"));
+            do_everything(&mut g, &mut session);
+            assert_eq!(seen(&mut g.s), Vec::<String>::new(), "{path}, {role}");
+        }
+    }
+    assert_eq!(
+        g.s.count("SELECT (SELECT count(*) FROM evil.run) + (SELECT count(*) FROM evil.failure)"),
+        0,
+        "rows in tables with the names of ours"
+    );
+}
+
+#[test]
+fn a_refusal_executes_nothing_with_more_rights_than_the_callers() {
+    let mut g = guarded("planted_refusal");
+    g.s.exec("CREATE SCHEMA evil");
+    g.s.exec(PLANT);
+    let mut first = g.db.connect();
+    first.exec("SET ntt_mime.batch_delay = '60s'");
+    let first = first.call_in_background("1, target => 'blob'");
+    wait_for(Duration::from_secs(20), "the first run", || {
+        g.s.query_opt("SELECT 1 FROM ntt_mime.progress", &[])
+            .expect("reads")
+    });
+    let mut session = g.db.connect_as(&g.runner);
+    session.exec("SET search_path = evil, pg_catalog, public");
+    let refused = assert_error(session.call("target => 'public.blob'"), "55006", "blob");
+    assert!(errors::words(&refused).contains(&first.pid.to_string()));
+    first.cancel();
+    let _ = first.finish();
+    // What the path names first may be executed, but only as the one whose path it is.
+    let others: Vec<String> = session
+        .take_warnings()
+        .into_iter()
+        .filter(|w| !w.ends_with(&format!("as {}", g.runner)))
+        .collect();
+    assert_eq!(others, Vec::<String>::new());
+}
+
+#[test]
+fn temporary_tables_are_not_taken_for_ours() {
+    let mut g = guarded("temporary");
+    let runner = g.runner.clone();
+    for role in [runner.as_str(), SUPERUSER] {
+        let mut session = g.db.connect_as(role);
+        session.exec(
+            "CREATE TEMPORARY TABLE run (run_id bigint); CREATE TEMPORARY TABLE failure (blobid text);
+             CREATE TEMPORARY TABLE progress (x int); CREATE TEMPORARY TABLE inode_m0 (blobid text, mime_type text);
+             CREATE TEMPORARY TABLE pg_class (x int); CREATE TEMPORARY TABLE pg_inherits (x int);
+             CREATE TEMPORARY TABLE pg_locks (x int); CREATE TEMPORARY TABLE pg_database (x int);
+             SET search_path = pg_temp, public",
+        );
+        do_everything(&mut g, &mut session);
+        // The target's own name leads to the temporary table, which is no target; to the right one with its schema.
+        session.exec("CREATE TEMPORARY TABLE blob (blobid text, mime_type text); SET ntt_mime.target = 'blob'");
+        assert_error(session.call(""), "42809", "temporary");
+        assert_error(session.call("target => 'blob'"), "42809", "temporary");
+        assert_eq!(session.backfill("target => 'public.blob'").rows_updated, 0);
+    }
+}
+
+/// A trigger function that tries `attempts`, each by itself, and notes in `public.tried` what came of it: the caller's
+/// names of before, those of after, or the SQLSTATE.
+fn trying_trigger(attempts: &[&str]) -> String {
+    let tries: String = attempts
+        .iter()
+        .map(|sql| {
+            format!(
+                "BEGIN
+                     {sql};
+                     INSERT INTO public.tried VALUES ({0}, 'ok', current_user, session_user);
+                 EXCEPTION WHEN OTHERS THEN
+                     INSERT INTO public.tried VALUES ({0}, SQLSTATE, current_user, session_user);
+                 END;\n",
+                quoted(sql)
+            )
+        })
+        .collect();
+    format!(
+        "CREATE TABLE tried (attempt text, result text, who name, session name);
+         GRANT INSERT ON tried TO PUBLIC;
+         CREATE FUNCTION try() RETURNS trigger LANGUAGE plpgsql AS $try$ BEGIN {tries} RETURN NULL; END $try$;
+         CREATE TRIGGER try AFTER UPDATE ON blob FOR EACH STATEMENT EXECUTE FUNCTION try()"
+    )
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[test]
+fn a_trigger_gains_nothing_from_a_worker() {
+    let db = TestDb::new("trigger_rights");
+    let (store, other) = (Store::new(), Store::new());
+    db.use_store(&store);
+    let mut s = db.connect();
+    let blobids = store.put_synthetic(40);
+    for blobid in &blobids {
+        other.put_as(blobid, b"GIF89a\x01\0\x01\0\0\0\0;");
+    }
+    inode::plain(&mut s, &blobids);
+    inode::remember(&mut s, "blob");
+    let runner = db.role("runner", "LOGIN");
+    let root = format!("SET ntt_mime.blob_root = '{}'", other.root_str());
+    let attempts = [
+        "SET ROLE postgres",
+        "SET SESSION AUTHORIZATION postgres",
+        "RESET ROLE",
+        "RESET SESSION AUTHORIZATION",
+        "ALTER TABLE ntt_mime.run OWNER TO CURRENT_USER",
+        "DELETE FROM ntt_mime.run",
+        "INSERT INTO ntt_mime.failure VALUES ('x', 'missing', NULL, 1, 1, 1)",
+        "UPDATE public.source SET n = 0",
+        &root,
+        "SET ntt_mime.head_bytes = 512",
+        "SET ntt_mime.prefilter = off",
+        // What anybody may set, and what a run must bear.
+        "SET search_path = pg_temp",
+        "SET ntt_mime.target = 'x'",
+        "SET ntt_mime.batch_delay = 0",
+        "SET row_security = off",
+        "SET client_encoding = 'LATIN1'",
+        "SET default_transaction_read_only = off",
+        "CREATE TEMPORARY TABLE IF NOT EXISTS blob (blobid text, mime_type text)",
+        "COMMIT",
+    ];
+    s.exec(&trying_trigger(&attempts));
+    s.exec(&format!(
+        "GRANT UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+    ));
+    let outcome = db.connect_as(&runner).backfill("10, target => 'blob'");
+    assert_eq!(outcome.rows_updated, 40);
+    inode::check_filled(&mut s, "blob");
+    let results = |s: &mut Session| {
+        s.table("SELECT DISTINCT attempt, result FROM tried WHERE result <> 'ok' ORDER BY attempt")
+    };
+    let mut refused: Vec<String> = attempts[4..8]
+        .iter()
+        .chain(&attempts[..2])
+        .chain(&attempts[8..11])
+        .map(|attempt| format!("{attempt}|42501"))
+        .collect();
+    refused.push("COMMIT|2D000".to_owned());
+    refused.sort();
+    let mut got = results(&mut s);
+    got.sort();
+    assert_eq!(got, refused);
+    assert_eq!(
+        s.table("SELECT DISTINCT who, session FROM tried"),
+        [format!("{runner}|{runner}")]
+    );
+
+    // A role taken on by SET ROLE: the trigger may give it back, as it may in the caller's own session, and gets the
+    // caller, who can't update the target. The run goes on with the rights that it had when it began.
+    let group = db.role("group", "NOLOGIN");
+    let member = db.role("member", &format!("LOGIN NOINHERIT IN ROLE {group}"));
+    s.exec(&format!(
+        "ALTER TABLE blob DISABLE TRIGGER try; UPDATE blob SET mime_type = NULL; ALTER TABLE blob ENABLE TRIGGER try;
+         TRUNCATE tried;
+         GRANT UPDATE ON blob TO {group}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {group}"
+    ));
+    inode::remember(&mut s, "blob");
+    let mut session = db.connect_as(&member);
+    session.exec(&format!("SET ROLE {group}"));
+    assert_eq!(
+        session
+            .backfill("10, target => 'blob', workers => 1")
+            .rows_updated,
+        40
+    );
+    inode::check_filled(&mut s, "blob");
+    let mut got = results(&mut s);
+    got.sort();
+    assert_eq!(got, refused);
+    assert_eq!(
+        s.table("SELECT DISTINCT who, session FROM tried ORDER BY 1"),
+        [format!("{group}|{member}"), format!("{member}|{member}")]
+    );
+    assert_eq!(
+        session.column("SELECT current_user"),
+        std::slice::from_ref(&group),
+        "the caller's own session is untouched"
+    );
+}
+
+/// Names that lead astray whoever pastes them into a statement; `y` is a table that must not go.
+fn hostile_names() -> Vec<String> {
+    let mut names: Vec<String> = [
+        "x; DROP TABLE y; --",
+        "\"",
+        "\"\"; DROP TABLE y; --",
+        "'; DROP TABLE y; --",
+        "a.b",
+        ".",
+        " ",
+        " blank before and after ",
+        "back\\slash\\",
+        "new\nline",
+        "tab\tand\rreturn",
+        "%s%I%L$1{}",
+        "$$",
+        "select",
+        "UPPER",
+        "/* comment",
+        "Größe 文件 🗀 \u{202e}txt",
+        "e\u{301}",
+    ]
+    .map(str::to_owned)
+    .into();
+    // 63 bytes are as long as a name can be.
+    names.push("n".repeat(63));
+    names.push("é".repeat(31) + "x");
+    names.push("文".repeat(21));
+    names.push("\"".repeat(63));
+    names
+}
+
+#[test]
+fn hostile_names_of_schema_table_and_leaf() {
+    let db = TestDb::new("hostile_names");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::load_source(&mut s, &store.put_synthetic(6));
+    s.exec("CREATE TABLE y AS SELECT 1 AS x; SET ntt_mime.workers = 1");
+    let runner = db.role("runner", "LOGIN");
+    s.exec(&format!(
+        "GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+    ));
+    let mut runner_session = db.connect_as(&runner);
+    for name in hostile_names() {
+        let ident = format!("\"{}\"", name.replace('"', "\"\""));
+        // The leaf lies in public, with a name that differs from its parent's schema only.
+        let target = format!("{ident}.{ident}");
+        s.exec(&format!(
+            "CREATE SCHEMA {ident};
+             CREATE TABLE {target} (number int, blobid text, mime_type text) PARTITION BY LIST (number);
+             CREATE TABLE public.{ident} PARTITION OF {target} DEFAULT;
+             INSERT INTO {target} SELECT n, blobid FROM source;
+             GRANT USAGE ON SCHEMA {ident} TO {runner}; GRANT UPDATE ON {target} TO {runner}"
+        ));
+        inode::remember(&mut s, &target);
+        // One by its argument, the other by its setting, whoever they are.
+        let by_argument = s.backfill(&format!(
+            "3, max_blobs => 3, target => {}::regclass",
+            quoted(&target)
+        ));
+        assert_eq!(by_argument.rows_updated, 3, "{name:?}");
+        runner_session.exec(&format!("SET ntt_mime.target = {}", quoted(&target)));
+        let by_setting = runner_session.backfill("3");
+        assert_eq!(by_setting.rows_updated, 3, "{name:?}");
+        inode::check_filled(&mut s, &target);
+
+        let shown: String = s.value(&format!(
+            "SELECT target FROM ntt_mime.run WHERE run_id = {}",
+            by_setting.run_id
+        ));
+        let oids = s.table(&format!(
+            "SELECT {}::regclass::oid = {}::regclass::oid",
+            quoted(&shown),
+            quoted(&target)
+        ));
+        assert_eq!(oids, ["t"], "{name:?} is shown as {shown:?}");
+        s.exec(&format!("DROP SCHEMA {ident} CASCADE"));
+    }
+    assert_eq!(s.column("TABLE y"), ["1"]);
+    // What isn't quoted is no name of such a table.
+    s.exec("SET ntt_mime.target = 'x; DROP TABLE y; --'");
+    assert!(s.call("").is_err());
+    assert_eq!(s.column("TABLE y"), ["1"]);
+}
+
+#[test]
+fn settings_in_a_connection_string_are_checked_like_others() {
+    let db = TestDb::new("options");
+    let (store, other) = (Store::new(), Store::new());
+    db.use_store(&store);
+    let mut s = db.connect();
+    let blobids = store.put_synthetic(10);
+    inode::plain(&mut s, &blobids);
+    inode::remember(&mut s, "blob");
+    let runner = db.role("runner", "LOGIN IN ROLE pg_read_server_files");
+    s.exec(&format!(
+        "GRANT UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+    ));
+    for blobid in &blobids {
+        other.put_as(blobid, b"GIF89a\x01\0\x01\0\0\0\0;");
+    }
+    let connect = |role: &str, options: &str| {
+        let mut config = db.cluster.config(&db.name, role);
+        config.options(options);
+        Session::connect(config)
+    };
+    let smuggled = format!("-c ntt_mime.blob_root={}", other.root_str());
+    let detect = format!("SELECT ntt_detect_mime('{}')", blobids[0]);
+    for preloaded in [false, true] {
+        if preloaded {
+            s.exec(&format!(
+                "ALTER DATABASE {} SET session_preload_libraries = 'ntt_mime'",
+                db.name
+            ));
+        }
+        // PostgreSQL refuses it when the library is loaded, and then falls back on the default.
+        let mut runner_session = connect(&runner, &smuggled);
+        assert_ne!(
+            runner_session.column(&detect),
+            ["image/gif"],
+            "preloaded: {preloaded}"
+        );
+        assert_ne!(
+            runner_session.column("SHOW ntt_mime.blob_root"),
+            [other.root_str()]
+        );
+        let _ = runner_session.call("target => 'blob'");
+        inode::check_partly_filled(&mut s, "blob");
+        s.exec("UPDATE blob SET mime_type = NULL");
+        inode::remember(&mut s, "blob");
+
+        let options = "-c ntt_mime.target=blob -c ntt_mime.workers=1 -c ntt_mime.run_history=0 -c ntt_mime.head_bytes=512";
+        let outcome = connect(&runner, options).backfill("");
+        assert_eq!(outcome.rows_updated, 10);
+        inode::check_filled(&mut s, "blob");
+        assert_eq!(
+            s.table(&format!(
+                "SELECT options ->> 'head_bytes', workers FROM ntt_mime.run WHERE run_id = {}",
+                outcome.run_id
+            )),
+            ["16384|1"]
+        );
+        s.exec("UPDATE blob SET mime_type = NULL");
+        inode::remember(&mut s, "blob");
+    }
+    assert!(
+        s.count("SELECT count(*) FROM ntt_mime.run") >= 2,
+        "the history is the superuser's"
+    );
+    // A superuser may.
+    assert_eq!(connect(SUPERUSER, &smuggled).column(&detect), ["image/gif"]);
+}
+
+#[test]
+fn a_caller_whom_workers_cannot_follow_is_told() {
+    let db = TestDb::new("cannot_follow");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::plain(&mut s, &store.put_synthetic(10));
+    let runner = db.role("runner", "LOGIN CONNECTION LIMIT 1");
+    s.exec(&format!(
+        "GRANT UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+    ));
+    // One connection is the caller's; workers need none of them, or say so.
+    let mut session = db.connect_as(&runner);
+    session.exec("SET ntt_mime.target = 'blob'");
+    let finish = |session: Session| {
+        let (session, result) = session.call_in_background("").finish();
+        let told = match &result {
+            Ok(outcome) => outcome.rows_updated.to_string(),
+            Err(e) => describe(e),
+        };
+        (session, told)
+    };
+    let (session, told) = finish(session);
+    assert!(
+        told == "10" || told.contains("53400") || told.contains("53300"),
+        "{told}"
+    );
+
+    // A role that has lost the right to log in, in a session that it began before: workers log in anew up to
+    // PostgreSQL 16.
+    s.exec(&format!(
+        "UPDATE blob SET mime_type = NULL; ALTER ROLE {runner} NOLOGIN CONNECTION LIMIT -1"
+    ));
+    let (session, told) = finish(session);
+    let plain = told == "10";
+    assert!(
+        plain || told.contains("53400") && told.contains("log"),
+        "{told}"
+    );
+    if !plain {
+        assert_eq!(inode::pending(&mut s, "blob"), 10);
+        assert_eq!(
+            s.column("SELECT status FROM ntt_mime.run ORDER BY run_id DESC LIMIT 1"),
+            ["failed"]
+        );
+    }
+    assert_eq!(s.count("SELECT count(*) FROM ntt_mime.progress"), 0);
+
+    // And one that may not connect to this database any more.
+    s.exec(&format!(
+        "UPDATE blob SET mime_type = NULL; ALTER ROLE {runner} LOGIN;
+         REVOKE CONNECT ON DATABASE {} FROM PUBLIC",
+        db.name
+    ));
+    let (_session, told) = finish(session);
+    assert!(
+        told == "10" || told.contains("53400") && told.contains("log"),
+        "{told}"
+    );
+    db.wait_for_no_workers(Duration::from_secs(5));
+    assert_eq!(s.count("SELECT count(*) FROM ntt_mime.progress"), 0);
+}
+
+#[test]
+fn settings_of_other_libraries_reach_the_workers_or_do_no_harm() {
+    let db = TestDb::new("other_settings");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::plain(&mut s, &store.put_synthetic(20));
+    inode::remember(&mut s, "blob");
+    s.exec(
+        "CREATE TABLE told (setting text);
+         CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO public.told VALUES (current_setting(''archive.loader'')); RETURN NULL; END';
+         CREATE TRIGGER tell AFTER UPDATE ON blob FOR EACH STATEMENT EXECUTE FUNCTION tell()",
+    );
+    let mut caller = db.connect();
+    // A library that the workers haven't loaded, a setting that is nobody's, and what a session may do to itself.
+    caller.exec(
+        "LOAD 'auto_explain'; SET auto_explain.log_min_duration = '1h'; SET archive.loader = 'number 7';
+         SET client_encoding = 'LATIN1'; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard';
+         SET TimeZone = 'Asia/Kathmandu'; SET bytea_output = 'escape'; SET standard_conforming_strings = off;
+         SET quote_all_identifiers = on; SET transform_null_equals = on; SET array_nulls = off;
+         SET work_mem = '64kB'; SET temp_buffers = '800kB'; SET max_parallel_workers_per_gather = 8;
+         SET default_tablespace = 'pg_default'; SET enable_tidscan = off; SET enable_hashjoin = off;
+         SET force_parallel_mode = on; SET debug_print_plan = off; SET plan_cache_mode = 'force_custom_plan';
+         SET xmloption = 'document'; SET row_security = off; SET check_function_bodies = off;
+         SET statement_timeout = '1min'; SET idle_in_transaction_session_timeout = '1ms';
+         SET idle_session_timeout = '1min'; SET lock_timeout = '1ms'; SET client_min_messages = 'warning';
+         SET extra_float_digits = -15; SET lc_numeric = 'C'; SET search_path = ''",
+    );
+    let outcome = caller
+        .call_named("public.ntt_backfill_mime", "7, target => 'public.blob'")
+        .unwrap_or_else(|e| panic!("{}", describe(&e)));
+    assert_eq!(outcome.rows_updated, 20);
+    inode::check_filled(&mut s, "blob");
+    assert_eq!(s.column("SELECT DISTINCT setting FROM told"), ["number 7"]);
+}
+
+#[test]
+fn transactions_that_may_not_write_are_refused_and_stricter_ones_work() {
+    let db = TestDb::new("transaction_defaults");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::plain(&mut s, &store.put_synthetic(30));
+    inode::remember(&mut s, "blob");
+    let runner = db.role("runner", "LOGIN");
+    s.exec(&format!(
+        "GRANT UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+    ));
+    for setting in [
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_isolation = 'repeatable read'",
+        "default_transaction_isolation = 'read uncommitted'",
+        "default_transaction_deferrable = on",
+    ] {
+        s.exec(&format!("ALTER ROLE {runner} SET {setting}"));
+        let outcome = db
+            .connect_as(&runner)
+            .call("7, target => 'blob'")
+            .unwrap_or_else(|e| panic!("{setting}: {}", describe(&e)));
+        assert_eq!(outcome.rows_updated, 30, "{setting}");
+        inode::check_filled(&mut s, "blob");
+        s.exec("UPDATE blob SET mime_type = NULL");
+        inode::remember(&mut s, "blob");
+        s.exec(&format!("ALTER ROLE {runner} RESET ALL"));
+    }
+    s.exec(&format!(
+        "ALTER ROLE {runner} SET default_transaction_read_only = on"
+    ));
+    let mut session = db.connect_as(&runner);
+    assert_error(session.call("7, target => 'blob'"), "25006", "read-only");
+    assert_eq!(inode::check_partly_filled(&mut s, "blob"), 0);
+    assert_eq!(s.count("SELECT count(*) FROM ntt_mime.progress"), 0);
+    assert_eq!(
+        s.count("SELECT count(*) FROM ntt_mime.run WHERE status = 'running'"),
+        0
+    );
+    session.exec("SET default_transaction_read_only = off");
+    assert_eq!(session.backfill("7, target => 'blob'").rows_updated, 30);
+    inode::check_filled(&mut s, "blob");
+}
+
+#[test]
+fn triggers_stay_silent_for_a_caller_who_replicates() {
+    let db = TestDb::new("replica_role");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::plain(&mut s, &store.put_synthetic(20));
+    inode::remember(&mut s, "blob");
+    s.exec(
+        "CREATE TABLE fired (name text);
+         CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO public.fired VALUES (tg_name); RETURN NULL; END';
+         CREATE TRIGGER usual AFTER UPDATE ON blob FOR EACH STATEMENT EXECUTE FUNCTION fire();
+         CREATE TRIGGER always AFTER UPDATE ON blob FOR EACH STATEMENT EXECUTE FUNCTION fire();
+         ALTER TABLE blob ENABLE ALWAYS TRIGGER always;
+         SET session_replication_role = replica",
+    );
+    assert_eq!(s.backfill("target => 'blob'").rows_updated, 20);
+    s.exec("RESET session_replication_role");
+    assert_eq!(s.column("SELECT DISTINCT name FROM fired"), ["always"]);
+    inode::check_filled(&mut s, "blob");
+}
