@@ -109,12 +109,16 @@ COMMENT ON COLUMN ntt_mime.failure.first_seen IS 'when it was met first';
 COMMENT ON COLUMN ntt_mime.failure.last_seen IS 'when it was tried last; it is passed over until ntt_mime.retry_failures_after has gone by';
 
 -- 1314149427 is lock::RUN_CLASS: the leader holds this advisory lock as long as it lives.
+--
+-- Every operator and function is qualified: CREATE EXTENSION binds them by the search path that it runs
+-- with, which includes the schema the extension is made in. Whoever may create there could plant one that
+-- fits the types better than PostgreSQL's own, and it would run as whoever reads the view.
 CREATE VIEW ntt_mime.progress AS
 SELECT r.run_id,
        r.pid,
        r.target,
-       CASE WHEN r.leaves_total = 0 THEN 'starting'
-            WHEN r.leaves_done < r.leaves_total THEN 'filling'
+       CASE WHEN r.leaves_total OPERATOR(pg_catalog.=) 0::bigint THEN 'starting'
+            WHEN r.leaves_done OPERATOR(pg_catalog.<) r.leaves_total THEN 'filling'
             ELSE 'looking again' END AS phase,
        r.workers,
        r.leaves_total,
@@ -124,25 +128,37 @@ SELECT r.run_id,
        r.blobs,
        r.rows_updated,
        r.failures,
-       round((r.blobs / greatest(t.seconds, 0.001))::numeric, 1) AS blobs_per_second,
-       round((100 * t.share)::numeric, 1) AS percent,
-       CASE WHEN t.share > 0.001
-            THEN make_interval(secs => round((t.seconds * (1 - t.share) / t.share)::numeric)::double precision)
+       pg_catalog.round((r.blobs::double precision OPERATOR(pg_catalog./) t.seconds)::numeric, 1)
+           AS blobs_per_second,
+       pg_catalog.round((100::double precision OPERATOR(pg_catalog.*) t.share)::numeric, 1) AS percent,
+       CASE WHEN t.share OPERATOR(pg_catalog.>) 0.001::double precision
+            THEN pg_catalog.make_interval(secs => pg_catalog.round(
+                     t.seconds OPERATOR(pg_catalog.*) (1::double precision OPERATOR(pg_catalog.-) t.share)
+                               OPERATOR(pg_catalog./) t.share))
        END AS eta,
        r.started_at
   FROM ntt_mime.run r
  CROSS JOIN LATERAL (
-       SELECT extract(epoch FROM clock_timestamp() - r.started_at)::double precision AS seconds,
-              CASE WHEN r.blocks_total > 0
-                   THEN least(r.blocks_done::double precision / r.blocks_total, 1)
-                   ELSE 0 END AS share) t
- WHERE r.status = 'running'
+       SELECT greatest(pg_catalog.date_part('epoch',
+                           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at),
+                       0.001::double precision) AS seconds,
+              CASE WHEN r.blocks_total OPERATOR(pg_catalog.>) 0::bigint
+                   THEN least(r.blocks_done::double precision
+                                  OPERATOR(pg_catalog./) r.blocks_total::double precision,
+                              1::double precision)
+                   ELSE 0::double precision END AS share) t
+ WHERE r.status OPERATOR(pg_catalog.=) 'running'::text
    AND EXISTS (
        SELECT FROM pg_catalog.pg_locks l
-        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.pid = r.pid
-          AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
-                             WHERE d.datname = current_database())
-          AND l.classid = 1314149427 AND l.objid = (r.run_id & 4294967295)::oid);
+        WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory'::text AND l.granted
+          AND l.objsubid OPERATOR(pg_catalog.=) 2::smallint
+          AND l.pid OPERATOR(pg_catalog.=) r.pid
+          AND l.database OPERATOR(pg_catalog.=) (
+              SELECT d.oid FROM pg_catalog.pg_database d
+               WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+          AND l.classid OPERATOR(pg_catalog.=) 1314149427::oid
+          AND l.objid OPERATOR(pg_catalog.=)
+              (r.run_id OPERATOR(pg_catalog.&) 4294967295::bigint)::oid);
 
 COMMENT ON VIEW ntt_mime.progress IS 'the runs going on now, at most two seconds old';
 COMMENT ON COLUMN ntt_mime.progress.run_id IS 'number of the run';

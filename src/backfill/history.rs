@@ -179,7 +179,7 @@ fn lock_holder(class: u32, key: u32) -> Option<i32> {
         DatumWithOid::from(pg_sys::Oid::from(class)),
         DatumWithOid::from(pg_sys::Oid::from(key)),
     ];
-    one::<i32>(HOLDER, &arguments)
+    as_owner(|| one::<i32>(HOLDER, &arguments))
 }
 
 fn one<T: pgrx::FromDatum + pgrx::IntoDatum>(
