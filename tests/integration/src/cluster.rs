@@ -64,12 +64,21 @@ impl Cluster {
     /// The same with variables in the server's environment.
     pub fn start_in(environment: &[(&str, &str)], settings: &[(&str, &str)]) -> Cluster {
         let mut cluster = Cluster::in_new_folder();
-        cluster.environment = environment
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        let data = cluster.data();
-        cluster.run(
+        cluster.environment = owned(environment);
+        cluster.initialize(settings);
+        cluster
+    }
+
+    /// A new server in an empty `folder` of the caller's: on a filesystem of its own, say.
+    pub fn start_at(folder: PathBuf, settings: &[(&str, &str)]) -> Cluster {
+        let cluster = Cluster::in_folder(folder);
+        cluster.initialize(settings);
+        cluster
+    }
+
+    fn initialize(&self, settings: &[(&str, &str)]) {
+        let data = self.data();
+        self.run(
             server::command("initdb")
                 .args([
                     "--auth=trust",
@@ -80,15 +89,20 @@ impl Cluster {
                 .args(["--username", SUPERUSER, "--pgdata"])
                 .arg(&data),
         );
-        cluster.configure(SETTINGS);
-        cluster.configure(settings);
-        cluster.launch();
-        cluster
+        self.configure(SETTINGS);
+        self.configure(settings);
+        self.launch();
     }
 
     /// A hot standby that streams from this server.
     pub fn standby(&self, settings: &[(&str, &str)]) -> Cluster {
-        let standby = Cluster::in_new_folder();
+        self.standby_in(&[], settings)
+    }
+
+    /// The same with variables in the standby's environment.
+    pub fn standby_in(&self, environment: &[(&str, &str)], settings: &[(&str, &str)]) -> Cluster {
+        let mut standby = Cluster::in_new_folder();
+        standby.environment = owned(environment);
         let data = standby.data();
         standby.run(
             self.client_environment(&mut server::command("pg_basebackup"), "postgres")
@@ -106,7 +120,10 @@ impl Cluster {
     }
 
     fn in_new_folder() -> Cluster {
-        let dir = scratch::folder("cluster");
+        Cluster::in_folder(scratch::folder("cluster"))
+    }
+
+    fn in_folder(dir: PathBuf) -> Cluster {
         server::give_to_server(&dir);
         Cluster {
             dir,
@@ -116,7 +133,8 @@ impl Cluster {
         }
     }
 
-    fn data(&self) -> PathBuf {
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
         self.dir.join("data")
     }
 
@@ -206,6 +224,53 @@ impl Cluster {
         self.launch();
     }
 
+    /// Kills the server process itself, which can't tell the others, and waits until these have seen it and gone:
+    /// before that no server starts in the folder.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.process.lock().expect("process").take() {
+            child.kill().expect("our child");
+            child.wait().expect("our child");
+        }
+        self.wait_for_no_process();
+    }
+
+    /// After a crash: waits until the server takes connections again, and starts it if it has ended altogether.
+    pub fn recover(&self) {
+        let config = self.config("postgres", SUPERUSER);
+        wait_until(Duration::from_secs(60), "the server to recover", || {
+            if !self.is_running() {
+                self.wait_for_no_process();
+                self.launch();
+            }
+            config.connect(NoTls).is_ok()
+        });
+    }
+
+    fn is_running(&self) -> bool {
+        let mut process = self.process.lock().expect("process");
+        let running = |child: &mut Child| child.try_wait().expect("our child").is_none();
+        process.as_mut().is_some_and(running)
+    }
+
+    /// The server's processes: those that work in its data folder, of which others could only be guests.
+    pub fn processes(&self) -> Vec<i32> {
+        let data = fs::canonicalize(self.data()).unwrap_or_default();
+        fs::read_dir("/proc")
+            .expect("/proc")
+            .flatten()
+            .filter(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == data))
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
+    fn wait_for_no_process(&self) {
+        wait_until(
+            Duration::from_secs(60),
+            "the server's processes to be gone",
+            || self.processes().is_empty(),
+        );
+    }
+
     /// What a client needs to connect.
     pub fn config(&self, database: &str, user: &str) -> postgres::Config {
         let mut config = postgres::Config::new();
@@ -221,6 +286,11 @@ impl Cluster {
     /// A session of `user` in `database`.
     pub fn connect(&self, database: &str, user: &str) -> Session {
         Session::connect(self.config(database, user))
+    }
+
+    /// The same where the server may refuse it.
+    pub fn try_connect(&self, database: &str, user: &str) -> Result<Session, postgres::Error> {
+        Session::try_connect(self.config(database, user))
     }
 
     /// A client program (psql, pg_dump, …) that will talk to `database` as the superuser.
@@ -290,6 +360,12 @@ pub(crate) fn stop_shared() {
     if let Some(cluster) = SHARED.get() {
         cluster.stop(Shutdown::Immediate);
     }
+}
+
+fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    let each = variables.iter();
+    each.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 /// A port that was free a moment ago.

@@ -12,4 +12,5 @@ mod failures;
 mod harness;
 mod isolation;
 mod privileges;
+mod quarantine;
 mod sessions;
