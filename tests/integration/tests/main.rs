@@ -11,6 +11,7 @@ mod errors;
 mod failures;
 mod harness;
 mod isolation;
+mod locks;
 mod privileges;
 mod quarantine;
 mod sessions;

@@ -1,0 +1,407 @@
+//! A run among the locks of others: it waits no longer than it is told to, comes out of deadlocks and serialization
+//! failures, and knows a leaf by what it is, whatever is done to it meanwhile.
+
+use std::time::{Duration, Instant};
+
+use ntt_mime_integration::session::describe;
+use ntt_mime_integration::{Background, Session, Store, TestDb, inode, server, wait_until};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// The user's `inode` with some leaves and six rows a blob; no table refers to it, so that leaves can be dropped.
+struct Archive {
+    db: TestDb<'static>,
+    _store: Store,
+    s: Session,
+}
+
+fn archive(name: &str, leaves: usize, blobs: usize) -> Archive {
+    let db = TestDb::new(name);
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::partitioned(&mut s, leaves);
+    inode::load_source(&mut s, &store.put_synthetic(blobs));
+    inode::fill(&mut s, leaves, 6);
+    s.exec("DROP TABLE path");
+    inode::remember(&mut s, "inode");
+    Archive {
+        db,
+        _store: store,
+        s,
+    }
+}
+
+/// One column of a run's row.
+fn run(s: &mut Session, run_id: i64, column: &str) -> Option<String> {
+    s.value(&format!(
+        "SELECT {column}::text FROM ntt_mime.run WHERE run_id = {run_id}"
+    ))
+}
+
+/// Waits until a worker waits for a lock that another session holds.
+#[track_caller]
+fn wait_for_waiting(s: &mut Session) {
+    wait_until(SOON, "a worker to wait for a lock", || {
+        s.count(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker'
+                AND datname = current_database() AND wait_event_type = 'Lock'",
+        ) > 0
+    });
+}
+
+/// Starts a slow run of one worker, and waits until it has filled some rows of `leaf`, and not all.
+fn start_on(a: &mut Archive, leaf: &str) -> Background {
+    let mut caller = a.db.connect();
+    caller.exec("SET ntt_mime.batch_delay = '100ms'; SET ntt_mime.workers = 1");
+    let running = caller.call_in_background("10");
+    let s = &mut a.s;
+    wait_until(SOON, "the run to be in the midst of the leaf", || {
+        assert!(!running.is_finished(), "over before it could be disturbed");
+        s.count(&format!(
+            "SELECT count(*) FROM {leaf} WHERE mime_type <> '{}'",
+            inode::KEPT
+        )) > 0
+    });
+    assert!(inode::pending(s, leaf) > 20, "too few rows are left");
+    running
+}
+
+#[test]
+fn no_wait_is_longer_than_the_lock_timeout() {
+    let mut a = archive("lock_wait", 5, 100);
+    let s = &mut a.s;
+    let locked = inode::pending(s, "inode_m1") + inode::pending(s, "inode_m3");
+    let mut ddl = a.db.connect();
+    ddl.exec("BEGIN; LOCK TABLE ONLY inode_m1, ONLY inode_m3 IN ACCESS EXCLUSIVE MODE");
+    let mut caller = a.db.connect();
+    caller.exec("SET ntt_mime.lock_timeout = '400ms'");
+    let running = caller.call_in_background("1000");
+    let mut longest = 0.0_f64;
+    while !running.is_finished() {
+        let waited: Option<f64> = s.value(
+            "SELECT max(extract(epoch FROM clock_timestamp() - waitstart))::float8
+               FROM pg_locks JOIN pg_stat_activity USING (pid)
+              WHERE NOT granted AND backend_type = 'ntt_mime worker' AND datname = current_database()",
+        );
+        longest = longest.max(waited.unwrap_or(0.0));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (mut caller, outcome) = running.succeed();
+    println!("the longest wait: {longest} s");
+    assert!(
+        (0.1..0.9).contains(&longest),
+        "a lock_timeout of 0.4 s, and a wait of {longest} s"
+    );
+    let warnings = caller.take_warnings();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("2 leaves") && warnings[0].contains("locked"),
+        "{warnings:#?}"
+    );
+    let id = outcome.run_id;
+    assert_eq!(
+        run(s, id, "(status, leaves_done, leaves_total)").as_deref(),
+        Some("(succeeded,3,5)")
+    );
+    ddl.exec("COMMIT");
+    assert_eq!(inode::pending(s, "inode"), locked);
+    assert_eq!(s.backfill("1000").rows_updated, locked);
+    inode::check_filled(s, "inode");
+}
+
+/// Deadlocks that PostgreSQL has broken in this database.
+fn deadlocks(s: &mut Session) -> i64 {
+    s.count("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+}
+
+/// Another session holds what `first` takes, and then wants a row that a batch of the run has updated already. The
+/// worker looks for a deadlock after a second, the other session doesn't: so the worker is who has to give way.
+fn deadlock(name: &str, first: &str) {
+    let mut a = archive(name, 1, 40);
+    let s = &mut a.s;
+    let mut other = a.db.connect();
+    other.exec(&format!("SET deadlock_timeout = '10min'; BEGIN; {first}"));
+    let mut caller = a.db.connect();
+    caller.exec("SET deadlock_timeout = '1s'; SET ntt_mime.lock_timeout = '10s'");
+    let running = caller.call_in_background("1000, workers => 1");
+    wait_for_waiting(s);
+    // The first row of the leaf that the batch updates; this waits until the deadlock is broken.
+    other.exec(
+        "UPDATE inode_m0 SET copied_to = copied_to
+          WHERE ino = (SELECT ino FROM inode_m0 WHERE blobid IS NOT NULL AND mime_type IS NULL ORDER BY ctid LIMIT 1)",
+    );
+    assert!(!running.is_finished());
+    other.exec("COMMIT");
+    let (_, outcome) = running.succeed();
+    assert_eq!(outcome.rows_updated, inode::expected(s).rows);
+    inode::check_filled(s, "inode");
+    assert_eq!(
+        run(s, outcome.run_id, "(status, rows_left, error)").as_deref(),
+        Some("(succeeded,0,)")
+    );
+    wait_until(SOON, "the deadlock to be counted", || deadlocks(s) == 1);
+}
+
+#[test]
+fn a_deadlock_over_the_triggers_row_is_survived() {
+    deadlock("deadlock_trigger", "UPDATE queue_stats SET copied = copied");
+}
+
+#[test]
+fn a_deadlock_over_rows_is_survived() {
+    deadlock(
+        "deadlock_rows",
+        "SELECT ino FROM inode_m0 WHERE blobid IS NOT NULL AND mime_type IS NULL ORDER BY ctid DESC LIMIT 1 FOR UPDATE",
+    );
+}
+
+#[test]
+fn serialization_failures_are_tried_again() {
+    let mut a = archive("serialization", 2, 40);
+    let s = &mut a.s;
+    s.exec(
+        "CREATE SEQUENCE tries;
+         CREATE TABLE failing (times bigint);
+         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF nextval('public.tries') <= (SELECT times FROM public.failing) THEN
+                     RAISE 'not yet' USING ERRCODE = (ARRAY['40001', '40P01'])[1 + currval('public.tries') % 2];
+                 END IF;
+                 RETURN NULL;
+             END $$;
+         CREATE TRIGGER fail AFTER UPDATE ON inode_m0 FOR EACH STATEMENT EXECUTE FUNCTION fail()",
+    );
+    // A batch is tried again at once some times, and later once more.
+    for times in [1, 3, 8] {
+        s.exec(&format!(
+            "ALTER TABLE inode_m0 DISABLE TRIGGER ALL; ALTER TABLE inode_m1 DISABLE TRIGGER ALL;
+             UPDATE inode SET mime_type = NULL WHERE mime_type <> '{}';
+             ALTER TABLE inode_m0 ENABLE TRIGGER ALL; ALTER TABLE inode_m1 ENABLE TRIGGER ALL;
+             TRUNCATE failing; INSERT INTO failing VALUES ({times}); ALTER SEQUENCE tries RESTART",
+            inode::KEPT
+        ));
+        inode::remember(s, "inode");
+        let outcome = s
+            .call("50")
+            .unwrap_or_else(|e| panic!("{times}: {}", describe(&e)));
+        assert!(s.count("SELECT last_value FROM tries") > times);
+        assert_eq!(outcome.rows_updated, inode::expected(s).rows, "{times}");
+        inode::check_filled(s, "inode");
+        assert_eq!(
+            run(s, outcome.run_id, "(status, rows_left)").as_deref(),
+            Some("(succeeded,0)"),
+            "{times}"
+        );
+    }
+}
+
+#[test]
+fn a_leaf_is_dropped_while_a_batch_waits_for_it() {
+    let mut a = archive("drop_waiting", 3, 60);
+    let s = &mut a.s;
+    let mut ddl = a.db.connect();
+    ddl.exec("BEGIN; DROP TABLE inode_m0");
+    let mut caller = a.db.connect();
+    caller.exec("SET ntt_mime.lock_timeout = '10s'");
+    let running = caller.call_in_background("50, workers => 1");
+    wait_for_waiting(s);
+    ddl.exec("COMMIT");
+    let (mut caller, outcome) = running.succeed();
+    assert_eq!(caller.take_warnings(), Vec::<String>::new());
+    assert_eq!(inode::pending(s, "inode"), 0);
+    assert_eq!(
+        run(
+            s,
+            outcome.run_id,
+            "(status, leaves_done, leaves_total, rows_left)"
+        )
+        .as_deref(),
+        Some("(succeeded,3,3,0)")
+    );
+}
+
+/// A leaf is detached in the midst of it, by `statement`, and is another table's from then on.
+fn detached(name: &str, statement: &str) {
+    let mut a = archive(name, 2, 60);
+    let running = start_on(&mut a, "inode_m0");
+    let s = &mut a.s;
+    let mut ddl = a.db.connect();
+    ddl.exec(statement);
+    let left = inode::pending(s, "inode_m0");
+    assert!(left > 0, "it was finished before it was detached");
+    ddl.exec(
+        "CREATE TABLE archived (LIKE inode) PARTITION BY LIST (medium_hash);
+         ALTER TABLE archived ATTACH PARTITION inode_m0 FOR VALUES IN ('m0')",
+    );
+    let (_, outcome) = running.succeed();
+    assert_eq!(
+        run(s, outcome.run_id, "status").as_deref(),
+        Some("succeeded")
+    );
+    assert_eq!(
+        inode::pending(s, "inode_m0"),
+        left,
+        "rows of a leaf that isn't the target's any more were filled"
+    );
+    assert_eq!(inode::pending(s, "inode"), 0);
+
+    // Back again, it is filled as any other.
+    ddl.exec(
+        "ALTER TABLE archived DETACH PARTITION inode_m0;
+         ALTER TABLE inode ATTACH PARTITION inode_m0 FOR VALUES IN ('m0')",
+    );
+    assert_eq!(s.backfill("50").rows_updated, left);
+    inode::check_filled(s, "inode");
+}
+
+#[test]
+fn a_leaf_is_detached_and_attached_elsewhere() {
+    detached("detach", "ALTER TABLE inode DETACH PARTITION inode_m0");
+}
+
+#[test]
+fn a_leaf_is_detached_concurrently_and_attached_elsewhere() {
+    detached(
+        "detach_concurrently",
+        "ALTER TABLE inode DETACH PARTITION inode_m0 CONCURRENTLY",
+    );
+}
+
+#[test]
+fn a_leaf_is_detached_and_comes_back_while_the_run_goes_on() {
+    let mut a = archive("detach_and_back", 2, 60);
+    let running = start_on(&mut a, "inode_m0");
+    let s = &mut a.s;
+    let mut ddl = a.db.connect();
+    ddl.exec(
+        "ALTER TABLE inode DETACH PARTITION inode_m0;
+         ALTER TABLE inode ATTACH PARTITION inode_m0 FOR VALUES IN ('m0')",
+    );
+    assert!(inode::pending(s, "inode_m0") > 0);
+    running.succeed();
+    inode::check_partly_filled(s, "inode");
+    // Whether the run has noticed or not: one more fills what is left.
+    s.backfill("50");
+    inode::check_filled(s, "inode");
+}
+
+#[test]
+fn a_leaf_is_truncated_and_filled_anew() {
+    let mut a = archive("truncate", 2, 60);
+    let running = start_on(&mut a, "inode_m0");
+    let s = &mut a.s;
+    // The same places hold other rows now: all of another blob, and a few that have a type.
+    let mut loader = a.db.connect();
+    loader.exec(&format!(
+        "BEGIN;
+         TRUNCATE inode_m0;
+         INSERT INTO inode_m0 (medium_hash, ino, blobid, mime_type)
+             SELECT 'm0', 1000000 + n, blobid, CASE WHEN n % 7 = 0 THEN '{}' END
+               FROM (SELECT row_number() OVER () AS n, a.blobid FROM source a, generate_series(1, 5)) rows;
+         COMMIT",
+        inode::KEPT
+    ));
+    running.succeed();
+    inode::remember(s, "inode");
+    let rest = s.backfill("50");
+    inode::check_filled(s, "inode");
+    println!("{} rows were left to the next run", rest.rows_updated);
+    let wrong = s.table(
+        "SELECT ino, mime_type, mime FROM inode JOIN truth USING (blobid)
+          WHERE mime_type IS DISTINCT FROM mime AND mime_type IS DISTINCT FROM 'application/x-kept' LIMIT 5",
+    );
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(
+        s.count(&format!(
+            "SELECT count(*) FROM inode_m0 WHERE mime_type = '{}'",
+            inode::KEPT
+        )),
+        s.count("SELECT (5 * count(*)) / 7 FROM source")
+    );
+}
+
+/// A leaf gets another name, or another schema, and a stranger its old one.
+fn renamed(name: &str, statement: &str, now: &str) {
+    let mut a = archive(name, 2, 60);
+    let running = start_on(&mut a, "inode_m0");
+    let s = &mut a.s;
+    let mut ddl = a.db.connect();
+    ddl.exec(&format!(
+        "BEGIN; {statement};
+         CREATE TABLE public.inode_m0 (blobid text, mime_type text);
+         INSERT INTO public.inode_m0 SELECT blobid FROM source, generate_series(1, 20);
+         COMMIT"
+    ));
+    let strangers = inode::pending(s, "public.inode_m0");
+    assert!(inode::pending(s, now) > 0);
+    let (_, outcome) = running.succeed();
+    assert_eq!(
+        run(s, outcome.run_id, "(status, rows_left)").as_deref(),
+        Some("(succeeded,0)")
+    );
+    inode::check_filled(s, "inode");
+    assert_eq!(outcome.rows_updated, inode::expected(s).rows);
+    assert_eq!(
+        inode::pending(s, "public.inode_m0"),
+        strangers,
+        "a table that has a leaf's old name was taken for it"
+    );
+}
+
+#[test]
+fn a_leaf_is_renamed_and_another_table_has_its_name() {
+    renamed(
+        "rename",
+        "ALTER TABLE inode_m0 RENAME TO inode_old",
+        "inode_old",
+    );
+}
+
+#[test]
+fn a_leaf_moves_to_another_schema_and_another_table_has_its_name() {
+    renamed(
+        "move",
+        "CREATE SCHEMA elsewhere; ALTER TABLE inode_m0 SET SCHEMA elsewhere",
+        "elsewhere.inode_m0",
+    );
+}
+
+#[test]
+fn the_schema_of_a_leaf_is_renamed_and_another_one_has_its_name() {
+    // The leaf isn't locked by that: only its statements' names go stale.
+    let mut a = archive("rename_schema", 2, 60);
+    a.s.exec("CREATE SCHEMA media; ALTER TABLE inode_m0 SET SCHEMA media");
+    let running = start_on(&mut a, "media.inode_m0");
+    let s = &mut a.s;
+    s.exec(
+        "BEGIN; ALTER SCHEMA media RENAME TO media_old; CREATE SCHEMA media;
+         CREATE TABLE media.inode_m0 (blobid text, mime_type text);
+         INSERT INTO media.inode_m0 SELECT blobid FROM source, generate_series(1, 20); COMMIT",
+    );
+    let strangers = inode::pending(s, "media.inode_m0");
+    running.succeed();
+    assert_eq!(inode::pending(s, "media.inode_m0"), strangers);
+    s.backfill("50");
+    inode::check_filled(s, "inode");
+    assert_eq!(inode::pending(s, "media.inode_m0"), strangers);
+}
+
+#[test]
+fn a_short_transaction_timeout_does_not_end_a_long_run() {
+    if server::major_version() < 17 {
+        println!("there is no transaction_timeout before PostgreSQL 17");
+        return;
+    }
+    let mut a = archive("transaction_timeout", 2, 60);
+    let mut caller = a.db.connect();
+    // Each transaction of the run is shorter; all of them together aren't.
+    caller.exec("SET transaction_timeout = '3s'; SET ntt_mime.batch_delay = '200ms'; SET ntt_mime.workers = 1");
+    let started = Instant::now();
+    let outcome = caller.backfill("10");
+    assert!(
+        started.elapsed() > Duration::from_secs(4),
+        "too short a run to say anything"
+    );
+    assert_eq!(outcome.rows_updated, inode::expected(&mut a.s).rows);
+    inode::check_filled(&mut a.s, "inode");
+}
