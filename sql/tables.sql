@@ -70,7 +70,7 @@ COMMENT ON COLUMN ntt_mime.run.detections IS 'files read';
 COMMENT ON COLUMN ntt_mime.run.cache_hits IS 'times that a batch met a blob that the run had met before';
 COMMENT ON COLUMN ntt_mime.run.rows_updated IS 'rows filled';
 COMMENT ON COLUMN ntt_mime.run.rows_retried IS 'pending rows that others had changed or locked meanwhile, to be looked at again';
-COMMENT ON COLUMN ntt_mime.run.rows_left IS 'pending rows met and not filled; null while that is not known, or when the run ended before it saw everything';
+COMMENT ON COLUMN ntt_mime.run.rows_left IS 'pending rows met and not filled; null while that is not known, when the run ended before it saw everything, or when leaves stayed locked';
 COMMENT ON COLUMN ntt_mime.run.failures IS 'distinct blobs that could not be detected, those passed over included';
 COMMENT ON COLUMN ntt_mime.run.bytes_read IS 'bytes of blobs read, by libmagic itself too';
 COMMENT ON COLUMN ntt_mime.run.scan_ms IS 'time of all workers spent reading pending rows, in milliseconds';

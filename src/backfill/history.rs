@@ -23,7 +23,7 @@ const MAX_KEY: usize = 256;
 const MARK_INTERRUPTED: &str = "
 UPDATE ntt_mime.run r
    SET status = 'interrupted', finished_at = coalesce(finished_at, clock_timestamp()),
-       error = coalesce(error, 'the backend of the run vanished')
+       error = coalesce(error, 'its backend vanished, or could not write how it ended')
  WHERE r.status = 'running'
    AND NOT EXISTS (
        SELECT FROM pg_catalog.pg_locks l

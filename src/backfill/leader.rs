@@ -477,7 +477,8 @@ impl Leader {
         let (cancelled, limited) = (shared.is_cancelled(), shared.limit_reached());
         let status = if cancelled { "cancelled" } else { "succeeded" };
         let mut row = self.row(status, None);
-        if !cancelled && !limited {
+        // Rows of a leaf that we were kept out of can't be counted.
+        if !cancelled && !limited && !self.leaves.values().any(|seen| seen.locked) {
             row.rows_left = Some(self.leaves.values().map(|seen| seen.rows_left).sum());
         }
         self.write(&row);
