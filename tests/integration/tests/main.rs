@@ -15,3 +15,4 @@ mod locks;
 mod privileges;
 mod quarantine;
 mod sessions;
+mod shutdown;

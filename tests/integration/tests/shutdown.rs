@@ -1,0 +1,248 @@
+//! How soon the last worker has gone after what ends a run: the server's shutdown, its leader's end in any form, its
+//! client's, its database's; whatever the workers are at. And never by SIGKILL.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use ntt_mime_integration::cluster::{SUPERUSER, Shutdown};
+use ntt_mime_integration::{Cluster, Session, TestDb, corpus, inode, wait_until};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// "A second or so".
+const AT_MOST: Duration = Duration::from_millis(1500);
+
+/// What the workers are at when the run is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Reading and updating, as fast as they can.
+    Busy,
+    /// Waiting for rows that another session holds, with a `lock_timeout` of ten seconds.
+    ForRows,
+    /// Waiting for a table that another session holds.
+    ForTable,
+    /// In a `batch_delay` of a minute.
+    Pausing,
+    /// One in a slow statement, the others waiting for it.
+    ForEachOther,
+}
+
+const STATES: [State; 5] = [
+    State::Busy,
+    State::ForRows,
+    State::ForTable,
+    State::Pausing,
+    State::ForEachOther,
+];
+
+/// What ends the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    LeaderTerminated,
+    LeaderCancelled,
+    ClientGone,
+    DatabaseDropped,
+    FastShutdown,
+}
+
+/// A run under way, called by psql, and what its workers are at.
+struct Run<'c> {
+    cluster: &'c Cluster,
+    database: String,
+    psql: std::process::Child,
+    leader: i32,
+    /// Holds what the workers wait for.
+    _blocker: Option<Session>,
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        let _ = self.psql.kill();
+        let _ = self.psql.wait();
+    }
+}
+
+/// Workers of runs in `database`, seen from another one: it may be going.
+fn workers(s: &mut Session, database: &str) -> i64 {
+    s.count(&format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker' AND datname = '{database}'"
+    ))
+}
+
+/// Tables over the corpus. A server notices that a client has gone when it writes to it, which a run does every five
+/// seconds, or as often as `client_connection_check_interval` says.
+fn prepare(db: &TestDb) {
+    db.use_store(&corpus().store);
+    let mut s = db.connect();
+    inode::load_source(&mut s, &corpus().blobids());
+    s.exec(&format!(
+        "CREATE TABLE big (n int, blobid text, mime_type text);
+         INSERT INTO big SELECT n, blobid FROM source, generate_series(1, 20);
+         CREATE TABLE small AS SELECT * FROM big WHERE n < 40;
+         CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_catalog.pg_sleep(600); RETURN NULL; END';
+         CREATE TABLE slow AS TABLE small;
+         CREATE TRIGGER slow AFTER UPDATE ON slow FOR EACH STATEMENT EXECUTE FUNCTION slow();
+         ALTER DATABASE {0} SET client_connection_check_interval = '100ms';
+         ALTER DATABASE {0} SET ntt_mime.lock_timeout = '10s'",
+        db.name
+    ));
+}
+
+/// Starts a run whose workers come into `state`, and waits until they are there.
+fn start<'c>(db: &TestDb<'c>, state: State) -> Run<'c> {
+    let mut s = db.connect();
+    let (arguments, delay) = match state {
+        State::Busy => ("20, target => 'big'", "0"),
+        State::Pausing => ("20, target => 'big'", "60s"),
+        State::ForRows | State::ForTable => ("1000, target => 'small'", "0"),
+        State::ForEachOther => ("1000, target => 'slow'", "0"),
+    };
+    s.exec("UPDATE big SET mime_type = NULL WHERE mime_type IS NOT NULL");
+    s.exec("UPDATE small SET mime_type = NULL WHERE mime_type IS NOT NULL");
+    let lock = match state {
+        State::ForRows => Some("SELECT count(*) FROM (SELECT 1 FROM small FOR UPDATE) locked"),
+        State::ForTable => Some("LOCK TABLE small IN ACCESS EXCLUSIVE MODE"),
+        _ => None,
+    };
+    let blocker = lock.map(|lock| {
+        let mut blocker = db.connect();
+        blocker.exec(&format!("BEGIN; {lock}"));
+        blocker
+    });
+    let psql = db
+        .cluster
+        .client("psql", &db.name)
+        .args(["--no-psqlrc", "--quiet", "--command"])
+        .arg(format!("SET ntt_mime.batch_delay = '{delay}'"))
+        .arg("--command")
+        .arg(format!("CALL ntt_backfill_mime({arguments})"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("psql starts");
+    let mut run = Run {
+        cluster: db.cluster,
+        database: db.name.clone(),
+        psql,
+        leader: 0,
+        _blocker: blocker,
+    };
+    let there = match state {
+        State::Busy => {
+            "query LIKE '%updating%' OR query LIKE '%detecting%' OR query LIKE '%reading%'"
+        }
+        State::ForRows => "wait_event_type = 'Lock' AND wait_event IN ('tuple', 'transactionid')",
+        State::ForTable => "wait_event_type = 'Lock' AND wait_event = 'relation'",
+        State::Pausing => "query LIKE '%pausing%'",
+        State::ForEachOther => "wait_event = 'PgSleep'",
+    };
+    wait_until(SOON, &format!("a worker to be {state:?}"), || {
+        if let Some(status) = run.psql.try_wait().expect("our child") {
+            panic!("the run ended before it was ended: {status}");
+        }
+        let row = s
+            .query_one(
+                &format!(
+                    "SELECT count(*), count(*) FILTER (WHERE {there}), (SELECT max(pid) FROM ntt_mime.progress)
+                       FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker' AND datname = current_database()"
+                ),
+                &[],
+            )
+            .expect("reads");
+        let (all, there): (i64, i64) = (row.get(0), row.get(1));
+        run.leader = row.get::<_, Option<i32>>(2).unwrap_or(0);
+        run.leader != 0 && all == 2 && there > 0
+    });
+    run
+}
+
+/// Ends the run; how long it took until no worker was left.
+fn end(mut run: Run, event: Event) -> Duration {
+    let mut s = run.cluster.connect("postgres", SUPERUSER);
+    let started = Instant::now();
+    match event {
+        Event::LeaderTerminated => {
+            s.exec(&format!("SELECT pg_terminate_backend({})", run.leader));
+        }
+        Event::LeaderCancelled => s.exec(&format!("SELECT pg_cancel_backend({})", run.leader)),
+        Event::ClientGone => run.psql.kill().expect("our child"),
+        Event::DatabaseDropped => {
+            s.exec(&format!("DROP DATABASE {} WITH (FORCE)", run.database));
+        }
+        Event::FastShutdown => {
+            drop(s);
+            return run.cluster.stop(Shutdown::Fast);
+        }
+    }
+    wait_until(SOON, "the workers to be gone", || {
+        workers(&mut s, &run.database) == 0
+    });
+    started.elapsed()
+}
+
+/// Ends a run by `event` in each of the states.
+fn in_every_state(event: Event, cluster: &Cluster) {
+    let log_at_start = cluster.log().len();
+    let mut kept: Option<TestDb> = None;
+    let mut slow = Vec::new();
+    for state in STATES {
+        let db = kept.take().unwrap_or_else(|| {
+            let db = TestDb::on(cluster, "stop");
+            prepare(&db);
+            db
+        });
+        let took = end(start(&db, state), event);
+        println!("{event:?}, {state:?}: {took:?}");
+        if took > AT_MOST {
+            slow.push((state, took));
+        }
+        match event {
+            // An empty one in its place, for the harness to drop.
+            Event::DatabaseDropped => cluster
+                .connect("postgres", SUPERUSER)
+                .exec(&format!("CREATE DATABASE {}", db.name)),
+            Event::FastShutdown => cluster.launch(),
+            _ => {}
+        }
+        if event != Event::DatabaseDropped {
+            kept = Some(db);
+        }
+    }
+    assert!(
+        slow.is_empty(),
+        "{event:?} took more than {AT_MOST:?}: {slow:?}"
+    );
+    let log = cluster.log();
+    let killed: Vec<&str> = log[log_at_start..]
+        .lines()
+        .filter(|line| line.contains("SIGKILL") || line.contains("terminated by signal"))
+        .collect();
+    assert!(killed.is_empty(), "{killed:#?}");
+}
+
+#[test]
+fn after_the_leader_was_terminated() {
+    in_every_state(Event::LeaderTerminated, Cluster::shared());
+}
+
+#[test]
+fn after_the_leader_was_cancelled() {
+    in_every_state(Event::LeaderCancelled, Cluster::shared());
+}
+
+#[test]
+fn after_its_client_has_gone() {
+    in_every_state(Event::ClientGone, Cluster::shared());
+}
+
+#[test]
+fn after_the_database_was_dropped() {
+    in_every_state(Event::DatabaseDropped, Cluster::shared());
+}
+
+#[test]
+fn after_a_fast_shutdown() {
+    in_every_state(Event::FastShutdown, &Cluster::start(&[]));
+}
