@@ -103,6 +103,7 @@ struct Seen {
     missed: bool,
     locked: bool,
     gone: bool,
+    unseen: bool,
 }
 
 impl Leader {
@@ -398,6 +399,7 @@ impl Leader {
                 missed: state.missed,
                 locked: state.locked,
                 gone: state.gone,
+                unseen: state.unseen,
             };
             self.leaves.insert(state.oid, seen);
         }
@@ -478,7 +480,7 @@ impl Leader {
         let status = if cancelled { "cancelled" } else { "succeeded" };
         let mut row = self.row(status, None);
         // Rows of a leaf that we were kept out of can't be counted.
-        if !cancelled && !limited && !self.leaves.values().any(|seen| seen.locked) {
+        if !cancelled && !limited && !self.leaves.values().any(|seen| seen.unseen) {
             row.rows_left = Some(self.leaves.values().map(|seen| seen.rows_left).sum());
         }
         self.write(&row);

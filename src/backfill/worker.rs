@@ -225,7 +225,7 @@ impl<'a> Worker<'a> {
         let board = self.shared.board();
         match trouble {
             Trouble::Gone => board.note_gone(index),
-            Trouble::Locked | Trouble::Retry => board.note_locked(index),
+            Trouble::Locked | Trouble::Retry => board.note_unseen(index),
             Trouble::Fatal(error) => return Err(error),
         }
         Ok(())
@@ -262,9 +262,16 @@ impl<'a> Worker<'a> {
             }
             let (expected, updated) = match self.job.options.dry_run {
                 true => (0, 0),
-                false => self.fill(leaf, (from, last), &chunk).inspect_err(|_| {
-                    self.shared.board().note_left(index, chunk.rows, false);
-                })?,
+                false => match self.fill(leaf, (from, last), &chunk) {
+                    Ok(filled) => filled,
+                    // These rows have to wait for another pass; what comes after them may be free. If it
+                    // is the leaf that is locked, the next look at it will tell.
+                    Err(Trouble::Locked | Trouble::Retry) => {
+                        self.shared.board().note_locked(index);
+                        (0, 0)
+                    }
+                    Err(trouble) => return Err(trouble),
+                },
             };
             let missed = expected.saturating_sub(updated);
             add(&counters.rows_retried, missed);

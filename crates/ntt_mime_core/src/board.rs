@@ -22,6 +22,8 @@ const AGAIN_MISSED: u32 = 1;
 const AGAIN_LOCKED: u32 = 2;
 /// Found to be no leaf of the target any more.
 const GONE: u32 = 4;
+/// Not all of its pending rows have been read.
+const UNSEEN: u32 = 8;
 
 /// One leaf on the board.
 #[repr(C)]
@@ -76,6 +78,8 @@ pub struct LeafState {
     pub locked: bool,
     /// It is no leaf of the target any more.
     pub gone: bool,
+    /// Not all of its rows have been read in this pass, so `rows_left` isn't all that is left.
+    pub unseen: bool,
     /// Pending rows met in this pass and not filled.
     pub rows_left: u64,
 }
@@ -278,11 +282,18 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Notes that somebody's lock kept us out.
+    /// Notes that somebody's lock kept us from filling a part of it.
     pub fn note_locked(&self, leaf: usize) {
         self.leaves[leaf]
             .flags
             .fetch_or(AGAIN_LOCKED, Ordering::Relaxed);
+    }
+
+    /// Notes that somebody's lock kept us from reading all of it.
+    pub fn note_unseen(&self, leaf: usize) {
+        self.leaves[leaf]
+            .flags
+            .fetch_or(AGAIN_LOCKED | UNSEEN, Ordering::Relaxed);
     }
 
     /// Notes that this is no leaf of the target any more.
@@ -299,6 +310,7 @@ impl<'a> Board<'a> {
                 missed: flags & AGAIN_MISSED != 0,
                 locked: flags & AGAIN_LOCKED != 0,
                 gone: flags & GONE != 0,
+                unseen: flags & UNSEEN != 0,
                 rows_left: entry.rows_left.load(Ordering::Relaxed),
             }
         })
