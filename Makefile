@@ -6,7 +6,7 @@
 export PG ?= 15
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install demo demo-stop test test-matrix accuracy accuracy-matrix fuzz \
+.PHONY: help setup build install demo demo-stop test test-matrix accuracy accuracy-matrix torture fuzz \
 	bench clean
 
 help: ## list these commands
@@ -42,6 +42,10 @@ accuracy-matrix: ## the same with the libmagic of Debian 12, 13 and 14; MATRIX=t
 	@scripts/accuracy.sh --make-corpus
 	@scripts/matrix.sh --read-only "$${NTT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus}:/var/tmp/ntt_mime_corpus" \
 		scripts/accuracy.sh $(ACCURACY)
+
+torture: ## faults at random moments, loaders beside runs, memory: an hour; TORTURE='--seconds 7200 --write'
+	@scripts/setup.sh build test
+	@scripts/torture.sh $(or $(TORTURE),--seconds 3600)
 
 fuzz: ## fuzz the detector; SECONDS=600
 	@scripts/fuzz.sh $(SECONDS)

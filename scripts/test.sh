@@ -104,7 +104,10 @@ phase_integration() {
     NTT_POISON_LIBRARY=$REPO/target/poison/ntt_mime.so cargo_do test -p ntt_mime_integration
 }
 
-all=(scripts format lint core corpus accuracy pg_test install regress integration)
+# Each fault once, loaders and memory for a moment: "make torture" is the whole of it.
+phase_torture() { "$REPO/scripts/torture.sh" --short; }
+
+all=(scripts format lint core corpus accuracy pg_test install regress integration torture)
 passed=()
 
 run_phase() {

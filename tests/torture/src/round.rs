@@ -1,0 +1,357 @@
+//! One round: a fresh database, a run, a fault at a random moment of it, one more run, and a look at everything.
+
+use std::time::{Duration, Instant};
+
+use ntt_mime_integration::Session;
+
+use crate::caller::{Caller, Ending};
+use crate::fault::{Fault, Leaves, Scene};
+use crate::ground::{BATCH, Ground};
+use crate::material::Material;
+use crate::watch::{self, Watch};
+
+/// How long workers may be seen after a run was ended. The goal is a second.
+const WORKERS_GONE: Duration = Duration::from_secs(1);
+
+/// How long this suite waits for them all the same, to say how long it took.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Lines of the server's log that are a defect in every round.
+const ALARMS: &[&str] = &[
+    "TRAP:",
+    "refcount leak",
+    "reference leak",
+    "snapshot reference",
+    "leaked",
+    "transaction left non-empty",
+    "you don't own a lock",
+    "panicked at",
+];
+
+/// And those that are one where nothing was to crash.
+const CRASHES: &[&str] = &["PANIC:", "was terminated by signal"];
+
+/// What a round found.
+#[derive(Default)]
+pub struct Found {
+    /// A run was under way and felt the fault.
+    pub struck: bool,
+    pub lost: i64,
+    pub wrong: i64,
+    pub double: i64,
+    pub other_columns: i64,
+    pub quarantined: i64,
+    /// Untrue things in the history.
+    pub untrue: usize,
+    /// Workers, shared memory, locks or notes that stayed.
+    pub left_behind: usize,
+    /// From the strike (or the end of a run that the strike doesn't end) until no worker was left.
+    pub workers_gone: Option<Duration>,
+    /// How CALL ended.
+    pub ending: String,
+    /// When it struck.
+    pub delay: Duration,
+    /// Everything that isn't as it should be, in words.
+    pub violations: Vec<String>,
+}
+
+impl Found {
+    fn violation(&mut self, words: String) {
+        self.violations.push(words);
+    }
+
+    fn untrue(&mut self, words: String) {
+        self.untrue += 1;
+        self.violation(format!("history: {words}"));
+    }
+
+    fn left(&mut self, words: String) {
+        self.left_behind += 1;
+        self.violation(format!("left behind: {words}"));
+    }
+}
+
+/// A round. What goes wrong with the suite itself is a panic.
+pub fn round(
+    ground: &Ground,
+    material: &Material,
+    fault: &Fault,
+    rng: &mut fastrand::Rng,
+) -> Found {
+    let mut found = Found::default();
+    ground.fresh_database();
+    let log_before = ground.cluster.log().len();
+    let mut scene = Scene {
+        ground,
+        material,
+        delay: ground.length.mul_f64(rng.f64()),
+        rng: rng.fork(),
+        admin: ground.admin(),
+        beside: ground.connect(),
+        caller_sql: Vec::new(),
+        afterwards: Vec::new(),
+    };
+    found.delay = scene.delay;
+    (fault.prepare)(&mut scene);
+    let watch = Watch::begin(&ground.data());
+    let mut caller = call(&mut scene, fault.by_psql);
+    let leader = caller.leader();
+
+    let begun = Instant::now();
+    while begun.elapsed() < scene.delay && !caller.is_finished() {
+        let left = scene.delay.saturating_sub(begun.elapsed());
+        std::thread::sleep(left.min(Duration::from_millis(10)));
+    }
+    let under_way = !caller.is_finished();
+    let struck_at = Instant::now();
+    if let Err(words) = (fault.strike)(&mut scene, &mut caller) {
+        found.violation(words);
+    }
+    let strike_done = Instant::now();
+    let ending = caller.finish();
+    let over = strike_done.max(Instant::now());
+    scene.mend();
+    drop(scene);
+
+    found.ending = ending.word().to_owned();
+    found.struck = !ending.is_ok() || under_way && !fault.ends_run;
+    if !fault.endings.contains(&ending.word()) {
+        found.violation(format!("CALL ended with {ending}"));
+    }
+    ground.cluster.recover();
+    let from = if fault.ends_run { struck_at } else { over };
+    let gone = see_workers_go(ground, watch, from, &mut found);
+    see_nothing_left(ground, leader, fault, &mut found);
+    if fault.leaves != Leaves::Nothing {
+        go_on(ground, fault, &ending, &mut found);
+    }
+    for note in watch::stale_notes(&ground.data()) {
+        found.left(format!("the note {}", note.display()));
+    }
+    read_log(ground, log_before, fault, &mut found);
+    if found.struck {
+        found.workers_gone = Some(gone);
+        if gone > WORKERS_GONE {
+            found.violation(format!("workers were there for {gone:?}"));
+        }
+    }
+    found
+}
+
+fn call(scene: &mut Scene<'_>, by_psql: bool) -> Caller {
+    if by_psql {
+        return Caller::psql(scene.ground, &mut scene.beside, BATCH);
+    }
+    let mut session = scene.ground.connect();
+    for sql in &scene.caller_sql {
+        session.exec(sql);
+    }
+    Caller::session(session, BATCH)
+}
+
+/// Waits until no worker is left; returns how long after `from` the last one was seen.
+fn see_workers_go(ground: &Ground, watch: Watch, from: Instant, found: &mut Found) -> Duration {
+    let data = ground.data();
+    let begun = Instant::now();
+    while !watch::workers(&data).is_empty() {
+        if begun.elapsed() > PATIENCE {
+            found.left(format!("workers {:?}", watch::workers(&data)));
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let last = watch.end();
+    last.map_or(Duration::ZERO, |last| last.saturating_duration_since(from))
+}
+
+/// Of a run that is over no lock and no shared memory is left.
+fn see_nothing_left(ground: &Ground, leader: i32, fault: &Fault, found: &mut Found) {
+    let mut s = ground.admin();
+    if fault.endings.contains(&"lost") {
+        // A client that is gone is noticed a moment later, and the leader ends after its workers.
+        let alive = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {leader}");
+        if !holds(|| s.count(&alive) == 0 || found.ending == "ok") {
+            found.left(format!("the leader {leader}"));
+        }
+    }
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    if !holds(|| s.count(locks) == 0) {
+        found.left("an advisory lock".to_owned());
+    }
+    if !holds(|| watch::run_segments().is_empty()) {
+        found.left(format!("shared memory {:?}", watch::run_segments()));
+    }
+}
+
+/// Does it hold, now or soon?
+fn holds(mut condition: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if begun.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// One more run, and what is true after it.
+fn go_on(ground: &Ground, fault: &Fault, ending: &Ending, found: &mut Found) {
+    let mut s = ground.connect();
+    let committed = s.count("SELECT count(*) FROM audit");
+    if fault.leaves == Leaves::Tables {
+        s.exec("DROP EXTENSION IF EXISTS ntt_mime; CREATE EXTENSION ntt_mime");
+    }
+    let second = match s.call(BATCH) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let words = ntt_mime_integration::session::describe(&error);
+            found.violation(format!("the next run failed: {words}"));
+            return judge(&mut s, ground, found);
+        }
+    };
+    if second.rows_updated != ground.to_fill - committed {
+        found.untrue(format!(
+            "the next run filled {} rows where {} of {} were filled",
+            second.rows_updated, committed, ground.to_fill
+        ));
+    }
+    let status: String = s.value(&format!(
+        "SELECT status FROM ntt_mime.run WHERE run_id = {}",
+        second.run_id
+    ));
+    if status != "succeeded" {
+        found.untrue(format!("the next run is {status}"));
+    }
+    if fault.leaves == Leaves::Everything {
+        read_history(&mut s, second.run_id, committed, fault, ending, found);
+    }
+    judge(&mut s, ground, found);
+}
+
+/// Every row, by comparison with its image from before and with file(1)'s answer.
+pub fn judge(s: &mut Session, ground: &Ground, found: &mut Found) {
+    let row = s
+        .query_one(
+            "SELECT count(*) FILTER (WHERE lost), count(*) FILTER (WHERE wrong),
+                    count(*) FILTER (WHERE other_columns), count(*) FILTER (WHERE changed),
+                    (SELECT count(*) FROM (SELECT FROM audit GROUP BY medium_hash, ino
+                                           HAVING count(*) > 1 OR bool_or(old_mime IS NOT NULL)) twice),
+                    (SELECT count(*) FROM audit),
+                    (SELECT count(*) FROM ntt_mime.failure WHERE reason = 'quarantined'),
+                    (SELECT count(*) FROM ntt_mime.failure JOIN truth USING (blobid) WHERE mime IS NOT NULL)
+               FROM verdict",
+            &[],
+        )
+        .expect("the verdict");
+    let [
+        lost,
+        wrong,
+        other,
+        changed,
+        double,
+        audited,
+        quarantined,
+        innocent,
+    ] = std::array::from_fn(|i| row.get::<_, i64>(i));
+    found.lost = lost;
+    found.wrong = wrong;
+    found.double = double;
+    found.other_columns = other;
+    found.quarantined = quarantined;
+    for (count, what) in [
+        (lost, "rows lost"),
+        (wrong, "rows wrong"),
+        (double, "rows changed twice"),
+        (other, "rows with changes in other columns"),
+        (quarantined, "blobs quarantined"),
+        (
+            innocent,
+            "blobs recorded as failures, though file(1) knows them",
+        ),
+        (
+            (changed - audited).abs(),
+            "rows changed in other ways than by one UPDATE",
+        ),
+    ] {
+        if count > 0 {
+            found.violation(format!("{count} {what} of {}", ground.to_fill));
+        }
+    }
+}
+
+/// The row of the run that was struck.
+fn read_history(
+    s: &mut Session,
+    second: i64,
+    committed: i64,
+    fault: &Fault,
+    ending: &Ending,
+    found: &mut Found,
+) {
+    let rows = s
+        .query(
+            "SELECT status, coalesce(error, ''), rows_updated, finished_at IS NOT NULL
+               FROM ntt_mime.run WHERE run_id <> $1",
+            &[&second],
+        )
+        .expect("the history");
+    let row = match rows.as_slice() {
+        [row] => row,
+        // Struck before it could write its row, and so before it did anything.
+        [] if !ending.is_ok() && committed == 0 => return,
+        rows => return found.untrue(format!("{} rows for one run", rows.len())),
+    };
+    let (status, error, updated, finished): (String, String, i64, bool) =
+        (row.get(0), row.get(1), row.get(2), row.get(3));
+    let here =
+        format!("CALL ended with {ending}; {status} ({error}), {updated} of {committed} rows");
+    let by_cancel_function = fault.name == "ntt_cancel_backfill";
+    let expected = match ending {
+        Ending::Succeeded(outcome) => {
+            if outcome.rows_updated != committed {
+                found.untrue(format!("CALL's result is not what was committed: {here}"));
+            }
+            status == "succeeded" || by_cancel_function && status == "cancelled"
+        }
+        Ending::Failed { sqlstate, .. } => {
+            let noted = match sqlstate.as_str() {
+                "57014" => status == "cancelled",
+                _ => status == "failed",
+            };
+            noted && error.starts_with(sqlstate.as_str())
+                // On a full disk there is no place for the note.
+                || sqlstate == "53100" && status == "interrupted"
+        }
+        // It may have done everything and have been about to say so.
+        Ending::Lost(_) => status == "interrupted" || status == "succeeded" && committed == updated,
+    };
+    // A cancelled run's CALL may return as if nothing had been.
+    found.struck |= status == "cancelled";
+    if !expected || !fault.statuses.contains(&status.as_str()) {
+        found.untrue(format!("the wrong status: {here}"));
+    }
+    if !finished {
+        found.untrue(format!("it has no end: {here}"));
+    }
+    let exact = status != "interrupted";
+    if updated > committed || exact && updated != committed {
+        found.untrue(format!("rows miscounted: {here}"));
+    }
+}
+
+fn read_log(ground: &Ground, from: usize, fault: &Fault, found: &mut Found) {
+    let log = ground.cluster.log();
+    let crashes: &[&str] = if fault.crashes { &[] } else { CRASHES };
+    let alarms = log.get(from..).unwrap_or_default().lines().filter(|line| {
+        ALARMS
+            .iter()
+            .chain(crashes)
+            .any(|alarm| line.contains(alarm))
+    });
+    for line in alarms {
+        found.violation(format!("in the server's log: {line}"));
+    }
+}

@@ -1,0 +1,96 @@
+//! What the backends of runs hold, looked at again and again from another session.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ntt_mime_integration::Session;
+
+const EVERY: Duration = Duration::from_millis(15);
+
+const BACKENDS: &str = "
+    SELECT pid, coalesce(extract(epoch FROM clock_timestamp() - xact_start), 0)::float8,
+           coalesce(xact_start::text, ''), coalesce(backend_xmin::text, '')
+      FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker' OR pid = $1";
+
+/// Locks on the target and its leaves.
+const LOCKS: &str = "
+    SELECT l.pid, l.mode, c.relkind = 'p'
+      FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_stat_activity a USING (pid)
+     WHERE l.locktype = 'relation' AND l.granted AND (a.backend_type = 'ntt_mime worker' OR l.pid = $1)
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace AND c.relname LIKE 'inode%'";
+
+#[derive(Default)]
+pub struct Sampled {
+    pub samples: usize,
+    /// Samples of a backend that was updating a leaf.
+    pub writing: usize,
+    pub oldest_transaction: Duration,
+    /// How long one backend has held back the horizon.
+    pub oldest_xmin: Duration,
+    /// Leaves that one backend had locked at once.
+    pub most_leaves: usize,
+    pub leaf_modes: BTreeMap<String, usize>,
+    pub parent_modes: BTreeMap<String, usize>,
+    /// Samples of a backend that had the parent locked while it was updating a leaf.
+    pub parent_while_writing: usize,
+}
+
+#[derive(Default)]
+struct Held {
+    leaves: usize,
+    parents: usize,
+    writing: bool,
+}
+
+/// Looks until `done`, at the workers and at `leader`.
+pub fn sample_until(done: &AtomicBool, mut s: Session, leader: i32) -> Sampled {
+    let mut sampled = Sampled::default();
+    // Since when a backend has shown the same transaction with the same xmin.
+    let mut horizons: HashMap<i32, (String, Instant)> = HashMap::new();
+    let backends = s.prepare(BACKENDS).expect("a query");
+    let locks = s.prepare(LOCKS).expect("a query");
+    while !done.load(Ordering::SeqCst) {
+        let mut now = HashMap::new();
+        for row in s.query(&backends, &[&leader]).expect("reads") {
+            let (pid, age): (i32, f64) = (row.get(0), row.get(1));
+            let (transaction, xmin): (String, String) = (row.get(2), row.get(3));
+            sampled.oldest_transaction = sampled
+                .oldest_transaction
+                .max(Duration::try_from_secs_f64(age).unwrap_or_default());
+            if xmin.is_empty() {
+                continue;
+            }
+            let state = transaction + &xmin;
+            let since = match horizons.remove(&pid) {
+                Some((known, since)) if known == state => since,
+                _ => Instant::now(),
+            };
+            sampled.oldest_xmin = sampled.oldest_xmin.max(since.elapsed());
+            now.insert(pid, (state, since));
+        }
+        horizons = now;
+        let mut held: HashMap<i32, Held> = HashMap::new();
+        for row in s.query(&locks, &[&leader]).expect("reads") {
+            let (pid, mode, parent): (i32, String, bool) = (row.get(0), row.get(1), row.get(2));
+            let held = held.entry(pid).or_default();
+            if parent {
+                held.parents += 1;
+                *sampled.parent_modes.entry(mode).or_default() += 1;
+            } else {
+                held.leaves += 1;
+                held.writing |= mode == "RowExclusiveLock";
+                *sampled.leaf_modes.entry(mode).or_default() += 1;
+            }
+        }
+        for held in held.values() {
+            sampled.writing += usize::from(held.writing);
+            sampled.most_leaves = sampled.most_leaves.max(held.leaves);
+            sampled.parent_while_writing += usize::from(held.writing && held.parents > 0);
+        }
+        sampled.samples += 1;
+        std::thread::sleep(EVERY);
+    }
+    sampled
+}
