@@ -14,5 +14,6 @@ mod isolation;
 mod locks;
 mod privileges;
 mod quarantine;
+mod replication;
 mod sessions;
 mod shutdown;
