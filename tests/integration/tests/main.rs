@@ -12,6 +12,7 @@ mod failures;
 mod harness;
 mod isolation;
 mod locks;
+mod paths;
 mod privileges;
 mod quarantine;
 mod replication;
