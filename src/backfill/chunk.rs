@@ -264,7 +264,9 @@ impl<'a> Finder<'a> {
         todo: &mut Vec<Todo>,
         records: &mut Records,
     ) -> Result<(), PgError> {
-        if !self.job.failures_on_record || todo.is_empty() {
+        // With a full cache, nothing but the record tells of what this run has put into quarantine.
+        let any = self.job.failures_on_record || self.shared.any_quarantined();
+        if !any || todo.is_empty() {
             return Ok(());
         }
         let texts: Vec<String> = todo
@@ -386,6 +388,7 @@ impl<'a> Finder<'a> {
         if !self.job.options.dry_run {
             let run_id = self.job.run_id;
             tx::transaction(|| history::record_failures(run_id, vec![failure], Vec::new()))?;
+            self.shared.note_quarantine();
         }
         self.conclude(wanted, slot, Outcome::Failed(FailureReason::Quarantined));
         self.examiner = start_examiner(self.job, &self.note)?;

@@ -82,7 +82,8 @@ SELECT n.blobid, n.reason, n.detail, $1, $1
  ORDER BY n.blobid
     ON CONFLICT (blobid) DO UPDATE
    SET reason = excluded.reason, detail = excluded.detail, attempts = f.attempts + 1,
-       last_run_id = excluded.last_run_id, last_seen = pg_catalog.now()";
+       last_run_id = excluded.last_run_id, last_seen = pg_catalog.now()
+ WHERE f.reason <> 'quarantined' OR excluded.reason = 'quarantined'";
 
 const FORGET_FAILURES: &str = "
 DELETE FROM ntt_mime.failure f
@@ -306,7 +307,7 @@ pub fn known_failures(options: &Options, blobids: Vec<String>) -> HashMap<String
     known
 }
 
-/// Records failures, and forgets those of blobs that have been detected.
+/// Records failures, and forgets those of blobs that have been detected. What is in quarantine stays there.
 pub fn record_failures(run_id: i64, failed: Vec<NewFailure>, mended: Vec<String>) {
     as_owner(|| {
         if !failed.is_empty() {

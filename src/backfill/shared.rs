@@ -20,7 +20,7 @@ use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run1");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run2");
 
 /// Alignment of each part: a cache line, so that parts don't share one.
 const ALIGN: usize = 64;
@@ -56,6 +56,8 @@ struct Header {
     /// Somebody called ntt_cancel_backfill.
     cancelled: AtomicU32,
     limit_reached: AtomicU32,
+    /// A worker has put a blob into quarantine.
+    quarantined: AtomicU32,
     blobs: AtomicU64,
     board: BoardHeader,
     cache: CacheHeader,
@@ -326,6 +328,16 @@ impl<'a> Shared<'a> {
         self.header.limit_reached.store(1, Ordering::Relaxed);
         self.stop(Stop::AfterBatch);
         false
+    }
+
+    /// Tells the other workers that a blob has been put into quarantine.
+    pub fn note_quarantine(&self) {
+        self.header.quarantined.store(1, Ordering::Relaxed);
+    }
+
+    /// Has a worker of this run put a blob into quarantine?
+    pub fn any_quarantined(&self) -> bool {
+        self.header.quarantined.load(Ordering::Relaxed) != 0
     }
 
     /// Distinct blobs met.

@@ -291,6 +291,24 @@ fn a_blob_without_end_is_given_up() {
 }
 
 #[test]
+fn a_blob_without_end_is_given_up_once_even_without_a_cache() {
+    let poisoned = poisoned(&["hang"]);
+    let db = poisoned.database("poison_no_cache");
+    let mut s = db.connect();
+    s.exec(
+        "CREATE TABLE many AS SELECT blobid, mime_type FROM generate_series(1, 3), blob;
+         SET ntt_mime.cache_size = 0",
+    );
+    let outcome = s.backfill("20, target => 'many', workers => 1");
+    assert_eq!(outcome.rows_updated, 900);
+    let (_, blobid) = &poisoned.poisons[0];
+    assert_eq!(
+        s.table("SELECT blobid, reason, attempts FROM ntt_mime.failure"),
+        [format!("{blobid}|quarantined|1")]
+    );
+}
+
+#[test]
 fn a_worker_in_a_blob_without_end_still_stops() {
     let poisoned = poisoned(&["hang"]);
     let db = poisoned.database("poison_stop");
