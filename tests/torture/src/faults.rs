@@ -80,7 +80,7 @@ impl Grounds<'_> {
         };
         if slot.is_none() {
             let ground = make(self.material, self.may_mount).expect("mounting is permitted");
-            println!("  a run takes {} here", seconds(ground.length));
+            println!("  a run takes {} here", seconds(ground.length.get()));
             *slot = Some(ground);
         }
         slot.as_ref().expect("just made")

@@ -1,5 +1,6 @@
 //! Where faults strike: a server, and a database in it that each round gets anew from a template.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ pub const LEAVES: usize = 17;
 const COPIES: usize = 3;
 
 /// Small, so that there are many commits to strike between.
-pub const BATCH: &str = "200";
+pub const BATCH: &str = "100";
 
 /// The database of a round.
 pub const DATABASE: &str = "torture";
@@ -78,7 +79,7 @@ pub struct Ground {
     /// A second way to the store, where mounting is permitted.
     pub store: Option<Bind>,
     /// How long a run takes that nobody disturbs.
-    pub length: Duration,
+    pub length: Cell<Duration>,
     /// Rows that a run can fill.
     pub to_fill: i64,
 }
@@ -113,7 +114,7 @@ impl Ground {
             cluster,
             disk,
             store: None,
-            length: Duration::ZERO,
+            length: Cell::default(),
             to_fill: 0,
         };
         ground.make_template(material);
@@ -158,7 +159,12 @@ impl Ground {
             })
             .collect();
         lengths.sort();
-        self.length = lengths[1];
+        self.length.set(lengths[1]);
+    }
+
+    /// A run that nobody disturbed took this long: the machine may be busier than before, or less so.
+    pub fn learn_length(&self, took: Duration) {
+        self.length.set((self.length.get() + took) / 2);
     }
 
     /// The judge has to see what it is there for: rows are spoilt in each way, in a transaction that is rolled back.

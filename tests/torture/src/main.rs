@@ -35,6 +35,9 @@ use ntt_mime_integration::{Cluster, judge, server};
 use options::Options;
 use report::Log;
 
+/// Blobs of the short form: runs are shorter, and so are its rounds.
+const SHORT_BLOBS: usize = 600;
+
 fn main() -> ExitCode {
     let options = match Options::from_command_line() {
         Ok(options) => options,
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
     let begun = Instant::now();
     let mut count = Count::default();
     let mut parts = Vec::new();
-    let material = material(&mut count, &mut log);
+    let material = material(&options, &mut count, &mut log);
     if options.wants("loaders") {
         let result = catch_unwind(AssertUnwindSafe(|| loaders::run(&options)));
         match result {
@@ -69,7 +72,7 @@ fn main() -> ExitCode {
                     .errors
                     .iter()
                     .for_each(|error| log.violation(&format!("loaders: {error}")));
-                count.goals(loaded.goals(), &mut log);
+                count.goals(loaded.goals(options.short), &mut log);
                 parts.push(loaded.waits_table());
                 parts.push(loaded.held_table());
             }
@@ -156,8 +159,8 @@ impl Count {
     }
 }
 
-fn material(count: &mut Count, log: &mut Log) -> Material {
-    let mut material = Material::new();
+fn material(options: &Options, count: &mut Count, log: &mut Log) -> Material {
+    let mut material = Material::new(options.short.then_some(SHORT_BLOBS));
     let cluster = Cluster::start(&[("ntt_mime.blob_root", material.root)]);
     let mut s = cluster.connect("postgres", SUPERUSER);
     s.exec("CREATE EXTENSION ntt_mime");

@@ -14,14 +14,18 @@ pub struct Material {
 }
 
 impl Material {
-    /// The shared corpus, a few blobs that are missing, and texts that are no blobids.
-    pub fn new() -> Material {
+    /// The shared corpus, or `blobs` of it, a few blobs that are missing, and texts that are no blobids.
+    pub fn new(blobs: Option<usize>) -> Material {
+        let wanted = blobs.unwrap_or(usize::MAX);
         let corpus = corpus();
         let mut blobs: Vec<_> = corpus
             .blobs
             .iter()
             .map(|blob| (blob.blobid.clone(), Some(blob.file_mime.clone())))
             .collect();
+        let mut rng = fastrand::Rng::with_seed(0);
+        rng.shuffle(&mut blobs);
+        blobs.truncate(wanted);
         let malformed = ["nonsense", "../../etc/passwd", ""].map(str::to_owned);
         let shouted = blobs[0].0.to_uppercase();
         let none = (0..4)
@@ -30,7 +34,7 @@ impl Material {
             .chain([shouted])
             .map(|blobid| (blobid, None));
         blobs.extend(none);
-        fastrand::Rng::with_seed(0).shuffle(&mut blobs);
+        rng.shuffle(&mut blobs);
         Material {
             blobs,
             root: corpus.store.root_str(),

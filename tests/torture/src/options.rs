@@ -58,7 +58,7 @@ impl Options {
     /// How long loaders go on beside runs.
     pub fn loaders_time(&self) -> Duration {
         match self.short {
-            true => Duration::from_secs(12),
+            true => Duration::from_secs(8),
             false => (self.time / 10).max(Duration::from_secs(30)),
         }
     }

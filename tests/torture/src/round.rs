@@ -84,7 +84,7 @@ pub fn round(
     let mut scene = Scene {
         ground,
         material,
-        delay: ground.length.mul_f64(rng.f64()),
+        delay: ground.length.get().mul_f64(rng.f64()),
         rng: rng.fork(),
         admin: ground.admin(),
         beside: ground.connect(),
@@ -226,7 +226,15 @@ fn go_on(ground: &Ground, fault: &Fault, ending: &Ending, found: &mut Found) {
         found.untrue(format!("the next run is {status}"));
     }
     if fault.leaves == Leaves::Everything {
-        read_history(&mut s, second.run_id, committed, fault, ending, found);
+        read_history(
+            &mut s,
+            ground,
+            second.run_id,
+            committed,
+            fault,
+            ending,
+            found,
+        );
     }
     judge(&mut s, ground, found);
 }
@@ -283,8 +291,13 @@ pub fn judge(s: &mut Session, ground: &Ground, found: &mut Found) {
 }
 
 /// The row of the run that was struck.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "what it compares comes from everywhere"
+)]
 fn read_history(
     s: &mut Session,
+    ground: &Ground,
     second: i64,
     committed: i64,
     fault: &Fault,
@@ -293,7 +306,8 @@ fn read_history(
 ) {
     let rows = s
         .query(
-            "SELECT status, coalesce(error, ''), rows_updated, finished_at IS NOT NULL
+            "SELECT status, coalesce(error, ''), rows_updated, finished_at IS NOT NULL,
+                    extract(epoch FROM finished_at - started_at)::float8
                FROM ntt_mime.run WHERE run_id <> $1",
             &[&second],
         )
@@ -332,6 +346,9 @@ fn read_history(
     found.struck |= status == "cancelled";
     if !expected || !fault.statuses.contains(&status.as_str()) {
         found.untrue(format!("the wrong status: {here}"));
+    }
+    if status == "succeeded" && finished {
+        ground.learn_length(Duration::try_from_secs_f64(row.get(4)).unwrap_or_default());
     }
     if !finished {
         found.untrue(format!("it has no end: {here}"));

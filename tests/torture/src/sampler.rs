@@ -1,6 +1,6 @@
 //! What the backends of runs hold, looked at again and again from another session.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub struct Sampled {
     pub parent_modes: BTreeMap<String, usize>,
     /// Samples of a backend that had the parent locked while it was updating a leaf.
     pub parent_while_writing: usize,
+    /// Transactions in which that was seen.
+    pub parent_while_writing_in: HashSet<String>,
 }
 
 #[derive(Default)]
@@ -52,13 +54,14 @@ pub fn sample_until(done: &AtomicBool, mut s: Session, leader: i32) -> Sampled {
     let backends = s.prepare(BACKENDS).expect("a query");
     let locks = s.prepare(LOCKS).expect("a query");
     while !done.load(Ordering::SeqCst) {
-        let mut now = HashMap::new();
+        let (mut now, mut transactions) = (HashMap::new(), HashMap::new());
         for row in s.query(&backends, &[&leader]).expect("reads") {
             let (pid, age): (i32, f64) = (row.get(0), row.get(1));
             let (transaction, xmin): (String, String) = (row.get(2), row.get(3));
             sampled.oldest_transaction = sampled
                 .oldest_transaction
                 .max(Duration::try_from_secs_f64(age).unwrap_or_default());
+            transactions.insert(pid, format!("{pid} {transaction}"));
             if xmin.is_empty() {
                 continue;
             }
@@ -84,10 +87,15 @@ pub fn sample_until(done: &AtomicBool, mut s: Session, leader: i32) -> Sampled {
                 *sampled.leaf_modes.entry(mode).or_default() += 1;
             }
         }
-        for held in held.values() {
+        for (pid, held) in &held {
             sampled.writing += usize::from(held.writing);
             sampled.most_leaves = sampled.most_leaves.max(held.leaves);
-            sampled.parent_while_writing += usize::from(held.writing && held.parents > 0);
+            if held.writing && held.parents > 0 {
+                sampled.parent_while_writing += 1;
+                sampled
+                    .parent_while_writing_in
+                    .extend(transactions.get(pid).cloned());
+            }
         }
         sampled.samples += 1;
         std::thread::sleep(EVERY);
