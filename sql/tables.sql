@@ -108,7 +108,8 @@ COMMENT ON COLUMN ntt_mime.failure.last_run_id IS 'run that tried it last';
 COMMENT ON COLUMN ntt_mime.failure.first_seen IS 'when it was met first';
 COMMENT ON COLUMN ntt_mime.failure.last_seen IS 'when it was tried last; it is passed over until ntt_mime.retry_failures_after has gone by';
 
--- 1314149427 is lock::RUN_CLASS: the leader holds this advisory lock as long as it lives.
+-- 1314149427 is lock::RUN_CLASS, and 3 says that no SQL function took it: the leader holds this advisory
+-- lock as long as it lives.
 --
 -- Every operator and function is qualified: CREATE EXTENSION binds them by the search path that it runs
 -- with, which includes the schema the extension is made in. Whoever may create there could plant one that
@@ -151,7 +152,7 @@ SELECT r.run_id,
    AND EXISTS (
        SELECT FROM pg_catalog.pg_locks l
         WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory'::text AND l.granted
-          AND l.objsubid OPERATOR(pg_catalog.=) 2::smallint
+          AND l.objsubid OPERATOR(pg_catalog.=) 3::smallint
           AND l.pid OPERATOR(pg_catalog.=) r.pid
           AND l.database OPERATOR(pg_catalog.=) (
               SELECT d.oid FROM pg_catalog.pg_database d

@@ -6,6 +6,7 @@ use ntt_mime_core::examiner::StartError;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
+use crate::pg::encoding::readable;
 use crate::pg::tx::PgError;
 
 /// An error to be raised.
@@ -100,9 +101,9 @@ impl Report {
 impl From<Error> for ErrorReport {
     fn from(error: Error) -> ErrorReport {
         let words = Report::from(error);
-        let mut report = ErrorReport::new(words.code, words.message, function_name!());
+        let mut report = ErrorReport::new(words.code, readable(words.message), function_name!());
         if let Some(detail) = words.detail {
-            report = report.set_detail(detail);
+            report = report.set_detail(readable(detail));
         }
         match words.hint {
             Some(hint) => report.set_hint(hint),

@@ -7,11 +7,14 @@ use pgrx::prelude::*;
 
 use crate::detect;
 use crate::errors::Error;
+use crate::pg::encoding::{self, readable};
+
+// Arguments of type text come as bytes: pgrx would raise an error for one that isn't UTF-8.
 
 /// The MIME type of a blob in the store.
 #[pg_extern(sql = false)]
-fn ntt_detect_mime_blob(blobid: &str) -> Option<String> {
-    let id = BlobId::parse(blobid).unwrap_or_else(|error| {
+fn ntt_detect_mime_blob(blobid: &[u8]) -> Option<String> {
+    let id = BlobId::parse(&encoding::from_server(blobid)).unwrap_or_else(|error| {
         Error::InvalidBlobId {
             detail: error.to_string(),
         }
@@ -39,7 +42,7 @@ type Inspection = (
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // pgrx reads the columns off the type
 fn ntt_inspect_blob(
-    blobid: &str,
+    blobid: &[u8],
 ) -> TableIterator<
     'static,
     (
@@ -51,7 +54,10 @@ fn ntt_inspect_blob(
         name!(detail, Option<String>),
     ),
 > {
-    TableIterator::once(inspect(blobid))
+    let (path, status, mime_type, size, bytes_read, detail) =
+        inspect(&encoding::from_server(blobid));
+    let (path, detail) = (path.map(readable), detail.map(readable));
+    TableIterator::once((path, status, mime_type, size, bytes_read, detail))
 }
 
 fn inspect(blobid: &str) -> Inspection {

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use crate::pg::encoding;
 use ntt_mime_core::detector::DetectorConfig;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
@@ -143,7 +144,7 @@ fn default_workers() -> i32 {
 fn text(setting: &GucSetting<Option<CString>>) -> String {
     setting
         .get()
-        .map(|value| value.to_string_lossy().into_owned())
+        .map(|value| encoding::from_server(value.to_bytes()).into_owned())
         .unwrap_or_default()
 }
 

@@ -13,6 +13,7 @@ use pgrx::{Spi, pg_sys};
 use serde::Serialize;
 
 use super::options::Options;
+use crate::pg::encoding::readable;
 use crate::pg::identity::as_owner;
 use crate::pg::lock;
 
@@ -27,7 +28,7 @@ UPDATE ntt_mime.run r
  WHERE r.status = 'running'
    AND NOT EXISTS (
        SELECT FROM pg_catalog.pg_locks l
-        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 3
           AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
                              WHERE d.datname = pg_catalog.current_database())
           AND l.classid = $1 AND l.objid = (r.run_id & 4294967295)::pg_catalog.oid)";
@@ -59,7 +60,7 @@ SELECT max(run_id) FROM ntt_mime.run WHERE status = 'running' AND pid = $1";
 
 const HOLDER: &str = "
 SELECT l.pid FROM pg_catalog.pg_locks l
- WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 3
    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
                       WHERE d.datname = pg_catalog.current_database())
    AND l.classid = $1 AND l.objid = $2";
@@ -136,11 +137,12 @@ pub fn tidy_up() {
 
 /// Writes the row of a new run; returns its run_id.
 pub fn begin(target: &str, role: &str, options: &Options, libmagic: &str) -> i64 {
-    let text = serde_json::to_string(options).expect("options are plain data");
+    let text = readable(serde_json::to_string(options).expect("options are plain data"));
+    let (target, role) = (readable(target.to_owned()), readable(role.to_owned()));
     let arguments = [
-        DatumWithOid::from(target),
+        DatumWithOid::from(target.as_str()),
         DatumWithOid::from(crate::pg::latch::my_pid()),
-        DatumWithOid::from(role),
+        DatumWithOid::from(role.as_str()),
         DatumWithOid::from(text.as_str()),
         DatumWithOid::from(options.workers as i32),
         DatumWithOid::from(libmagic),
@@ -159,7 +161,7 @@ pub fn begin(target: &str, role: &str, options: &Options, libmagic: &str) -> i64
 
 /// Brings the row of a run up to date.
 pub fn update(run_id: i64, row: &RunRow) {
-    let text = serde_json::to_string(row).expect("a row is plain data");
+    let text = readable(serde_json::to_string(row).expect("a row is plain data"));
     let arguments = [
         DatumWithOid::from(run_id),
         DatumWithOid::from(text.as_str()),
@@ -208,11 +210,11 @@ pub struct Running {
 const RUNNING: &str = "
 SELECT r.role_name,
        (SELECT h.objid FROM pg_catalog.pg_locks h
-         WHERE h.locktype = 'advisory' AND h.granted AND h.objsubid = 2 AND h.pid = r.pid
+         WHERE h.locktype = 'advisory' AND h.granted AND h.objsubid = 3 AND h.pid = r.pid
            AND h.database = l.database AND h.classid = $2 LIMIT 1)
   FROM ntt_mime.run r
   LEFT JOIN pg_catalog.pg_locks l
-    ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.pid = r.pid
+    ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 3 AND l.pid = r.pid
    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
                       WHERE d.datname = pg_catalog.current_database())
    AND l.classid = $3 AND l.objid = (r.run_id & 4294967295)::pg_catalog.oid
@@ -316,7 +318,7 @@ pub fn record_failures(run_id: i64, failed: Vec<NewFailure>, mended: Vec<String>
                 DatumWithOid::from(run_id),
                 DatumWithOid::from(column(|f| f.blobid.clone())),
                 DatumWithOid::from(column(|f| f.reason.as_str().to_owned())),
-                DatumWithOid::from(column(|f| f.detail.clone())),
+                DatumWithOid::from(column(|f| readable(f.detail.clone()))),
             ];
             run_sql(RECORD_FAILURES, &arguments);
         }
@@ -329,8 +331,9 @@ pub fn record_failures(run_id: i64, failed: Vec<NewFailure>, mended: Vec<String>
 /// The key under which a text that is no blobid is recorded: itself, or its beginning and a hash.
 pub fn failure_key(text: &str) -> String {
     use sha2::{Digest, Sha256};
+    let text = readable(text.to_owned());
     if text.len() <= MAX_KEY {
-        return text.to_owned();
+        return text;
     }
     let beginning: String = text.chars().take(MAX_KEY / 8).collect();
     let hash = BlobId::from_bytes(Sha256::digest(text.as_bytes()).into());

@@ -293,6 +293,7 @@ impl Leader {
             if self.last_record.elapsed() >= RECORD_EVERY {
                 self.last_record = Instant::now();
                 self.record("running", None);
+                latch::look_after_client();
             }
             if self.last_notice.elapsed() >= progress::NOTICE_EVERY {
                 self.last_notice = Instant::now();

@@ -41,7 +41,7 @@ pub enum Trouble {
     Gone,
     /// Somebody holds a lock that we need.
     Locked,
-    /// Try again: a deadlock, a serialization failure, or a cancelled statement.
+    /// Try again: a deadlock or a serialization failure.
     Retry,
     /// The run can't go on.
     Fatal(tx::PgError),
@@ -51,7 +51,7 @@ impl From<tx::PgError> for Trouble {
     fn from(error: tx::PgError) -> Trouble {
         match error.sqlstate().as_str() {
             "55P03" => Trouble::Locked,
-            "40P01" | "40001" | "57014" => Trouble::Retry,
+            "40P01" | "40001" => Trouble::Retry,
             _ => Trouble::Fatal(error),
         }
     }
@@ -190,11 +190,16 @@ impl<'a> Leaf<'a> {
                 let Some(locked) = self.lock(pg_sys::RowExclusiveLock) else {
                     return Step::Gone;
                 };
-                if !insist && !locked.has_partition_constraint_cached() {
-                    return Step::ConstraintMissing;
-                }
-                let arguments = (from, to, blobids, mime_types);
-                Step::Done(plan::with_spi(|| self.run_update(arguments, free_only)))
+                // Planning and locks on indexes come first: they may cost us the constraint.
+                locked.lock_indexes();
+                plan::with_spi(|| {
+                    self.update_plan(free_only).make_ready();
+                    if !insist && !locked.has_partition_constraint_cached() {
+                        return Step::ConstraintMissing;
+                    }
+                    let arguments = (from, to, blobids, mime_types);
+                    Step::Done(self.run_update(arguments, free_only))
+                })
             })?;
             match step {
                 Step::Done(rows) => return Ok(Updated { rows, commit_time }),
@@ -209,23 +214,25 @@ impl<'a> Leaf<'a> {
         unreachable!("the last attempt returns")
     }
 
+    fn update_plan(&mut self, free_only: bool) -> &mut LeafPlan {
+        let (oid, name) = (self.oid, &self.name);
+        let (plan, sql): (_, fn(&str) -> String) = match free_only {
+            false => (&mut self.update, update_sql),
+            true => (&mut self.update_free, update_free_sql),
+        };
+        plan.get_or_insert_with(|| LeafPlan::prepare(&sql(name), &UPDATE_ARGUMENTS, oid))
+    }
+
     fn run_update(
         &mut self,
         (from, to, blobids, mime_types): (Tid, Tid, &[String], &[&str]),
         free_only: bool,
     ) -> u64 {
         use pgrx::IntoDatum;
-        let (oid, name) = (self.oid, &self.name);
-        let (plan, sql): (_, fn(&str) -> String) = match free_only {
-            false => (&mut self.update, update_sql),
-            true => (&mut self.update_free, update_free_sql),
-        };
-        let plan =
-            plan.get_or_insert_with(|| LeafPlan::prepare(&sql(name), &UPDATE_ARGUMENTS, oid));
         let (mut from, mut to) = (from, to);
         let blobids: Vec<&str> = blobids.iter().map(String::as_str).collect();
         let array = |texts: Vec<&str>| texts.into_datum().expect("an array is never null");
-        plan.execute(
+        self.update_plan(free_only).execute(
             &mut [
                 pg_sys::Datum::from(&raw mut from),
                 pg_sys::Datum::from(&raw mut to),

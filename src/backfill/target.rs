@@ -4,6 +4,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
 use crate::errors::Error;
+use crate::pg::lock::qualified_name;
 
 /// A table that can be filled.
 #[derive(Debug, Clone)]
@@ -25,8 +26,7 @@ pub struct ListedLeaf {
 
 /// Everything about the target in one look at the catalogs, without a lock on it.
 const DESCRIBE: &str = "
-SELECT pg_catalog.format('%I.%I', n.nspname, c.relname),
-       c.relkind::pg_catalog.text,
+SELECT c.relkind::pg_catalog.text,
        c.relpersistence::pg_catalog.text,
        b.atttypid, pg_catalog.format_type(b.atttypid, b.atttypmod),
        m.atttypid, pg_catalog.format_type(m.atttypid, m.atttypmod), m.atttypmod,
@@ -77,9 +77,9 @@ fn by_name(name: &str) -> Option<pg_sys::Oid> {
     }
     Spi::connect(|client| {
         let table = client.select(
-            "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid",
+            "SELECT pg_catalog.to_regclass(pg_catalog.convert_from($1, 'UTF8'))::pg_catalog.oid",
             Some(1),
-            &[DatumWithOid::from(name)],
+            &[DatumWithOid::from(name.as_bytes())],
         );
         table.and_then(|table| table.first().get_one::<pg_sys::Oid>())
     })
@@ -94,14 +94,14 @@ fn describe(oid: pg_sys::Oid) -> Option<Result<Target, Error>> {
             return Ok(None);
         }
         Ok(Some(Described {
-            name: row.get::<String>(1)?.unwrap_or_default(),
-            kind: row.get::<String>(2)?.unwrap_or_default(),
-            persistence: row.get::<String>(3)?.unwrap_or_default(),
-            blobid: (row.get(4)?, row.get(5)?),
-            mime_type: (row.get(6)?, row.get(7)?),
-            mime_typmod: row.get::<i32>(8)?.unwrap_or(-1),
-            may_update: row.get::<bool>(9)?.unwrap_or(false),
-            row_security: row.get::<bool>(10)?.unwrap_or(false),
+            name: qualified_name(oid).unwrap_or_default(),
+            kind: row.get::<String>(1)?.unwrap_or_default(),
+            persistence: row.get::<String>(2)?.unwrap_or_default(),
+            blobid: (row.get(3)?, row.get(4)?),
+            mime_type: (row.get(5)?, row.get(6)?),
+            mime_typmod: row.get::<i32>(7)?.unwrap_or(-1),
+            may_update: row.get::<bool>(8)?.unwrap_or(false),
+            row_security: row.get::<bool>(9)?.unwrap_or(false),
         }))
     };
     let described = Spi::connect(|client| read(client)).ok().flatten()?;

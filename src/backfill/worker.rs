@@ -14,7 +14,7 @@ use super::leaf::{Leaf, Tid, Trouble, block_of, start_of_block};
 use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
 use crate::errors::Error;
-use crate::pg::tx::PgError;
+use crate::pg::tx::{self, PgError};
 use crate::pg::{bgworker, dsm, identity, latch, notes};
 
 /// An update that takes longer makes the next batches smaller, whatever the batch size: others wait
@@ -51,8 +51,10 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
     let slot = shared.worker(number);
     let mut settings = shared.settings().to_vec();
     let result = match shared.job() {
-        Ok(job) => bgworker::take_over(&job.session, &mut settings)
-            .and_then(|()| work(&job, shared, number, slot)),
+        Ok(job) => tx::returning_errors(|| {
+            bgworker::take_over(&job.session, &mut settings)?;
+            work(&job, shared, number, slot)
+        }),
         Err(error) => Err(PgError::new(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
             format!("could not read the options of a run: {error}"),

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use pgrx::pg_sys;
 
-use super::{identity, tx, version};
+use super::{encoding, identity, tx, version};
 
 /// What pg_stat_activity shows as `backend_type`.
 pub const BACKEND_TYPE: &str = "ntt_mime worker";
@@ -144,7 +144,7 @@ pub fn take_over(session: &Session, settings: &mut [u8]) -> Result<(), tx::PgErr
         unsafe { pg_sys::RestoreGUCState(settings.as_mut_ptr().cast()) };
         if let Some(role) = &session.role {
             // Checked again: the role may have been taken from the caller meanwhile.
-            let role = std::ffi::CString::new(role.as_str()).unwrap_or_default();
+            let role = encoding::to_server(role);
             identity::set_option(c"role", &role, pg_sys::GucAction::GUC_ACTION_SET);
         }
     })

@@ -106,13 +106,7 @@ pub fn role_name(role: pg_sys::Oid) -> String {
     // SAFETY: GetUserNameFromId returns a palloc'ed C string, or NULL with noerr.
     unsafe {
         let name = pg_sys::GetUserNameFromId(role, true);
-        if name.is_null() {
-            format!("{}", role.to_u32())
-        } else {
-            std::ffi::CStr::from_ptr(name)
-                .to_string_lossy()
-                .into_owned()
-        }
+        super::encoding::from_server_c(name).unwrap_or_else(|| role.to_u32().to_string())
     }
 }
 
@@ -124,7 +118,7 @@ pub fn acts_for(role: pg_sys::Oid) -> bool {
 
 /// A role by its name.
 pub fn role_oid(name: &str) -> Option<pg_sys::Oid> {
-    let name = std::ffi::CString::new(name).ok()?;
+    let name = super::encoding::to_server(name);
     // SAFETY: a catalog look-up inside a transaction.
     let oid = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)

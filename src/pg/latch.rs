@@ -54,6 +54,19 @@ pub fn wake(pid: i32) {
     }
 }
 
+/// Sees whether the client is still there; if not, the next check for interrupts ends this session, as it
+/// would with `client_connection_check_interval`. Otherwise only the next message to it would tell.
+pub fn look_after_client() {
+    if !super::version::client_is_there() {
+        // SAFETY: flags of this process, those that PostgreSQL's own check in ProcessInterrupts
+        // (tcop/postgres.c) sets.
+        unsafe {
+            pg_sys::ClientConnectionLost = 1;
+            pg_sys::InterruptPending = 1;
+        }
+    }
+}
+
 /// This process's id.
 pub fn my_pid() -> i32 {
     // SAFETY: set once at process start.

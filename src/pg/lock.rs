@@ -1,7 +1,8 @@
 //! Advisory locks of a run, and locks on leaves.
 //!
-//! The advisory locks are of the session level and of the two-key kind. They vanish with the
-//! leader's process in whatever way it ends, so they, not the rows of `ntt_mime.run`, tell who runs.
+//! The advisory locks are of the session level and have two keys. They vanish with the leader's process
+//! in whatever way it ends, so they, not the rows of `ntt_mime.run`, tell who runs. They are of a kind that
+//! SQL's functions don't take, so nobody can hold runs off with locks of his own.
 
 use pgrx::pg_sys;
 
@@ -14,6 +15,10 @@ pub const RUN_CLASS: u32 = 0x4E54_5433;
 
 /// First key of the lock by which a leader tells its shared memory handle; the second is the handle.
 pub const HANDLE_CLASS: u32 = 0x4E54_5432;
+
+/// What pg_locks shows as `objsubid`. PostgreSQL's own functions take 1 (one key) and 2 (two keys), see
+/// SET_LOCKTAG_INT64 and SET_LOCKTAG_INT32 in its lockfuncs.c.
+const KIND: u16 = 3;
 
 /// `DEFAULT_LOCKMETHOD`/`USER_LOCKMETHOD` of PostgreSQL's storage/lock.h.
 const USER_LOCKMETHOD: u8 = 2;
@@ -30,8 +35,7 @@ impl SessionLock {
                 locktag_field1: pg_sys::MyDatabaseId.to_u32(),
                 locktag_field2: class,
                 locktag_field3: key,
-                // 2: two keys of 32 bits, as pg_advisory_lock(int, int) sets it.
-                locktag_field4: 2,
+                locktag_field4: KIND,
                 locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
                 locktag_lockmethodid: USER_LOCKMETHOD,
             };
@@ -114,6 +118,24 @@ impl LockedLeaf {
         }
     }
 
+    /// Locks its indexes as an UPDATE does, and brings them into this backend's relation cache. A lock that
+    /// is new to a transaction makes it take note of what others have changed, which may throw the partition
+    /// constraint out again; taken here, it comes before our look at that.
+    pub fn lock_indexes(&self) {
+        let mode = pg_sys::RowExclusiveLock as i32;
+        // SAFETY: an open relation, locked in this mode; the indexes are closed, their locks kept.
+        unsafe {
+            let list = pg_sys::RelationGetIndexList(self.relation);
+            let indexes = pgrx::PgList::<pg_sys::Oid>::from_pg(list);
+            for i in 0..indexes.len() {
+                if let Some(oid) = indexes.get_oid(i) {
+                    let index = pg_sys::index_open(oid, mode);
+                    pg_sys::index_close(index, pg_sys::NoLock as i32);
+                }
+            }
+        }
+    }
+
     /// Has this backend its partition constraint at hand? While it hasn't, the first UPDATE builds
     /// it under a lock on the parent that lasts until the end of the transaction.
     pub fn has_partition_constraint_cached(&self) -> bool {
@@ -150,11 +172,6 @@ pub fn qualified_name(oid: pg_sys::Oid) -> Option<String> {
         if schema.is_null() {
             return None;
         }
-        let quoted = pg_sys::quote_qualified_identifier(schema, name);
-        Some(
-            std::ffi::CStr::from_ptr(quoted)
-                .to_string_lossy()
-                .into_owned(),
-        )
+        super::encoding::from_server_c(pg_sys::quote_qualified_identifier(schema, name))
     }
 }

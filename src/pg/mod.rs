@@ -2,10 +2,12 @@
 //!
 //! One file a concern: [`tx`] transactions and errors, [`identity`] who acts, [`dsm`] shared memory,
 //! [`bgworker`] background workers, [`lock`] advisory and relation locks, [`latch`] waiting,
-//! [`plan`] prepared statements on one leaf, [`notes`] the note of this process, [`version`] what differs between PostgreSQL releases.
+//! [`plan`] prepared statements on one leaf, [`notes`] the note of this process, [`encoding`] text in other
+//! encodings than UTF-8, [`version`] what differs between PostgreSQL releases.
 
 pub mod bgworker;
 pub mod dsm;
+pub mod encoding;
 pub mod identity;
 pub mod latch;
 pub mod lock;

@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 
 use pgrx::{PgSqlErrorCode, ereport, pg_sys};
 
-use super::{identity, version};
+use super::{encoding, identity, version};
 
 /// Settings under which a statement is planned: everything but TID range scans and hash joins is off.
 const PLANNER: [(&std::ffi::CStr, &std::ffi::CStr); 9] = [
@@ -43,8 +43,7 @@ impl LeafPlan {
     /// [`version::waive_permissions`]). Inside a transaction with an SPI connection, with `leaf` locked
     /// in the mode that `sql` wants.
     pub fn prepare(sql: &str, arguments: &'static [pg_sys::Oid], leaf: pg_sys::Oid) -> LeafPlan {
-        let sql = CString::new(sql).unwrap_or_default();
-        LeafPlan::prepare_c(sql, arguments, leaf)
+        LeafPlan::prepare_c(encoding::to_server(sql), arguments, leaf)
     }
 
     fn prepare_c(sql: CString, arguments: &'static [pg_sys::Oid], leaf: pg_sys::Oid) -> LeafPlan {
@@ -110,13 +109,18 @@ impl LeafPlan {
         }
     }
 
+    /// Sees to it that the statement is planned, and planned as we want it. Under the same conditions.
+    pub fn make_ready(&mut self) {
+        if self.plan_now() != self.generation {
+            *self = LeafPlan::prepare_c(self.sql.clone(), self.arguments, self.leaf);
+        }
+    }
+
     /// Runs it; returns the number of rows processed. Results, if any, are in SPI's tuple table.
     /// Inside a transaction with an SPI connection, with the leaf locked as for [`LeafPlan::prepare`]:
     /// then nothing can make the plan invalid between our look at it and its execution.
     pub fn execute(&mut self, arguments: &mut [pg_sys::Datum], read_only: bool) -> u64 {
-        if self.plan_now() != self.generation {
-            *self = LeafPlan::prepare_c(self.sql.clone(), self.arguments, self.leaf);
-        }
+        self.make_ready();
         // SAFETY: as many arguments of the right types as were prepared for, by the caller; none null.
         unsafe {
             let code = pg_sys::SPI_execute_plan(
@@ -172,8 +176,7 @@ pub fn each_tid_and_text(rows: u64, mut row: impl FnMut(pg_sys::ItemPointerData,
             let text = pg_sys::SPI_getbinval(tuple, (*table).tupdesc, 2, &mut null);
             let text = pg_sys::pg_detoast_datum_packed(text.cast_mut_ptr());
             let bytes = pgrx::varlena::varlena_to_byte_slice(text);
-            // Not valid UTF-8 only in a database of another encoding; no blob id is, then.
-            let text = String::from_utf8_lossy(bytes);
+            let text = encoding::from_server(bytes);
             row(*tid.cast_mut_ptr::<pg_sys::ItemPointerData>(), &text);
         }
         pg_sys::SPI_freetuptable(table);

@@ -141,6 +141,16 @@ pub fn with_clean_up<T>(
     result
 }
 
+/// Runs all of a background worker's work; an error raised in it outside any [`transaction`], such as that
+/// of a cancel request, is returned like one raised inside.
+pub fn returning_errors<T>(work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
+    catch(work).unwrap_or_else(|caught| {
+        // SAFETY: valid in any state of a transaction, and where there is none.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+        Err(caught.error)
+    })
+}
+
 /// Runs `work` in a transaction of its own, with a snapshot. On an error it is rolled back.
 ///
 /// Only where no transaction is open: in a background worker.

@@ -11,6 +11,8 @@ unsafe extern "C-unwind" {
     /// tcop/tcopprot.h. A backend's handler of SIGTERM; pgrx's binding of it is a Rust function,
     /// which can't be a signal handler.
     fn die(signal: std::ffi::c_int);
+    /// libpq/libpq.h. False once the client has closed its end of the connection.
+    fn pq_check_connection() -> bool;
     /// utils/elog.h. Raises an error that was copied from elsewhere.
     fn ThrowErrorData(error: *mut pg_sys::ErrorData);
 }
@@ -41,6 +43,14 @@ fn handle(signal: u32, handler: unsafe extern "C-unwind" fn(std::ffi::c_int)) {
     use pg_sys::pqsignal_be as pqsignal;
     // SAFETY: the handlers above, async-signal-safe in any process with a PGPROC.
     unsafe { pqsignal(signal as i32, Some(handler)) };
+}
+
+/// Is the client of this session still there? True where there is none: in a background worker of
+/// pg_cron's, say.
+pub fn client_is_there() -> bool {
+    // SAFETY: MyProcPort is NULL in a process without a client; the boundary turns PostgreSQL's errors into
+    // Rust's unwinding.
+    unsafe { pg_sys::MyProcPort.is_null() || pg_guard_ffi_boundary(|| pq_check_connection()) }
 }
 
 /// Raises an error with its SQLSTATE as it is; pgrx's way knows those of its enumeration only.
