@@ -97,10 +97,9 @@ fn with_store<T>(work: impl FnOnce(&mut StatementStore) -> T) -> T {
 /// run to write it there. A standby, too, knows of its own.
 fn quarantined() -> HashMap<BlobId, String> {
     let crashes = note::crashes(&notes::folder(), notes::database());
-    let crashes = crashes.into_iter().map(|(id, signal)| {
-        let detail = format!("a process was ended by {signal} while it looked at the blob");
-        (id, detail)
-    });
+    let crashes = crashes
+        .into_iter()
+        .map(|(id, signal)| (id, note::crash_detail("a process", signal)));
     let recorded = history::quarantined().into_iter();
     let recorded = recorded.filter_map(|(text, detail)| Some((text.parse().ok()?, detail)));
     crashes.chain(recorded).collect()

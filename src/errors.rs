@@ -55,6 +55,8 @@ pub enum Error {
     Note { detail: String, disk_full: bool },
     /// The thread that looks at blobs can't be made, or has ended.
     Examiner { detail: String },
+    /// A run's memory of its blobs can't be made or found.
+    RunCache { detail: String, full: bool },
     /// Another run has the target.
     AlreadyRunning {
         target: String,
@@ -75,6 +77,15 @@ impl Error {
         let report = ErrorReport::from(self);
         report.report(PgLogLevel::ERROR);
         unreachable!("an ERROR does not return")
+    }
+
+    /// That a run's memory of its blobs couldn't be made or found.
+    pub fn run_cache(error: std::io::Error) -> Error {
+        use std::io::ErrorKind::{OutOfMemory, StorageFull};
+        Error::RunCache {
+            full: matches!(error.kind(), OutOfMemory | StorageFull),
+            detail: sentence(&error),
+        }
     }
 }
 
@@ -237,6 +248,15 @@ impl From<Error> for Report {
                 "could not run the thread that looks at blobs".to_owned(),
             )
             .set_detail(detail),
+            Error::RunCache { detail, full } => report(
+                match full {
+                    true => C::ERRCODE_OUT_OF_MEMORY,
+                    false => C::ERRCODE_SYSTEM_ERROR,
+                },
+                "could not share memory for the blobs that a run knows".to_owned(),
+            )
+            .set_detail(detail)
+            .set_hint("Its size is ntt_mime.cache_size."),
             Error::AlreadyRunning {
                 target,
                 pid,
@@ -281,7 +301,7 @@ impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Error {
         Error::Note {
             disk_full: error.kind() == std::io::ErrorKind::StorageFull,
-            detail: format!("{}.", sentence(&error.to_string())),
+            detail: sentence(&error),
         }
     }
 }
@@ -293,17 +313,22 @@ impl From<StartError> for Error {
                 detail: error.to_string(),
             },
             StartError::System(error) => Error::Examiner {
-                detail: format!("{}.", sentence(&error.to_string())),
+                detail: sentence(&error),
             },
         }
     }
 }
 
-/// Words in the style of a message, as the beginning of a sentence.
-pub fn sentence(words: &str) -> String {
+/// What is said in the style of a message, as a sentence.
+pub fn sentence(words: &impl std::fmt::Display) -> String {
+    let words = words.to_string();
     let mut characters = words.chars();
     match characters.next() {
-        Some(first) => first.to_uppercase().chain(characters).collect(),
+        Some(first) => first
+            .to_uppercase()
+            .chain(characters)
+            .chain(['.'])
+            .collect(),
         None => String::new(),
     }
 }

@@ -14,6 +14,7 @@ use ntt_mime_core::detector::Detection;
 use ntt_mime_core::dictionary::{Dictionary, MimeId};
 use ntt_mime_core::examiner::{Examined, Examiner, OVERDUE, Trouble};
 use ntt_mime_core::failure::{Failure, FailureReason};
+use ntt_mime_core::memory::Mapping;
 use ntt_mime_core::note::Note;
 use ntt_mime_core::store::Store;
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
@@ -137,6 +138,7 @@ impl<'a> Finder<'a> {
     pub fn new(
         job: &'a Job,
         shared: Shared<'a>,
+        memory: &'a Mapping,
         number: usize,
         note: Arc<Note>,
     ) -> Result<Finder<'a>, Error> {
@@ -145,7 +147,7 @@ impl<'a> Finder<'a> {
         Ok(Finder {
             job,
             shared,
-            cache: shared.cache(),
+            cache: shared.cache(memory),
             counters: &shared.worker(number).counters,
             examiner,
             note,
@@ -325,7 +327,7 @@ impl<'a> Finder<'a> {
             }
             Err(Trouble::Blob(failure)) => self.fail(wanted, slot, failure, records),
             Err(Trouble::Store(error)) => {
-                let detail = format!("{}.", sentence(&error.to_string()));
+                let detail = sentence(&error);
                 return Err(Error::StoreGone { detail }.into());
             }
         }
@@ -458,7 +460,7 @@ impl Key {
 fn start_examiner(job: &Job, note: &Arc<Note>) -> Result<Examiner, Error> {
     // Opened anew: the store may have gone meanwhile.
     let store = Store::open(&job.options.blob_root).map_err(|error| Error::StoreGone {
-        detail: format!("{}.", sentence(&error.to_string())),
+        detail: sentence(&error),
     })?;
     Ok(Examiner::start(
         store,

@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::failure::FailureReason;
-use ntt_mime_core::note::{self, Death, LeftBehind};
+use ntt_mime_core::memory::Memory;
+use ntt_mime_core::note::{self, LeftBehind};
 use ntt_mime_core::store::Store;
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
 
@@ -74,7 +75,7 @@ fn check(arguments: &Arguments) -> Result<(Options, Target), Error> {
     let options = Options::new(arguments)?;
     let target = target::resolve(arguments.target)?;
     Store::open(&options.blob_root).map_err(|error| Error::BlobRoot {
-        detail: format!("{}.", sentence(&error.to_string())),
+        detail: sentence(&error),
     })?;
     crate::detect::check_detector()?;
     Ok((options, target))
@@ -87,6 +88,8 @@ struct Leader {
     run_id: i64,
     locks: Vec<SessionLock>,
     segment: Option<Segment>,
+    /// The run cache: the workers' own, which lasts no longer than this.
+    cache: Option<Memory>,
     handles: Vec<Handle>,
     leaves: HashMap<u32, Seen>,
     passes: u32,
@@ -116,6 +119,7 @@ impl Leader {
             run_id: 0,
             locks: Vec::new(),
             segment: None,
+            cache: None,
             handles: Vec::new(),
             leaves: HashMap::new(),
             passes: 0,
@@ -221,10 +225,13 @@ impl Leader {
             failures_on_record,
             session: bgworker::Session::current(),
         };
-        let segment = shared::create(&job, leaves, &bgworker::serialize_settings());
+        let cache = Memory::create("ntt_mime run cache", self.options.cache_bytes)
+            .unwrap_or_else(|error| Error::run_cache(error).raise());
+        let segment = shared::create(&job, leaves, &cache, &bgworker::serialize_settings());
         let handle = segment.handle();
         abandon_on_exit(&segment);
         self.segment = Some(segment);
+        self.cache = Some(cache);
         self.locks
             .extend(SessionLock::try_acquire(lock::HANDLE_CLASS, handle));
         handle
@@ -337,10 +344,15 @@ impl Leader {
             .worker(number)
             .set_state(WorkerState::Starting);
         match self.start_worker(handle, number) {
-            Some(started) => self.handles[number] = started,
-            None => self.shared().worker(number).set_state(WorkerState::Done),
+            Some(started) => {
+                self.handles[number] = started;
+                true
+            }
+            None => {
+                self.shared().worker(number).set_state(WorkerState::Done);
+                false
+            }
         }
-        self.shared().worker(number).state() != WorkerState::Done
     }
 
     fn start_worker(&self, segment: u32, number: usize) -> Option<Handle> {
@@ -570,23 +582,16 @@ impl Leader {
         self.locks.clear();
         self.handles.clear();
         self.segment = None;
+        self.cache = None;
     }
 }
 
 /// The failure to record for a blob that a dead process was looking at.
 fn quarantined(left: &LeftBehind) -> NewFailure {
-    let pid = left.pid;
     NewFailure {
         blobid: left.blob.to_string(),
         reason: FailureReason::Quarantined,
-        detail: match left.death {
-            Death::Crashed { signal } => {
-                format!("process {pid} was ended by {signal} while it looked at the blob")
-            }
-            Death::KilledTwice => {
-                format!("process {pid}, and one before it, was killed while it looked at the blob")
-            }
-        },
+        detail: left.detail(),
     }
 }
 

@@ -1,18 +1,20 @@
-//! The shared memory of a run: one segment, written and read through atomics only.
+//! The shared memory of a run: a segment, written and read through atomics only.
 //!
 //! ```text
-//! Header | WorkerSlot × workers | LeafEntry × leaves | cache Slot × n | job (JSON) | settings
+//! Header | WorkerSlot × workers | LeafEntry × leaves | job (JSON) | settings
 //! ```
 //!
 //! The sizes stand in the header, so that a worker, or a session that wants to cancel the run, can
 //! find everything by itself. Only the list of leaves grows with the table, by 32 bytes a leaf; the
-//! rest is bounded by `workers` and `ntt_mime.cache_size`.
+//! rest is bounded by `workers`. What the run knows of its blobs lies apart, since it is large: in memory of
+//! `ntt_mime.cache_size`, which only workers map ([`ntt_mime_core::memory`]).
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use ntt_mime_core::board::{Board, BoardHeader, LeafEntry};
-use ntt_mime_core::cache::{CacheHeader, RunCache, Slot};
+use ntt_mime_core::cache::{CacheHeader, RunCache};
 use ntt_mime_core::dictionary::Dictionary;
+use ntt_mime_core::memory::{Mapping, Memory, Place};
 use pgrx::PgSqlErrorCode;
 
 use super::options::Job;
@@ -20,7 +22,7 @@ use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run2");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run3");
 
 /// Alignment of each part: a cache line, so that parts don't share one.
 const ALIGN: usize = 64;
@@ -48,7 +50,6 @@ struct Header {
     run_id: i64,
     workers: u64,
     leaves: u64,
-    cache_slots: u64,
     job_bytes: u64,
     settings_bytes: u64,
     leader_pid: AtomicI32,
@@ -61,6 +62,7 @@ struct Header {
     blobs: AtomicU64,
     board: BoardHeader,
     cache: CacheHeader,
+    cache_place: Place,
     dictionary: Dictionary,
 }
 
@@ -147,7 +149,6 @@ pub struct Shared<'a> {
     header: &'a Header,
     slots: &'a [WorkerSlot],
     leaves: &'a [LeafEntry],
-    cache: &'a [Slot],
     job: &'a [u8],
     settings: &'a [u8],
 }
@@ -158,7 +159,6 @@ unsafe impl Sync for WorkerSlot {}
 struct Layout {
     slots: usize,
     leaves: usize,
-    cache: usize,
     job: usize,
     settings: usize,
     end: usize,
@@ -173,14 +173,12 @@ impl Header {
         };
         let slots = after(0, 1, size_of::<Header>())?;
         let leaves = after(slots, self.workers, size_of::<WorkerSlot>())?;
-        let cache = after(leaves, self.leaves, size_of::<LeafEntry>())?;
-        let job = after(cache, self.cache_slots, size_of::<Slot>())?;
+        let job = after(leaves, self.leaves, size_of::<LeafEntry>())?;
         let settings = after(job, self.job_bytes, 1)?;
         let end = after(settings, self.settings_bytes, 1)?;
         Some(Layout {
             slots,
             leaves,
-            cache,
             job,
             settings,
             end,
@@ -188,8 +186,8 @@ impl Header {
     }
 }
 
-/// Makes the shared memory of a run whose target has `leaves` leaves now.
-pub fn create(job: &Job, leaves: usize, settings: &[u8]) -> Segment {
+/// Makes the shared memory of a run whose target has `leaves` leaves now, and whose blobs are known in `cache`.
+pub fn create(job: &Job, leaves: usize, cache: &Memory, settings: &[u8]) -> Segment {
     let job_text = serde_json::to_vec(job).expect("a job is plain data");
     // SAFETY: all zero is a valid header (integers, atomics, an empty dictionary); boxed, since the
     // dictionary is too big for a stack.
@@ -198,7 +196,7 @@ pub fn create(job: &Job, leaves: usize, settings: &[u8]) -> Segment {
     header.run_id = job.run_id;
     header.workers = u64::from(job.options.workers);
     header.leaves = (leaves + leaves / 4 + SPARE_LEAVES) as u64;
-    header.cache_slots = RunCache::capacity_for(job.options.cache_bytes) as u64;
+    header.cache_place = cache.place();
     header.job_bytes = job_text.len() as u64;
     header.settings_bytes = settings.len() as u64;
     *header.leader_pid.get_mut() = crate::pg::latch::my_pid();
@@ -237,7 +235,6 @@ impl<'a> Shared<'a> {
                 header,
                 slots: slice(part(layout.slots).cast(), header.workers as usize),
                 leaves: slice(part(layout.leaves).cast(), header.leaves as usize),
-                cache: slice(part(layout.cache).cast(), header.cache_slots as usize),
                 job: slice(part(layout.job), header.job_bytes as usize),
                 settings: slice(part(layout.settings), header.settings_bytes as usize),
             })
@@ -266,8 +263,14 @@ impl<'a> Shared<'a> {
         Board::new(&self.header.board, self.leaves)
     }
 
-    pub fn cache(&self) -> RunCache<'a> {
-        RunCache::new(&self.header.cache, self.cache)
+    /// Where the leader keeps the memory of the run cache.
+    pub fn cache_place(&self) -> &'a Place {
+        &self.header.cache_place
+    }
+
+    /// The run cache, in the memory that was found there.
+    pub fn cache(&self, memory: &'a Mapping) -> RunCache<'a> {
+        RunCache::in_memory(&self.header.cache, memory)
     }
 
     pub fn dictionary(&self) -> &'a Dictionary {

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::board::Turn;
+use ntt_mime_core::memory::Mapping;
 use ntt_mime_core::note::Keeper;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
@@ -86,7 +87,8 @@ fn work(
 ) -> Result<WorkerState, PgError> {
     apply_own_settings(job);
     let note = notes::of_this_process(Keeper::Worker).map_err(Error::from)?;
-    let finder = Finder::new(job, shared, number, note)?;
+    let memory = Mapping::open(shared.cache_place()).map_err(Error::run_cache)?;
+    let finder = Finder::new(job, shared, &memory, number, note)?;
     slot.begin();
     let mut worker = Worker {
         job,

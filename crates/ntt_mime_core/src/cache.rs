@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::blob_id::BlobId;
 use crate::dictionary::MimeId;
 use crate::failure::FailureReason;
+use crate::memory::Mapping;
 
 /// Probes after which a lookup gives up. Reached only if the blob ids are far from uniform.
 const MAX_PROBES: usize = 1024;
@@ -109,7 +110,16 @@ impl<'a> RunCache<'a> {
         bytes / size_of::<Slot>()
     }
 
-    /// A cache over zeroed or already used memory.
+    /// A cache in memory that was zeroed, or used as a cache before.
+    pub fn in_memory(header: &'a CacheHeader, memory: &'a Mapping) -> RunCache<'a> {
+        let n = RunCache::capacity_for(memory.bytes());
+        // SAFETY: page aligned (or dangling, for no slots), of that size, mapped as long as `memory` is
+        // borrowed; any bytes are a valid slot, and all processes touch it through atomics only.
+        let slots = unsafe { std::slice::from_raw_parts(memory.address().cast().as_ptr(), n) };
+        RunCache::new(header, slots)
+    }
+
+    /// A cache over zeroed or already used slots.
     pub fn new(header: &'a CacheHeader, slots: &'a [Slot]) -> RunCache<'a> {
         RunCache { header, slots }
     }

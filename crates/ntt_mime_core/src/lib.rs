@@ -4,7 +4,7 @@
 //! it names, [`detector`] judges it with libmagic, [`failure`] why that wasn't possible. [`examiner`]
 //! does that in a thread of its own, [`note`] keeps in mind what is at hand, should it crash. Then the
 //! structures that the workers of a run share: [`board`] hands out tasks, [`cache`] knows the blobs
-//! already met, [`dictionary`] the distinct MIME types.
+//! already met and lies in [`memory`] of its own, [`dictionary`] the distinct MIME types.
 
 pub mod blob_id;
 pub mod board;
@@ -13,6 +13,7 @@ pub mod detector;
 pub mod dictionary;
 pub mod examiner;
 pub mod failure;
+pub mod memory;
 pub mod note;
 #[cfg(feature = "poison")]
 pub mod poison;

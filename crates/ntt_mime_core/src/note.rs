@@ -321,7 +321,23 @@ pub struct LeftBehind {
     _file: File,
 }
 
+/// What is said of a blob at which a process crashed.
+pub fn crash_detail(process: &str, signal: &str) -> String {
+    format!("{process} was ended by {signal} while it looked at the blob")
+}
+
 impl LeftBehind {
+    /// What happened, in words.
+    pub fn detail(&self) -> String {
+        let process = format!("process {}", self.pid);
+        match self.death {
+            Death::Crashed { signal } => crash_detail(&process, signal),
+            Death::KilledTwice => {
+                format!("{process}, and one before it, was killed while it looked at the blob")
+            }
+        }
+    }
+
     /// Removes the note: the blob is in quarantine.
     pub fn settle(self) {
         // A note that stays is read again, which does no harm.

@@ -13,12 +13,16 @@ use crate::cluster::{Cluster, SUPERUSER};
 use crate::wait::wait_until;
 use crate::{Session, Store};
 
-/// Lines of the log that mean a defect whatever a test expected.
-const ALARMING: &[&str] = &[
+/// Lines of the log that mean a crash of the server.
+pub const CRASHES: &[&str] = &[
     "PANIC:",
-    "TRAP:",
     "was terminated by signal",
     "server process exited with exit code 2",
+];
+
+/// Lines of the log that mean a defect, whatever a test expected and whatever it has crashed.
+pub const DEFECTS: &[&str] = &[
+    "TRAP:",
     "refcount leak",
     "reference leak",
     "snapshot reference",
@@ -130,7 +134,10 @@ impl<'c> TestDb<'c> {
             .unwrap_or_default()
             .lines()
             .filter(|line| line.contains(&ours) || line.contains("<>"))
-            .filter(|line| ALARMING.iter().any(|alarm| line.contains(alarm)))
+            .filter(|line| {
+                let mut alarms = CRASHES.iter().chain(DEFECTS);
+                alarms.any(|alarm| line.contains(alarm))
+            })
             .map(str::to_owned)
             .collect()
     }

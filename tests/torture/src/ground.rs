@@ -42,15 +42,18 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ntt_mime.workers", "2"),
 ];
 
-/// Every change of a row, in the transaction that makes it. `verdict` has a row for each row of the target that is or
-/// was, compared with its image from before and with file(1)'s answer.
-const AUDIT: &str = "
+/// Takes down a change of a row, in the transaction that makes it; for a trigger.
+pub const AUDIT: &str = "
     CREATE TABLE audit (medium_hash text, ino bigint, old_mime text, new_mime text);
     CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
             INSERT INTO public.audit VALUES (NEW.medium_hash, NEW.ino, OLD.mime_type, NEW.mime_type);
             RETURN NULL;
-        END $$;
+        END $$;";
+
+/// Every change of a row is taken down. `verdict` has a row for each row of the target that is or
+/// was, compared with its image from before and with file(1)'s answer.
+const VERDICT: &str = "
     CREATE TRIGGER audit AFTER UPDATE ON inode FOR EACH ROW EXECUTE FUNCTION audit();
     CREATE TABLE before AS SELECT tableoid AS leaf, * FROM inode;
     CREATE INDEX ON before (medium_hash, ino);
@@ -132,6 +135,7 @@ impl Ground {
         inode::fill(&mut s, LEAVES, COPIES);
         material.load_truth(&mut s);
         s.exec(AUDIT);
+        s.exec(VERDICT);
         s.exec("ANALYZE");
         self.to_fill = s.count("SELECT count(*) FROM verdict WHERE to_fill");
         let kinds = s.count("SELECT count(*) FROM verdict WHERE wrong OR other_columns OR changed");

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ntt_mime_integration::cluster::SUPERUSER;
 use ntt_mime_integration::{Cluster, Session, Store, inode, judge, session};
 
+use crate::ground::AUDIT;
 use crate::material::load_truth;
 use crate::options::Options;
 use crate::report::{milliseconds, seconds, table};
@@ -31,13 +32,7 @@ const PAUSE_MS: u64 = 300;
 const KEPT: usize = 10;
 
 /// What a run may not do: change a row that has a type. Loaders may.
-const AUDIT: &str = "
-    CREATE TABLE audit (medium_hash text, ino bigint, old_mime text, new_mime text);
-    CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            INSERT INTO public.audit VALUES (NEW.medium_hash, NEW.ino, OLD.mime_type, NEW.mime_type);
-            RETURN NULL;
-        END $$;
+const FORBIDDEN: &str = "
     CREATE TRIGGER audit AFTER UPDATE ON inode FOR EACH ROW
         WHEN (OLD.mime_type IS NOT NULL AND current_setting('application_name') <> 'loader')
         EXECUTE FUNCTION audit()";
@@ -379,6 +374,7 @@ fn make_tables(cluster: &Cluster, store: &Store, leaves: usize) -> Session {
            JOIN source ON n = (ino * 7919 + leaf * 31) % {BLOBS}"
     ));
     s.exec(AUDIT);
+    s.exec(FORBIDDEN);
     s.exec("VACUUM ANALYZE");
     s
 }

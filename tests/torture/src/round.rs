@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ntt_mime_integration::Session;
+use ntt_mime_integration::database::{CRASHES, DEFECTS};
 
 use crate::caller::{Caller, Ending};
 use crate::fault::{Fault, Leaves, Scene};
@@ -15,21 +16,6 @@ const WORKERS_GONE: Duration = Duration::from_secs(1);
 
 /// How long this suite waits for them all the same, to say how long it took.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Lines of the server's log that are a defect in every round.
-const ALARMS: &[&str] = &[
-    "TRAP:",
-    "refcount leak",
-    "reference leak",
-    "snapshot reference",
-    "leaked",
-    "transaction left non-empty",
-    "you don't own a lock",
-    "panicked at",
-];
-
-/// And those that are one where nothing was to crash.
-const CRASHES: &[&str] = &["PANIC:", "was terminated by signal"];
 
 /// What a round found.
 #[derive(Default)]
@@ -81,6 +67,8 @@ pub fn round(
     let mut found = Found::default();
     ground.fresh_database();
     let log_before = ground.cluster.log().len();
+    // What an earlier round has left is that round's fault, and was counted there.
+    let memory_before = watch::run_memory(&ground.data());
     let mut scene = Scene {
         ground,
         material,
@@ -121,7 +109,7 @@ pub fn round(
     ground.cluster.recover();
     let from = if fault.ends_run { struck_at } else { over };
     let gone = see_workers_go(ground, watch, from, &mut found);
-    see_nothing_left(ground, leader, fault, &mut found);
+    see_nothing_left(ground, leader, fault, &memory_before, &mut found);
     if fault.leaves != Leaves::Nothing {
         go_on(ground, fault, &ending, &mut found);
     }
@@ -165,7 +153,13 @@ fn see_workers_go(ground: &Ground, watch: Watch, from: Instant, found: &mut Foun
 }
 
 /// Of a run that is over no lock and no shared memory is left.
-fn see_nothing_left(ground: &Ground, leader: i32, fault: &Fault, found: &mut Found) {
+fn see_nothing_left(
+    ground: &Ground,
+    leader: i32,
+    fault: &Fault,
+    memory_before: &[String],
+    found: &mut Found,
+) {
     let mut s = ground.admin();
     if fault.endings.contains(&"lost") {
         // A client that is gone is noticed a moment later, and the leader ends after its workers.
@@ -178,8 +172,14 @@ fn see_nothing_left(ground: &Ground, leader: i32, fault: &Fault, found: &mut Fou
     if !holds(|| s.count(locks) == 0) {
         found.left("an advisory lock".to_owned());
     }
-    if !holds(|| watch::run_segments().is_empty()) {
-        found.left(format!("shared memory {:?}", watch::run_segments()));
+    let ours = || -> Vec<String> {
+        let mut memory = watch::run_memory(&ground.data());
+        memory.retain(|one| !memory_before.contains(one));
+        memory
+    };
+    if !holds(|| ours().is_empty()) {
+        let left = ours();
+        found.left(format!("shared memory {left:?}"));
     }
 }
 
@@ -363,7 +363,7 @@ fn read_log(ground: &Ground, from: usize, fault: &Fault, found: &mut Found) {
     let log = ground.cluster.log();
     let crashes: &[&str] = if fault.crashes { &[] } else { CRASHES };
     let alarms = log.get(from..).unwrap_or_default().lines().filter(|line| {
-        ALARMS
+        DEFECTS
             .iter()
             .chain(crashes)
             .any(|alarm| line.contains(alarm))

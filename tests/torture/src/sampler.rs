@@ -15,7 +15,7 @@ const BACKENDS: &str = "
 
 /// Locks on the target and its leaves.
 const LOCKS: &str = "
-    SELECT l.pid, l.mode, c.relkind = 'p'
+    SELECT l.pid, l.mode, c.relkind = 'p', c.oid
       FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_stat_activity a USING (pid)
      WHERE l.locktype = 'relation' AND l.granted AND (a.backend_type = 'ntt_mime worker' OR l.pid = $1)
        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -41,7 +41,7 @@ pub struct Sampled {
 
 #[derive(Default)]
 struct Held {
-    leaves: usize,
+    leaves: HashSet<u32>,
     parents: usize,
     writing: bool,
 }
@@ -76,20 +76,21 @@ pub fn sample_until(done: &AtomicBool, mut s: Session, leader: i32) -> Sampled {
         horizons = now;
         let mut held: HashMap<i32, Held> = HashMap::new();
         for row in s.query(&locks, &[&leader]).expect("reads") {
-            let (pid, mode, parent): (i32, String, bool) = (row.get(0), row.get(1), row.get(2));
+            let (pid, mode): (i32, String) = (row.get(0), row.get(1));
+            let (parent, table): (bool, u32) = (row.get(2), row.get(3));
             let held = held.entry(pid).or_default();
             if parent {
                 held.parents += 1;
                 *sampled.parent_modes.entry(mode).or_default() += 1;
             } else {
-                held.leaves += 1;
+                held.leaves.insert(table);
                 held.writing |= mode == "RowExclusiveLock";
                 *sampled.leaf_modes.entry(mode).or_default() += 1;
             }
         }
         for (pid, held) in &held {
             sampled.writing += usize::from(held.writing);
-            sampled.most_leaves = sampled.most_leaves.max(held.leaves);
+            sampled.most_leaves = sampled.most_leaves.max(held.leaves.len());
             if held.writing && held.parents > 0 {
                 sampled.parent_while_writing += 1;
                 sampled

@@ -1,6 +1,7 @@
 //! Workers and what they leave behind, seen from outside the server, since a fault may take every session.
 
 use std::fs;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,28 +15,36 @@ use rustix::fs::FlockOperation;
 /// How often is looked.
 const EVERY: Duration = Duration::from_millis(10);
 
-/// Segments from this size on are a run's, which has `ntt_mime.cache_size` in it. The server's statistics take smaller
-/// ones, and keep them.
-const RUN_SEGMENT: u64 = 16 << 20;
+/// How the segment of a run begins (`MAGIC` in src/backfill/shared.rs).
+const RUN_SEGMENT: [u8; 8] = u64::from_be_bytes(*b"ntt_run3").to_ne_bytes();
+
+/// How the memory of a run's cache is called where descriptors are listed.
+const RUN_CACHE: &str = "/memfd:ntt_mime run cache";
 
 /// The folder of notes about blobs that are being detected, below the data folder.
 const NOTES: &str = "pgsql_tmp_ntt_mime";
 
-/// The workers of the server whose data folder this is.
-pub fn workers(data: &Path) -> Vec<i32> {
+/// The processes of the server whose data folder this is.
+fn processes(data: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
     entries
         .flatten()
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let title = fs::read(entry.path().join("cmdline")).ok()?;
-            let title = String::from_utf8_lossy(&title);
-            let ours = || fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == data);
-            (title.contains("ntt_mime worker") && ours()).then_some(pid)
-        })
+        .map(|entry| entry.path())
+        .filter(|process| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == data))
         .collect()
+}
+
+/// The workers of the server whose data folder this is.
+pub fn workers(data: &Path) -> Vec<i32> {
+    let pid_of = |process: PathBuf| {
+        let title = fs::read(process.join("cmdline")).ok()?;
+        let worker = String::from_utf8_lossy(&title).contains("ntt_mime worker");
+        let pid = process.file_name()?.to_str()?.parse().ok()?;
+        worker.then_some(pid)
+    };
+    processes(data).into_iter().filter_map(pid_of).collect()
 }
 
 /// Looks for workers from its making until it is asked.
@@ -74,17 +83,26 @@ impl Watch {
     }
 }
 
-/// Shared memory of runs that exists now.
-pub fn run_segments() -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/dev/shm") else {
-        return Vec::new();
+/// Shared memory of runs that exists now: segments that have a name, and caches that a process still holds.
+pub fn run_memory(data: &Path) -> Vec<String> {
+    let entries = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    let is_segment = |path: &PathBuf| {
+        let mut beginning = [0; 8];
+        let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut beginning));
+        // One that has nothing in it yet was left by somebody who was just making it.
+        read.is_ok() && (beginning == RUN_SEGMENT || beginning == [0; 8])
     };
-    entries
-        .flatten()
-        .filter(|entry| entry.metadata().is_ok_and(|meta| meta.len() >= RUN_SEGMENT))
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.starts_with("PostgreSQL."))
-        .collect()
+    let segments = entries.map(|entry| entry.path()).filter(is_segment);
+    let caches = processes(data).into_iter().filter(|process| {
+        let descriptors = fs::read_dir(process.join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut links = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+        links.any(|link| link.to_string_lossy().starts_with(RUN_CACHE))
+    });
+    let found = segments.chain(caches);
+    found.map(|path| path.display().to_string()).collect()
 }
 
 /// Notes of processes that are gone: a process that lives holds its note's lock.
