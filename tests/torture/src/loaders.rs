@@ -496,7 +496,7 @@ impl Loaded {
                 seconds(sampled.oldest_xmin),
             ),
             (
-                "leaves locked by one backend at once, most",
+                "leaves locked by one transaction, most",
                 sampled.most_leaves.to_string(),
             ),
             ("modes of locks on leaves", modes(&sampled.leaf_modes)),

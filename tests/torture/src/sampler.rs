@@ -13,9 +13,10 @@ const BACKENDS: &str = "
            coalesce(xact_start::text, ''), coalesce(backend_xmin::text, '')
       FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker' OR pid = $1";
 
-/// Locks on the target and its leaves.
+/// Locks on the target and its leaves. A look at pg_locks takes its time, and a backend may end one transaction and begin
+/// another meanwhile: only what one transaction holds is held at once.
 const LOCKS: &str = "
-    SELECT l.pid, l.mode, c.relkind = 'p', c.oid
+    SELECT l.pid, l.virtualtransaction, l.mode, c.relkind = 'p', c.oid
       FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_stat_activity a USING (pid)
      WHERE l.locktype = 'relation' AND l.granted AND (a.backend_type = 'ntt_mime worker' OR l.pid = $1)
        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -29,7 +30,7 @@ pub struct Sampled {
     pub oldest_transaction: Duration,
     /// How long one backend has held back the horizon.
     pub oldest_xmin: Duration,
-    /// Leaves that one backend had locked at once.
+    /// Leaves that one transaction had locked.
     pub most_leaves: usize,
     pub leaf_modes: BTreeMap<String, usize>,
     pub parent_modes: BTreeMap<String, usize>,
@@ -74,11 +75,11 @@ pub fn sample_until(done: &AtomicBool, mut s: Session, leader: i32) -> Sampled {
             now.insert(pid, (state, since));
         }
         horizons = now;
-        let mut held: HashMap<i32, Held> = HashMap::new();
+        let mut held: HashMap<(i32, String), Held> = HashMap::new();
         for row in s.query(&locks, &[&leader]).expect("reads") {
-            let (pid, mode): (i32, String) = (row.get(0), row.get(1));
-            let (parent, table): (bool, u32) = (row.get(2), row.get(3));
-            let held = held.entry(pid).or_default();
+            let (holder, mode): (_, String) = ((row.get(0), row.get(1)), row.get(2));
+            let (parent, table): (bool, u32) = (row.get(3), row.get(4));
+            let held = held.entry(holder).or_default();
             if parent {
                 held.parents += 1;
                 *sampled.parent_modes.entry(mode).or_default() += 1;
@@ -88,7 +89,7 @@ pub fn sample_until(done: &AtomicBool, mut s: Session, leader: i32) -> Sampled {
                 *sampled.leaf_modes.entry(mode).or_default() += 1;
             }
         }
-        for (pid, held) in &held {
+        for ((pid, _), held) in &held {
             sampled.writing += usize::from(held.writing);
             sampled.most_leaves = sampled.most_leaves.max(held.leaves.len());
             if held.writing && held.parents > 0 {
