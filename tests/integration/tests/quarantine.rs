@@ -325,7 +325,11 @@ fn a_worker_in_a_blob_without_end_still_stops() {
                 .connect()
                 .exec(&format!("SELECT pg_terminate_backend({})", running.pid)),
         }
-        assert_error(running.finish().1, sqlstate, "");
+        match running.finish().1 {
+            // The driver may see the end of the connection before the words that come with it.
+            Err(error) if what == "terminate" && error.is_closed() => {}
+            result => drop(assert_error(result, sqlstate, "")),
+        }
         db.wait_for_no_workers(SOON);
         let took = begun.elapsed();
         assert!(
