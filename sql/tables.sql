@@ -58,7 +58,7 @@ COMMENT ON COLUMN ntt_mime.run.started_at IS 'when the run started';
 COMMENT ON COLUMN ntt_mime.run.finished_at IS 'when the run ended, or was found to have ended';
 COMMENT ON COLUMN ntt_mime.run.pid IS 'process ID of the backend that ran CALL';
 COMMENT ON COLUMN ntt_mime.run.role_name IS 'role that ran it';
-COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run';
+COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run, and how many looks its prefilter made shorter (prefiltered) or could not (prefilter_fallbacks)';
 COMMENT ON COLUMN ntt_mime.run.workers IS 'background workers that it got';
 COMMENT ON COLUMN ntt_mime.run.leaves_total IS 'leaf partitions found, 1 for a plain table';
 COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions looked at to their end';

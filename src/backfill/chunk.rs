@@ -338,6 +338,11 @@ impl<'a> Finder<'a> {
     fn fitting(&self, detection: Detection) -> Result<String, Trouble> {
         add(&self.counters.detections, 1);
         add(&self.counters.bytes_read, detection.bytes_read);
+        add(&self.counters.prefiltered, detection.prefiltered.into());
+        add(
+            &self.counters.prefilter_fallbacks,
+            detection.fallbacks.into(),
+        );
         add_time(&self.counters.read_us, detection.read_time);
         add_time(&self.counters.detect_us, detection.detect_time);
         match self.job.mime_type_limit {

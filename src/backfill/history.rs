@@ -46,12 +46,12 @@ const UPDATE_RUN: &str = "
 UPDATE ntt_mime.run r
    SET (status, finished_at, workers, leaves_total, leaves_done, blocks_total, blocks_done,
         rows_scanned, blobs, detections, cache_hits, rows_updated, rows_retried, rows_left,
-        failures, bytes_read, scan_ms, read_ms, detect_ms, update_ms, commit_ms, mime_counts, error)
+        failures, bytes_read, scan_ms, read_ms, detect_ms, update_ms, commit_ms, mime_counts, error, options)
      = (n.status, CASE WHEN n.status = 'running' THEN NULL ELSE clock_timestamp() END, n.workers,
         n.leaves_total, n.leaves_done, n.blocks_total, n.blocks_done, n.rows_scanned, n.blobs,
         n.detections, n.cache_hits, n.rows_updated, n.rows_retried, n.rows_left, n.failures,
         n.bytes_read, n.scan_ms, n.read_ms, n.detect_ms, n.update_ms, n.commit_ms, n.mime_counts,
-        n.error)
+        n.error, r.options || n.options)
   FROM pg_catalog.jsonb_populate_record(NULL::ntt_mime.run, $2::pg_catalog.jsonb) n
  WHERE r.run_id = $1";
 
@@ -117,7 +117,18 @@ pub struct RunRow {
     pub update_ms: f64,
     pub commit_ms: f64,
     pub mime_counts: BTreeMap<String, u64>,
+    /// Comes to the options of the run.
+    pub options: Prefiltering,
     pub error: Option<String>,
+}
+
+/// How often the prefilter was of use.
+#[derive(Serialize, Default, Clone, Debug)]
+pub struct Prefiltering {
+    /// Looks that it has spared libmagic, all of it or most of its rules.
+    pub prefiltered: u64,
+    /// Looks with all rules since it wasn't sure.
+    pub prefilter_fallbacks: u64,
 }
 
 fn run_sql(sql: &str, arguments: &[DatumWithOid<'_>]) {

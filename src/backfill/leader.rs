@@ -14,7 +14,7 @@ use ntt_mime_core::note::{self, LeftBehind};
 use ntt_mime_core::store::Store;
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
 
-use super::history::{self, NewFailure, RunRow};
+use super::history::{self, NewFailure, Prefiltering, RunRow};
 use super::options::{Arguments, Job, Options};
 use super::progress::{self, Progress};
 use super::shared::{self, Shared, Stop, WorkerState};
@@ -464,6 +464,10 @@ impl Leader {
                 .counts()
                 .map(|(mime_type, blobs)| (mime_type.to_owned(), blobs))
                 .collect(),
+            options: Prefiltering {
+                prefiltered: totals.prefiltered,
+                prefilter_fallbacks: totals.prefilter_fallbacks,
+            },
             error,
         }
     }

@@ -22,7 +22,7 @@ use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run3");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run4");
 
 /// Alignment of each part: a cache line, so that parts don't share one.
 const ALIGN: usize = 64;
@@ -126,6 +126,10 @@ counters! {
     /// Distinct blobs that could not be detected.
     failures,
     bytes_read,
+    /// Looks that the prefilter has spared libmagic, all of it or most of its rules.
+    prefiltered,
+    /// Looks at which it wasn't sure.
+    prefilter_fallbacks,
     scan_us,
     read_us,
     detect_us,

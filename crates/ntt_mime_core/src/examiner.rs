@@ -119,6 +119,8 @@ impl Examiner {
                 note::use_handler_stack();
                 // Here, since a libmagic belongs to the thread that opens it.
                 let begun = Detector::new(config).map(|mut detector| {
+                    // There will be many blobs.
+                    detector.prepare();
                     let complaints = detector.complaints();
                     (detector, complaints)
                 });

@@ -41,6 +41,8 @@ fn no_answer(error: String) -> Detection {
         mime_type: NO_ANSWER.to_owned(),
         bytes_read: 0,
         reads: 0,
+        prefiltered: 0,
+        fallbacks: 0,
         read_time: Duration::ZERO,
         detect_time: Duration::ZERO,
     }

@@ -137,6 +137,8 @@ impl Contestant {
                     mime_type,
                     bytes_read,
                     reads: 1,
+                    prefiltered: 0,
+                    fallbacks: 0,
                     read_time: Duration::ZERO,
                     detect_time: begun.elapsed(),
                 })

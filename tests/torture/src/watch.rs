@@ -16,7 +16,7 @@ use rustix::fs::FlockOperation;
 const EVERY: Duration = Duration::from_millis(10);
 
 /// How the segment of a run begins (`MAGIC` in src/backfill/shared.rs).
-const RUN_SEGMENT: [u8; 8] = u64::from_be_bytes(*b"ntt_run3").to_ne_bytes();
+const RUN_SEGMENT: [u8; 8] = u64::from_be_bytes(*b"ntt_run4").to_ne_bytes();
 
 /// How the memory of a run's cache is called where descriptors are listed.
 const RUN_CACHE: &str = "/memfd:ntt_mime run cache";

@@ -75,6 +75,50 @@ impl fmt::Display for MagicError {
 impl Cookie {
     /// Opens libmagic and loads the database that it would load for file(1).
     pub fn open() -> Result<Cookie, MagicError> {
+        let cookie = Cookie::empty()?;
+        // SAFETY: an open cookie; NULL asks for the default database.
+        if unsafe { ffi::magic_load(cookie.cookie.as_ptr(), std::ptr::null()) } != 0 {
+            let MagicError { text, errno } = cookie.error();
+            let path = database_path().unwrap_or_default();
+            return Err(MagicError {
+                text: format!("\"{path}\": {text}"),
+                errno,
+            });
+        }
+        Ok(cookie)
+    }
+
+    /// Opens libmagic with compiled databases in memory, in their order.
+    ///
+    /// # Safety
+    ///
+    /// The buffers must stay where they are as long as the cookie lives, and hold what `check_buffer` (src/apprentice.c)
+    /// believes of them: whole entries of the version that libmagic reads, as many as their headers say. They may be
+    /// written to while no call into this cookie is under way.
+    pub unsafe fn with_buffers(
+        buffers: &mut [NonNull<c_void>],
+        sizes: &mut [usize],
+    ) -> Result<Cookie, MagicError> {
+        assert_eq!(buffers.len(), sizes.len());
+        let cookie = Cookie::empty()?;
+        // SAFETY: an open cookie; two arrays of as many pointers and sizes, which are read during the call. A NonNull
+        // is laid out as a pointer.
+        let loaded = unsafe {
+            ffi::magic_load_buffers(
+                cookie.cookie.as_ptr(),
+                buffers.as_mut_ptr().cast(),
+                sizes.as_mut_ptr(),
+                buffers.len(),
+            )
+        };
+        if loaded != 0 {
+            return Err(cookie.error());
+        }
+        Ok(cookie)
+    }
+
+    /// An open libmagic without a database.
+    fn empty() -> Result<Cookie, MagicError> {
         // SAFETY: magic_open has no preconditions; NULL means that memory is short.
         let cookie = NonNull::new(unsafe { ffi::magic_open(FLAGS) })
             .ok_or_else(|| MagicError::new("out of memory"))?;
@@ -84,15 +128,6 @@ impl Cookie {
         };
         for Limit { parameter, value } in release::limits(version()) {
             cookie.set(parameter, value)?;
-        }
-        // SAFETY: an open cookie; NULL asks for the default database.
-        if unsafe { ffi::magic_load(cookie.cookie.as_ptr(), std::ptr::null()) } != 0 {
-            let MagicError { text, errno } = cookie.error();
-            let path = database_path().unwrap_or_default();
-            return Err(MagicError {
-                text: format!("\"{path}\": {text}"),
-                errno,
-            });
         }
         Ok(cookie)
     }

@@ -36,10 +36,27 @@ pub fn magic_database() -> MagicDatabase {
     database_of(&list)
 }
 
-fn database_of(list: &str) -> MagicDatabase {
+/// The one compiled database that libmagic would load now, if nothing else has any rules.
+pub fn only_compiled() -> Option<String> {
+    let sources = sources_of(&cookie::database_path()?);
+    let (compiled, texts): (Vec<Source>, Vec<Source>) = sources
+        .into_iter()
+        .partition(|source| matches!(source, Source::Compiled(_)));
+    let silent = texts.iter().all(|text| text.entries() == Some(0));
+    match compiled.as_slice() {
+        [Source::Compiled(path)] if silent => Some(path.clone()),
+        _ => None,
+    }
+}
+
+fn sources_of(list: &str) -> Vec<Source> {
     // libmagic stops at an empty path.
     let paths = list.split(':').take_while(|path| !path.is_empty());
-    let sources: Vec<Source> = paths.filter_map(Source::find).collect();
+    paths.filter_map(Source::find).collect()
+}
+
+fn database_of(list: &str) -> MagicDatabase {
+    let sources = sources_of(list);
     if sources.is_empty() {
         return MagicDatabase {
             path: list.to_owned(),

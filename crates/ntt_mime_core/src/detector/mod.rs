@@ -13,7 +13,9 @@ mod cookie;
 mod csv;
 mod database;
 mod json;
+mod judge;
 mod plan;
+mod prefilter;
 mod reads;
 mod release;
 mod selfcheck;
@@ -29,11 +31,11 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::failure::{Failure, FailureReason};
 use crate::store::{Blob, in_words};
-use cookie::{Cookie, MagicError};
+use cookie::MagicError;
 pub use database::{MagicDatabase, magic_database};
+use judge::{By, Judge, Look};
 use plan::View;
 pub use plan::{Json, Steps};
-use reads::ReadCounter;
 pub use selfcheck::{KnownFile, known_files};
 
 /// The type of nothing at all. (file(1) looks at the inode of an empty file first and says
@@ -77,9 +79,13 @@ pub struct Detection {
     pub bytes_read: u64,
     /// Looks taken: 0 for an empty file, 1 for most, hardly ever more than 2.
     pub reads: u32,
+    /// Looks that the prefilter spared libmagic, or left with few of its rules.
+    pub prefiltered: u32,
+    /// Looks with all rules since the prefilter wasn't sure.
+    pub fallbacks: u32,
     /// Time to get what is looked at into memory.
     pub read_time: Duration,
-    /// Time that libmagic took.
+    /// Time that the prefilter and libmagic took.
     pub detect_time: Duration,
 }
 
@@ -87,8 +93,7 @@ pub struct Detection {
 pub struct Detector {
     config: DetectorConfig,
     steps: Steps,
-    cookie: Cookie,
-    reads: ReadCounter,
+    judge: Judge,
     buffers: Buffers,
 }
 
@@ -114,10 +119,17 @@ impl Detector {
         Ok(Detector {
             config,
             steps,
-            reads: ReadCounter::of_this_thread(),
-            cookie: Cookie::open().map_err(|error| DetectorError(error.to_string()))?,
+            judge: Judge::open().map_err(|error| DetectorError(error.to_string()))?,
             buffers: Buffers::default(),
         })
+    }
+
+    /// Makes the prefilter now, as one does who has many blobs before him. It takes some milliseconds; otherwise the
+    /// first few detections go without.
+    pub fn prepare(&mut self) {
+        if self.config.prefilter {
+            self.judge.prepare();
+        }
     }
 
     /// How it detects.
@@ -130,9 +142,10 @@ impl Detector {
         self.config = config;
     }
 
-    /// Is anything ruled out before libmagic looks? Not in this release.
-    pub fn prefilter_active(&self) -> bool {
-        false
+    /// Is anything ruled out before libmagic looks, from the next detection on?
+    pub fn prefilter_active(&mut self) -> bool {
+        self.prepare();
+        self.config.prefilter && self.judge.has_filter()
     }
 
     /// The type of a blob. A file that is cut short meanwhile is judged by what is left of it.
@@ -175,6 +188,8 @@ impl Detector {
             mime_type: EMPTY.to_owned(),
             bytes_read: 0,
             reads: 0,
+            prefiltered: 0,
+            fallbacks: 0,
             read_time: Duration::ZERO,
             detect_time: Duration::ZERO,
         };
@@ -182,14 +197,31 @@ impl Detector {
         let mut elsewhere = 0;
         while looks.seen > 0 {
             let begun = Instant::now();
-            let (answer, read) = self.reads.during(|| self.cookie.descriptor(file, limit));
+            let head = &looks.buffers.head;
+            let look = Look {
+                file,
+                size,
+                limit,
+                head: (head.len() == looks.seen).then_some(head),
+            };
+            let judgement = match self.config.prefilter {
+                true => self.judge.filtered(&look),
+                false => self.judge.whole(&look),
+            };
             detection.detect_time += begun.elapsed();
-            detection.mime_type = believed(answer?)?;
+            detection.mime_type = believed(judgement.said?)?;
             detection.reads += 1;
+            match judgement.by {
+                By::AllRules => {}
+                By::FewerRules => detection.prefiltered += 1,
+                By::AllRulesAfterAll => detection.fallbacks += 1,
+            }
             // It read what we had read, and more; a longer look goes for the same elsewhere, and more.
+            let read = judgement.read;
             let more = read.map_or(0, |read| read.saturating_sub(looks.seen as u64));
             elsewhere = more.max(elsewhere);
             looks.end_was_asked_for = read.is_none() || more > 0;
+            looks.count_end(judgement.end_read);
             match plan::next(&self.steps, &detection.mime_type, &mut looks, limit)? {
                 None => break,
                 Some(longer) => limit = longer,
@@ -238,6 +270,14 @@ impl<'a> Looks<'a> {
         let peeks = self.buffers.peeks.iter();
         let elsewhere = peeks.filter(|(offset, _)| *offset >= seen);
         seen + elsewhere.map(|(_, length)| *length as u64).sum::<u64>()
+    }
+
+    /// Counts the last `n` bytes as read.
+    fn count_end(&mut self, n: usize) {
+        let peek = (self.size - n as u64, n);
+        if n > 0 && !self.buffers.peeks.contains(&peek) {
+            self.buffers.peeks.push(peek);
+        }
     }
 
     /// Reads up to `end`, from where it has been read already.

@@ -11,7 +11,19 @@ const CONFIG: DetectorConfig = DetectorConfig {
 };
 
 fn detector() -> Detector {
-    Detector::new(CONFIG).unwrap()
+    let mut detector = Detector::new(CONFIG).unwrap();
+    // Otherwise it would come in the middle of a test, and read a little less from then on.
+    detector.prepare();
+    detector
+}
+
+/// One that leaves all to libmagic.
+fn without_prefilter() -> Detector {
+    let config = DetectorConfig {
+        prefilter: false,
+        ..CONFIG
+    };
+    Detector::new(config).unwrap()
 }
 
 /// A store with one blob of this content.
@@ -87,6 +99,9 @@ fn a_mark_beyond_the_head_is_found() {
     image[32768..32775].copy_from_slice(b"\x01CD001\x01");
     let detection = detector().detect_bytes(&image).unwrap();
     assert_eq!(detection.mime_type, "application/x-iso9660-image");
+    assert_eq!(detection.reads, 2);
+    let detection = without_prefilter().detect_bytes(&image).unwrap();
+    assert_eq!(detection.mime_type, "application/x-iso9660-image");
     // And what we and libmagic read at the end: in the first look, and from 5.46 on in the second.
     let (looks, end) = (40960 + 22, [16384, 40960]);
     assert_eq!(detection.reads, 2);
@@ -150,7 +165,7 @@ fn the_setting_decides_the_first_look() {
 
 #[test]
 fn what_libmagic_reads_by_itself_counts() {
-    let mut detector = detector();
+    let mut detector = without_prefilter();
     // Nobody knows what this is, so the rules that count from the end are asked too.
     let strange = [0xfe, 0, 0xfd, 1].repeat(1 << 18);
     let detection = detector.detect_bytes(&strange).unwrap();
@@ -159,6 +174,10 @@ fn what_libmagic_reads_by_itself_counts() {
     let head = CONFIG.head_bytes as u64;
     assert_eq!(detection.bytes_read, head + head + 22 + 32 + 288);
     assert_eq!(detection.reads, 1);
+    // With a prefilter the rules are tried on the last few bytes, and find nothing.
+    let detection = self::detector().detect_bytes(&strange).unwrap();
+    assert_eq!(detection.bytes_read, head + 64 + 32 + 288);
+    assert_eq!((detection.prefiltered, detection.fallbacks), (1, 0));
     // A file cannot have more than it has.
     let detection = detector.detect_bytes(&strange[..20_000]).unwrap();
     assert_eq!((detection.bytes_read, detection.reads), (20_000, 1));

@@ -6,6 +6,8 @@ use ntt_mime_core::detector::{Detector, DetectorConfig, Steps};
 pub struct Promises {
     /// As the extension has it.
     detector: Detector,
+    /// The same without its prefilter.
+    all_rules: Detector,
     /// With the shortest first look there is.
     short: Detector,
     /// With one look at everything.
@@ -14,24 +16,29 @@ pub struct Promises {
 
 impl Promises {
     pub fn new() -> Promises {
-        let detector = |head_bytes, steps| {
+        let detector = |head_bytes, steps, prefilter| {
             let config = DetectorConfig {
                 head_bytes,
-                prefilter: true,
+                prefilter,
             };
-            Detector::with_steps(config, steps).expect("libmagic is installed")
+            let mut detector = Detector::with_steps(config, steps).expect("libmagic is installed");
+            detector.prepare();
+            detector
         };
         Promises {
-            detector: detector(16 * 1024, Steps::IN_USE),
-            short: detector(0, Steps::IN_USE),
-            whole: detector(usize::MAX, Steps::HEAD),
+            detector: detector(16 * 1024, Steps::IN_USE, true),
+            all_rules: detector(16 * 1024, Steps::IN_USE, false),
+            short: detector(0, Steps::IN_USE, true),
+            whole: detector(usize::MAX, Steps::HEAD, false),
         }
     }
 
     /// Panics if a promise is broken. libmagic may say that content is beyond it, and nothing else may
     /// go wrong.
     pub fn keep(&mut self, content: &[u8]) {
+        let with_all = self.all_rules.detect_bytes(content);
         let Ok(detection) = self.detector.detect_bytes(content) else {
+            assert!(with_all.is_err());
             return;
         };
         let size = content.len() as u64;
@@ -39,6 +46,7 @@ impl Promises {
         assert!(detection.bytes_read >= size.min(16 * 1024));
         assert!((1..=3).contains(&detection.reads) || size == 0);
         let mime_type = detection.mime_type;
+        assert_eq!(mime_type, with_all.expect("as the other did").mime_type);
         assert!(mime_type.len() <= 255 && mime_type.contains('/'));
         assert!(mime_type.bytes().all(|byte| byte.is_ascii_graphic()));
 

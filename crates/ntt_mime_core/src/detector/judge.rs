@@ -1,0 +1,155 @@
+//! Who judges: libmagic with all its rules, or with what the [prefilter](super::prefilter) leaves of them.
+
+use std::os::fd::BorrowedFd;
+
+use super::cookie::{Cookie, MagicError};
+use super::database;
+use super::prefilter::end::End;
+use super::prefilter::format::Compiled;
+use super::prefilter::{Prefilter, Verdict};
+use super::reads::ReadCounter;
+
+/// Looks after which a prefilter is made: it takes as long as some dozens of looks without one.
+const WORTH_IT: u32 = 20;
+
+pub struct Judge {
+    cookie: Cookie,
+    filter: Filter,
+    /// Looks without a prefilter.
+    looks: u32,
+    reads: ReadCounter,
+}
+
+enum Filter {
+    /// It isn't worth it yet.
+    Later,
+    Ready(Box<Prefilter>),
+    /// There can't be one.
+    Refused,
+}
+
+/// What is looked at.
+pub struct Look<'a> {
+    pub file: BorrowedFd<'a>,
+    pub size: u64,
+    /// Bytes that libmagic may look at.
+    pub limit: usize,
+    /// Those bytes, if they are all in hand.
+    pub head: Option<&'a [u8]>,
+}
+
+/// Which rules were tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    AllRules,
+    /// Those that the prefilter left, if any.
+    FewerRules,
+    /// The prefilter wasn't sure.
+    AllRulesAfterAll,
+}
+
+/// What came of it.
+pub struct Judgement {
+    pub by: By,
+    pub said: Result<String, MagicError>,
+    /// Bytes that libmagic has read, as far as the system counts them.
+    pub read: Option<u64>,
+    /// Bytes at the end that were read for the prefilter.
+    pub end_read: usize,
+}
+
+impl Judge {
+    /// Opens libmagic with its database.
+    pub fn open() -> Result<Judge, MagicError> {
+        Ok(Judge {
+            cookie: Cookie::open()?,
+            filter: Filter::Later,
+            looks: 0,
+            reads: ReadCounter::of_this_thread(),
+        })
+    }
+
+    /// Makes the prefilter, unless that has been tried before.
+    pub fn prepare(&mut self) {
+        if matches!(self.filter, Filter::Later) {
+            self.filter = match make_filter() {
+                Some(filter) => Filter::Ready(Box::new(filter)),
+                None => Filter::Refused,
+            };
+        }
+    }
+
+    /// Is there a prefilter?
+    pub fn has_filter(&self) -> bool {
+        matches!(self.filter, Filter::Ready(_))
+    }
+
+    /// Judges with a prefilter, if there is one or it is time for one.
+    pub fn filtered(&mut self, look: &Look<'_>) -> Judgement {
+        self.looks = self.looks.saturating_add(1);
+        if self.looks > WORTH_IT {
+            self.prepare();
+        }
+        let Filter::Ready(filter) = &mut self.filter else {
+            return self.whole(look);
+        };
+        let Some(head) = look.head else {
+            return Judgement {
+                by: By::AllRulesAfterAll,
+                ..self.whole(look)
+            };
+        };
+        let mut end_read = 0;
+        let mut read_end = |buffer: &mut [u8]| {
+            let n = buffer.len();
+            if look.size == head.len() as u64 {
+                buffer.copy_from_slice(&head[head.len() - n..]);
+                return true;
+            }
+            end_read = n;
+            let read = super::read_at(look.file, buffer, look.size - n as u64);
+            read.is_ok_and(|read| read == n)
+        };
+        let mut end = End::new(head.len(), &mut read_end);
+        let (by, cookie) = match filter.judge(head, &mut end) {
+            Verdict::Known(said) => {
+                return Judgement {
+                    by: By::FewerRules,
+                    said: Ok(said.to_owned()),
+                    read: Some(0),
+                    end_read,
+                };
+            }
+            Verdict::Ask(cookie) => (By::FewerRules, cookie),
+            Verdict::Unsure => (By::AllRulesAfterAll, &mut self.cookie),
+        };
+        let (said, read) = self
+            .reads
+            .during(|| cookie.descriptor(look.file, look.limit));
+        Judgement {
+            by,
+            said,
+            read,
+            end_read,
+        }
+    }
+
+    /// Judges with all rules.
+    pub fn whole(&mut self, look: &Look<'_>) -> Judgement {
+        let (said, read) = self
+            .reads
+            .during(|| self.cookie.descriptor(look.file, look.limit));
+        Judgement {
+            by: By::AllRules,
+            said,
+            read,
+            end_read: 0,
+        }
+    }
+}
+
+/// None if the database isn't one that is understood, or there are rules besides.
+fn make_filter() -> Option<Prefilter> {
+    let path = database::only_compiled()?;
+    Prefilter::new(Compiled::open(&path).ok()?)
+}

@@ -1,0 +1,519 @@
+//! One test against bytes: can it succeed?
+//!
+//! This follows `mget`, `mconvert` and `magiccheck` in libmagic's src/softmagic.c (5.44, 5.46, 5.47), for the kinds
+//! of test that are common, and says [`Answer::Maybe`] to everything else: offsets that are read from the file or
+//! count from elsewhere than its start, types that aren't listed here, operators that can divide by zero.
+
+use memchr::memmem;
+
+use super::format::{Entry, VALUE_BYTES, flag, kind, str_flag};
+
+/// What is known of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It fails, whatever comes before.
+    No,
+    /// It can't be told here.
+    Maybe,
+    /// It succeeds, if it is reached.
+    Yes,
+}
+
+impl Answer {
+    fn exactly(yes: bool) -> Answer {
+        if yes { Answer::Yes } else { Answer::No }
+    }
+
+    /// For what depends on more than the bytes: it can be ruled out, but not relied upon.
+    fn at_most(yes: bool) -> Answer {
+        if yes { Answer::Maybe } else { Answer::No }
+    }
+}
+
+/// Flags that say for what files a test is, which is known by other means.
+const WHEN: u32 = str_flag::TEXTTEST | str_flag::BINTEST;
+
+/// Flags of strings that are understood here.
+const UNDERSTOOD: u32 = HARMLESS
+    | str_flag::COMPACT_WHITESPACE
+    | str_flag::COMPACT_OPTIONAL_WHITESPACE
+    | str_flag::IGNORE_CASE
+    | str_flag::FULL_WORD;
+
+/// Flags that don't change what a test succeeds on.
+const HARMLESS: u32 = WHEN | str_flag::OFFSET_START | str_flag::TRIM;
+
+/// What is known of a test, and from where those count that are relative to it (`moffset`), if that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub answer: Answer,
+    pub end: Option<usize>,
+}
+
+impl Found {
+    fn at(yes: bool, end: usize) -> Found {
+        Found {
+            answer: Answer::exactly(yes),
+            end: yes.then_some(end),
+        }
+    }
+}
+
+impl From<Answer> for Found {
+    fn from(answer: Answer) -> Found {
+        Found { answer, end: None }
+    }
+}
+
+/// Where the test looks, if that can be told (`msetoffset`): at a place that counts from the start, as a rule's first
+/// test does and its continuations too unless they say otherwise; or from `parent`, where the test before left off.
+pub fn offset_of(entry: &Entry<'_>, parent: Option<usize>) -> Option<usize> {
+    if entry.flag() & (flag::INDIR | flag::INDIROFFADD | flag::OFFNEGATIVE) != 0 {
+        return None;
+    }
+    let from = match entry.flag() & flag::OFFADD {
+        0 => 0,
+        _ => i64::try_from(parent?).ok()?,
+    };
+    usize::try_from(from + i64::from(entry.offset())).ok()
+}
+
+/// Can the test at this offset succeed on these bytes, which are all that libmagic looks at? `regex` answers for a
+/// regular expression, and says where it matches.
+pub fn check(
+    entry: &Entry<'_>,
+    bytes: &[u8],
+    offset: usize,
+    regex: impl FnOnce(&[u8]) -> (Answer, Option<(usize, usize)>),
+) -> Found {
+    match entry.kind() {
+        kind::STRING => string(entry, bytes, offset),
+        kind::SEARCH => search(entry, bytes, offset),
+        kind::LESTRING16 | kind::BESTRING16 => string16(entry, bytes, offset).into(),
+        kind::GUID if entry.relation() == b'=' => {
+            match bytes.get(offset..offset.saturating_add(16)) {
+                Some(guid) => Answer::exactly(entry.value().starts_with(guid)).into(),
+                None => Answer::No.into(),
+            }
+        }
+        kind::DER => der(entry, bytes, offset).into(),
+        kind::PSTRING => pascal_string(entry, bytes, offset).into(),
+        // "nbytes < offset" fails; so does an unlucky comparison.
+        kind::REGEX if entry.relation() == b'=' => match bytes.get(offset..) {
+            Some(rest) => {
+                let (answer, place) = regex(region(entry, rest));
+                let end =
+                    place.map(
+                        |(start, end)| match entry.str_flags() & str_flag::OFFSET_START {
+                            0 => offset + end,
+                            _ => offset + start,
+                        },
+                    );
+                Found { answer, end }
+            }
+            None => Answer::No.into(),
+        },
+        _ => number(entry, bytes, offset),
+    }
+}
+
+fn string(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+    let flags = entry.str_flags();
+    let wanted = entry.value_length();
+    // A string of the greatest length loses its last byte on the way (`mconvert`).
+    if entry.range() != 0 || flags & !UNDERSTOOD != 0 || wanted >= VALUE_BYTES {
+        return Answer::Maybe.into();
+    }
+    let Some(rest) = bytes.get(offset..).filter(|rest| rest.len() >= wanted) else {
+        // What is missed matches a relation of '!'.
+        return Answer::at_most(entry.relation() == b'!').into();
+    };
+    let value = &entry.value()[..wanted];
+    if flags & !HARMLESS == 0 {
+        let order = rest[..wanted].cmp(value);
+        let unsigned = entry.flag() & flag::UNSIGNED != 0;
+        let yes = match entry.relation() {
+            b'=' => return Found::at(order.is_eq(), offset + wanted),
+            b'!' => return Found::at(order.is_ne(), offset + wanted),
+            b'x' => true,
+            b'>' if !unsigned => order.is_gt(),
+            b'<' if !unsigned => order.is_lt(),
+            _ => return Answer::Maybe.into(),
+        };
+        return Answer::exactly(yes).into();
+    }
+    if entry.relation() != b'=' {
+        return Answer::Maybe.into();
+    }
+    // `mcopy` copies as much as a value has, zeros where the file has ended, and `mconvert` ends it with a zero.
+    let mut copy = [0; VALUE_BYTES];
+    let n = rest.len().min(VALUE_BYTES - 1);
+    copy[..n].copy_from_slice(&rest[..n]);
+    Answer::at_most(equals(value, &copy, flags)).into()
+}
+
+fn search(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+    let flags = entry.str_flags();
+    let wanted = entry.value_length();
+    if entry.relation() != b'=' || flags & !UNDERSTOOD != 0 || wanted == 0 || wanted > VALUE_BYTES {
+        return Answer::Maybe.into();
+    }
+    let Some(rest) = bytes.get(offset..).filter(|rest| rest.len() >= wanted) else {
+        return Answer::No.into();
+    };
+    let value = &entry.value()[..wanted];
+    let range = entry.range();
+    let found = |place: Option<usize>| match (place, flags & str_flag::OFFSET_START) {
+        (None, _) => Answer::No.into(),
+        (Some(place), 0) => Found::at(true, offset + place + wanted),
+        (Some(place), _) => Found::at(true, offset + place),
+    };
+    if flags == 0 {
+        // The last place is `range` itself: memmem gets "range + length" bytes.
+        let end = match range.checked_add(wanted) {
+            Some(end) if range > 0 => end.min(rest.len()),
+            _ => rest.len(),
+        };
+        return found(memmem::find(&rest[..end], value));
+    }
+    // Here it is the place before `range`.
+    let places = rest.len() - wanted + 1;
+    let places = if range == 0 {
+        places
+    } else {
+        places.min(range)
+    };
+    if flags & !HARMLESS == 0 {
+        return found(memmem::find(&rest[..places - 1 + wanted], value));
+    }
+    let matches = |at: usize| equals(value, &rest[at..], flags);
+    let first = value[0];
+    // Letters have two forms, and may have others outside ASCII: see `equals`.
+    if first.is_ascii() && !is_space(first) && !b"iI".contains(&first) {
+        let (lower, upper) = (first.to_ascii_lowercase(), first.to_ascii_uppercase());
+        let mut begins = memchr::memchr2_iter(lower, upper, &rest[..places]);
+        return Answer::at_most(begins.any(matches)).into();
+    }
+    Answer::at_most((0..places).any(matches)).into()
+}
+
+/// `file_strncmp`, with both told to end where their slices do. It may be wrong by saying yes: what libmagic reads
+/// beyond the end isn't known here, and what letters and spaces are outside ASCII depends on the locale of the
+/// process.
+fn equals(value: &[u8], bytes: &[u8], flags: u32) -> bool {
+    let (mut a, mut b) = (0, 0);
+    // Without one of the two, no more is looked at than the value is long, which `bytes` has.
+    let whitespace = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
+    let end = match flags & whitespace {
+        0 => value.len().min(bytes.len()),
+        _ => bytes.len(),
+    };
+    let at = |b: usize| bytes.get(b).copied();
+    // One step a byte of the value at most: "while (--len > 0)".
+    for _ in 0..value.len() {
+        if b >= end {
+            return false;
+        }
+        // What comes after the value is zero.
+        let wanted = value.get(a).copied().unwrap_or(0);
+        if !wanted.is_ascii() {
+            return true;
+        }
+        // In Turkish locales these have counterparts outside ASCII.
+        if !bytes[b].is_ascii() && flags & str_flag::IGNORE_CASE != 0 && b"iI".contains(&wanted) {
+            (a, b) = (a + 1, b + 1);
+            continue;
+        }
+        if flags & str_flag::IGNORE_LOWERCASE != 0 && wanted.is_ascii_lowercase() {
+            if bytes[b].to_ascii_lowercase() != wanted {
+                return false;
+            }
+            (a, b) = (a + 1, b + 1);
+        } else if flags & str_flag::IGNORE_UPPERCASE != 0 && wanted.is_ascii_uppercase() {
+            if bytes[b].to_ascii_uppercase() != wanted {
+                return false;
+            }
+            (a, b) = (a + 1, b + 1);
+        } else if flags & str_flag::COMPACT_WHITESPACE != 0 && is_space(wanted) {
+            a += 1;
+            if !is_space(bytes[b]) {
+                return !bytes[b].is_ascii();
+            }
+            b += 1;
+            if !is_space(value.get(a).copied().unwrap_or(0)) {
+                b += spaces(&bytes[b..end]);
+                if at(b).is_some_and(|next| !next.is_ascii()) {
+                    return true;
+                }
+            }
+        } else if flags & str_flag::COMPACT_OPTIONAL_WHITESPACE != 0 && is_space(wanted) {
+            a += 1;
+            b += spaces(&bytes[b..end]);
+            if at(b).is_some_and(|next| !next.is_ascii()) {
+                return true;
+            }
+        } else {
+            if bytes[b] != wanted {
+                return false;
+            }
+            (a, b) = (a + 1, b + 1);
+        }
+    }
+    flags & str_flag::FULL_WORD == 0
+        || at(b).is_none_or(|next| next == 0 || is_space(next) || !next.is_ascii())
+}
+
+fn spaces(bytes: &[u8]) -> usize {
+    let end = bytes.iter().position(|byte| !is_space(*byte));
+    end.unwrap_or(bytes.len())
+}
+
+/// isspace(3), as far as all locales agree.
+fn is_space(byte: u8) -> bool {
+    byte == b' ' || (b'\t'..=b'\r').contains(&byte)
+}
+
+/// Can a string of 16-bit characters be there? Looked at are the first two, of which the high bytes don't count: they
+/// decide nothing, unless the low one is zero (`mcopy`).
+fn string16(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Answer {
+    if entry.relation() != b'=' {
+        return Answer::Maybe;
+    }
+    let low = offset + usize::from(entry.kind() == kind::BESTRING16);
+    let fits = |at: usize| {
+        let (wanted, there) = (entry.value()[at], bytes.get(low + 2 * at));
+        at >= entry.value_length() || there.is_none_or(|there| *there == 0 || *there == wanted)
+    };
+    Answer::at_most(fits(0) && fits(1))
+}
+
+/// Can a string be there that has its length before it? Looked at is its first byte, which is moved to where it is
+/// compared, unless the length is zero (`mconvert`).
+fn pascal_string(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Answer {
+    let one_byte = entry.str_flags() & str_flag::PSTRING_LEN == str_flag::PSTRING_1;
+    let first = entry.value()[0];
+    if entry.relation() != b'=' || !one_byte || entry.value_length() == 0 || first == 0 {
+        return Answer::Maybe;
+    }
+    Answer::at_most(bytes.get(offset.saturating_add(1)) == Some(&first))
+}
+
+/// Can a sequence in ASN.1's DER begin there? Other elements aren't looked at (`gettag` and `der_cmp` in src/der.c).
+fn der(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Answer {
+    const SEQUENCE: u8 = 0x10;
+    let tag = bytes.get(offset).map(|byte| byte & 0x1F);
+    Answer::at_most(entry.text() != b"seq" || tag == Some(SEQUENCE))
+}
+
+/// Is what this test looks for anywhere among the bytes? For one that doesn't look at a fixed place, but among them.
+pub fn anywhere(
+    entry: &Entry<'_>,
+    bytes: &[u8],
+    regex: impl FnOnce(&[u8]) -> (Answer, Option<(usize, usize)>),
+) -> Answer {
+    let value = entry.value().get(..entry.value_length());
+    match (entry.kind(), value) {
+        _ if entry.relation() != b'=' => Answer::Maybe,
+        (kind::STRING | kind::SEARCH, Some(value)) if entry.str_flags() & !HARMLESS == 0 => {
+            let cut = value.len() >= VALUE_BYTES;
+            Answer::at_most(cut || memmem::find(bytes, value).is_some())
+        }
+        // An anchor would hold at the start or the end of what the test looks at.
+        (kind::REGEX, _) if !entry.text().iter().any(|byte| b"^$".contains(byte)) => regex(bytes).0,
+        _ => Answer::Maybe,
+    }
+}
+
+/// The bytes that a regular expression is matched against (`mcopy`, `magiccheck`): up to a number of bytes or
+/// lines, without the last byte, and up to the first zero.
+fn region<'a>(entry: &Entry<'_>, rest: &'a [u8]) -> &'a [u8] {
+    let lines = entry.str_flags() & str_flag::LINE_COUNT != 0;
+    let bytes = match (entry.range(), lines) {
+        (0, _) => rest.len(),
+        (range, true) => range.saturating_mul(80),
+        (range, false) => range,
+    };
+    let bytes = bytes.min(rest.len()).min(super::REGEX_MAX);
+    let mut region = &rest[..bytes];
+    if lines && entry.range() > 0 {
+        region = first_lines(region, entry.range());
+    }
+    let region = &region[..region.len().saturating_sub(1)];
+    &region[..memchr::memchr(0, region).unwrap_or(region.len())]
+}
+
+/// The loop over lines in `mcopy`.
+fn first_lines(region: &[u8], lines: usize) -> &[u8] {
+    let end = region.len();
+    let (mut left, mut at, mut last) = (lines, 0, end);
+    while left > 0 && at < end {
+        let rest = &region[at..];
+        let Some(found) = memchr::memchr(b'\n', rest).or_else(|| memchr::memchr(b'\r', rest))
+        else {
+            break;
+        };
+        let mut b = at + found;
+        if b + 1 < end && region[b] == b'\r' && region[b + 1] == b'\n' {
+            b += 1;
+        }
+        if b + 1 < end && region[b] == b'\n' {
+            b += 1;
+        }
+        last = b;
+        left -= 1;
+        at = b + 1;
+    }
+    if left > 0 { region } else { &region[..last] }
+}
+
+/// How a number is written.
+struct Number {
+    bytes: usize,
+    big_endian: bool,
+}
+
+impl Number {
+    fn of(kind: u8) -> Option<Number> {
+        let native = cfg!(target_endian = "big");
+        let (bytes, big_endian) = match kind {
+            kind::BYTE => (1, native),
+            kind::SHORT => (2, native),
+            kind::BESHORT => (2, true),
+            kind::LESHORT => (2, false),
+            kind::LONG | kind::DATE | kind::LDATE => (4, native),
+            kind::BELONG | kind::BEDATE | kind::BELDATE => (4, true),
+            kind::LELONG | kind::LEDATE | kind::LELDATE => (4, false),
+            kind::QUAD => (8, native),
+            kind::BEQUAD => (8, true),
+            kind::LEQUAD => (8, false),
+            _ => return None,
+        };
+        Some(Number { bytes, big_endian })
+    }
+}
+
+const OP_AND: u8 = 0;
+const OP_OR: u8 = 1;
+const OP_XOR: u8 = 2;
+const OPS_MASK: u8 = 0x07;
+const OP_INVERSE: u8 = 0x40;
+
+fn number(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+    let Some(Number {
+        bytes: n,
+        big_endian,
+    }) = Number::of(entry.kind())
+    else {
+        return Answer::Maybe.into();
+    };
+    let rest = bytes.get(offset..).unwrap_or_default();
+    if rest.len() < n {
+        // Eight bytes are never missed: `mget` has no such case, and looks at zeros. And what is missed matches
+        // a relation of '!'.
+        return match n < 8 && entry.relation() != b'!' {
+            true => Answer::No.into(),
+            false => Answer::Maybe.into(),
+        };
+    }
+    let mut word = [0; 8];
+    let value = if big_endian {
+        word[8 - n..].copy_from_slice(&rest[..n]);
+        u64::from_be_bytes(word)
+    } else {
+        word[..n].copy_from_slice(&rest[..n]);
+        u64::from_le_bytes(word)
+    };
+    // Casts to the type's width, as `DO_CVT` does them, by cutting the rest off at the end.
+    let width = 8 * n as u32;
+    let cut = |value: u64| value & (u64::MAX >> (64 - width));
+    let mask = entry.mask();
+    let value = match entry.mask_op() & OPS_MASK {
+        _ if mask == 0 => value,
+        OP_AND => value & mask,
+        OP_OR => value | mask,
+        OP_XOR => value ^ mask,
+        _ => return Answer::Maybe.into(),
+    };
+    let value = match entry.mask_op() & OP_INVERSE {
+        0 => cut(value),
+        _ => cut(!value),
+    };
+    let unsigned = entry.flag() & flag::UNSIGNED != 0;
+    // `file_signextend`.
+    let value = match unsigned {
+        true => value,
+        false => (((value << (64 - width)) as i64) >> (64 - width)) as u64,
+    };
+    let wanted = entry.number();
+    let signed = |value: u64| value as i64;
+    let yes = match entry.relation() {
+        b'x' => true,
+        b'!' => value != wanted,
+        b'=' => value == wanted,
+        b'>' if unsigned => value > wanted,
+        b'>' => signed(value) > signed(wanted),
+        b'<' if unsigned => value < wanted,
+        b'<' => signed(value) < signed(wanted),
+        b'&' => value & wanted == wanted,
+        b'^' => value & wanted != wanted,
+        _ => return Answer::Maybe.into(),
+    };
+    Found::at(yes, offset + n)
+}
+
+/// A necessary condition of a test that compares for equality at a fixed place: there, under this mask, are these
+/// bytes. Quick to try, on up to eight bytes; zeros count as being there beyond the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    pub offset: usize,
+    pub mask: u64,
+    pub bytes: u64,
+}
+
+impl Beginning {
+    /// That of a test, if it has one.
+    pub fn of(entry: &Entry<'_>) -> Option<Beginning> {
+        let offset = offset_of(entry, None)?;
+        if entry.relation() != b'=' {
+            return None;
+        }
+        let (mut mask, mut bytes) = ([0; 8], [0; 8]);
+        if entry.kind() == kind::STRING {
+            let n = entry.value_length().min(8);
+            if entry.str_flags() & !HARMLESS != 0 || entry.range() != 0 || n == 0 {
+                return None;
+            }
+            mask[..n].fill(0xFF);
+            bytes[..n].copy_from_slice(&entry.value()[..n]);
+        } else {
+            let Number {
+                bytes: n,
+                big_endian,
+            } = Number::of(entry.kind())?;
+            let op = entry.mask_op();
+            let kept = match (entry.mask(), op & OPS_MASK) {
+                (0, _) => u64::MAX,
+                (kept, OP_AND) => kept,
+                _ => return None,
+            };
+            if op & OP_INVERSE != 0 {
+                return None;
+            }
+            if big_endian {
+                mask[..n].copy_from_slice(&kept.to_be_bytes()[8 - n..]);
+                bytes[..n].copy_from_slice(&entry.number().to_be_bytes()[8 - n..]);
+            } else {
+                mask[..n].copy_from_slice(&kept.to_le_bytes()[..n]);
+                bytes[..n].copy_from_slice(&entry.number().to_le_bytes()[..n]);
+            }
+        }
+        let mask = u64::from_le_bytes(mask);
+        let bytes = u64::from_le_bytes(bytes);
+        // What the mask takes away can't be asked for; such a test always fails, and is left to libmagic.
+        (mask != 0 && bytes & !mask == 0).then_some(Beginning {
+            offset,
+            mask,
+            bytes,
+        })
+    }
+}

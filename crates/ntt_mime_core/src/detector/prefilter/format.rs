@@ -1,0 +1,364 @@
+//! The compiled magic database, as libmagic maps it: the entries of its rules, read in place.
+//!
+//! The file is an array of `struct magic` (src/file.h of libmagic). In the place of the first stand the magic
+//! number, the version, and how many entries each of the two sets has: rules, then named rules
+//! (`check_buffer` in src/apprentice.c). The layout goes by the version:
+//!
+//! | version | releases | bytes an entry | what differs |
+//! |---:|---|---:|---|
+//! | 18 | 5.44 | 376 | `cont_level` is the first word, `flag` a byte after it |
+//! | 20 | 5.46 | 432 | `flag` is the first word, `cont_level` a byte after it; `ext` is longer |
+//! | 21 | Debian's 5.47 | 432 | as 20, with two more types of tests |
+//!
+//! An administrator may replace the file by anything. What isn't exactly as expected is refused, and nothing
+//! that is read from it is used as an index without a look at its bounds.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::ptr::NonNull;
+
+use rustix::mm::{MapFlags, ProtFlags};
+
+pub const MAGIC_NUMBER: u32 = 0xF11E_041C;
+
+/// No database is larger: those of the releases above have 8 to 11 MB.
+const LARGEST: u64 = 64 << 20;
+
+/// Where the fields that move are. All others are where [`Entry`] reads them in each version.
+#[derive(Debug, PartialEq, Eq)]
+struct Layout {
+    version: u32,
+    entry_bytes: usize,
+    /// `flag` is the first word and `cont_level` the third byte; the other way round otherwise.
+    flag_first: bool,
+}
+
+const LAYOUTS: [Layout; 3] = [
+    Layout {
+        version: 18,
+        entry_bytes: 376,
+        flag_first: false,
+    },
+    Layout {
+        version: 20,
+        entry_bytes: 432,
+        flag_first: true,
+    },
+    Layout {
+        version: 21,
+        entry_bytes: 432,
+        flag_first: true,
+    },
+];
+
+/// `flag`: `BINTEST`, `TEXTTEST` and so on.
+pub mod flag {
+    pub const INDIR: u16 = 0x01;
+    pub const OFFADD: u16 = 0x02;
+    pub const INDIROFFADD: u16 = 0x04;
+    pub const UNSIGNED: u16 = 0x08;
+    pub const BINTEST: u16 = 0x20;
+    pub const TEXTTEST: u16 = 0x40;
+    pub const OFFNEGATIVE: u16 = 0x80;
+}
+
+/// `str_flags`.
+pub mod str_flag {
+    pub const COMPACT_WHITESPACE: u32 = 1 << 0;
+    pub const COMPACT_OPTIONAL_WHITESPACE: u32 = 1 << 1;
+    pub const IGNORE_LOWERCASE: u32 = 1 << 2;
+    pub const IGNORE_UPPERCASE: u32 = 1 << 3;
+    pub const TEXTTEST: u32 = 1 << 5;
+    pub const BINTEST: u32 = 1 << 6;
+    pub const LINE_COUNT: u32 = 1 << 11;
+    /// Of a string with its length before it: one byte, and all bits that say how many.
+    pub const PSTRING_1: u32 = 1 << 7;
+    pub const PSTRING_LEN: u32 = 0b1_1111 << 7;
+    /// Of a search or a regular expression: where continuations count from.
+    pub const OFFSET_START: u32 = 1 << 4;
+    /// Has done its work when the database was compiled.
+    pub const TRIM: u32 = 1 << 13;
+    pub const FULL_WORD: u32 = 1 << 14;
+    pub const IGNORE_CASE: u32 = IGNORE_LOWERCASE | IGNORE_UPPERCASE;
+}
+
+/// `type`: what a test compares.
+pub mod kind {
+    pub const BYTE: u8 = 1;
+    pub const SHORT: u8 = 2;
+    pub const LONG: u8 = 4;
+    pub const STRING: u8 = 5;
+    pub const DATE: u8 = 6;
+    pub const BESHORT: u8 = 7;
+    pub const BELONG: u8 = 8;
+    pub const BEDATE: u8 = 9;
+    pub const LESHORT: u8 = 10;
+    pub const LELONG: u8 = 11;
+    pub const LEDATE: u8 = 12;
+    pub const LDATE: u8 = 14;
+    pub const BELDATE: u8 = 15;
+    pub const LELDATE: u8 = 16;
+    pub const PSTRING: u8 = 13;
+    pub const REGEX: u8 = 17;
+    pub const BESTRING16: u8 = 18;
+    pub const LESTRING16: u8 = 19;
+    pub const SEARCH: u8 = 20;
+    pub const QUAD: u8 = 24;
+    pub const LEQUAD: u8 = 25;
+    pub const BEQUAD: u8 = 26;
+    pub const INDIRECT: u8 = 41;
+    pub const NAME: u8 = 45;
+    pub const USE: u8 = 46;
+    pub const DER: u8 = 48;
+    pub const GUID: u8 = 49;
+}
+
+/// Bytes of `value`, `MAXstring`.
+pub const VALUE_BYTES: usize = 128;
+
+/// Why a file isn't used, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused(pub &'static str);
+
+/// A compiled database.
+pub struct Compiled {
+    bytes: Bytes,
+    layout: &'static Layout,
+    rules: usize,
+    named: usize,
+}
+
+enum Bytes {
+    /// Mapped privately: the kernel shares it with all who map it, and with libmagic.
+    Mapped(NonNull<u8>, usize),
+    #[cfg(test)]
+    Owned(Vec<u8>),
+}
+
+// SAFETY: a mapping that is only read.
+unsafe impl Send for Bytes {}
+// SAFETY: as above.
+unsafe impl Sync for Bytes {}
+
+impl Compiled {
+    /// Maps a file.
+    pub fn open(path: &str) -> Result<Compiled, Refused> {
+        let file = File::open(path).map_err(|_| Refused("it cannot be opened"))?;
+        let size = file.metadata().map_or(0, |metadata| metadata.size());
+        if !(1..=LARGEST).contains(&size) {
+            return Err(Refused("its size is not one that a database has"));
+        }
+        let mapped = map(&file, size as usize).map_err(|_| Refused("it cannot be mapped"))?;
+        Compiled::check(Bytes::Mapped(mapped, size as usize))
+    }
+
+    /// Takes bytes in hand for a file.
+    #[cfg(test)]
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Compiled, Refused> {
+        Compiled::check(Bytes::Owned(bytes))
+    }
+
+    fn check(bytes: Bytes) -> Result<Compiled, Refused> {
+        let content = bytes.as_slice();
+        let header = content
+            .first_chunk::<16>()
+            .ok_or(Refused("it is too short"))?;
+        let (words, _) = header.as_chunks::<4>();
+        let [number, version, rules, named] =
+            std::array::from_fn(|word| u32::from_ne_bytes(words[word]));
+        if number != MAGIC_NUMBER {
+            return Err(Refused("it is not a database of this machine's byte order"));
+        }
+        let layout = LAYOUTS.iter().find(|layout| layout.version == version);
+        let layout = layout.ok_or(Refused("its version is not known here"))?;
+        let entries = (rules as usize)
+            .checked_add(named as usize)
+            .and_then(|entries| entries.checked_add(1));
+        if rules == 0
+            || entries.and_then(|n| n.checked_mul(layout.entry_bytes)) != Some(content.len())
+        {
+            return Err(Refused("its size is not what it says itself"));
+        }
+        let compiled = Compiled {
+            bytes,
+            layout,
+            rules: rules as usize,
+            named: named as usize,
+        };
+        if compiled.entry(0).level() != 0 {
+            return Err(Refused("it begins with a continuation"));
+        }
+        Ok(compiled)
+    }
+
+    /// The version of its format.
+    pub fn version(&self) -> u32 {
+        self.layout.version
+    }
+
+    /// Bytes of one entry.
+    pub fn entry_bytes(&self) -> usize {
+        self.layout.entry_bytes
+    }
+
+    /// Entries of rules, with their continuations.
+    pub fn rules(&self) -> usize {
+        self.rules
+    }
+
+    /// Entries of named rules, which come after the others.
+    pub fn named(&self) -> usize {
+        self.named
+    }
+
+    /// One entry. Panics if there is none of that number.
+    pub fn entry(&self, number: usize) -> Entry<'_> {
+        let bytes = self.entries(number, 1);
+        Entry {
+            bytes,
+            layout: self.layout,
+        }
+    }
+
+    /// The bytes of `n` entries from `first` on.
+    pub fn entries(&self, first: usize, n: usize) -> &[u8] {
+        let size = self.layout.entry_bytes;
+        &self.bytes.as_slice()[(first + 1) * size..(first + 1 + n) * size]
+    }
+}
+
+impl Bytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            // SAFETY: mapped for as long as `self` lives. Whoever makes the file shorter under us takes
+            // libmagic's own mapping of it away as well.
+            Bytes::Mapped(address, size) => unsafe {
+                std::slice::from_raw_parts(address.as_ptr(), *size)
+            },
+            #[cfg(test)]
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        match self {
+            Bytes::Mapped(address, size) => {
+                // SAFETY: mapped once, by `map`; it fails for wrong arguments only.
+                let _ = unsafe { rustix::mm::munmap(address.as_ptr().cast(), *size) };
+            }
+            #[cfg(test)]
+            Bytes::Owned(_) => {}
+        }
+    }
+}
+
+fn map(file: &File, size: usize) -> io::Result<NonNull<u8>> {
+    // SAFETY: a new mapping, at an address that the kernel chooses.
+    let address = unsafe {
+        rustix::mm::mmap(
+            std::ptr::null_mut(),
+            size,
+            ProtFlags::READ,
+            MapFlags::PRIVATE,
+            file,
+            0,
+        )?
+    };
+    Ok(NonNull::new(address.cast()).expect("mmap succeeded"))
+}
+
+/// One entry: a test, and what is said if it succeeds.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    bytes: &'a [u8],
+    layout: &'static Layout,
+}
+
+impl<'a> Entry<'a> {
+    fn field<const N: usize>(&self, at: usize) -> [u8; N] {
+        let bytes = self.bytes[at..at + N].try_into();
+        bytes.expect("that many bytes")
+    }
+
+    /// `cont_level`: 0 begins a rule, more continues it.
+    pub fn level(&self) -> u16 {
+        match self.layout.flag_first {
+            true => u16::from(self.bytes[2]),
+            false => u16::from_ne_bytes(self.field(0)),
+        }
+    }
+
+    pub fn flag(&self) -> u16 {
+        match self.layout.flag_first {
+            true => u16::from_ne_bytes(self.field(0)),
+            false => u16::from(self.bytes[2]),
+        }
+    }
+
+    /// `reln`: how to compare, as a character.
+    pub fn relation(&self) -> u8 {
+        self.bytes[4]
+    }
+
+    /// `vallen`: bytes of a string's [`value`](Self::value).
+    pub fn value_length(&self) -> usize {
+        usize::from(self.bytes[5])
+    }
+
+    pub fn kind(&self) -> u8 {
+        self.bytes[6]
+    }
+
+    pub fn mask_op(&self) -> u8 {
+        self.bytes[9]
+    }
+
+    pub fn offset(&self) -> i32 {
+        i32::from_ne_bytes(self.field(12))
+    }
+
+    /// `str_range`: how far a search goes, in bytes or lines; 0 for no bound.
+    pub fn range(&self) -> usize {
+        u32::from_ne_bytes(self.field(24)) as usize
+    }
+
+    pub fn str_flags(&self) -> u32 {
+        u32::from_ne_bytes(self.field(28))
+    }
+
+    /// `num_mask`, in the place of the two before.
+    pub fn mask(&self) -> u64 {
+        u64::from_ne_bytes(self.field(24))
+    }
+
+    pub fn value(&self) -> &'a [u8; VALUE_BYTES] {
+        self.bytes[32..32 + VALUE_BYTES]
+            .try_into()
+            .expect("as long")
+    }
+
+    /// `value` as a number.
+    pub fn number(&self) -> u64 {
+        u64::from_ne_bytes(self.field(32))
+    }
+
+    /// Is there a description?
+    pub fn describes(&self) -> bool {
+        self.bytes[160] != 0
+    }
+
+    /// Is there a MIME type?
+    pub fn has_mime_type(&self) -> bool {
+        self.bytes[224] != 0
+    }
+
+    /// The value up to its first zero: a regular expression, or a name.
+    pub fn text(&self) -> &'a [u8] {
+        let value = self.value();
+        let end = value.iter().position(|byte| *byte == 0);
+        &value[..end.unwrap_or(VALUE_BYTES)]
+    }
+}

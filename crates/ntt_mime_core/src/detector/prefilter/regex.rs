@@ -1,0 +1,274 @@
+//! POSIX extended regular expressions, said again for the `regex` crate.
+//!
+//! libmagic compiles the regular expressions of its rules with regcomp(3), REG_EXTENDED and REG_NEWLINE (and REG_ICASE
+//! for some), in the C locale (`alloc_regex` in src/softmagic.c, `file_regcomp` in src/funcs.c; 5.44, 5.46, 5.47). All
+//! that is asked here is whether an expression matches anywhere, so which match POSIX prefers is of no interest, and
+//! what is left is the same language:
+//!
+//! - bytes, not characters;
+//! - with REG_NEWLINE a period and a list that is negated don't match a line feed; `^` and `$` match after and before
+//!   one as well;
+//! - the text has no zero byte in it, since it is handed over as a C string.
+//!
+//! What isn't plain in the standard, such as a `*` that follows nothing, or is GNU's own, such as `\<`, is not
+//! translated: such a rule stays undecided.
+
+/// The translation; None for an expression that isn't understood.
+pub fn translate(posix: &[u8], ignore_case: bool) -> Option<String> {
+    let mut translator = Translator {
+        rest: posix,
+        out: String::from(if ignore_case { "(?i-u)" } else { "(?-u)" }),
+    };
+    translator.alternatives(0)?;
+    translator.rest.is_empty().then_some(translator.out)
+}
+
+struct Translator<'a> {
+    rest: &'a [u8],
+    out: String,
+}
+
+/// Groups in groups at most; magic has three.
+const DEEPEST: usize = 20;
+
+/// Repetitions at most (RE_DUP_MAX of POSIX is 255).
+const MOST: u32 = 255;
+
+impl Translator<'_> {
+    fn next(&mut self) -> Option<u8> {
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*first)
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.rest.first().copied()
+    }
+
+    fn alternatives(&mut self, depth: usize) -> Option<()> {
+        loop {
+            self.sequence(depth)?;
+            match self.peek() {
+                Some(b'|') => {
+                    self.next();
+                    self.out.push('|');
+                }
+                _ => return Some(()),
+            }
+        }
+    }
+
+    fn sequence(&mut self, depth: usize) -> Option<()> {
+        // What a repetition would repeat; nothing at the start, and no anchor.
+        let mut repeatable = false;
+        loop {
+            match self.peek() {
+                None | Some(b'|') => return Some(()),
+                Some(b')') => return (depth > 0).then_some(()),
+                Some(b'*' | b'+' | b'?' | b'{') => {
+                    if !repeatable {
+                        return None;
+                    }
+                    self.repetition()?;
+                    repeatable = false;
+                }
+                Some(b'^') => {
+                    self.next();
+                    self.out.push_str("(?m:^)");
+                    repeatable = false;
+                }
+                Some(b'$') => {
+                    self.next();
+                    self.out.push_str("(?m:$)");
+                    repeatable = false;
+                }
+                Some(_) => {
+                    self.atom(depth)?;
+                    repeatable = true;
+                }
+            }
+        }
+    }
+
+    fn atom(&mut self, depth: usize) -> Option<()> {
+        match self.next()? {
+            b'(' => {
+                if depth == DEEPEST {
+                    return None;
+                }
+                self.out.push_str("(?:");
+                self.alternatives(depth + 1)?;
+                if self.next() != Some(b')') {
+                    return None;
+                }
+                self.out.push(')');
+            }
+            b'.' => self.out.push_str(r"[^\n]"),
+            b'[' => self.list()?,
+            b'\\' => {
+                let escaped = self.next()?;
+                // Letters, digits and a few more are GNU's, or references to what was matched before.
+                if !b".[]{}()*+?^$|\\/-\"#%&,:;=@_~! ".contains(&escaped) {
+                    return None;
+                }
+                self.literal(escaped);
+            }
+            byte => self.literal(byte),
+        }
+        Some(())
+    }
+
+    fn literal(&mut self, byte: u8) {
+        self.out.push_str(&format!(r"\x{byte:02x}"));
+    }
+
+    /// `*`, `+`, `?`, or an interval. Each at the end of a group of its own, so that `a+?` doesn't become lazy.
+    fn repetition(&mut self) -> Option<()> {
+        match self.next()? {
+            b'{' => {
+                let end = self.rest.iter().position(|byte| *byte == b'}')?;
+                let interval = std::str::from_utf8(&self.rest[..end]).ok()?;
+                let (least, most) = match interval.split_once(',') {
+                    None => (interval, Some(interval)),
+                    Some((least, "")) => (least, None),
+                    Some((least, most)) => (least, Some(most)),
+                };
+                let number = |text: &str| {
+                    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+                    let number = digits.then(|| text.parse::<u32>().ok())??;
+                    (number <= MOST).then_some(number)
+                };
+                let least = number(least)?;
+                match most {
+                    None => self.out.push_str(&format!("{{{least},}}")),
+                    Some(most) => {
+                        let most = number(most).filter(|most| *most >= least)?;
+                        self.out.push_str(&format!("{{{least},{most}}}"));
+                    }
+                }
+                self.rest = &self.rest[end + 1..];
+            }
+            sign => self.out.push(char::from(sign)),
+        }
+        // One after another would repeat the repetition; nobody writes that.
+        match self.peek() {
+            Some(b'*' | b'+' | b'?' | b'{') => None,
+            _ => Some(()),
+        }
+    }
+
+    /// What stands in brackets. A backslash is itself there.
+    fn list(&mut self) -> Option<()> {
+        let negated = self.peek() == Some(b'^');
+        if negated {
+            self.next();
+        }
+        self.out.push_str(if negated { r"[^\n" } else { "[" });
+        let mut first = true;
+        loop {
+            let byte = self.next()?;
+            match byte {
+                b']' if !first => break,
+                b'[' if self.peek() == Some(b':') => {
+                    let end = self.rest.windows(2).position(|two| two == b":]")?;
+                    let name = std::str::from_utf8(&self.rest[1..end]).ok()?;
+                    const CLASSES: [&str; 12] = [
+                        "alnum", "alpha", "blank", "cntrl", "digit", "graph", "lower", "print",
+                        "punct", "space", "upper", "xdigit",
+                    ];
+                    if !CLASSES.contains(&name) {
+                        return None;
+                    }
+                    self.out.push_str(&format!("[:{name}:]"));
+                    self.rest = &self.rest[end + 2..];
+                }
+                // Collating elements and classes of equivalence.
+                b'[' if matches!(self.peek(), Some(b'.' | b'=')) => return None,
+                _ if self.peek() == Some(b'-')
+                    && !matches!(self.rest.get(1), None | Some(b']')) =>
+                {
+                    self.next();
+                    let to = self.next()?;
+                    if to == b'[' && matches!(self.peek(), Some(b':' | b'.' | b'=')) || to < byte {
+                        return None;
+                    }
+                    self.out.push_str(&format!(r"\x{byte:02x}-\x{to:02x}"));
+                }
+                _ => self.literal(byte),
+            }
+            first = false;
+        }
+        self.out.push(']');
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(posix: &str, text: &str) -> bool {
+        let source = translate(posix.as_bytes(), false).expect("understood");
+        regex::bytes::Regex::new(&source)
+            .unwrap()
+            .is_match(text.as_bytes())
+    }
+
+    #[test]
+    fn the_language_is_the_same() {
+        for (posix, text, expected) in [
+            // Lists: a backslash is itself, a bracket comes first, what is negated leaves line feeds out.
+            (r"a[\]b", r"a\b", true),
+            (r"a[]x]b", "a]b", true),
+            (r"a[^]x]b", "a]b", false),
+            (r"a[^x]b", "a\nb", false),
+            (r"a[a-]b", "a-b", true),
+            (r"^[[:space:]]*x", "\n\x0b x", true),
+            ("a.b", "a\nb", false),
+            ("a.b", "a\u{e9}b", false),
+            // Anchors are lines' ones.
+            ("^b$", "a\nb\nc", true),
+            ("^b$", "a\nbc", false),
+            ("a|^b", "xb", false),
+            (r"x{1,3}y", "xxxxy", true),
+            (r"^x{1,3}y", "xxxxy", false),
+            (r"(ab)+c", "ababc", true),
+            (r"\.\*", "a.*", true),
+        ] {
+            assert_eq!(matches(posix, text), expected, "{posix} on {text:?}");
+        }
+        let source = translate(b"^AbC", true).unwrap();
+        assert!(
+            regex::bytes::Regex::new(&source)
+                .unwrap()
+                .is_match(b"\naBc")
+        );
+    }
+
+    #[test]
+    fn what_is_not_plain_is_left_alone() {
+        for posix in [
+            "*a",
+            "a|*b",
+            "(*a)",
+            "^*",
+            "a**",
+            r"\<a",
+            r"a\b",
+            r"(a)\1",
+            "[[.a.]]",
+            "[[=a=]]",
+            "[[:wrong:]]",
+            "[a",
+            "(a",
+            "a)",
+            "a{",
+            "a{x}",
+            "a{2,1}",
+            "a{999}",
+            "a\\",
+        ] {
+            assert_eq!(translate(posix.as_bytes(), false), None, "{posix}");
+        }
+    }
+}

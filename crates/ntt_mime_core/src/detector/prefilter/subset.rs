@@ -1,0 +1,273 @@
+//! libmagic with some of the rules.
+//!
+//! `magic_load_buffers` takes compiled databases in memory and doesn't copy them (`apprentice_buf` and `add_mlist` in
+//! src/apprentice.c, releases 5.44, 5.46, 5.47; `MAP_TYPE_USER`). So a libmagic is opened once with room for some
+//! rules, and from then on rules are copied into its room before each look, which costs what their bytes cost to
+//! copy. The rest of the room holds entries that are for neither binary files nor text, which `match` steps over.
+//!
+//! All that libmagic keeps of an entry is its compiled regular expression, under its position (`magic_rxcomp`). So
+//! rules with regular expressions have a place of their own in the room, and a libmagic is kept for each
+//! combination of them that is met, within bounds; the rules between come into the gaps:
+//!
+//! ```text
+//! header | gap: rules, then fillers | rule with a regex | gap | rule with a regex | gap
+//! ```
+//!
+//! Named rules are the same for all, and lie in a second database, of which there is one copy. Rules use each other by
+//! name across databases (`file_magicfind`).
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use super::Rule;
+use super::format::{Compiled, kind};
+use crate::detector::cookie::Cookie;
+
+/// Entries that a gap may have room for. The smallest that is enough is taken.
+const ROOMS: [usize; 4] = [24, 96, 384, 1536];
+
+/// Memory for rooms of all kinds together.
+const BYTES: usize = 6 << 20;
+
+/// Subsets that are kept.
+const KEPT: usize = 64;
+
+/// Rules with regular expressions in one subset at most.
+const REGEX_RULES: usize = 12;
+
+pub struct Subsets {
+    named: NonNull<c_void>,
+    named_bytes: usize,
+    /// Those used last come last.
+    kept: Vec<Subset>,
+    bytes: usize,
+    has_regex: Vec<bool>,
+    gaps: Vec<Gap>,
+    key: Vec<u32>,
+}
+
+/// A libmagic and its room.
+struct Subset {
+    /// Dropped before what it points to.
+    cookie: Cookie,
+    memory: Memory,
+    /// The rules with regular expressions.
+    key: Vec<u32>,
+    room: usize,
+    /// Where each gap begins, and how many of its entries are in use.
+    gaps: Vec<Gap>,
+}
+
+#[derive(Clone, Copy)]
+struct Gap {
+    begin: usize,
+    used: usize,
+}
+
+/// Memory that libmagic reads while we write to it now and then, never at the same time: nothing but raw pointers.
+struct Memory {
+    address: NonNull<u64>,
+    words: usize,
+}
+
+impl Memory {
+    fn zeroed(bytes: usize) -> Memory {
+        let boxed = vec![0u64; bytes.div_ceil(8)].into_boxed_slice();
+        let words = boxed.len();
+        let address = NonNull::new(Box::into_raw(boxed).cast()).expect("a box");
+        Memory { address, words }
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.words * 8);
+        // SAFETY: within what was allocated, as just checked; libmagic isn't running.
+        unsafe {
+            let to = self.address.as_ptr().cast::<u8>().add(at);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let slice = std::ptr::slice_from_raw_parts_mut(self.address.as_ptr(), self.words);
+        // SAFETY: what `zeroed` took apart.
+        drop(unsafe { Box::from_raw(slice) });
+    }
+}
+
+impl Subsets {
+    /// None if memory is short.
+    pub fn new(compiled: &Compiled) -> Option<Subsets> {
+        let named_bytes = (compiled.named() + 1) * compiled.entry_bytes();
+        let mut named = Memory::zeroed(named_bytes);
+        named.write(0, &header(compiled, 0, compiled.named()));
+        named.write(
+            compiled.entry_bytes(),
+            compiled.entries(compiled.rules(), compiled.named()),
+        );
+        let address = named.address.cast();
+        std::mem::forget(named);
+        Some(Subsets {
+            named: address,
+            named_bytes,
+            kept: Vec::new(),
+            bytes: 0,
+            has_regex: Vec::new(),
+            gaps: Vec::new(),
+            key: Vec::new(),
+        })
+    }
+
+    /// A libmagic with these rules, which are in order; None if that would be too much.
+    pub fn cookie(
+        &mut self,
+        compiled: &Compiled,
+        rules: &[Rule],
+        wanted: &[u32],
+    ) -> Option<&mut Cookie> {
+        if self.has_regex.is_empty() {
+            let regex = |rule: &Rule| {
+                (rule.first..rule.end).any(|n| compiled.entry(n).kind() == kind::REGEX)
+            };
+            self.has_regex = rules.iter().map(regex).collect();
+        }
+        // How much each gap has to hold.
+        self.key.clear();
+        self.gaps.clear();
+        let (mut most, mut here) = (0, 0);
+        for number in wanted {
+            let rule = &rules[*number as usize];
+            if self.has_regex[*number as usize] {
+                self.key.push(*number);
+                most = most.max(here);
+                here = 0;
+            } else {
+                here += rule.end - rule.first;
+            }
+        }
+        most = most.max(here);
+        let room = ROOMS.into_iter().find(|room| *room >= most)?;
+        if self.key.len() > REGEX_RULES {
+            return None;
+        }
+        let found = self
+            .kept
+            .iter()
+            .rposition(|subset| subset.room == room && subset.key == self.key);
+        let subset = match found {
+            Some(at) => self.kept.remove(at),
+            None => self.make(compiled, rules, room)?,
+        };
+        self.kept.push(subset);
+        let subset = self.kept.last_mut()?;
+        subset.fill(compiled, rules, wanted, &self.has_regex);
+        Some(&mut subset.cookie)
+    }
+
+    /// How many subsets are kept, and how many bytes their rooms have.
+    #[cfg(test)]
+    pub fn size(&self) -> (usize, usize) {
+        (self.kept.len(), self.bytes)
+    }
+
+    fn make(&mut self, compiled: &Compiled, rules: &[Rule], room: usize) -> Option<Subset> {
+        let size = compiled.entry_bytes();
+        let fixed: usize = self
+            .key
+            .iter()
+            .map(|n| rules[*n as usize].end - rules[*n as usize].first)
+            .sum();
+        let entries = (self.key.len() + 1) * room + fixed;
+        let bytes = (entries + 1) * size;
+        if bytes > BYTES {
+            return None;
+        }
+        while self.bytes + bytes > BYTES || self.kept.len() >= KEPT {
+            let oldest = self.kept.remove(0);
+            self.bytes -= oldest.memory.words * 8;
+        }
+        let mut memory = Memory::zeroed(bytes);
+        memory.write(0, &header(compiled, entries, 0));
+        let mut gaps = Vec::new();
+        let mut at = 1;
+        for number in &self.key {
+            gaps.push(Gap { begin: at, used: 0 });
+            at += room;
+            let rule = &rules[*number as usize];
+            let n = rule.end - rule.first;
+            memory.write(at * size, compiled.entries(rule.first, n));
+            at += n;
+        }
+        gaps.push(Gap { begin: at, used: 0 });
+        let mut buffers = [memory.address.cast(), self.named];
+        let mut sizes = [bytes, self.named_bytes];
+        // SAFETY: the buffers outlive the cookie: `Subset` drops it first, and the named rules stay for good. They
+        // hold whole entries behind a header that says how many.
+        let cookie = unsafe { Cookie::with_buffers(&mut buffers, &mut sizes) }.ok()?;
+        self.bytes += memory.words * 8;
+        Some(Subset {
+            cookie,
+            memory,
+            key: self.key.clone(),
+            room,
+            gaps,
+        })
+    }
+}
+
+impl Drop for Subsets {
+    fn drop(&mut self) {
+        self.kept.clear();
+        let memory = Memory {
+            address: self.named.cast(),
+            words: self.named_bytes.div_ceil(8),
+        };
+        drop(memory);
+    }
+}
+
+impl Subset {
+    /// Copies rules into the gaps.
+    fn fill(&mut self, compiled: &Compiled, rules: &[Rule], wanted: &[u32], has_regex: &[bool]) {
+        let size = compiled.entry_bytes();
+        let mut gaps = self.gaps.iter_mut();
+        let mut gap = gaps
+            .next()
+            .expect("there is one more than there are rules with a regex");
+        let mut used = 0;
+        for number in wanted {
+            if has_regex[*number as usize] {
+                clear(&mut self.memory, size, gap, used);
+                gap = gaps.next().expect("as many as before");
+                used = 0;
+                continue;
+            }
+            let rule = &rules[*number as usize];
+            let n = rule.end - rule.first;
+            self.memory
+                .write((gap.begin + used) * size, compiled.entries(rule.first, n));
+            used += n;
+        }
+        clear(&mut self.memory, size, gap, used);
+    }
+}
+
+/// Makes fillers of the entries that were in use before and aren't now: all zero in what `match` looks at.
+fn clear(memory: &mut Memory, size: usize, gap: &mut Gap, used: usize) {
+    for entry in used..gap.used {
+        memory.write((gap.begin + entry) * size, &[0; 12]);
+    }
+    gap.used = used;
+}
+
+/// The header of a database.
+fn header(compiled: &Compiled, rules: usize, named: usize) -> Vec<u8> {
+    let words = [
+        super::format::MAGIC_NUMBER,
+        compiled.version(),
+        rules as u32,
+        named as u32,
+    ];
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}

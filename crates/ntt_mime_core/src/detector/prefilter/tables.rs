@@ -1,0 +1,430 @@
+//! All rules at once: which of them deserve a closer look.
+//!
+//! What comes out is more than what can match, never less: [`check`](super::check) looks at each afterwards.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::{HashMap, HashSet};
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex_automata::hybrid::dfa;
+use regex_automata::{Anchored, Input};
+
+use super::check::{Answer, Beginning};
+use super::format::{Compiled, Entry, kind, str_flag};
+use super::regex::translate;
+use super::{REGEX_MAX, Rule};
+
+/// Searches with a range up to this are tried one by one: they look at hardly anything.
+const SHORT_RANGE: usize = 64;
+
+/// Searches with a greater range, or none, are tried one by one, so that the automaton needn't go there.
+const LONG_RANGE: usize = 8192;
+
+/// A piece of a search that is shorter tells nothing.
+const SHORTEST_NEEDLE: usize = 3;
+
+/// Rules to look at, by number.
+pub struct Hits {
+    words: Vec<u64>,
+}
+
+impl Hits {
+    pub fn new(rules: usize) -> Hits {
+        Hits {
+            words: vec![0; rules.div_ceil(64)],
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.words.fill(0);
+    }
+
+    fn add(&mut self, rule: u32) {
+        self.words[rule as usize / 64] |= 1 << (rule % 64);
+    }
+
+    /// In the order of the rules.
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        self.words.iter().enumerate().flat_map(|(at, word)| {
+            let mut word = *word;
+            std::iter::from_fn(move || {
+                let bit = word.trailing_zeros() as usize;
+                word &= word.wrapping_sub(1);
+                (bit < 64).then_some(at * 64 + bit)
+            })
+        })
+    }
+}
+
+/// Rules by what they need.
+pub struct Tables {
+    binary: Beginnings,
+    text: Beginnings,
+    /// Nothing quick is known of these.
+    other_binary: Vec<u32>,
+    other_text: Vec<u32>,
+    needles: AhoCorasick,
+    /// By the number of the needle.
+    rules_of_needle: Vec<Vec<u32>>,
+    /// Bytes that needles are looked for in.
+    needle_bytes: usize,
+    set: RegexSet,
+    /// By the number in the set.
+    rules_of_regex: Vec<Vec<u32>>,
+    /// By the number of their entry: those of rules, and of continuations where the rule itself is silent.
+    regexes: HashMap<u32, RegexEntry>,
+}
+
+/// The regular expression of an entry.
+struct RegexEntry {
+    source: String,
+    /// The set tries it on just the bytes that libmagic does.
+    settled: bool,
+    /// Made when it is needed.
+    own: OnceCell<Option<Own>>,
+}
+
+impl RegexEntry {
+    fn new(entry: &Entry<'_>) -> Option<RegexEntry> {
+        if entry.kind() != kind::REGEX || entry.relation() != b'=' {
+            return None;
+        }
+        let ignore_case = entry.str_flags() & str_flag::IGNORE_CASE != 0;
+        Some(RegexEntry {
+            source: translate(entry.text(), ignore_case)?,
+            settled: false,
+            own: OnceCell::new(),
+        })
+    }
+}
+
+impl Tables {
+    /// None if the crates refuse, which they have no reason to.
+    pub fn new(compiled: &Compiled, rules: &[Rule]) -> Option<Tables> {
+        let mut builder = Builder::default();
+        for (number, rule) in rules.iter().enumerate() {
+            builder.add(number as u32, rule, &compiled.entry(rule.first));
+        }
+        for rule in rules.iter().filter(|rule| !rule.speaks) {
+            for number in rule.first + 1..rule.end {
+                let regex = RegexEntry::new(&compiled.entry(number));
+                builder
+                    .regexes
+                    .extend(regex.map(|regex| (number as u32, regex)));
+            }
+        }
+        builder.finish()
+    }
+
+    /// Finds the rules that may match binary content.
+    pub fn find_binary(&self, bytes: &[u8], hits: &mut Hits) {
+        self.binary.find(bytes, hits);
+        self.other_binary.iter().for_each(|rule| hits.add(*rule));
+    }
+
+    /// Finds the rules that may match text.
+    pub fn find_text(&self, text: &[u8], hits: &mut Hits) {
+        self.text.find(text, hits);
+        self.other_text.iter().for_each(|rule| hits.add(*rule));
+        let head = &text[..text.len().min(self.needle_bytes)];
+        for found in self.needles.find_overlapping_iter(head) {
+            let rules = &self.rules_of_needle[found.pattern().as_usize()];
+            rules.iter().for_each(|rule| hits.add(*rule));
+        }
+        for found in self.set.matches(most_of_a_region(text)).iter() {
+            self.rules_of_regex[found]
+                .iter()
+                .for_each(|rule| hits.add(*rule));
+        }
+    }
+
+    /// Does the regular expression of this entry match? `region` is what libmagic matches it against. With `settled`,
+    /// it is known to match.
+    pub fn regex(
+        &self,
+        number: usize,
+        settled: bool,
+        region: &[u8],
+    ) -> (Answer, Option<(usize, usize)>) {
+        let Some(regex) = self.regexes.get(&(number as u32)) else {
+            return (Answer::Maybe, None);
+        };
+        if settled && regex.settled {
+            return (Answer::Maybe, None);
+        }
+        match regex.own.get_or_init(|| Own::new(&regex.source)) {
+            None => (Answer::Maybe, None),
+            Some(own) => match own.find(region) {
+                None => (Answer::No, None),
+                Some((start, end)) => (Answer::Maybe, end.map(|end| (start, end))),
+            },
+        }
+    }
+}
+
+/// A regular expression by itself.
+struct Own {
+    regex: Regex,
+    /// Finds the longest match that begins at a place, as POSIX has it. The set and `regex` prefer others.
+    longest: dfa::DFA,
+    cache: RefCell<dfa::Cache>,
+}
+
+impl Own {
+    fn new(source: &str) -> Option<Own> {
+        let regex = RegexBuilder::new(source).unicode(false).build().ok()?;
+        let longest = dfa::Builder::new()
+            .configure(dfa::Config::new().match_kind(regex_automata::MatchKind::All))
+            .syntax(
+                regex_automata::util::syntax::Config::new()
+                    .unicode(false)
+                    .utf8(false),
+            )
+            .thompson(regex_automata::nfa::thompson::Config::new().utf8(false))
+            .build(source)
+            .ok()?;
+        let cache = RefCell::new(longest.create_cache());
+        Some(Own {
+            regex,
+            longest,
+            cache,
+        })
+    }
+
+    /// The start of the leftmost match, and the end of the longest that begins there, unless the engine gives up.
+    fn find(&self, region: &[u8]) -> Option<(usize, Option<usize>)> {
+        let start = self.regex.find(region)?.start();
+        let input = Input::new(region).range(start..).anchored(Anchored::Yes);
+        let end = self
+            .longest
+            .try_search_fwd(&mut self.cache.borrow_mut(), &input);
+        Some((start, end.ok().flatten().map(|end| end.offset())))
+    }
+}
+
+/// What a regular expression without any bounds is matched against; all others are matched against less, from the
+/// same start on.
+fn most_of_a_region(text: &[u8]) -> &[u8] {
+    let region = &text[..text.len().min(REGEX_MAX).saturating_sub(1)];
+    &region[..memchr::memchr(0, region).unwrap_or(region.len())]
+}
+
+#[derive(Default)]
+struct Builder {
+    binary: Vec<(Beginning, u32)>,
+    text: Vec<(Beginning, u32)>,
+    other_binary: Vec<u32>,
+    other_text: Vec<u32>,
+    needles: HashMap<Vec<u8>, Vec<u32>>,
+    needle_bytes: usize,
+    expressions: HashMap<String, Vec<u32>>,
+    regexes: HashMap<u32, RegexEntry>,
+}
+
+impl Builder {
+    fn add(&mut self, number: u32, rule: &Rule, entry: &Entry<'_>) {
+        let beginning = Beginning::of(entry);
+        if rule.binary {
+            match beginning {
+                Some(beginning) => self.binary.push((beginning, number)),
+                None => self.other_binary.push(number),
+            }
+        }
+        let regex_in_set = self.add_regex(number, rule.first as u32, entry);
+        if rule.text {
+            match beginning {
+                Some(beginning) => self.text.push((beginning, number)),
+                None if regex_in_set => {}
+                None => match needle(entry) {
+                    Some(needle) => {
+                        let end = entry.offset() as usize + entry.range() + entry.value_length();
+                        self.needle_bytes = self.needle_bytes.max(end);
+                        self.needles.entry(needle).or_default().push(number);
+                    }
+                    None => self.other_text.push(number),
+                },
+            }
+        }
+    }
+
+    /// Tells whether the set will find the rule, if it can match.
+    fn add_regex(&mut self, number: u32, entry_number: u32, entry: &Entry<'_>) -> bool {
+        let Some(mut regex) = RegexEntry::new(entry) else {
+            return false;
+        };
+        let from_start = super::check::offset_of(entry, None) == Some(0);
+        regex.settled = from_start && entry.range() == 0;
+        // A match in the first bytes is one in more of them, but for "$".
+        let in_set = regex.settled || from_start && !entry.text().contains(&b'$');
+        if in_set {
+            let rules = self.expressions.entry(regex.source.clone()).or_default();
+            rules.push(number);
+        }
+        self.regexes.insert(entry_number, regex);
+        in_set
+    }
+
+    fn finish(self) -> Option<Tables> {
+        let (needles, rules_of_needle): (Vec<_>, Vec<_>) = self.needles.into_iter().unzip();
+        let (expressions, rules_of_regex): (Vec<_>, Vec<_>) = self.expressions.into_iter().unzip();
+        Some(Tables {
+            binary: Beginnings::new(self.binary),
+            text: Beginnings::new(self.text),
+            other_binary: self.other_binary,
+            other_text: self.other_text,
+            needles: AhoCorasick::builder()
+                .match_kind(MatchKind::Standard)
+                .ascii_case_insensitive(true)
+                .kind(Some(AhoCorasickKind::DFA))
+                .build(needles)
+                .ok()?,
+            rules_of_needle,
+            needle_bytes: self.needle_bytes,
+            set: RegexSetBuilder::new(expressions)
+                .unicode(false)
+                .build()
+                .ok()?,
+            rules_of_regex,
+            regexes: self.regexes,
+        })
+    }
+}
+
+/// What is found wherever a search succeeds: its longest piece without white space. None for one that is better
+/// tried by itself.
+fn needle(entry: &Entry<'_>) -> Option<Vec<u8>> {
+    super::check::offset_of(entry, None)?;
+    let range = entry.range();
+    let searched = entry.kind() == kind::SEARCH && entry.relation() == b'=';
+    if !searched || range <= SHORT_RANGE || range > LONG_RANGE {
+        return None;
+    }
+    let value = entry.value().get(..entry.value_length())?;
+    // In another locale a letter outside ASCII might have another case.
+    if !value.is_ascii() {
+        return None;
+    }
+    let pieces = value.split(|byte| byte.is_ascii_whitespace() || *byte == 0x0B);
+    let longest = pieces.max_by_key(|piece| piece.len())?;
+    (longest.len() >= SHORTEST_NEEDLE).then(|| longest.to_ascii_lowercase())
+}
+
+/// Tests for equality at fixed places.
+struct Beginnings {
+    /// Those at the very start, by their first byte.
+    by_first_byte: Vec<Vec<At>>,
+    /// All others.
+    elsewhere: Vec<At>,
+}
+
+struct At {
+    offset: u32,
+    rule: u32,
+    mask: u64,
+    bytes: u64,
+}
+
+impl Beginnings {
+    fn new(all: Vec<(Beginning, u32)>) -> Beginnings {
+        let mut by_first_byte: Vec<Vec<At>> = (0..256).map(|_| Vec::new()).collect();
+        let mut elsewhere = Vec::new();
+        for (
+            Beginning {
+                offset,
+                mask,
+                bytes,
+            },
+            rule,
+        ) in all
+        {
+            let at = At {
+                offset: offset as u32,
+                rule,
+                mask,
+                bytes,
+            };
+            match offset == 0 && mask & 0xFF == 0xFF {
+                true => by_first_byte[(bytes & 0xFF) as usize].push(at),
+                false => elsewhere.push(at),
+            }
+        }
+        elsewhere.sort_by_key(|at| at.offset);
+        Beginnings {
+            by_first_byte,
+            elsewhere,
+        }
+    }
+
+    fn find(&self, bytes: &[u8], hits: &mut Hits) {
+        let Some(first) = bytes.first() else { return };
+        let word = word_at(bytes, 0);
+        for at in &self.by_first_byte[usize::from(*first)] {
+            if word & at.mask == at.bytes {
+                hits.add(at.rule);
+            }
+        }
+        let (mut offset, mut word) = (0, word);
+        for at in &self.elsewhere {
+            if at.offset != offset {
+                // They are in order.
+                if at.offset as usize >= bytes.len() + 8 {
+                    break;
+                }
+                offset = at.offset;
+                word = word_at(bytes, offset as usize);
+            }
+            if word & at.mask == at.bytes {
+                hits.add(at.rule);
+            }
+        }
+    }
+}
+
+/// Eight bytes from there on, with zeros beyond the end.
+fn word_at(bytes: &[u8], offset: usize) -> u64 {
+    match bytes.get(offset..offset + 8) {
+        Some(word) => u64::from_le_bytes(word.try_into().expect("eight bytes")),
+        None => {
+            let rest = bytes.get(offset..).unwrap_or_default();
+            let mut word = [0; 8];
+            word[..rest.len()].copy_from_slice(rest);
+            u64::from_le_bytes(word)
+        }
+    }
+}
+
+/// The names of rules that may have all rules applied to another part of a file, by themselves or through others.
+pub fn names_that_are_indirect(compiled: &Compiled) -> HashSet<Vec<u8>> {
+    let all = compiled.rules()..compiled.rules() + compiled.named();
+    let mut names = HashSet::new();
+    loop {
+        let before = names.len();
+        let mut name: &[u8] = b"";
+        for number in all.clone() {
+            let entry = compiled.entry(number);
+            if entry.kind() == kind::NAME && entry.level() == 0 {
+                name = entry.text();
+            }
+            if is_indirect(compiled, number, &names) {
+                names.insert(name.to_vec());
+            }
+        }
+        if names.len() == before {
+            return names;
+        }
+    }
+}
+
+/// Does this entry, or what it uses, have all rules applied to another part of a file?
+pub fn is_indirect(compiled: &Compiled, number: usize, names: &HashSet<Vec<u8>>) -> bool {
+    let entry = compiled.entry(number);
+    match entry.kind() {
+        kind::INDIRECT => true,
+        kind::USE => {
+            let used = entry.text();
+            names.contains(used.strip_prefix(b"^").unwrap_or(used))
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,380 @@
+//! The prefilter against libmagic with all its rules: never another answer.
+//!
+//! A slice, the same every time. NTT_MIME_DIFFERENCES=1000000 makes as many mutated heads;
+//! NTT_MIME_DIFFERENCE_FILES=/some/folder takes files from there.
+
+mod example;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fastrand::Rng;
+
+use self::example::example;
+use super::format::{Compiled, Refused, VALUE_BYTES};
+use super::*;
+use crate::detector::{Detection, Detector, DetectorConfig, KnownFile, database, known_files};
+use crate::failure::Failure;
+
+/// Mutated heads in an ordinary test run.
+const MUTATIONS: usize = 6_000;
+
+/// Files of the machine in an ordinary test run.
+const FILES: usize = 400;
+
+/// Lengths to which contents are cut.
+const HEADS: [usize; 8] = [0, 1, 2, 16, 512, 2 << 10, 16 << 10, 64 << 10];
+
+/// Both ways of judging.
+struct Pair {
+    whole: Detector,
+    filtered: Detector,
+    prefiltered: u32,
+    fallbacks: u32,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let detector = |prefilter| {
+            let config = DetectorConfig {
+                head_bytes: 16 << 10,
+                prefilter,
+            };
+            let mut detector = Detector::new(config).unwrap();
+            detector.prepare();
+            detector
+        };
+        Pair {
+            whole: detector(false),
+            filtered: detector(true),
+            prefiltered: 0,
+            fallbacks: 0,
+        }
+    }
+
+    /// Panics if they don't agree, having written the content down.
+    fn agree(&mut self, content: &[u8], what: &str) {
+        let filtered = self.filtered.detect_bytes(content);
+        if let Ok(detection) = &filtered {
+            self.prefiltered += detection.prefiltered;
+            self.fallbacks += detection.fallbacks;
+        }
+        let said = |result: Result<Detection, Failure>| match result {
+            Ok(detection) => detection.mime_type,
+            Err(failure) => failure.detail,
+        };
+        let (whole, filtered) = (said(self.whole.detect_bytes(content)), said(filtered));
+        if whole != filtered {
+            let path =
+                std::env::temp_dir().join(format!("ntt_mime_difference_{}", std::process::id()));
+            std::fs::write(&path, content).expect("the temporary folder takes it");
+            panic!(
+                "{what}: {whole} with all rules, {filtered} with some: {}",
+                path.display()
+            );
+        }
+    }
+}
+
+fn database() -> Compiled {
+    let path =
+        database::only_compiled().expect("a machine for tests has libmagic's own database only");
+    Compiled::open(&path).expect("and its version is one of those that are known")
+}
+
+/// Does `work` for the numbers up to `count`, in as many threads as there are processors.
+fn in_parallel(count: usize, work: impl Fn(&mut Pair, usize) + Sync) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let looks: Vec<(u32, u32)> = std::thread::scope(|scope| {
+        let start = || {
+            scope.spawn(|| {
+                let mut pair = Pair::new();
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count {
+                        return (pair.prefiltered, pair.fallbacks);
+                    }
+                    work(&mut pair, n);
+                }
+            })
+        };
+        let handles: Vec<_> = (0..threads).map(|_| start()).collect();
+        handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap())
+            .collect()
+    });
+    // Otherwise there would be nothing to compare.
+    let (with, without) = looks
+        .iter()
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    assert!(
+        with > 10 * without,
+        "{with} looks with a prefilter, {without} without"
+    );
+}
+
+#[test]
+fn each_rule_is_hit_and_answers_the_same() {
+    let compiled = database();
+    let rules = rules_of(&compiled);
+    let hit = AtomicUsize::new(0);
+    in_parallel(rules.len(), |pair, n| {
+        let mut rng = Rng::with_seed(n as u64);
+        let rule = &rules[n];
+        for with_continuations in [false, true] {
+            let Some(content) = example(&compiled, rule, with_continuations, &mut rng) else {
+                continue;
+            };
+            if !with_continuations {
+                let found = matches(&compiled, rule, &content);
+                hit.fetch_add(usize::from(found), Ordering::Relaxed);
+            }
+            pair.agree(&content, &format!("rule {n}, entry {}", rule.first));
+        }
+    });
+    let (hit, all) = (hit.into_inner(), rules.len());
+    assert!(hit * 100 >= all * 97, "only {hit} of {all} rules were hit");
+}
+
+/// Does the first test of a rule succeed, as far as that can be told?
+fn matches(compiled: &Compiled, rule: &Rule, content: &[u8]) -> bool {
+    let entry = compiled.entry(rule.first);
+    let Some(offset) = offset_of(&entry, None) else {
+        return true;
+    };
+    let regex = |region: &[u8]| {
+        let ignore_case = entry.str_flags() & str_flag::IGNORE_CASE != 0;
+        let source = regex::translate(entry.text(), ignore_case);
+        let matches = source.and_then(|source| {
+            ::regex::bytes::Regex::new(&source)
+                .ok()?
+                .find(region)
+                .map(|_| ())
+        });
+        (
+            if matches.is_some() {
+                Answer::Yes
+            } else {
+                Answer::No
+            },
+            None,
+        )
+    };
+    check(&entry, content, offset, regex).answer != Answer::No
+}
+
+#[test]
+fn files_have_the_same_type_at_any_length() {
+    let files = files();
+    in_parallel(files.len(), |pair, n| {
+        let Ok(content) = std::fs::read(&files[n]) else {
+            return;
+        };
+        for head in HEADS {
+            if head == 0 || head <= content.len() {
+                pair.agree(
+                    &content[..head.min(content.len())],
+                    &files[n].display().to_string(),
+                );
+            }
+        }
+        if content.len() < 4 << 20 {
+            pair.agree(&content, &files[n].display().to_string());
+        }
+    });
+}
+
+/// Files of this machine, of as many kinds as there are names.
+fn files() -> Vec<PathBuf> {
+    let chosen = std::env::var_os("NTT_MIME_DIFFERENCE_FILES");
+    let roots = match &chosen {
+        Some(root) => vec![PathBuf::from(root)],
+        None => vec![
+            PathBuf::from("/usr/share"),
+            PathBuf::from("/usr/lib"),
+            PathBuf::from("/etc"),
+        ],
+    };
+    let mut files = Vec::new();
+    roots.iter().for_each(|root| collect(root, &mut files));
+    files.sort();
+    if chosen.is_some() {
+        return files;
+    }
+    let mut seen = std::collections::HashMap::<_, usize>::new();
+    files.retain(|path| {
+        let count = seen
+            .entry(path.extension().map(ToOwned::to_owned))
+            .or_default();
+        *count += 1;
+        *count <= 3
+    });
+    let step = files.len().div_ceil(FILES).max(1);
+    files.into_iter().step_by(step).collect()
+}
+
+fn collect(path: &Path, files: &mut Vec<PathBuf>) {
+    let Ok(metadata) = path.symlink_metadata() else {
+        return;
+    };
+    if metadata.is_dir() {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.for_each(|entry| collect(&entry.path(), files));
+    } else if metadata.is_file() && metadata.len() < 16 << 20 {
+        files.push(path.to_owned());
+    }
+}
+
+#[test]
+fn mutated_heads_have_the_same_type() {
+    let count = std::env::var("NTT_MIME_DIFFERENCES")
+        .map_or(MUTATIONS, |count| count.parse().expect("a number"));
+    let compiled = database();
+    let rules = rules_of(&compiled);
+    let files: Vec<Vec<u8>> = files().iter().filter_map(|path| head_of(path)).collect();
+    in_parallel(count, |pair, n| {
+        let mut rng = Rng::with_seed(0x5EED + n as u64);
+        let content = mutated(&compiled, &rules, &files, &mut rng);
+        pair.agree(&content, &format!("mutation {n}"));
+    });
+}
+
+fn head_of(path: &Path) -> Option<Vec<u8>> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let file = std::fs::File::open(path).ok()?;
+    file.take(20 << 10).read_to_end(&mut head).ok()?;
+    Some(head)
+}
+
+/// A known file, one of the machine's, or an example of a rule, after some changes.
+fn mutated(compiled: &Compiled, rules: &[Rule], files: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    let mut content = base(compiled, rules, files, rng);
+    for _ in 0..rng.usize(..5) {
+        let at = rng.usize(..=content.len());
+        match rng.u8(..8) {
+            0 => content.truncate(at),
+            1 | 2 => {
+                if let Some(byte) = content.get_mut(at) {
+                    *byte ^= 1 << rng.u8(..8);
+                }
+            }
+            3 => {
+                let other = base(compiled, rules, files, rng);
+                let from = rng.usize(..=other.len());
+                content.truncate(at);
+                content.extend(&other[from..]);
+            }
+            4 => content.extend(vec![0; rng.usize(..40)]),
+            5 => content
+                .splice(..0, (0..rng.usize(..4)).map(|_| b'\n'))
+                .for_each(drop),
+            // Where rules look for marks, one more.
+            _ => {
+                let rule = &rules[rng.usize(..rules.len())];
+                let entry = compiled.entry(rng.usize(rule.first..rule.end));
+                let mark = &entry.value()[..entry.value_length().min(VALUE_BYTES)];
+                let at = match rng.bool() {
+                    true => offset_of(&entry, Some(0)).unwrap_or(0).min(20 << 10),
+                    false => at,
+                };
+                if content.len() < at + mark.len() {
+                    content.resize(at + mark.len(), b' ');
+                }
+                content[at..at + mark.len()].copy_from_slice(mark);
+            }
+        }
+        content.truncate(40 << 10);
+    }
+    content
+}
+
+fn base(compiled: &Compiled, rules: &[Rule], files: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    match rng.u8(..8) {
+        0 => {
+            let mut known = known_files();
+            let n = rng.usize(..known.len());
+            std::mem::take(&mut known[n].content).into_owned()
+        }
+        1..4 => rng.choice(files).cloned().unwrap_or_default(),
+        _ => {
+            let rule = &rules[rng.usize(..rules.len())];
+            example(compiled, rule, rng.bool(), rng).unwrap_or_default()
+        }
+    }
+}
+
+/// The database of this machine, to be damaged.
+fn bytes_of_database() -> Vec<u8> {
+    std::fs::read(database::only_compiled().unwrap()).unwrap()
+}
+
+#[test]
+fn a_database_that_is_not_as_it_should_be_is_refused() {
+    let bytes = bytes_of_database();
+    let refused = |bytes: Vec<u8>| Compiled::from_bytes(bytes).err();
+    assert_eq!(refused(bytes.clone()), None);
+    assert_eq!(refused(Vec::new()), Some(Refused("it is too short")));
+    assert!(refused(bytes[..bytes.len() - 1].to_vec()).is_some());
+    for (at, word) in [
+        (0, 0x1C04_1EF1_u32),
+        (4, 99),
+        (8, 0),
+        (8, u32::MAX),
+        (12, u32::MAX),
+        (12, 0),
+    ] {
+        let mut bytes = bytes.clone();
+        bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+        assert!(refused(bytes).is_some(), "{word:#x} at {at}");
+    }
+    assert!(Compiled::open("/nowhere").is_err() && Compiled::open("/dev/null").is_err());
+}
+
+#[test]
+fn a_database_with_any_damage_is_read_without_harm() {
+    let bytes = bytes_of_database();
+    let entries = Compiled::from_bytes(bytes.clone()).unwrap();
+    let size = entries.entry_bytes();
+    for seed in 0..6 {
+        let mut rng = Rng::with_seed(seed);
+        let mut damaged = bytes.clone();
+        for _ in 0..2000 {
+            let at = rng.usize(size..damaged.len());
+            damaged[at] = rng.u8(..);
+        }
+        let Ok(compiled) = Compiled::from_bytes(damaged) else {
+            continue;
+        };
+        // Only what it finds out is asked for here: libmagic itself isn't made for damaged databases.
+        let Some(mut prefilter) = Prefilter::new(compiled) else {
+            continue;
+        };
+        for KnownFile { content, .. } in known_files() {
+            let mut no_end = |_: &mut [u8]| false;
+            prefilter.collect(&content, &mut End::new(content.len(), &mut no_end));
+        }
+    }
+}
+
+#[test]
+fn it_stays_within_its_bounds() {
+    let compiled = database();
+    let rules = rules_of(&compiled);
+    let mut prefilter = Prefilter::new(database()).unwrap();
+    let mut rng = Rng::with_seed(1);
+    for n in (0..rules.len()).step_by(7) {
+        let Some(content) = example(&compiled, &rules[n], true, &mut rng) else {
+            continue;
+        };
+        let mut end = |_: &mut [u8]| false;
+        prefilter.judge(&content, &mut End::new(content.len(), &mut end));
+    }
+    let (kept, bytes) = prefilter.subsets.size();
+    assert!(
+        kept > 3 && kept <= 64 && bytes <= 6 << 20,
+        "{kept} subsets, {bytes} bytes"
+    );
+}

@@ -1,0 +1,188 @@
+//! What the rules for text will see.
+//!
+//! libmagic tries them on the text in UTF-8, whatever it is in (`file_ascmagic` in src/ascmagic.c, `file_encoding` and
+//! `encode_utf8` in src/encoding.c; 5.44, 5.46, 5.47): zeros at the end are cut off, then encodings are tried in
+//! this order: ASCII, UTF-8 with a byte order mark, UTF-8, UTF-32, UTF-16, ISO 8859, other extensions of ASCII, EBCDIC.
+//! What is none of them is not text, and the rules for text aren't tried.
+
+use super::ENCODING_MAX;
+
+/// What a file is to the rules for text.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Text<'a> {
+    /// They aren't tried.
+    Binary,
+    /// They are tried on this.
+    Utf8(&'a [u8]),
+    /// It would have to be converted in ways that aren't followed here, or can't be told.
+    Unknown,
+}
+
+/// Classes of bytes, `text_chars`: in plain text, in ISO 8859, in extensions of that, or in no text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Plain,
+    Iso,
+    Extended,
+    /// In text since Control-Z counts as such, which differs by release.
+    Lately,
+    Never,
+}
+
+const fn class(byte: u8) -> Class {
+    match byte {
+        0x07..=0x0D | 0x1B | 0x20..=0x7E | 0x85 => Class::Plain,
+        0x1A => Class::Lately,
+        0x80..=0x9F => Class::Extended,
+        0xA0.. => Class::Iso,
+        _ => Class::Never,
+    }
+}
+
+/// Bytes that no text has once they are read as EBCDIC (`ebcdic_to_ascii`): such a file isn't EBCDIC.
+#[rustfmt::skip]
+const NOT_EBCDIC: [u8; 55] = [
+    0x00, 0x01, 0x02, 0x03, 0x04, 0x06, 0x07, 0x08, 0x09, 0x0A, 0x0E, 0x0F, 0x10, 0x11, 0x12, 0x13,
+    0x14, 0x17, 0x18, 0x19, 0x1A, 0x1B, 0x1C, 0x1D, 0x1E, 0x1F, 0x20, 0x21, 0x22, 0x23, 0x24, 0x26,
+    0x28, 0x29, 0x2A, 0x2B, 0x2C, 0x2D, 0x2E, 0x30, 0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37, 0x38,
+    0x39, 0x3A, 0x3B, 0x3C, 0x3D, 0x3E, 0xE1,
+];
+
+/// Classes of bytes as bits, so that one pass over a file collects them.
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        classes[byte] = match class(byte as u8) {
+            // NEL is plain, and yet not ASCII.
+            Class::Plain => PLAIN,
+            Class::Iso | Class::Extended => HIGH,
+            Class::Lately => LATELY,
+            Class::Never => NEVER,
+        };
+        byte += 1;
+    }
+    let mut i = 0;
+    while i < NOT_EBCDIC.len() {
+        classes[NOT_EBCDIC[i] as usize] |= EBCDIC_NEVER;
+        i += 1;
+    }
+    classes
+};
+
+const PLAIN: u8 = 1;
+const HIGH: u8 = 2;
+const LATELY: u8 = 4;
+const NEVER: u8 = 8;
+const EBCDIC_NEVER: u8 = 16;
+
+/// Judges the bytes that libmagic looks at. `scratch` is for text that is converted.
+pub fn text_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
+    let bytes = &bytes[..trimmed(bytes)];
+    if bytes.len() > ENCODING_MAX {
+        return Text::Unknown;
+    }
+    let seen = bytes
+        .iter()
+        .fold(0, |seen, byte| seen | CLASSES[usize::from(*byte)]);
+    if seen & !EBCDIC_NEVER == PLAIN && bytes.is_ascii() {
+        return Text::Utf8(bytes);
+    }
+    if bytes.is_empty() || is_marked(bytes) || seen & LATELY != 0 && seen & NEVER == 0 {
+        return Text::Unknown;
+    }
+    let (body, marked) = match bytes.strip_prefix(b"\xEF\xBB\xBF") {
+        Some(rest) if !rest.is_empty() => (rest, true),
+        _ => (bytes, false),
+    };
+    // libmagic's idea of UTF-8 is the standard's, and so Rust's: its tables are Go's.
+    match std::str::from_utf8(body) {
+        _ if seen & NEVER != 0 => {}
+        Ok(_) => return Text::Utf8(body),
+        // Cut off within a character, which is left out. Without any other it isn't UTF-8, unless it is marked.
+        Err(error) if error.error_len().is_none() => {
+            let whole = &body[..error.valid_up_to()];
+            if marked || !whole.is_ascii() {
+                return Text::Utf8(whole);
+            }
+        }
+        Err(_) => {}
+    }
+    if marked && seen & NEVER == 0 {
+        return Text::Unknown;
+    }
+    if seen & NEVER != 0 {
+        return match seen & EBCDIC_NEVER {
+            0 => Text::Unknown,
+            _ => Text::Binary,
+        };
+    }
+    // ISO 8859 or an extension of it: its bytes are taken for the first characters of Unicode.
+    scratch.clear();
+    for byte in bytes {
+        let mut utf8 = [0; 2];
+        scratch.extend_from_slice(char::from(*byte).encode_utf8(&mut utf8).as_bytes());
+    }
+    Text::Utf8(scratch)
+}
+
+/// Does it begin like UTF-16 or UTF-32, which have marks?
+fn is_marked(bytes: &[u8]) -> bool {
+    [&b"\xFF\xFE"[..], b"\xFE\xFF", b"\x00\x00\xFE\xFF"]
+        .iter()
+        .any(|mark| bytes.starts_with(mark))
+}
+
+/// `trim_nuls`, and not to an odd length from an even one.
+fn trimmed(bytes: &[u8]) -> usize {
+    let mut end = bytes.len();
+    while end > 1 && bytes[end - 1] == 0 {
+        end -= 1;
+    }
+    match end & 1 == 1 && bytes.len() & 1 == 0 {
+        true => end + 1,
+        false => end,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_text(bytes: &[u8], expected: Text<'_>) {
+        assert_eq!(text_of(bytes, &mut Vec::new()), expected, "{bytes:02x?}");
+    }
+
+    #[test]
+    fn text_is_what_libmagic_converts_it_to() {
+        assert_text(b"plain\n", Text::Utf8(b"plain\n"));
+        assert_text("gr\u{fc}n".as_bytes(), Text::Utf8("gr\u{fc}n".as_bytes()));
+        assert_text(b"\xEF\xBB\xBFmarked", Text::Utf8(b"marked"));
+        assert_text(b"\xF8\x88\x80", Text::Utf8("\u{f8}\u{88}\u{80}".as_bytes()));
+        assert_text(b"gr\xFCn", Text::Utf8("gr\u{fc}n".as_bytes()));
+        // Cut off within a character: left out, if there was another; else it is no UTF-8.
+        assert_text(b"\xC3\xBC and \xC3", Text::Utf8("\u{fc} and ".as_bytes()));
+        assert_text(b"and \xC3", Text::Utf8("and \u{c3}".as_bytes()));
+        // Zeros at the end don't count, but for one that keeps the length even.
+        assert_text(b"abc\0\0", Text::Utf8(b"abc"));
+        assert_text(b"abcd\0\0", Text::Utf8(b"abcd"));
+        assert_text(b"abc\0", Text::Binary);
+        assert_text(b"\x01\x02\x00\x7f data", Text::Binary);
+    }
+
+    #[test]
+    fn what_is_converted_otherwise_is_not_known() {
+        for bytes in [
+            &b"\xFF\xFEa\0"[..],
+            b"\xFE\xFF\0a",
+            b"\0\0\xFE\xFF\0\0\0a",
+            // Control-Z, which is text in some releases.
+            b"text\x1a",
+            // EBCDIC: "text".
+            b"\xA3\x85\xA7\xA3\x25\x05",
+        ] {
+            assert_text(bytes, Text::Unknown);
+        }
+        assert_text(&vec![b'a'; ENCODING_MAX + 1], Text::Unknown);
+    }
+}
