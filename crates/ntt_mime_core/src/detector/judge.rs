@@ -6,7 +6,7 @@ use super::cookie::{Cookie, MagicError};
 use super::database;
 use super::prefilter::end::End;
 use super::prefilter::format::Compiled;
-use super::prefilter::{Prefilter, Verdict};
+use super::prefilter::{Prefilter, Stage, Verdict, found_something};
 use super::reads::ReadCounter;
 
 /// Looks after which a prefilter is made: it takes as long as some dozens of looks without one.
@@ -111,21 +111,22 @@ impl Judge {
             read.is_ok_and(|read| read == n)
         };
         let mut end = End::new(head.len(), &mut read_end);
-        let (by, cookie) = match filter.judge(head, &mut end) {
-            Verdict::Known(said) => {
-                return Judgement {
-                    by: By::FewerRules,
-                    said: Ok(said.to_owned()),
-                    read: Some(0),
-                    end_read,
-                };
+        let mut stage = Stage::Builtin;
+        let (by, said, read) = loop {
+            let (by, cookie, next) = match filter.judge(stage, head, &mut end) {
+                Verdict::Known(said) => break (By::FewerRules, Ok(said.to_owned()), Some(0)),
+                Verdict::Try(cookie, next) => (By::FewerRules, cookie, Some(next)),
+                Verdict::Ask(cookie) => (By::FewerRules, cookie, None),
+                Verdict::Unsure => (By::AllRulesAfterAll, &mut self.cookie, None),
+            };
+            let (said, read) = self
+                .reads
+                .during(|| cookie.descriptor(look.file, look.limit));
+            match (&said, next) {
+                (Ok(said), Some(next)) if !found_something(said) => stage = next,
+                _ => break (by, said, read),
             }
-            Verdict::Ask(cookie) => (By::FewerRules, cookie),
-            Verdict::Unsure => (By::AllRulesAfterAll, &mut self.cookie),
         };
-        let (said, read) = self
-            .reads
-            .during(|| cookie.descriptor(look.file, look.limit));
         Judgement {
             by,
             said,

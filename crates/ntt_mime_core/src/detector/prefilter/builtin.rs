@@ -15,15 +15,13 @@ pub const PLAIN: &str = "text/plain";
 /// The first version of the database whose libmagic knows SIMH tapes.
 const KNOWS_TAPES: u32 = 20;
 
-/// Can it be told that none of these tests succeeds on these bytes, which are all that libmagic looks at?
-pub fn none_succeeds(compiled: &Compiled, bytes: &[u8], text: bool) -> bool {
-    // Of a single byte libmagic says nothing but that it is short.
-    bytes.len() > 1
-        && !(may_be_tar(bytes)
-            || may_be_json(bytes)
-            || text && may_be_csv(bytes)
-            || bytes.starts_with(b"\xD0\xCF\x11\xE0")
-            || compiled.version() >= KNOWS_TAPES && may_be_tape(bytes))
+/// Might one of these tests succeed on these bytes, which are all that libmagic looks at? They come before the rules.
+pub fn may_succeed(compiled: &Compiled, bytes: &[u8]) -> bool {
+    may_be_tar(bytes)
+        || may_be_json(bytes)
+        || may_be_csv(bytes)
+        || bytes.starts_with(b"\xD0\xCF\x11\xE0")
+        || compiled.version() >= KNOWS_TAPES && may_be_tape(bytes)
 }
 
 /// `is_tar` in src/is_tar.c compares a checksum with what stands there in octal digits, which isn't 0 in a header:
@@ -46,9 +44,48 @@ fn may_be_json(bytes: &[u8]) -> bool {
     first.is_some_and(|byte| b"{[".contains(byte))
 }
 
-/// `csv_parse` in src/is_csv.c: a first line without a comma isn't one. Quotes could hide its end.
+/// `csv_parse` in src/is_csv.c: as many commas in each of the first ten lines, outside quotes. How many lines and
+/// fields it takes differs by release; here it's the least. Whether it is text isn't looked at.
 fn may_be_csv(bytes: &[u8]) -> bool {
-    memchr::memchr3(b'\n', b',', b'"', bytes).is_some_and(|at| bytes[at] != b'\n')
+    const LINES: usize = 10;
+    let (mut fields, mut first, mut lines) = (0, 0, 0);
+    let mut at = 0;
+    while let Some(found) = memchr::memchr3(b'"', b',', b'\n', &bytes[at..]) {
+        let byte = bytes[at + found];
+        at += found + 1;
+        match byte {
+            b'"' => at = after_quote(bytes, at),
+            b',' => fields += 1,
+            _ => {
+                lines += 1;
+                if lines == LINES {
+                    return first != 0 && first == fields;
+                }
+                if first == 0 {
+                    if fields == 0 {
+                        return false;
+                    }
+                    first = fields;
+                } else if first != fields {
+                    return false;
+                }
+                fields = 0;
+            }
+        }
+    }
+    first != 0 && lines >= 2
+}
+
+/// `eatquote`: up to what follows a quote that isn't doubled.
+fn after_quote(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(found) = memchr::memchr(b'"', &bytes[at..]) {
+        at += found + 1;
+        if bytes.get(at) != Some(&b'"') {
+            return at;
+        }
+        at += 1;
+    }
+    bytes.len()
 }
 
 /// `simh_parse` in src/is_simh.c (5.46, 5.47): the length of a record stands before it and after it.

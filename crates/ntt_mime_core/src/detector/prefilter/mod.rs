@@ -31,6 +31,10 @@
 //! The rules before the first that is sure to end the walk are all that it sees, so what comes after that isn't even
 //! looked at.
 //!
+//! libmagic answers with the first rule that matches and has a MIME type, after a few [tests of its own](builtin). So
+//! if the rules that come first are enough for an answer other than the two that it has for want of anything better,
+//! it is the answer of all: [`Stage`].
+//!
 //! # How libmagic gets them
 //!
 //! See [`subset`].
@@ -79,12 +83,29 @@ pub struct Rule {
 /// What may match.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    /// Nothing at all; then this is said.
+    /// None at all; then this is said, if nothing else than rules finds something.
     Nothing(&'static str),
-    /// The rules that were collected, or other tests than rules.
+    /// Some that come first were collected.
+    First(Stage),
+    /// The rules that were collected.
     These,
     /// It can't be told.
     All,
+}
+
+/// Where the work stands. What comes early is found with little of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The tests that come before the rules: JSON and the like.
+    Builtin,
+    /// The rules for binary content, and those for text that come before any that take a look at all of the text.
+    Early,
+    All,
+}
+
+/// Is it more than what libmagic says when nothing is found?
+pub fn found_something(said: &str) -> bool {
+    said != builtin::DATA && said != builtin::PLAIN
 }
 
 /// How a file is to be judged.
@@ -93,6 +114,9 @@ pub enum Verdict<'a> {
     Known(&'static str),
     /// By libmagic with the rules that may match.
     Ask(&'a mut Cookie),
+    /// By libmagic with those of them that come first. If it [finds something](found_something), that is the answer, for
+    /// it stops at the first that matches; otherwise the next stage tells.
+    Try(&'a mut Cookie, Stage),
     /// By libmagic with all rules.
     Unsure,
 }
@@ -125,20 +149,35 @@ impl Prefilter {
     }
 
     /// How a file is to be judged that begins like this, if that is all that libmagic will look at there, and ends like
-    /// that.
-    pub fn judge(&mut self, bytes: &[u8], end: &mut End<'_>) -> Verdict<'_> {
-        let cookie = match self.collect(bytes, end) {
-            Outcome::Nothing(said) => return Verdict::Known(said),
-            Outcome::These => self
-                .subsets
-                .cookie(&self.compiled, &self.rules, &self.candidates),
-            Outcome::All => None,
+    /// that. To begin with the first stage.
+    pub fn judge(&mut self, stage: Stage, bytes: &[u8], end: &mut End<'_>) -> Verdict<'_> {
+        let outcome = match stage {
+            Stage::Builtin if builtin::may_succeed(&self.compiled, bytes) => {
+                self.candidates.clear();
+                Outcome::First(Stage::Early)
+            }
+            Stage::Builtin | Stage::Early => self.collect(true, bytes, end),
+            Stage::All => self.collect(false, bytes, end),
         };
-        cookie.map_or(Verdict::Unsure, Verdict::Ask)
+        match outcome {
+            // The other tests can't succeed, or have been tried in the first stage. Of a single byte libmagic says
+            // nothing but that it is short.
+            Outcome::Nothing(said) if bytes.len() > 1 => return Verdict::Known(said),
+            Outcome::All => return Verdict::Unsure,
+            _ => {}
+        }
+        let cookie = self
+            .subsets
+            .cookie(&self.compiled, &self.rules, &self.candidates);
+        match (cookie, outcome) {
+            (None, _) => Verdict::Unsure,
+            (Some(cookie), Outcome::First(next)) => Verdict::Try(cookie, next),
+            (Some(cookie), _) => Verdict::Ask(cookie),
+        }
     }
 
-    /// Collects the rules that may match.
-    fn collect(&mut self, bytes: &[u8], end: &mut End<'_>) -> Outcome {
+    /// Collects the rules that may match; if asked for, the early ones only, if there are any for text among them.
+    fn collect(&mut self, early: bool, bytes: &[u8], end: &mut End<'_>) -> Outcome {
         let Prefilter {
             compiled,
             rules,
@@ -167,6 +206,19 @@ impl Prefilter {
             Text::Unknown => return Outcome::All,
         };
         if let Some(text) = text {
+            if early {
+                hits.clear();
+                tables.find_early_text(text, hits);
+                let before = walk.candidates.len();
+                if matches!(walk.over(hits, text, None), Ending::Indirect) {
+                    return Outcome::All;
+                }
+                if walk.candidates.len() > before {
+                    candidates.sort_unstable();
+                    candidates.dedup();
+                    return Outcome::First(Stage::All);
+                }
+            }
             hits.clear();
             tables.find_text(text, hits);
             if matches!(walk.over(hits, text, None), Ending::Indirect) {
@@ -178,10 +230,7 @@ impl Prefilter {
         }
         // Of a single byte, zeros behind it left aside, libmagic doesn't say that it is text.
         let long_enough = text.is_none_or(|text| text.len() > 1);
-        match candidates.is_empty()
-            && long_enough
-            && builtin::none_succeeds(compiled, bytes, text.is_some())
-        {
+        match candidates.is_empty() && long_enough {
             true => Outcome::Nothing(said),
             false => Outcome::These,
         }

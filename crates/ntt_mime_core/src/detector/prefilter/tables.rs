@@ -40,6 +40,16 @@ impl Hits {
         self.words.fill(0);
     }
 
+    /// Forgets this rule and those after it.
+    fn keep_before(&mut self, rule: u32) {
+        for (at, word) in self.words.iter_mut().enumerate() {
+            let kept = (rule as usize).saturating_sub(at * 64);
+            if kept < 64 {
+                *word &= (1 << kept) - 1;
+            }
+        }
+    }
+
     fn add(&mut self, rule: u32) {
         self.words[rule as usize / 64] |= 1 << (rule % 64);
     }
@@ -64,6 +74,8 @@ pub struct Tables {
     /// Nothing quick is known of these.
     other_binary: Vec<u32>,
     other_text: Vec<u32>,
+    /// The first rule that is found by what follows.
+    first_late: u32,
     needles: AhoCorasick,
     /// By the number of the needle.
     rules_of_needle: Vec<Vec<u32>>,
@@ -121,6 +133,13 @@ impl Tables {
     pub fn find_binary(&self, bytes: &[u8], hits: &mut Hits) {
         self.binary.find(bytes, hits);
         self.other_binary.iter().for_each(|rule| hits.add(*rule));
+    }
+
+    /// Finds the rules that may match text, of those that come before any for which all of it is searched.
+    pub fn find_early_text(&self, text: &[u8], hits: &mut Hits) {
+        self.text.find(text, hits);
+        self.other_text.iter().for_each(|rule| hits.add(*rule));
+        hits.keep_before(self.first_late);
     }
 
     /// Finds the rules that may match text.
@@ -268,7 +287,9 @@ impl Builder {
     fn finish(self) -> Option<Tables> {
         let (needles, rules_of_needle): (Vec<_>, Vec<_>) = self.needles.into_iter().unzip();
         let (expressions, rules_of_regex): (Vec<_>, Vec<_>) = self.expressions.into_iter().unzip();
+        let late = rules_of_needle.iter().chain(&rules_of_regex).flatten();
         Some(Tables {
+            first_late: late.copied().min().unwrap_or(u32::MAX),
             binary: Beginnings::new(self.binary),
             text: Beginnings::new(self.text),
             other_binary: self.other_binary,

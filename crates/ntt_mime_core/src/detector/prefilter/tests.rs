@@ -354,7 +354,7 @@ fn a_database_with_any_damage_is_read_without_harm() {
         };
         for KnownFile { content, .. } in known_files() {
             let mut no_end = |_: &mut [u8]| false;
-            prefilter.collect(&content, &mut End::new(content.len(), &mut no_end));
+            prefilter.collect(false, &content, &mut End::new(content.len(), &mut no_end));
         }
     }
 }
@@ -370,7 +370,7 @@ fn it_stays_within_its_bounds() {
             continue;
         };
         let mut end = |_: &mut [u8]| false;
-        prefilter.judge(&content, &mut End::new(content.len(), &mut end));
+        prefilter.judge(Stage::All, &content, &mut End::new(content.len(), &mut end));
     }
     let (kept, bytes) = prefilter.subsets.size();
     assert!(
