@@ -30,12 +30,12 @@ pub fn example(
         content[at..at + mark.len()].copy_from_slice(&mark);
         return Some(content);
     }
-    let mut end = put(
-        &mut content,
-        offset_of(&entry, None).unwrap_or(0),
-        &mark,
-        filler,
-    )?;
+    let mut start = offset_of(&entry, None).unwrap_or(0);
+    // As far away as a search goes, or just not: that is where it is easily wrong.
+    if with_continuations && entry.kind() == kind::SEARCH && entry.range() < LONGEST {
+        start += entry.range().saturating_sub(rng.usize(..3)) + rng.usize(..2);
+    }
+    let mut end = put(&mut content, start, &mark, filler)?;
     if with_continuations {
         for number in rule.first + 1..rule.end {
             let entry = compiled.entry(number);
