@@ -3,8 +3,9 @@
 //!     ntt_mime_accuracy [--rules] [--goals] [--report FILE] [--answers FILE] CORPUS
 //!
 //! CORPUS is a folder of files, made by `corpus/make.sh`; its first level names the classes that the
-//! report is by. Each file is judged by `file --mime-type`, by the detector through a descriptor, and
-//! by the detector with the whole content in hand (as `ntt_detect_mime(bytea)` has it).
+//! report is by. Each file is judged by `file --mime-type`, by the detector through a descriptor with all of
+//! libmagic's rules, and by the detector with the whole content in hand (as `ntt_detect_mime(bytea)` has
+//! it) and its prefilter.
 //!
 //! Fails if the two ways of the detector differ from each other, or if more than one answer in 2,000
 //! differs from file(1)'s. With `--goals`, for a corpus that is known: if an answer differs and
@@ -87,7 +88,7 @@ fn run(arguments: Arguments) -> Result<bool, String> {
         eprintln!("{}", rule.name);
         measured.push(Measured::new(rule, &corpus)?);
     }
-    eprintln!("the same with the content in hand");
+    eprintln!("the same with the content in hand, and the prefilter");
     let torn =
         measure::differing_in_hand(&corpus, &measured.last().expect("one at least").answers)?;
 

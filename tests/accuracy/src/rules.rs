@@ -109,16 +109,28 @@ pub enum Contestant {
 }
 
 impl Rule {
+    /// With libmagic's rules all tried.
     pub fn start(&self) -> Result<Contestant, String> {
+        self.start_with(false)
+    }
+
+    /// With the prefilter, which must not change an answer.
+    pub fn start_prefiltered(&self) -> Result<Contestant, String> {
+        self.start_with(true)
+    }
+
+    fn start_with(&self, prefilter: bool) -> Result<Contestant, String> {
         let contestant = match self.how {
             How::Buffer(head) => Contestant::Buffers(Buffers::open(head)?),
             How::Descriptor(head_bytes, steps) => {
                 let config = DetectorConfig {
                     head_bytes,
-                    prefilter: false,
+                    prefilter,
                 };
                 let detector = Detector::with_steps(config, steps);
-                Contestant::Detector(Box::new(detector.map_err(|error| error.to_string())?))
+                let mut detector = detector.map_err(|error| error.to_string())?;
+                detector.prepare();
+                Contestant::Detector(Box::new(detector))
             }
         };
         Ok(contestant)

@@ -157,6 +157,20 @@ fn fills_the_users_archive() {
         Some("false")
     );
     assert_eq!(run(&mut s, id, "options->>'max_blobs'"), None);
+    // Each file of this corpus is looked at once at least, and hardly any of them with all rules.
+    let looks = |s: &mut Session, key: &str| -> i64 {
+        s.count(&format!(
+            "SELECT (options->>'{key}')::bigint FROM ntt_mime.run WHERE run_id = {id}"
+        ))
+    };
+    let (prefiltered, fallbacks) = (
+        looks(&mut s, "prefiltered"),
+        looks(&mut s, "prefilter_fallbacks"),
+    );
+    assert!(
+        prefiltered > 4 * fallbacks,
+        "{prefiltered} looks, {fallbacks} fallbacks"
+    );
     assert_eq!(
         run(
             &mut s,

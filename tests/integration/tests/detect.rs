@@ -540,10 +540,12 @@ fn version_names_what_detects() {
         row.get::<_, i32>("magic_entries") > 1000,
         "libmagic 5.44 has thousands of rules"
     );
-    let _: bool = row.get("prefilter");
+    assert!(row.get::<_, bool>("prefilter"));
     let warnings: Vec<String> = row.get("warnings");
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(s.take_warnings(), Vec::<String>::new());
+    s.exec("SET ntt_mime.prefilter = off");
+    assert!(!s.value::<bool>("SELECT prefilter FROM ntt_mime_version()"));
 }
 
 #[test]
