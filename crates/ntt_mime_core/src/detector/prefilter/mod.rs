@@ -2,7 +2,7 @@
 //!
 //! libmagic tries its rules one after another, 3,548 of them in release 5.44, and nearly all fail at their first
 //! test. Which ones must fail is found out here for all at once, and libmagic is given a database of the others, in
-//! their order. It is libmagic that answers, in any case.
+//! their order. It is libmagic that answers, unless there is nothing left that could: then its answer is known.
 //!
 //! # Why the answers are the same
 //!
@@ -78,6 +78,8 @@ pub struct Rule {
     always_tried: bool,
     /// It may have all rules applied to another part of the file.
     indirect: bool,
+    /// There is a regular expression in it.
+    regex: bool,
 }
 
 /// What may match.
@@ -139,7 +141,7 @@ impl Prefilter {
         let tables = Tables::new(&compiled, &rules)?;
         Some(Prefilter {
             hits: Hits::new(rules.len()),
-            subsets: Subsets::new(&compiled)?,
+            subsets: Subsets::new(&compiled),
             tables,
             rules,
             compiled,
@@ -382,6 +384,7 @@ fn rules_of(compiled: &Compiled) -> Vec<Rule> {
             answers: entry.has_mime_type(),
             always_tried,
             indirect: (first..end).any(|n| tables::is_indirect(compiled, n, &indirect_names)),
+            regex: (first..end).any(|n| compiled.entry(n).kind() == kind::REGEX),
         }
     };
     begins.iter().copied().zip(ends).map(rule).collect()

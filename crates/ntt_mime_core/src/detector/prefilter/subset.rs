@@ -20,7 +20,7 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use super::Rule;
-use super::format::{Compiled, kind};
+use super::format::Compiled;
 use crate::detector::cookie::Cookie;
 
 /// Entries that a gap may have room for. The smallest that is enough is taken.
@@ -36,13 +36,13 @@ const KEPT: usize = 64;
 const REGEX_RULES: usize = 12;
 
 pub struct Subsets {
-    named: NonNull<c_void>,
-    named_bytes: usize,
-    /// Those used last come last.
+    /// Those used last come last. Dropped before what they point to.
     kept: Vec<Subset>,
+    /// The database of named rules.
+    named: Memory,
+    /// Bytes of all rooms.
     bytes: usize,
-    has_regex: Vec<bool>,
-    gaps: Vec<Gap>,
+    /// The rules with regular expressions that are wanted now.
     key: Vec<u32>,
 }
 
@@ -97,8 +97,7 @@ impl Drop for Memory {
 }
 
 impl Subsets {
-    /// None if memory is short.
-    pub fn new(compiled: &Compiled) -> Option<Subsets> {
+    pub fn new(compiled: &Compiled) -> Subsets {
         let named_bytes = (compiled.named() + 1) * compiled.entry_bytes();
         let mut named = Memory::zeroed(named_bytes);
         named.write(0, &header(compiled, 0, compiled.named()));
@@ -106,17 +105,12 @@ impl Subsets {
             compiled.entry_bytes(),
             compiled.entries(compiled.rules(), compiled.named()),
         );
-        let address = named.address.cast();
-        std::mem::forget(named);
-        Some(Subsets {
-            named: address,
-            named_bytes,
+        Subsets {
             kept: Vec::new(),
+            named,
             bytes: 0,
-            has_regex: Vec::new(),
-            gaps: Vec::new(),
             key: Vec::new(),
-        })
+        }
     }
 
     /// A libmagic with these rules, which are in order; None if that would be too much.
@@ -126,19 +120,12 @@ impl Subsets {
         rules: &[Rule],
         wanted: &[u32],
     ) -> Option<&mut Cookie> {
-        if self.has_regex.is_empty() {
-            let regex = |rule: &Rule| {
-                (rule.first..rule.end).any(|n| compiled.entry(n).kind() == kind::REGEX)
-            };
-            self.has_regex = rules.iter().map(regex).collect();
-        }
         // How much each gap has to hold.
         self.key.clear();
-        self.gaps.clear();
         let (mut most, mut here) = (0, 0);
         for number in wanted {
             let rule = &rules[*number as usize];
-            if self.has_regex[*number as usize] {
+            if rule.regex {
                 self.key.push(*number);
                 most = most.max(here);
                 here = 0;
@@ -161,7 +148,7 @@ impl Subsets {
         };
         self.kept.push(subset);
         let subset = self.kept.last_mut()?;
-        subset.fill(compiled, rules, wanted, &self.has_regex);
+        subset.fill(compiled, rules, wanted);
         Some(&mut subset.cookie)
     }
 
@@ -200,10 +187,11 @@ impl Subsets {
             at += n;
         }
         gaps.push(Gap { begin: at, used: 0 });
-        let mut buffers = [memory.address.cast(), self.named];
-        let mut sizes = [bytes, self.named_bytes];
-        // SAFETY: the buffers outlive the cookie: `Subset` drops it first, and the named rules stay for good. They
-        // hold whole entries behind a header that says how many.
+        let named_bytes = (compiled.named() + 1) * size;
+        let mut buffers = [memory.address.cast::<c_void>(), self.named.address.cast()];
+        let mut sizes = [bytes, named_bytes];
+        // SAFETY: the buffers outlive the cookie, which `Subset` and `Subsets` drop first, and stay where they are.
+        // They hold whole entries behind a header that says how many.
         let cookie = unsafe { Cookie::with_buffers(&mut buffers, &mut sizes) }.ok()?;
         self.bytes += memory.words * 8;
         Some(Subset {
@@ -216,20 +204,9 @@ impl Subsets {
     }
 }
 
-impl Drop for Subsets {
-    fn drop(&mut self) {
-        self.kept.clear();
-        let memory = Memory {
-            address: self.named.cast(),
-            words: self.named_bytes.div_ceil(8),
-        };
-        drop(memory);
-    }
-}
-
 impl Subset {
     /// Copies rules into the gaps.
-    fn fill(&mut self, compiled: &Compiled, rules: &[Rule], wanted: &[u32], has_regex: &[bool]) {
+    fn fill(&mut self, compiled: &Compiled, rules: &[Rule], wanted: &[u32]) {
         let size = compiled.entry_bytes();
         let mut gaps = self.gaps.iter_mut();
         let mut gap = gaps
@@ -237,13 +214,13 @@ impl Subset {
             .expect("there is one more than there are rules with a regex");
         let mut used = 0;
         for number in wanted {
-            if has_regex[*number as usize] {
+            let rule = &rules[*number as usize];
+            if rule.regex {
                 clear(&mut self.memory, size, gap, used);
                 gap = gaps.next().expect("as many as before");
                 used = 0;
                 continue;
             }
-            let rule = &rules[*number as usize];
             let n = rule.end - rule.first;
             self.memory
                 .write((gap.begin + used) * size, compiled.entries(rule.first, n));
