@@ -851,11 +851,16 @@ fn settings_of_other_libraries_reach_the_workers_or_do_no_harm() {
          SET quote_all_identifiers = on; SET transform_null_equals = on; SET array_nulls = off;
          SET work_mem = '64kB'; SET temp_buffers = '800kB'; SET max_parallel_workers_per_gather = 8;
          SET default_tablespace = 'pg_default'; SET enable_tidscan = off; SET enable_hashjoin = off;
-         SET force_parallel_mode = on; SET debug_print_plan = off; SET plan_cache_mode = 'force_custom_plan';
+         SET debug_print_plan = off; SET plan_cache_mode = 'force_custom_plan';
          SET xmloption = 'document'; SET row_security = off; SET check_function_bodies = off;
          SET statement_timeout = '1min'; SET idle_in_transaction_session_timeout = '1ms';
          SET idle_session_timeout = '1min'; SET lock_timeout = '1ms'; SET client_min_messages = 'warning';
          SET extra_float_digits = -15; SET lc_numeric = 'C'; SET search_path = ''",
+    );
+    // It has another name from PostgreSQL 16 on.
+    caller.exec(
+        "SELECT set_config(name, 'on', false) FROM pg_settings
+          WHERE name IN ('force_parallel_mode', 'debug_parallel_query')",
     );
     let outcome = caller
         .call_named("public.ntt_backfill_mime", "7, target => 'public.blob'")

@@ -383,7 +383,9 @@ fn rules_of(compiled: &Compiled) -> Vec<Rule> {
             speaks,
             answers: entry.has_mime_type(),
             always_tried,
-            indirect: (first..end).any(|n| tables::is_indirect(compiled, n, &indirect_names)),
+            // A MIME type ends it before its continuations.
+            indirect: !entry.has_mime_type()
+                && (first..end).any(|n| tables::is_indirect(compiled, n, &indirect_names)),
             regex: (first..end).any(|n| compiled.entry(n).kind() == kind::REGEX),
         }
     };

@@ -30,7 +30,7 @@ const ROOMS: [usize; 4] = [24, 96, 384, 1536];
 const BYTES: usize = 6 << 20;
 
 /// Subsets that are kept.
-const KEPT: usize = 64;
+const KEPT: usize = 16;
 
 /// Rules with regular expressions in one subset at most.
 const REGEX_RULES: usize = 12;

@@ -190,11 +190,24 @@ struct Own {
     cache: RefCell<dfa::Cache>,
 }
 
+/// Memory that an engine may use for what it has found out of one expression, in bytes.
+const CACHE: usize = 128 * 1024;
+
+fn build(source: &str) -> Option<Regex> {
+    let mut builder = RegexBuilder::new(source);
+    builder.unicode(false).dfa_size_limit(CACHE).build().ok()
+}
+
 impl Own {
     fn new(source: &str) -> Option<Own> {
-        let regex = RegexBuilder::new(source).unicode(false).build().ok()?;
+        let regex = build(source)?;
         let longest = dfa::Builder::new()
-            .configure(dfa::Config::new().match_kind(regex_automata::MatchKind::All))
+            .configure(
+                dfa::Config::new()
+                    .match_kind(regex_automata::MatchKind::All)
+                    .cache_capacity(CACHE)
+                    .skip_cache_capacity_check(true),
+            )
             .syntax(
                 regex_automata::util::syntax::Config::new()
                     .unicode(false)
