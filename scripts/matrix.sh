@@ -38,7 +38,8 @@ prepare_cargo() {
     as_root install "$pgrx" "$CARGO/bin"
 }
 
-# copy_source FOLDER: the repository without what git ignores. What is gone here goes there.
+# copy_source FOLDER: the repository without what git ignores. What is gone here goes there. All files are as new as
+# the copy: cargo goes by that, and one that was changed while a folder was building would be older than its build.
 copy_source() {
     local new=$1$SOURCE.new old=$1$SOURCE
     as_root rm -rf --one-file-system -- "$new"
@@ -49,7 +50,7 @@ copy_source() {
             if [[ -e $file || -L $file ]]; then printf '%s\0' "$file"; fi
         done |
         tar --create --null --files-from=- |
-        as_root tar --extract --no-same-owner --directory "$new")
+        as_root tar --extract --touch --no-same-owner --directory "$new")
     if [[ -d $old/target ]]; then as_root mv -- "$old/target" "$new/target"; fi
     as_root rm -rf --one-file-system -- "$old"
     as_root mv -- "$new" "$old"
