@@ -15,7 +15,8 @@ use std::path::Path;
 
 use super::cookie;
 
-const MAGIC_NUMBER: u32 = 0xF11E_041C;
+/// What a compiled database begins with.
+pub const MAGIC_NUMBER: u32 = 0xF11E_041C;
 
 /// No text database is larger: all of libmagic's own sources are 4 MB.
 const LARGEST_TEXT: u64 = 64 * 1024 * 1024;

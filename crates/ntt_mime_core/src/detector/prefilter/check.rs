@@ -324,8 +324,7 @@ pub fn anywhere(
     }
 }
 
-/// The bytes that a regular expression is matched against (`mcopy`, `magiccheck`): up to a number of bytes or
-/// lines, without the last byte, and up to the first zero.
+/// The bytes that a regular expression is matched against (`mcopy`): up to a number of bytes or lines.
 fn region<'a>(entry: &Entry<'_>, rest: &'a [u8]) -> &'a [u8] {
     let lines = entry.str_flags() & str_flag::LINE_COUNT != 0;
     let bytes = match (entry.range(), lines) {
@@ -338,6 +337,12 @@ fn region<'a>(entry: &Entry<'_>, rest: &'a [u8]) -> &'a [u8] {
     if lines && entry.range() > 0 {
         region = first_lines(region, entry.range());
     }
+    as_handed_over(region)
+}
+
+/// What regexec(3) sees of a region: the last byte gives way to the zero that ends a C string, and an earlier zero ends
+/// it, too (`magiccheck`).
+pub fn as_handed_over(region: &[u8]) -> &[u8] {
     let region = &region[..region.len().saturating_sub(1)];
     &region[..memchr::memchr(0, region).unwrap_or(region.len())]
 }

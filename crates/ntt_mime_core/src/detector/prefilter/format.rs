@@ -20,7 +20,7 @@ use std::ptr::NonNull;
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-pub const MAGIC_NUMBER: u32 = 0xF11E_041C;
+use crate::detector::database::MAGIC_NUMBER;
 
 /// No database is larger: those of the releases above have 8 to 11 MB.
 const LARGEST: u64 = 64 << 20;

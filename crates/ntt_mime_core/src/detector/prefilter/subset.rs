@@ -22,6 +22,7 @@ use std::ptr::NonNull;
 use super::Rule;
 use super::format::Compiled;
 use crate::detector::cookie::Cookie;
+use crate::detector::database::MAGIC_NUMBER;
 
 /// Entries that a gap may have room for. The smallest that is enough is taken.
 const ROOMS: [usize; 4] = [24, 96, 384, 1536];
@@ -240,11 +241,6 @@ fn clear(memory: &mut Memory, size: usize, gap: &mut Gap, used: usize) {
 
 /// The header of a database.
 fn header(compiled: &Compiled, rules: usize, named: usize) -> Vec<u8> {
-    let words = [
-        super::format::MAGIC_NUMBER,
-        compiled.version(),
-        rules as u32,
-        named as u32,
-    ];
+    let words = [MAGIC_NUMBER, compiled.version(), rules as u32, named as u32];
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }

@@ -10,7 +10,7 @@ use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use regex_automata::hybrid::dfa;
 use regex_automata::{Anchored, Input};
 
-use super::check::{Answer, Beginning};
+use super::check::{Answer, Beginning, as_handed_over, offset_of};
 use super::format::{Compiled, Entry, kind, str_flag};
 use super::regex::translate;
 use super::{REGEX_MAX, Rule};
@@ -151,7 +151,9 @@ impl Tables {
             let rules = &self.rules_of_needle[found.pattern().as_usize()];
             rules.iter().for_each(|rule| hits.add(*rule));
         }
-        for found in self.set.matches(most_of_a_region(text)).iter() {
+        // What an expression without bounds is matched against; all others see less, from the same start on.
+        let most = as_handed_over(&text[..text.len().min(REGEX_MAX)]);
+        for found in self.set.matches(most).iter() {
             self.rules_of_regex[found]
                 .iter()
                 .for_each(|rule| hits.add(*rule));
@@ -235,13 +237,6 @@ impl Own {
     }
 }
 
-/// What a regular expression without any bounds is matched against; all others are matched against less, from the
-/// same start on.
-fn most_of_a_region(text: &[u8]) -> &[u8] {
-    let region = &text[..text.len().min(REGEX_MAX).saturating_sub(1)];
-    &region[..memchr::memchr(0, region).unwrap_or(region.len())]
-}
-
 #[derive(Default)]
 struct Builder {
     binary: Vec<(Beginning, u32)>,
@@ -285,7 +280,7 @@ impl Builder {
         let Some(mut regex) = RegexEntry::new(entry) else {
             return false;
         };
-        let from_start = super::check::offset_of(entry, None) == Some(0);
+        let from_start = offset_of(entry, None) == Some(0);
         regex.settled = from_start && entry.range() == 0;
         // A match in the first bytes is one in more of them, but for "$".
         let in_set = regex.settled || from_start && !entry.text().contains(&b'$');
@@ -328,7 +323,7 @@ impl Builder {
 /// What is found wherever a search succeeds: its longest piece without white space. None for one that is better
 /// tried by itself.
 fn needle(entry: &Entry<'_>) -> Option<Vec<u8>> {
-    super::check::offset_of(entry, None)?;
+    offset_of(entry, None)?;
     let range = entry.range();
     let searched = entry.kind() == kind::SEARCH && entry.relation() == b'=';
     if !searched || range <= SHORT_RANGE || range > LONG_RANGE {

@@ -18,24 +18,24 @@ pub enum Text<'a> {
     Unknown,
 }
 
-/// Classes of bytes, `text_chars`: in plain text, in ISO 8859, in extensions of that, or in no text.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Plain,
-    Iso,
-    Extended,
-    /// In text since Control-Z counts as such, which differs by release.
-    Lately,
-    Never,
-}
+/// Classes of bytes as libmagic's `text_chars` has them, as bits, so that one pass over a file collects them.
+const PLAIN: u8 = 1;
+/// In ISO 8859 and other extensions of ASCII.
+const HIGH: u8 = 2;
+/// In text since Control-Z counts as such, which differs by release.
+const LATELY: u8 = 4;
+/// In no text.
+const NEVER: u8 = 8;
+/// In no text once it is read as EBCDIC.
+const EBCDIC_NEVER: u8 = 16;
 
-const fn class(byte: u8) -> Class {
+const fn class(byte: u8) -> u8 {
     match byte {
-        0x07..=0x0D | 0x1B | 0x20..=0x7E | 0x85 => Class::Plain,
-        0x1A => Class::Lately,
-        0x80..=0x9F => Class::Extended,
-        0xA0.. => Class::Iso,
-        _ => Class::Never,
+        // NEL, 0x85, is plain, and yet not ASCII.
+        0x07..=0x0D | 0x1B | 0x20..=0x7E | 0x85 => PLAIN,
+        0x1A => LATELY,
+        0x80.. => HIGH,
+        _ => NEVER,
     }
 }
 
@@ -48,18 +48,11 @@ const NOT_EBCDIC: [u8; 55] = [
     0x39, 0x3A, 0x3B, 0x3C, 0x3D, 0x3E, 0xE1,
 ];
 
-/// Classes of bytes as bits, so that one pass over a file collects them.
 const CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
     let mut byte = 0;
     while byte < 256 {
-        classes[byte] = match class(byte as u8) {
-            // NEL is plain, and yet not ASCII.
-            Class::Plain => PLAIN,
-            Class::Iso | Class::Extended => HIGH,
-            Class::Lately => LATELY,
-            Class::Never => NEVER,
-        };
+        classes[byte] = class(byte as u8);
         byte += 1;
     }
     let mut i = 0;
@@ -69,12 +62,6 @@ const CLASSES: [u8; 256] = {
     }
     classes
 };
-
-const PLAIN: u8 = 1;
-const HIGH: u8 = 2;
-const LATELY: u8 = 4;
-const NEVER: u8 = 8;
-const EBCDIC_NEVER: u8 = 16;
 
 /// Judges the bytes that libmagic looks at. `scratch` is for text that is converted.
 pub fn text_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
@@ -91,13 +78,18 @@ pub fn text_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
     if bytes.is_empty() || is_marked(bytes) || seen & LATELY != 0 && seen & NEVER == 0 {
         return Text::Unknown;
     }
+    if seen & NEVER != 0 {
+        return match seen & EBCDIC_NEVER {
+            0 => Text::Unknown,
+            _ => Text::Binary,
+        };
+    }
     let (body, marked) = match bytes.strip_prefix(b"\xEF\xBB\xBF") {
         Some(rest) if !rest.is_empty() => (rest, true),
         _ => (bytes, false),
     };
     // libmagic's idea of UTF-8 is the standard's, and so Rust's: its tables are Go's.
     match std::str::from_utf8(body) {
-        _ if seen & NEVER != 0 => {}
         Ok(_) => return Text::Utf8(body),
         // Cut off within a character, which is left out. Without any other it isn't UTF-8, unless it is marked.
         Err(error) if error.error_len().is_none() => {
@@ -106,16 +98,8 @@ pub fn text_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
                 return Text::Utf8(whole);
             }
         }
+        Err(_) if marked => return Text::Unknown,
         Err(_) => {}
-    }
-    if marked && seen & NEVER == 0 {
-        return Text::Unknown;
-    }
-    if seen & NEVER != 0 {
-        return match seen & EBCDIC_NEVER {
-            0 => Text::Unknown,
-            _ => Text::Binary,
-        };
     }
     // ISO 8859 or an extension of it: its bytes are taken for the first characters of Unicode.
     scratch.clear();
