@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::detector::{Detector, DetectorConfig};
+use walkdir::{DirEntry, WalkDir};
 
 const ROUNDS: usize = 5;
 
@@ -140,22 +141,12 @@ fn size(file: &File) -> u64 {
 }
 
 fn files(roots: &[PathBuf]) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    roots.iter().for_each(|root| collect(root, &mut files));
-    files.sort();
-    files
-}
-
-fn collect(path: &Path, files: &mut Vec<PathBuf>) {
-    let Ok(metadata) = path.symlink_metadata() else {
-        return;
-    };
-    if metadata.is_dir() {
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries.for_each(|entry| collect(&entry.path(), files));
-    } else if metadata.is_file() && metadata.len() > 1 {
-        files.push(path.to_owned());
-    }
+    let all = roots
+        .iter()
+        .flat_map(|root| WalkDir::new(root).sort_by_file_name());
+    let files = all.flatten().filter(|entry| entry.file_type().is_file());
+    let long_enough = files.filter(|entry| entry.metadata().is_ok_and(|file| file.len() > 1));
+    long_enough.map(DirEntry::into_path).collect()
 }
 
 /// Memory of its own in kB: the mapped database is shared with all who map it.

@@ -56,7 +56,7 @@ impl Memory {
     }
 }
 
-/// The memory of another process, or of this one, mapped here until it is dropped.
+/// The memory of another process or of this one, or a file, mapped here until it is dropped.
 pub struct Mapping {
     /// Dangling for no bytes at all, which can't be mapped.
     address: NonNull<u8>,
@@ -79,17 +79,24 @@ impl Mapping {
             return Err(io::ErrorKind::NotFound.into());
         }
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping of a file that nobody makes shorter; the address is the kernel's to choose.
-        let address = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                protection,
-                MapFlags::SHARED,
-                &file,
-                0,
-            )?
-        };
+        Mapping::of(&file, bytes, protection, MapFlags::SHARED)
+    }
+
+    /// Maps the first `bytes` of a file, more than none, to be read only. Whoever makes the file shorter meanwhile kills
+    /// those who read on.
+    pub fn of_file(file: &File, bytes: usize) -> io::Result<Mapping> {
+        Mapping::of(file, bytes, ProtFlags::READ, MapFlags::PRIVATE)
+    }
+
+    fn of(
+        file: &File,
+        bytes: usize,
+        protection: ProtFlags,
+        flags: MapFlags,
+    ) -> io::Result<Mapping> {
+        // SAFETY: a new mapping; the address is the kernel's to choose.
+        let address =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, flags, file, 0)? };
         let address = NonNull::new(address.cast()).expect("mmap succeeded");
         Ok(Mapping { address, bytes })
     }
@@ -107,7 +114,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            // SAFETY: mapped by `open`, unmapped once. It can only fail for arguments that are wrong.
+            // SAFETY: mapped by `of`, unmapped once. It can only fail for arguments that are wrong.
             let _ = unsafe { rustix::mm::munmap(self.address.as_ptr().cast(), self.bytes) };
         }
     }

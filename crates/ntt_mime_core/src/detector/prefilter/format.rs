@@ -14,13 +14,10 @@
 //! that is read from it is used as an index without a look at its bounds.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::ptr::NonNull;
-
-use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::detector::database::MAGIC_NUMBER;
+use crate::memory::Mapping;
 
 /// No database is larger: those of the releases above have 8 to 11 MB.
 const LARGEST: u64 = 64 << 20;
@@ -131,7 +128,7 @@ pub struct Compiled {
 
 enum Bytes {
     /// Mapped privately: the kernel shares it with all who map it, and with libmagic.
-    Mapped(NonNull<u8>, usize),
+    Mapped(Mapping),
     #[cfg(test)]
     Owned(Vec<u8>),
 }
@@ -149,8 +146,9 @@ impl Compiled {
         if !(1..=LARGEST).contains(&size) {
             return Err(Refused("its size is not one that a database has"));
         }
-        let mapped = map(&file, size as usize).map_err(|_| Refused("it cannot be mapped"))?;
-        Compiled::check(Bytes::Mapped(mapped, size as usize))
+        let mapped = Mapping::of_file(&file, size as usize);
+        let mapped = mapped.map_err(|_| Refused("it cannot be mapped"))?;
+        Compiled::check(Bytes::Mapped(mapped))
     }
 
     /// Takes bytes in hand for a file.
@@ -233,41 +231,13 @@ impl Bytes {
         match self {
             // SAFETY: mapped for as long as `self` lives. Whoever makes the file shorter under us takes
             // libmagic's own mapping of it away as well.
-            Bytes::Mapped(address, size) => unsafe {
-                std::slice::from_raw_parts(address.as_ptr(), *size)
+            Bytes::Mapped(mapped) => unsafe {
+                std::slice::from_raw_parts(mapped.address().as_ptr(), mapped.bytes())
             },
             #[cfg(test)]
             Bytes::Owned(bytes) => bytes,
         }
     }
-}
-
-impl Drop for Bytes {
-    fn drop(&mut self) {
-        match self {
-            Bytes::Mapped(address, size) => {
-                // SAFETY: mapped once, by `map`; it fails for wrong arguments only.
-                let _ = unsafe { rustix::mm::munmap(address.as_ptr().cast(), *size) };
-            }
-            #[cfg(test)]
-            Bytes::Owned(_) => {}
-        }
-    }
-}
-
-fn map(file: &File, size: usize) -> io::Result<NonNull<u8>> {
-    // SAFETY: a new mapping, at an address that the kernel chooses.
-    let address = unsafe {
-        rustix::mm::mmap(
-            std::ptr::null_mut(),
-            size,
-            ProtFlags::READ,
-            MapFlags::PRIVATE,
-            file,
-            0,
-        )?
-    };
-    Ok(NonNull::new(address.cast()).expect("mmap succeeded"))
 }
 
 /// One entry: a test, and what is said if it succeeds.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fastrand::Rng;
+use walkdir::{DirEntry, WalkDir};
 
 use self::example::example;
 use super::format::{Compiled, Refused, VALUE_BYTES};
@@ -197,8 +198,10 @@ fn files() -> Vec<PathBuf> {
             PathBuf::from("/etc"),
         ],
     };
-    let mut files = Vec::new();
-    roots.iter().for_each(|root| collect(root, &mut files));
+    let all = roots.iter().flat_map(WalkDir::new).flatten();
+    let small = |entry: &DirEntry| entry.metadata().is_ok_and(|file| file.len() < 16 << 20);
+    let files = all.filter(|entry| entry.file_type().is_file() && small(entry));
+    let mut files: Vec<PathBuf> = files.map(DirEntry::into_path).collect();
     files.sort();
     if chosen.is_some() {
         return files;
@@ -213,18 +216,6 @@ fn files() -> Vec<PathBuf> {
     });
     let step = files.len().div_ceil(FILES).max(1);
     files.into_iter().step_by(step).collect()
-}
-
-fn collect(path: &Path, files: &mut Vec<PathBuf>) {
-    let Ok(metadata) = path.symlink_metadata() else {
-        return;
-    };
-    if metadata.is_dir() {
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries.for_each(|entry| collect(&entry.path(), files));
-    } else if metadata.is_file() && metadata.len() < 16 << 20 {
-        files.push(path.to_owned());
-    }
 }
 
 #[test]
