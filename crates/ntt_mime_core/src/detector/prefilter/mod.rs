@@ -82,6 +82,13 @@ pub struct Rule {
     regex: bool,
 }
 
+impl Rule {
+    /// How many entries it has.
+    fn entries(&self) -> usize {
+        self.end - self.first
+    }
+}
+
 /// What may match.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
@@ -222,7 +229,11 @@ impl Prefilter {
                 }
             }
             hits.clear();
-            tables.find_text(text, hits);
+            match early {
+                // The others have been walked over.
+                true => tables.find_late_text(text, hits),
+                false => tables.find_text(text, hits),
+            }
             if matches!(walk.over(hits, text, None), Ending::Indirect) {
                 return Outcome::All;
             }

@@ -131,7 +131,7 @@ impl Subsets {
                 most = most.max(here);
                 here = 0;
             } else {
-                here += rule.end - rule.first;
+                here += rule.entries();
             }
         }
         most = most.max(here);
@@ -161,11 +161,7 @@ impl Subsets {
 
     fn make(&mut self, compiled: &Compiled, rules: &[Rule], room: usize) -> Option<Subset> {
         let size = compiled.entry_bytes();
-        let fixed: usize = self
-            .key
-            .iter()
-            .map(|n| rules[*n as usize].end - rules[*n as usize].first)
-            .sum();
+        let fixed: usize = self.key.iter().map(|n| rules[*n as usize].entries()).sum();
         let entries = (self.key.len() + 1) * room + fixed;
         let bytes = (entries + 1) * size;
         if bytes > BYTES {
@@ -183,7 +179,7 @@ impl Subsets {
             gaps.push(Gap { begin: at, used: 0 });
             at += room;
             let rule = &rules[*number as usize];
-            let n = rule.end - rule.first;
+            let n = rule.entries();
             memory.write(at * size, compiled.entries(rule.first, n));
             at += n;
         }
@@ -222,7 +218,7 @@ impl Subset {
                 used = 0;
                 continue;
             }
-            let n = rule.end - rule.first;
+            let n = rule.entries();
             self.memory
                 .write((gap.begin + used) * size, compiled.entries(rule.first, n));
             used += n;

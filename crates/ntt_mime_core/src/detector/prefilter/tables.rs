@@ -43,10 +43,14 @@ impl Hits {
     /// Forgets this rule and those after it.
     fn keep_before(&mut self, rule: u32) {
         for (at, word) in self.words.iter_mut().enumerate() {
-            let kept = (rule as usize).saturating_sub(at * 64);
-            if kept < 64 {
-                *word &= (1 << kept) - 1;
-            }
+            *word &= bits_before(rule, at);
+        }
+    }
+
+    /// Forgets the rules before this one.
+    fn keep_from(&mut self, rule: u32) {
+        for (at, word) in self.words.iter_mut().enumerate() {
+            *word &= !bits_before(rule, at);
         }
     }
 
@@ -64,6 +68,14 @@ impl Hits {
                 (bit < 64).then_some(at * 64 + bit)
             })
         })
+    }
+}
+
+/// The bits of rules before this one, in a word of hits.
+fn bits_before(rule: u32, word: usize) -> u64 {
+    match (rule as usize).saturating_sub(word * 64) {
+        bits @ 0..64 => (1 << bits) - 1,
+        _ => u64::MAX,
     }
 }
 
@@ -140,6 +152,12 @@ impl Tables {
         self.text.find(text, hits);
         self.other_text.iter().for_each(|rule| hits.add(*rule));
         hits.keep_before(self.first_late);
+    }
+
+    /// Finds all others that may match text.
+    pub fn find_late_text(&self, text: &[u8], hits: &mut Hits) {
+        self.find_text(text, hits);
+        hits.keep_from(self.first_late);
     }
 
     /// Finds the rules that may match text.
