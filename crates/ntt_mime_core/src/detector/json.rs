@@ -44,6 +44,13 @@ pub fn may_become_json(head: &[u8]) -> bool {
     whole == Err(Stop::End)
 }
 
+/// False if libmagic, which looks at no more than this, won't call it JSON: it doesn't hold a whole object or array.
+pub fn may_be_json(bytes: &[u8]) -> bool {
+    let mut parser = Parser { rest: bytes };
+    parser.skip_space();
+    matches!(parser.peek(), Some(b'{' | b'[')) && parser.value().is_ok()
+}
+
 struct Parser<'a> {
     rest: &'a [u8],
 }

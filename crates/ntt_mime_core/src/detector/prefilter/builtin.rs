@@ -5,6 +5,7 @@
 //! `file_ascmagic_with_encoding` in src/ascmagic.c). What it finds in ELF files counts only if a rule matches.
 
 use super::format::Compiled;
+use crate::detector::json;
 
 /// Of a file that isn't text.
 pub const DATA: &str = "application/octet-stream";
@@ -18,30 +19,32 @@ const KNOWS_TAPES: u32 = 20;
 /// Might one of these tests succeed on these bytes, which are all that libmagic looks at? They come before the rules.
 pub fn may_succeed(compiled: &Compiled, bytes: &[u8]) -> bool {
     may_be_tar(bytes)
-        || may_be_json(bytes)
+        || json::may_be_json(bytes)
         || may_be_csv(bytes)
         || bytes.starts_with(b"\xD0\xCF\x11\xE0")
         || compiled.version() >= KNOWS_TAPES && may_be_tape(bytes)
 }
 
-/// `is_tar` in src/is_tar.c compares a checksum with what stands there in octal digits, which isn't 0 in a header:
-/// blanks are counted in.
+/// `is_tar` in src/is_tar.c: the header's checksum, with itself counted as blanks, stands in it in octal digits.
 fn may_be_tar(bytes: &[u8]) -> bool {
     const HEADER: usize = 512;
     const CHECKSUM: std::ops::Range<usize> = 148..156;
-    if bytes.len() < HEADER {
+    let Some(header) = bytes.get(..HEADER) else {
         return false;
-    }
-    // What isspace(3) takes for blank outside ASCII depends on the locale.
-    let mut field = bytes[CHECKSUM].iter();
-    let first = field.find(|byte| !byte.is_ascii_whitespace() && **byte != 0x0B);
-    first.is_none_or(|byte| (b'0'..=b'7').contains(byte) || !byte.is_ascii())
-}
-
-/// `json_parse` in src/is_json.c: only objects and arrays count.
-fn may_be_json(bytes: &[u8]) -> bool {
-    let first = bytes.iter().find(|byte| !b" \n\r\t".contains(byte));
-    first.is_some_and(|byte| b"{[".contains(byte))
+    };
+    let field = &header[CHECKSUM];
+    let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0B;
+    let digits = match field.iter().position(|byte| !blank(byte)) {
+        // What isspace(3) takes for blank outside ASCII depends on the locale.
+        Some(first) if field[first].is_ascii() => &field[first..],
+        _ => return true,
+    };
+    let octal = digits
+        .iter()
+        .take_while(|byte| (b'0'..=b'7').contains(byte));
+    let wanted = octal.fold(0, |sum, digit| sum << 3 | u32::from(digit - b'0'));
+    let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    wanted == sum(header) - sum(field) + 8 * u32::from(b' ')
 }
 
 /// `csv_parse` in src/is_csv.c: as many commas in each of the first ten lines, outside quotes. How many lines and

@@ -4,12 +4,14 @@
 //! of test that are common, and says [`Answer::Maybe`] to everything else: offsets that are read from the file or
 //! count from elsewhere than its start, types that aren't listed here, operators that can divide by zero.
 
+use std::ops::Not;
+
 use memchr::memmem;
 
 use super::format::{Entry, VALUE_BYTES, flag, kind, str_flag};
 
 /// What is known of a test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
     /// It fails, whatever comes before.
     No,
@@ -17,6 +19,18 @@ pub enum Answer {
     Maybe,
     /// It succeeds, if it is reached.
     Yes,
+}
+
+impl Not for Answer {
+    type Output = Answer;
+
+    fn not(self) -> Answer {
+        match self {
+            Answer::No => Answer::Yes,
+            Answer::Maybe => Answer::Maybe,
+            Answer::Yes => Answer::No,
+        }
+    }
 }
 
 impl Answer {
@@ -89,14 +103,14 @@ pub fn check(
     match entry.kind() {
         kind::STRING => string(entry, bytes, offset),
         kind::SEARCH => search(entry, bytes, offset),
-        kind::LESTRING16 | kind::BESTRING16 => string16(entry, bytes, offset).into(),
+        kind::LESTRING16 | kind::BESTRING16 => string16(entry, bytes, offset),
         kind::GUID if entry.relation() == b'=' => {
             match bytes.get(offset..offset.saturating_add(16)) {
                 Some(guid) => Answer::exactly(entry.value().starts_with(guid)).into(),
                 None => Answer::No.into(),
             }
         }
-        kind::DER => der(entry, bytes, offset).into(),
+        kind::DER => der(entry, bytes, offset),
         kind::PSTRING => pascal_string(entry, bytes, offset).into(),
         // "nbytes < offset" fails; so does an unlucky comparison.
         kind::REGEX if entry.relation() == b'=' => match bytes.get(offset..) {
@@ -149,7 +163,10 @@ fn string(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
     let mut copy = [0; VALUE_BYTES];
     let n = rest.len().min(VALUE_BYTES - 1);
     copy[..n].copy_from_slice(&rest[..n]);
-    Answer::at_most(equals(value, &copy, flags)).into()
+    match equals(value, &copy, flags) {
+        Answer::Yes => Found::at(true, offset + wanted),
+        answer => answer.into(),
+    }
 }
 
 fn search(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
@@ -187,20 +204,29 @@ fn search(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
         return found(memmem::find(&rest[..places - 1 + wanted], value));
     }
     let matches = |at: usize| equals(value, &rest[at..], flags);
+    // The first place that may be one is one, or none can be told.
+    let first_of = |mut places: &mut dyn Iterator<Item = usize>| {
+        let answers = (&mut places).map(|place| (matches(place), place));
+        let mut possible = answers.filter(|(answer, _)| *answer != Answer::No);
+        match possible.next() {
+            Some((Answer::Yes, place)) => found(Some(place)),
+            Some((answer, _)) => answer.into(),
+            None => Answer::No.into(),
+        }
+    };
     let first = value[0];
     // Letters have two forms, and may have others outside ASCII: see `equals`.
     if first.is_ascii() && !is_space(first) && !b"iI".contains(&first) {
         let (lower, upper) = (first.to_ascii_lowercase(), first.to_ascii_uppercase());
-        let mut begins = memchr::memchr2_iter(lower, upper, &rest[..places]);
-        return Answer::at_most(begins.any(matches)).into();
+        return first_of(&mut memchr::memchr2_iter(lower, upper, &rest[..places]));
     }
-    Answer::at_most((0..places).any(matches)).into()
+    first_of(&mut (0..places))
 }
 
-/// `file_strncmp`, with both told to end where their slices do. It may be wrong by saying yes: what libmagic reads
-/// beyond the end isn't known here, and what letters and spaces are outside ASCII depends on the locale of the
+/// `file_strncmp`, with both told to end where their slices do. It can't tell what
+/// libmagic reads beyond the end, nor what letters and spaces are outside ASCII, which depends on the locale of the
 /// process.
-fn equals(value: &[u8], bytes: &[u8], flags: u32) -> bool {
+fn equals(value: &[u8], bytes: &[u8], flags: u32) -> Answer {
     let (mut a, mut b) = (0, 0);
     // Without one of the two, no more is looked at than the value is long, which `bytes` has.
     let whitespace = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
@@ -212,12 +238,12 @@ fn equals(value: &[u8], bytes: &[u8], flags: u32) -> bool {
     // One step a byte of the value at most: "while (--len > 0)".
     for _ in 0..value.len() {
         if b >= end {
-            return false;
+            return Answer::No;
         }
         // What comes after the value is zero.
         let wanted = value.get(a).copied().unwrap_or(0);
         if !wanted.is_ascii() {
-            return true;
+            return Answer::Maybe;
         }
         // In Turkish locales these have counterparts outside ASCII.
         if !bytes[b].is_ascii() && flags & str_flag::IGNORE_CASE != 0 && b"iI".contains(&wanted) {
@@ -226,41 +252,44 @@ fn equals(value: &[u8], bytes: &[u8], flags: u32) -> bool {
         }
         if flags & str_flag::IGNORE_LOWERCASE != 0 && wanted.is_ascii_lowercase() {
             if bytes[b].to_ascii_lowercase() != wanted {
-                return false;
+                return Answer::No;
             }
             (a, b) = (a + 1, b + 1);
         } else if flags & str_flag::IGNORE_UPPERCASE != 0 && wanted.is_ascii_uppercase() {
             if bytes[b].to_ascii_uppercase() != wanted {
-                return false;
+                return Answer::No;
             }
             (a, b) = (a + 1, b + 1);
         } else if flags & str_flag::COMPACT_WHITESPACE != 0 && is_space(wanted) {
             a += 1;
             if !is_space(bytes[b]) {
-                return !bytes[b].is_ascii();
+                return Answer::at_most(!bytes[b].is_ascii());
             }
             b += 1;
             if !is_space(value.get(a).copied().unwrap_or(0)) {
                 b += spaces(&bytes[b..end]);
                 if at(b).is_some_and(|next| !next.is_ascii()) {
-                    return true;
+                    return Answer::Maybe;
                 }
             }
         } else if flags & str_flag::COMPACT_OPTIONAL_WHITESPACE != 0 && is_space(wanted) {
             a += 1;
             b += spaces(&bytes[b..end]);
             if at(b).is_some_and(|next| !next.is_ascii()) {
-                return true;
+                return Answer::Maybe;
             }
         } else {
             if bytes[b] != wanted {
-                return false;
+                return Answer::No;
             }
             (a, b) = (a + 1, b + 1);
         }
     }
-    flags & str_flag::FULL_WORD == 0
-        || at(b).is_none_or(|next| next == 0 || is_space(next) || !next.is_ascii())
+    match at(b) {
+        _ if flags & str_flag::FULL_WORD == 0 => Answer::Yes,
+        Some(next) if next.is_ascii() => Answer::exactly(next == 0 || is_space(next)),
+        _ => Answer::Maybe,
+    }
 }
 
 fn spaces(bytes: &[u8]) -> usize {
@@ -273,36 +302,92 @@ fn is_space(byte: u8) -> bool {
     byte == b' ' || (b'\t'..=b'\r').contains(&byte)
 }
 
-/// Can a string of 16-bit characters be there? Looked at are the first two, of which the high bytes don't count: they
-/// decide nothing, unless the low one is zero (`mcopy`).
-fn string16(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Answer {
-    if entry.relation() != b'=' {
-        return Answer::Maybe;
+/// A string of 16-bit characters, of which the low bytes are compared; those are blanks where only they are zero
+/// (`mcopy`). What is beyond the end isn't known.
+fn string16(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+    let wanted = entry.value_length();
+    if entry.relation() != b'=' || wanted >= VALUE_BYTES {
+        return Answer::Maybe.into();
     }
-    let low = offset + usize::from(entry.kind() == kind::BESTRING16);
-    let fits = |at: usize| {
-        let (wanted, there) = (entry.value()[at], bytes.get(low + 2 * at));
-        at >= entry.value_length() || there.is_none_or(|there| *there == 0 || *there == wanted)
-    };
-    Answer::at_most(fits(0) && fits(1))
+    let big_endian = usize::from(entry.kind() == kind::BESTRING16);
+    // Of what isn't there at all, zeros are compared.
+    if offset >= bytes.len() && entry.value()[0] != 0 {
+        return Answer::No.into();
+    }
+    for (n, value) in entry.value()[..wanted].iter().enumerate() {
+        let low = offset + 2 * n + big_endian;
+        let Some(mut there) = bytes.get(low).copied() else {
+            return Answer::Maybe.into();
+        };
+        let high = match big_endian {
+            0 => bytes.get(low + 1).copied(),
+            _ => Some(bytes[low - 1]),
+        };
+        if there == 0 && high.is_some_and(|high| high != 0) {
+            there = b' ';
+        }
+        if there != *value {
+            return Answer::No.into();
+        }
+    }
+    Found::at(true, offset + wanted)
 }
 
-/// Can a string be there that has its length before it? Looked at is its first byte, which is moved to where it is
-/// compared, unless the length is zero (`mconvert`).
+/// A string that has its length before it, in one byte. It is moved to where it is compared, and ended with a zero
+/// (`mconvert`); what is beyond that isn't known.
 fn pascal_string(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Answer {
+    let wanted = entry.value_length();
     let one_byte = entry.str_flags() & str_flag::PSTRING_LEN == str_flag::PSTRING_1;
-    let first = entry.value()[0];
-    if entry.relation() != b'=' || !one_byte || entry.value_length() == 0 || first == 0 {
+    if entry.relation() != b'=' || !one_byte || wanted >= VALUE_BYTES || entry.range() != 0 {
         return Answer::Maybe;
     }
-    Answer::at_most(bytes.get(offset.saturating_add(1)) == Some(&first))
+    let Some(text) = bytes.get(offset..).filter(|rest| rest.len() >= wanted) else {
+        return Answer::No;
+    };
+    let Some((length, text)) = text.split_first() else {
+        return Answer::Maybe;
+    };
+    let length = usize::from(*length).min(text.len());
+    let there = text[..length].iter().chain([&0]);
+    let value = &entry.value()[..wanted];
+    Answer::at_most(
+        value
+            .iter()
+            .zip(there)
+            .all(|(wanted, there)| wanted == there),
+    )
 }
 
-/// Can a sequence in ASN.1's DER begin there? Other elements aren't looked at (`gettag` and `der_cmp` in src/der.c).
-fn der(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Answer {
+/// An element of ASN.1's DER (`gettag`, `getlength` and `der_cmp` in src/der.c): a sequence of any length, or what isn't
+/// followed here.
+fn der(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
     const SEQUENCE: u8 = 0x10;
-    let tag = bytes.get(offset).map(|byte| byte & 0x1F);
-    Answer::at_most(entry.text() != b"seq" || tag == Some(SEQUENCE))
+    if entry.text() != b"seq" {
+        return Answer::Maybe.into();
+    }
+    let rest = bytes.get(offset..).unwrap_or_default();
+    let (Some(tag), Some(length)) = (rest.first(), rest.get(1)) else {
+        return Answer::No.into();
+    };
+    // Tags of more than one byte have another name.
+    if tag & 0x1F != SEQUENCE {
+        return Answer::No.into();
+    }
+    let digits = usize::from(length & 0x7F);
+    let header = match length & 0x80 {
+        0 => 2,
+        _ => 2 + digits,
+    };
+    if 2 + digits >= rest.len() {
+        return Answer::No.into();
+    }
+    let number = rest[2..header]
+        .iter()
+        .fold(0_u64, |number, digit| number << 8 | u64::from(*digit));
+    if header > 2 && (digits > 7 || header as u64 + number > rest.len() as u64) {
+        return Answer::at_most(digits > 7).into();
+    }
+    Found::at(true, offset + header + entry.offset().max(0) as usize)
 }
 
 /// Is what this test looks for anywhere among the bytes? For one that doesn't look at a fixed place, but among them.
@@ -400,6 +485,11 @@ impl Number {
 const OP_AND: u8 = 0;
 const OP_OR: u8 = 1;
 const OP_XOR: u8 = 2;
+const OP_ADD: u8 = 3;
+const OP_MINUS: u8 = 4;
+const OP_MULTIPLY: u8 = 5;
+const OP_DIVIDE: u8 = 6;
+const OP_MODULO: u8 = 7;
 const OPS_MASK: u8 = 0x07;
 const OP_INVERSE: u8 = 0x40;
 
@@ -437,6 +527,11 @@ fn number(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
         OP_AND => value & mask,
         OP_OR => value | mask,
         OP_XOR => value ^ mask,
+        OP_ADD => value.wrapping_add(mask),
+        OP_MINUS => value.wrapping_sub(mask),
+        OP_MULTIPLY => value.wrapping_mul(mask),
+        OP_DIVIDE if cut(mask) != 0 => value / cut(mask),
+        OP_MODULO if cut(mask) != 0 => value % cut(mask),
         _ => return Answer::Maybe.into(),
     };
     let value = match entry.mask_op() & OP_INVERSE {

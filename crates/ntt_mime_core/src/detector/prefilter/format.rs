@@ -87,6 +87,7 @@ pub mod kind {
     pub const LONG: u8 = 4;
     pub const STRING: u8 = 5;
     pub const DATE: u8 = 6;
+    pub const DEFAULT: u8 = 3;
     pub const BESHORT: u8 = 7;
     pub const BELONG: u8 = 8;
     pub const BEDATE: u8 = 9;
@@ -107,12 +108,22 @@ pub mod kind {
     pub const INDIRECT: u8 = 41;
     pub const NAME: u8 = 45;
     pub const USE: u8 = 46;
+    pub const CLEAR: u8 = 47;
     pub const DER: u8 = 48;
     pub const GUID: u8 = 49;
+    pub const OCTAL: u8 = 59;
+
+    /// Those that are tried only for text, or only for what isn't, if their flags say so (`IS_STRING`).
+    pub const STRINGS: [u8; 10] = [
+        STRING, PSTRING, BESTRING16, LESTRING16, REGEX, SEARCH, INDIRECT, NAME, USE, OCTAL,
+    ];
 }
 
 /// Bytes of `value`, `MAXstring`.
 pub const VALUE_BYTES: usize = 128;
+
+/// Bytes of `mimetype`, `MAXMIME`.
+const MIME_TYPE_BYTES: usize = 80;
 
 /// Why a file isn't used, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,6 +334,21 @@ impl<'a> Entry<'a> {
     /// Is there a MIME type?
     pub fn has_mime_type(&self) -> bool {
         self.bytes[224] != 0
+    }
+
+    /// The MIME type, if libmagic says it just as it stands there: `varexpand` in src/softmagic.c has what `${` begins
+    /// depend on the file's mode.
+    pub fn plain_mime_type(&self) -> Option<&'a str> {
+        let field = &self.bytes[224..224 + MIME_TYPE_BYTES];
+        let end = field.iter().position(|byte| *byte == 0)?;
+        let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b'$';
+        let whole = end > 0 && field[..end].iter().all(plain);
+        whole.then(|| std::str::from_utf8(&field[..end]).ok())?
+    }
+
+    /// Is it tried only if others failed (`cond`)?
+    pub fn is_conditional(&self) -> bool {
+        self.bytes[10] != 0
     }
 
     /// The value up to its first zero: a regular expression, or a name.

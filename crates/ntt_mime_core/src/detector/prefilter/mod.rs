@@ -42,6 +42,7 @@
 mod builtin;
 pub mod check;
 pub mod end;
+pub mod follow;
 pub mod format;
 pub mod regex;
 pub mod subset;
@@ -50,12 +51,14 @@ pub mod tables;
 mod tests;
 pub mod text;
 
-use self::check::{Answer, Found, anywhere, check, offset_of};
+use std::cell::OnceCell;
+
 use self::end::End;
+use self::follow::{Follower, Named, Speech};
 use self::format::{Compiled, flag, kind, str_flag};
 use self::subset::Subsets;
 use self::tables::{Hits, Tables};
-use self::text::{Text, text_of};
+use self::text::{Text, looks_like_text, text_of};
 use super::cookie::Cookie;
 
 /// Bytes that a regular expression is matched against (FILE_REGEX_MAX in src/file.h).
@@ -70,12 +73,8 @@ pub struct Rule {
     end: usize,
     binary: bool,
     text: bool,
-    /// It says something as soon as its first test succeeds, and that ends libmagic's walk.
-    speaks: bool,
-    /// With a MIME type, which ends everything.
-    answers: bool,
-    /// Its first test is tried whether libmagic takes the file for text or not.
-    always_tried: bool,
+    /// Its first test is tried only if libmagic takes the file for text, or only if not.
+    only_for_text: Option<bool>,
     /// It may have all rules applied to another part of the file.
     indirect: bool,
     /// There is a regular expression in it.
@@ -94,6 +93,8 @@ impl Rule {
 enum Outcome {
     /// None at all; then this is said, if nothing else than rules finds something.
     Nothing(&'static str),
+    /// One that was collected last, of which this entry matches before anything else can, and has a MIME type.
+    Entry(usize),
     /// Some that come first were collected.
     First(Stage),
     /// The rules that were collected.
@@ -119,8 +120,8 @@ pub fn found_something(said: &str) -> bool {
 
 /// How a file is to be judged.
 pub enum Verdict<'a> {
-    /// Nothing that libmagic would try can succeed, and then it says this.
-    Known(&'static str),
+    /// What libmagic would try first of all that can succeed is sure to, or nothing can, and then it says this.
+    Known(&'a str),
     /// By libmagic with the rules that may match.
     Ask(&'a mut Cookie),
     /// By libmagic with those of them that come first. If it [finds something](found_something), that is the answer, for
@@ -135,6 +136,7 @@ pub struct Prefilter {
     compiled: Compiled,
     rules: Vec<Rule>,
     tables: Tables,
+    named: Named,
     subsets: Subsets,
     hits: Hits,
     converted: Vec<u8>,
@@ -149,6 +151,7 @@ impl Prefilter {
         Some(Prefilter {
             hits: Hits::new(rules.len()),
             subsets: Subsets::new(&compiled),
+            named: Named::new(&compiled),
             tables,
             rules,
             compiled,
@@ -172,9 +175,18 @@ impl Prefilter {
             // The other tests can't succeed, or have been tried in the first stage. Of a single byte libmagic says
             // nothing but that it is short.
             Outcome::Nothing(said) if bytes.len() > 1 => return Verdict::Known(said),
+            Outcome::Entry(entry) => {
+                let said = self.compiled.entry(entry).plain_mime_type();
+                if let Some(said) = said.filter(|_| bytes.len() > 1) {
+                    return Verdict::Known(said);
+                }
+            }
             Outcome::All => return Verdict::Unsure,
             _ => {}
         }
+        // Rules for both kinds of content are tried in both walks, and come once.
+        self.candidates.sort_unstable();
+        self.candidates.dedup();
         let cookie = self
             .subsets
             .cookie(&self.compiled, &self.rules, &self.candidates);
@@ -191,6 +203,7 @@ impl Prefilter {
             compiled,
             rules,
             tables,
+            named,
             hits,
             candidates,
             ..
@@ -202,60 +215,61 @@ impl Prefilter {
             compiled,
             rules,
             tables,
+            named,
             candidates,
+            sure: true,
+            whole: bytes,
+            is_text: OnceCell::new(),
         };
         match walk.over(hits, bytes, Some(end)) {
+            Ending::Entry(entry) => return Outcome::Entry(entry),
             Ending::Answered => return Outcome::These,
             Ending::Indirect => return Outcome::All,
-            Ending::Silent => {}
+            Ending::Described | Ending::Through => {}
         }
         let (text, said) = match text_of(bytes, &mut self.converted) {
             Text::Binary => (None, builtin::DATA),
             Text::Utf8(text) => (Some(text), builtin::PLAIN),
             Text::Unknown => return Outcome::All,
         };
-        if let Some(text) = text {
-            if early {
-                hits.clear();
-                tables.find_early_text(text, hits);
-                let before = walk.candidates.len();
-                if matches!(walk.over(hits, text, None), Ending::Indirect) {
-                    return Outcome::All;
-                }
-                if walk.candidates.len() > before {
-                    candidates.sort_unstable();
-                    candidates.dedup();
+        // Not again those that were walked over early.
+        for late in [false, true] {
+            let Some(text) = text else { break };
+            hits.clear();
+            match (early, late) {
+                (true, false) => tables.find_early_text(text, hits),
+                (true, true) => tables.find_late_text(text, hits),
+                (false, false) => continue,
+                (false, true) => tables.find_text(text, hits),
+            }
+            let before = walk.candidates.len();
+            match walk.over(hits, text, None) {
+                Ending::Entry(entry) => return Outcome::Entry(entry),
+                Ending::Indirect => return Outcome::All,
+                Ending::Answered | Ending::Described => break,
+                Ending::Through if !late && walk.candidates.len() > before => {
                     return Outcome::First(Stage::All);
                 }
+                Ending::Through => {}
             }
-            hits.clear();
-            match early {
-                // The others have been walked over.
-                true => tables.find_late_text(text, hits),
-                false => tables.find_text(text, hits),
-            }
-            if matches!(walk.over(hits, text, None), Ending::Indirect) {
-                return Outcome::All;
-            }
-            // Rules for both are tried in both walks, and come once.
-            candidates.sort_unstable();
-            candidates.dedup();
         }
-        // Of a single byte, zeros behind it left aside, libmagic doesn't say that it is text.
-        let long_enough = text.is_none_or(|text| text.len() > 1);
-        match candidates.is_empty() && long_enough {
-            true => Outcome::Nothing(said),
-            false => Outcome::These,
+        if walk.sure {
+            return Outcome::Nothing(said);
         }
+        Outcome::These
     }
 }
 
 /// How a walk over the rules ends, as far as it is sure.
 enum Ending {
+    /// At this entry, with its MIME type, and nothing before it can have one.
+    Entry(usize),
     /// With a MIME type.
     Answered,
-    /// Perhaps without one.
-    Silent,
+    /// With a description, perhaps.
+    Described,
+    /// Behind the last rule.
+    Through,
     /// Not without all rules.
     Indirect,
 }
@@ -265,112 +279,53 @@ struct Walk<'a> {
     compiled: &'a Compiled,
     rules: &'a [Rule],
     tables: &'a Tables,
+    named: &'a Named,
     candidates: &'a mut Vec<u32>,
+    /// Nothing that was collected may have a MIME type.
+    sure: bool,
+    /// All that libmagic looks at, and whether it takes it for text.
+    whole: &'a [u8],
+    is_text: OnceCell<Option<bool>>,
 }
 
 impl Walk<'_> {
     /// Adds the rules that may match among those that were hit: the rules for binary content if there is an `end`, for
     /// text otherwise.
-    fn over(&mut self, hits: &Hits, bytes: &[u8], mut end: Option<&mut End<'_>>) -> Ending {
+    fn over(&mut self, hits: &Hits, bytes: &[u8], end: Option<&mut End<'_>>) -> Ending {
+        let mut follower = Follower {
+            compiled: self.compiled,
+            tables: self.tables,
+            named: self.named,
+            bytes,
+            end,
+        };
         for number in hits.iter() {
             let rule = &self.rules[number];
-            // The tables have tried the regular expressions of rules for text.
-            let settled = end.is_none() && rule.speaks;
-            let found = match &mut end {
-                Some(end) if self.counts_from_end(rule.first) => {
-                    self.test_end(rule.first, end).into()
-                }
-                _ => self.test(rule.first, settled, None, bytes),
-            };
-            if found.answer == Answer::No || !rule.speaks && !self.may_speak(rule, found.end, bytes)
+            let mut speech = follower.rule(rule.first, rule.end);
+            if let Some(wanted) = rule.only_for_text
+                && speech != Speech::Never
             {
-                continue;
-            }
-            if rule.indirect {
-                return Ending::Indirect;
-            }
-            self.candidates.push(number as u32);
-            if found.answer == Answer::Yes && rule.speaks && rule.always_tried {
-                return if rule.answers {
-                    Ending::Answered
-                } else {
-                    Ending::Silent
+                let is_text = *self.is_text.get_or_init(|| looks_like_text(self.whole));
+                speech = match is_text {
+                    None => Speech::Maybe,
+                    Some(is_text) if is_text != wanted => continue,
+                    Some(_) => speech,
                 };
             }
-        }
-        Ending::Silent
-    }
-
-    /// The test of an entry. `parent` is where the test before it left off, if it is a continuation and that is known.
-    fn test(&self, number: usize, settled: bool, parent: Option<usize>, bytes: &[u8]) -> Found {
-        let entry = self.compiled.entry(number);
-        let regex = |region: &[u8]| self.tables.regex(number, settled, region);
-        match offset_of(&entry, parent) {
-            Some(offset) => check(&entry, bytes, offset, regex),
-            None if self.counts_from_end(number) => Answer::Maybe.into(),
-            None => anywhere(&entry, bytes, regex).into(),
-        }
-    }
-
-    fn counts_from_end(&self, number: usize) -> bool {
-        self.compiled.entry(number).flag() & flag::OFFNEGATIVE != 0
-    }
-
-    /// The first test of a rule that looks at the end of the file (`msetoffset`).
-    fn test_end(&self, number: usize, end: &mut End<'_>) -> Answer {
-        let entry = self.compiled.entry(number);
-        let elsewhere = flag::INDIR | flag::OFFADD | flag::INDIROFFADD;
-        let Some(back) = usize::try_from(entry.offset())
-            .ok()
-            .filter(|_| entry.flag() & elsewhere == 0)
-        else {
-            return Answer::Maybe;
-        };
-        if back > end.length() {
-            return Answer::No;
-        }
-        let at = |bytes: &[u8]| bytes.len().checked_sub(back);
-        match end.bytes().map(|bytes| (bytes, at(bytes))) {
-            Some((bytes, Some(offset))) => {
-                check(&entry, bytes, offset, |_| (Answer::Maybe, None)).answer
+            match speech {
+                Speech::Never => continue,
+                Speech::Maybe if rule.indirect => return Ending::Indirect,
+                _ => self.candidates.push(number as u32),
             }
-            _ => Answer::Maybe,
+            match speech {
+                Speech::Surely(entry) if self.sure => return Ending::Entry(entry),
+                Speech::Surely(_) => return Ending::Answered,
+                Speech::Silently => return Ending::Described,
+                _ => self.sure = false,
+            }
         }
+        Ending::Through
     }
-
-    /// Can a continuation be reached that says something? `end` is where the rule's first test left off.
-    fn may_speak(&self, rule: &Rule, end: Option<usize>, bytes: &[u8]) -> bool {
-        // From such an entry on, the others look at the end of the file.
-        if (rule.first..rule.end).any(|number| self.counts_from_end(number)) {
-            return true;
-        }
-        // Where the last test of each level left off that may have succeeded: as many as tests are tried at now.
-        let mut ends = vec![end];
-        for number in rule.first + 1..rule.end {
-            let level = usize::from(self.compiled.entry(number).level());
-            if level > ends.len() {
-                continue;
-            }
-            ends.truncate(level);
-            let parent = ends.last().copied().flatten();
-            let found = self.test(number, false, parent, bytes);
-            if found.answer == Answer::No {
-                continue;
-            }
-            if says_something(self.compiled, number) {
-                return true;
-            }
-            ends.push(found.end);
-        }
-        false
-    }
-}
-
-/// Is anything said if the test of this entry succeeds, there or in what it uses?
-fn says_something(compiled: &Compiled, number: usize) -> bool {
-    let entry = compiled.entry(number);
-    let uses = matches!(entry.kind(), kind::USE | kind::INDIRECT | kind::NAME);
-    uses || entry.describes() || entry.has_mime_type()
 }
 
 fn rules_of(compiled: &Compiled) -> Vec<Rule> {
@@ -382,18 +337,17 @@ fn rules_of(compiled: &Compiled) -> Vec<Rule> {
     let rule = |(first, end): (usize, usize)| {
         let entry = compiled.entry(first);
         let when = entry.str_flags() & (str_flag::TEXTTEST | str_flag::BINTEST);
-        let is_string = matches!(entry.kind(), kind::STRING | kind::SEARCH | kind::REGEX);
-        let always_tried =
-            !is_string || when == 0 || when == str_flag::TEXTTEST | str_flag::BINTEST;
-        let speaks = entry.describes() || entry.has_mime_type() || says_something(compiled, first);
         Rule {
             first,
             end,
             binary: entry.flag() & flag::BINTEST != 0,
             text: entry.flag() & flag::TEXTTEST != 0,
-            speaks,
-            answers: entry.has_mime_type(),
-            always_tried,
+            only_for_text: match when {
+                _ if !kind::STRINGS.contains(&entry.kind()) => None,
+                str_flag::TEXTTEST => Some(true),
+                str_flag::BINTEST => Some(false),
+                _ => None,
+            },
             // A MIME type ends it before its continuations.
             indirect: !entry.has_mime_type()
                 && (first..end).any(|n| tables::is_indirect(compiled, n, &indirect_names)),

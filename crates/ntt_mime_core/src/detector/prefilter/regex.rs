@@ -13,6 +13,11 @@
 //! What isn't plain in the standard, such as a `*` that follows nothing, or is GNU's own, such as `\<`, is not
 //! translated: such a rule stays undecided.
 
+use regex_syntax::ParserBuilder;
+use regex_syntax::hir::{Class, Hir, HirKind};
+
+use super::tables::SHORTEST_NEEDLE;
+
 /// The translation; None for an expression that isn't understood.
 pub fn translate(posix: &[u8], ignore_case: bool) -> Option<String> {
     let mut translator = Translator {
@@ -21,6 +26,78 @@ pub fn translate(posix: &[u8], ignore_case: bool) -> Option<String> {
     };
     translator.alternatives(0)?;
     translator.rest.is_empty().then_some(translator.out)
+}
+
+/// Of these pieces of text, which are in lower case, one is found in some case wherever the translation matches. None if
+/// there are none that are long enough to be of use.
+pub fn required(translation: &str) -> Option<Vec<Vec<u8>>> {
+    let mut parser = ParserBuilder::new().unicode(false).utf8(false).build();
+    pieces(&parser.parse(translation).ok()?)
+}
+
+fn pieces(hir: &Hir) -> Option<Vec<Vec<u8>>> {
+    // A run of characters, and what is best so far.
+    let mut run = Vec::new();
+    let mut best = None;
+    let parts = match hir.kind() {
+        HirKind::Concat(parts) => parts.as_slice(),
+        _ => std::slice::from_ref(hir),
+    };
+    for part in parts {
+        if add_characters(part, &mut run) {
+            continue;
+        }
+        best = better(best, Some(vec![std::mem::take(&mut run)]));
+        let within = match part.kind() {
+            HirKind::Capture(capture) => pieces(&capture.sub),
+            HirKind::Repetition(repetition) if repetition.min > 0 => pieces(&repetition.sub),
+            HirKind::Alternation(ways) => {
+                let ways: Option<Vec<_>> = ways.iter().map(pieces).collect();
+                ways.map(|ways| ways.concat())
+            }
+            HirKind::Concat(_) => pieces(part),
+            _ => None,
+        };
+        best = better(best, within);
+    }
+    better(best, Some(vec![run]))
+}
+
+/// Those of which the shortest is longer, if that is long enough.
+fn better(a: Option<Vec<Vec<u8>>>, b: Option<Vec<Vec<u8>>>) -> Option<Vec<Vec<u8>>> {
+    let shortest = |pieces: &Vec<Vec<u8>>| pieces.iter().map(Vec::len).min().unwrap_or(0);
+    let of_use = [a, b].into_iter().flatten();
+    of_use
+        .filter(|pieces| shortest(pieces) >= SHORTEST_NEEDLE)
+        .max_by_key(shortest)
+}
+
+/// Adds what can only be these characters, but for their case. They are ASCII, as `required` has them.
+fn add_characters(part: &Hir, run: &mut Vec<u8>) -> bool {
+    match part.kind() {
+        HirKind::Literal(literal) if literal.0.is_ascii() => {
+            run.extend(literal.0.to_ascii_lowercase());
+            true
+        }
+        HirKind::Class(Class::Bytes(class)) => {
+            let bytes: Vec<u8> = class
+                .ranges()
+                .iter()
+                .flat_map(|range| range.start()..=range.end())
+                .take(3)
+                .collect();
+            match bytes.as_slice() {
+                [upper, lower]
+                    if lower.is_ascii_lowercase() && upper.to_ascii_lowercase() == *lower =>
+                {
+                    run.push(*lower);
+                    true
+                }
+                _ => false,
+            }
+        }
+        _ => false,
+    }
 }
 
 struct Translator<'a> {

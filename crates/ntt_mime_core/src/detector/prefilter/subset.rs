@@ -28,10 +28,10 @@ use crate::detector::database::MAGIC_NUMBER;
 const ROOMS: [usize; 4] = [24, 96, 384, 1536];
 
 /// Memory for rooms of all kinds together.
-const BYTES: usize = 6 << 20;
+const BYTES: usize = 2 << 20;
 
 /// Subsets that are kept.
-const KEPT: usize = 16;
+const KEPT: usize = 8;
 
 /// Rules with regular expressions in one subset at most.
 const REGEX_RULES: usize = 12;

@@ -6,13 +6,13 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
-use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use regex_automata::hybrid::dfa;
 use regex_automata::{Anchored, Input};
 
-use super::check::{Answer, Beginning, as_handed_over, offset_of};
+use super::check::{Answer, Beginning, offset_of};
 use super::format::{Compiled, Entry, kind, str_flag};
-use super::regex::translate;
+use super::regex::{required, translate};
 use super::{REGEX_MAX, Rule};
 
 /// Searches with a range up to this are tried one by one: they look at hardly anything.
@@ -21,8 +21,8 @@ const SHORT_RANGE: usize = 64;
 /// Searches with a greater range, or none, are tried one by one, so that the automaton needn't go there.
 const LONG_RANGE: usize = 8192;
 
-/// A piece of a search that is shorter tells nothing.
-const SHORTEST_NEEDLE: usize = 3;
+/// A piece of a search or of a regular expression that is shorter tells nothing.
+pub const SHORTEST_NEEDLE: usize = 3;
 
 /// Rules to look at, by number.
 pub struct Hits {
@@ -93,18 +93,15 @@ pub struct Tables {
     rules_of_needle: Vec<Vec<u32>>,
     /// Bytes that needles are looked for in.
     needle_bytes: usize,
-    set: RegexSet,
-    /// By the number in the set.
-    rules_of_regex: Vec<Vec<u32>>,
-    /// By the number of their entry: those of rules, and of continuations where the rule itself is silent.
+    /// By the number of their entry.
     regexes: HashMap<u32, RegexEntry>,
 }
 
 /// The regular expression of an entry.
 struct RegexEntry {
     source: String,
-    /// The set tries it on just the bytes that libmagic does.
-    settled: bool,
+    /// A match is sure to be one of regexec's: bytes outside ASCII in an expression may be refused by regcomp.
+    exact: bool,
     /// Made when it is needed.
     own: OnceCell<Option<Own>>,
 }
@@ -117,9 +114,14 @@ impl RegexEntry {
         let ignore_case = entry.str_flags() & str_flag::IGNORE_CASE != 0;
         Some(RegexEntry {
             source: translate(entry.text(), ignore_case)?,
-            settled: false,
+            exact: entry.text().is_ascii(),
             own: OnceCell::new(),
         })
+    }
+
+    fn own(&self) -> Option<&Own> {
+        let made = self.own.get_or_init(|| Own::new(&self.source));
+        made.as_ref()
     }
 }
 
@@ -130,13 +132,16 @@ impl Tables {
         for (number, rule) in rules.iter().enumerate() {
             builder.add(number as u32, rule, &compiled.entry(rule.first));
         }
-        for rule in rules.iter().filter(|rule| !rule.speaks) {
-            for number in rule.first + 1..rule.end {
-                let regex = RegexEntry::new(&compiled.entry(number));
-                builder
-                    .regexes
-                    .extend(regex.map(|regex| (number as u32, regex)));
-            }
+        let silent = |rule: &&Rule| !compiled.entry(rule.first).has_mime_type();
+        let continuations = rules
+            .iter()
+            .filter(silent)
+            .flat_map(|rule| rule.first + 1..rule.end);
+        let named = compiled.rules()..compiled.rules() + compiled.named();
+        for number in continuations.chain(named) {
+            let regex = RegexEntry::new(&compiled.entry(number));
+            let regex = regex.map(|regex| (number as u32, regex));
+            builder.regexes.extend(regex);
         }
         builder.finish()
     }
@@ -169,34 +174,30 @@ impl Tables {
             let rules = &self.rules_of_needle[found.pattern().as_usize()];
             rules.iter().for_each(|rule| hits.add(*rule));
         }
-        // What an expression without bounds is matched against; all others see less, from the same start on.
-        let most = as_handed_over(&text[..text.len().min(REGEX_MAX)]);
-        for found in self.set.matches(most).iter() {
-            self.rules_of_regex[found]
-                .iter()
-                .for_each(|rule| hits.add(*rule));
-        }
     }
 
-    /// Does the regular expression of this entry match? `region` is what libmagic matches it against. With `settled`,
-    /// it is known to match.
+    /// Does the regular expression of this entry match in `region`, which is what libmagic matches it against? And where,
+    /// if that is asked.
     pub fn regex(
         &self,
         number: usize,
-        settled: bool,
         region: &[u8],
+        where_too: bool,
     ) -> (Answer, Option<(usize, usize)>) {
-        let Some(regex) = self.regexes.get(&(number as u32)) else {
+        let regex = self.regexes.get(&(number as u32));
+        let Some((regex, own)) = regex.and_then(|regex| Some((regex, regex.own()?))) else {
             return (Answer::Maybe, None);
         };
-        if settled && regex.settled {
-            return (Answer::Maybe, None);
-        }
-        match regex.own.get_or_init(|| Own::new(&regex.source)) {
-            None => (Answer::Maybe, None),
-            Some(own) => match own.find(region) {
+        let yes = match regex.exact {
+            true => Answer::Yes,
+            false => Answer::Maybe,
+        };
+        match where_too {
+            false if own.regex.is_match(region) => (yes, None),
+            false => (Answer::No, None),
+            true => match own.find(region) {
                 None => (Answer::No, None),
-                Some((start, end)) => (Answer::Maybe, end.map(|end| (start, end))),
+                Some((start, end)) => (yes, end.map(|end| (start, end))),
             },
         }
     }
@@ -205,7 +206,7 @@ impl Tables {
 /// A regular expression by itself.
 struct Own {
     regex: Regex,
-    /// Finds the longest match that begins at a place, as POSIX has it. The set and `regex` prefer others.
+    /// Finds the longest match that begins at a place, as POSIX has it. `regex` prefers others.
     longest: dfa::DFA,
     cache: RefCell<dfa::Cache>,
 }
@@ -263,7 +264,6 @@ struct Builder {
     other_text: Vec<u32>,
     needles: HashMap<Vec<u8>, Vec<u32>>,
     needle_bytes: usize,
-    expressions: HashMap<String, Vec<u32>>,
     regexes: HashMap<u32, RegexEntry>,
 }
 
@@ -276,44 +276,32 @@ impl Builder {
                 None => self.other_binary.push(number),
             }
         }
-        let regex_in_set = self.add_regex(number, rule.first as u32, entry);
+        let regex = RegexEntry::new(entry);
         if rule.text {
+            let needles = || match &regex {
+                Some(regex) => needles_of_regex(entry, &regex.source),
+                None => needle(entry),
+            };
             match beginning {
                 Some(beginning) => self.text.push((beginning, number)),
-                None if regex_in_set => {}
-                None => match needle(entry) {
-                    Some(needle) => {
-                        let end = entry.offset() as usize + entry.range() + entry.value_length();
+                None => match needles() {
+                    Some((needles, end)) => {
                         self.needle_bytes = self.needle_bytes.max(end);
-                        self.needles.entry(needle).or_default().push(number);
+                        for needle in needles {
+                            self.needles.entry(needle).or_default().push(number);
+                        }
                     }
                     None => self.other_text.push(number),
                 },
             }
         }
-    }
-
-    /// Tells whether the set will find the rule, if it can match.
-    fn add_regex(&mut self, number: u32, entry_number: u32, entry: &Entry<'_>) -> bool {
-        let Some(mut regex) = RegexEntry::new(entry) else {
-            return false;
-        };
-        let from_start = offset_of(entry, None) == Some(0);
-        regex.settled = from_start && entry.range() == 0;
-        // A match in the first bytes is one in more of them, but for "$".
-        let in_set = regex.settled || from_start && !entry.text().contains(&b'$');
-        if in_set {
-            let rules = self.expressions.entry(regex.source.clone()).or_default();
-            rules.push(number);
-        }
-        self.regexes.insert(entry_number, regex);
-        in_set
+        let regex = regex.map(|regex| (rule.first as u32, regex));
+        self.regexes.extend(regex);
     }
 
     fn finish(self) -> Option<Tables> {
         let (needles, rules_of_needle): (Vec<_>, Vec<_>) = self.needles.into_iter().unzip();
-        let (expressions, rules_of_regex): (Vec<_>, Vec<_>) = self.expressions.into_iter().unzip();
-        let late = rules_of_needle.iter().chain(&rules_of_regex).flatten();
+        let late = rules_of_needle.iter().flatten();
         Some(Tables {
             first_late: late.copied().min().unwrap_or(u32::MAX),
             binary: Beginnings::new(self.binary),
@@ -328,20 +316,15 @@ impl Builder {
                 .ok()?,
             rules_of_needle,
             needle_bytes: self.needle_bytes,
-            set: RegexSetBuilder::new(expressions)
-                .unicode(false)
-                .build()
-                .ok()?,
-            rules_of_regex,
             regexes: self.regexes,
         })
     }
 }
 
-/// What is found wherever a search succeeds: its longest piece without white space. None for one that is better
-/// tried by itself.
-fn needle(entry: &Entry<'_>) -> Option<Vec<u8>> {
-    offset_of(entry, None)?;
+/// What is found wherever a search succeeds: its longest piece without white space; and up to where. None for one that
+/// is better tried by itself.
+fn needle(entry: &Entry<'_>) -> Option<(Vec<Vec<u8>>, usize)> {
+    let offset = offset_of(entry, None)?;
     let range = entry.range();
     let searched = entry.kind() == kind::SEARCH && entry.relation() == b'=';
     if !searched || range <= SHORT_RANGE || range > LONG_RANGE {
@@ -354,7 +337,15 @@ fn needle(entry: &Entry<'_>) -> Option<Vec<u8>> {
     }
     let pieces = value.split(|byte| byte.is_ascii_whitespace() || *byte == 0x0B);
     let longest = pieces.max_by_key(|piece| piece.len())?;
-    (longest.len() >= SHORTEST_NEEDLE).then(|| longest.to_ascii_lowercase())
+    let needles = vec![longest.to_ascii_lowercase()];
+    (longest.len() >= SHORTEST_NEEDLE).then_some((needles, offset + range + value.len()))
+}
+
+/// Of these one is found wherever a regular expression matches, and up to where.
+fn needles_of_regex(entry: &Entry<'_>, source: &str) -> Option<(Vec<Vec<u8>>, usize)> {
+    let offset = offset_of(entry, None)?;
+    let needles = required(source)?;
+    Some((needles, offset + REGEX_MAX))
 }
 
 /// Tests for equality at fixed places.

@@ -12,7 +12,8 @@ use fastrand::Rng;
 use walkdir::{DirEntry, WalkDir};
 
 use self::example::example;
-use super::format::{Compiled, Refused, VALUE_BYTES};
+use super::check::{Answer, check, offset_of};
+use super::format::{Compiled, Refused, VALUE_BYTES, str_flag};
 use super::*;
 use crate::detector::{Detection, Detector, DetectorConfig, KnownFile, database, known_files};
 use crate::failure::Failure;

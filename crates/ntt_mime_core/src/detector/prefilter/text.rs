@@ -63,19 +63,49 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
+/// The classes that occur.
+fn classes_of(bytes: &[u8]) -> u8 {
+    let class = |byte: &u8| CLASSES[usize::from(*byte)];
+    bytes.iter().fold(0, |seen, byte| seen | class(byte))
+}
+
+/// Does libmagic take these bytes for text when it looks at them for the first time, with zeros at the end
+/// (`file_encoding`)? Tests may depend on it. None if that isn't known here.
+pub fn looks_like_text(bytes: &[u8]) -> Option<bool> {
+    let bytes = &bytes[..bytes.len().min(ENCODING_MAX)];
+    let seen = classes_of(bytes);
+    match seen & NEVER {
+        _ if is_marked(bytes) => None,
+        0 if seen & LATELY != 0 => None,
+        0 => Some(true),
+        _ if seen & EBCDIC_NEVER == 0 => None,
+        _ => Some(false),
+    }
+}
+
 /// Judges the bytes that libmagic looks at. `scratch` is for text that is converted.
 pub fn text_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
-    let bytes = &bytes[..trimmed(bytes)];
+    let trimmed = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
+    // "If we have fewer than 2 bytes, give up." (`file_ascmagic_with_encoding`)
+    if trimmed < 2 {
+        return Text::Binary;
+    }
+    // Not to an odd length from an even one.
+    let bytes = match trimmed & 1 == 1 && bytes.len() & 1 == 0 {
+        true => &bytes[..trimmed + 1],
+        false => &bytes[..trimmed],
+    };
     if bytes.len() > ENCODING_MAX {
         return Text::Unknown;
     }
-    let seen = bytes
-        .iter()
-        .fold(0, |seen, byte| seen | CLASSES[usize::from(*byte)]);
+    let seen = classes_of(bytes);
     if seen & !EBCDIC_NEVER == PLAIN && bytes.is_ascii() {
         return Text::Utf8(bytes);
     }
-    if bytes.is_empty() || is_marked(bytes) || seen & LATELY != 0 && seen & NEVER == 0 {
+    if is_marked(bytes) || seen & LATELY != 0 && seen & NEVER == 0 {
         return Text::Unknown;
     }
     if seen & NEVER != 0 {
@@ -117,18 +147,6 @@ fn is_marked(bytes: &[u8]) -> bool {
         .any(|mark| bytes.starts_with(mark))
 }
 
-/// `trim_nuls`, and not to an odd length from an even one.
-fn trimmed(bytes: &[u8]) -> usize {
-    let mut end = bytes.len();
-    while end > 1 && bytes[end - 1] == 0 {
-        end -= 1;
-    }
-    match end & 1 == 1 && bytes.len() & 1 == 0 {
-        true => end + 1,
-        false => end,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +169,8 @@ mod tests {
         assert_text(b"abc\0\0", Text::Utf8(b"abc"));
         assert_text(b"abcd\0\0", Text::Utf8(b"abcd"));
         assert_text(b"abc\0", Text::Binary);
+        assert_text(b"a", Text::Binary);
+        assert_text(b"\x9e\0\0", Text::Binary);
         assert_text(b"\x01\x02\x00\x7f data", Text::Binary);
     }
 

@@ -1,0 +1,341 @@
+//! A rule followed to its end: what libmagic will say of it, as far as that can be told.
+//!
+//! This is `match`, `msetoffset` and `moffset` (src/softmagic.c, 5.44, 5.46, 5.47) for one rule, when only MIME types
+//! are asked for, with tests that may also answer "perhaps". What isn't known for sure is never taken for granted: a
+//! continuation behind such a test is one that *may* be reached.
+//!
+//! - A test that succeeds has the continuations of the next level tried, up to the next test of its own level.
+//! - The first entry that is reached and has a MIME type ends the rule, and with it all of the walk.
+//! - A description isn't printed, but ends the walk over the rules behind this one.
+//! - `default` succeeds where nothing at its level has since the level was entered, or since `clear`.
+//! - `use` follows a named rule, and succeeds if something in that does. What comes after it is followed still.
+//! - An offset counts from the start of the file; from where the test before left off; or from the end of the file, and
+//!   then those of the continuations count from there as well.
+
+use std::collections::HashMap;
+
+use super::Compiled;
+use super::check::{Answer, Found, anywhere, check};
+use super::end::End;
+use super::format::{Entry, VALUE_BYTES, flag, kind};
+use super::tables::Tables;
+
+/// What comes of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speech {
+    /// Nothing is said, and the walk goes on behind it.
+    Never,
+    /// The walk ends, without a MIME type.
+    Silently,
+    /// The walk ends with the MIME type of this entry.
+    Surely(usize),
+    /// It can't be told.
+    Maybe,
+}
+
+/// `use` within `use` at most; the databases have three. libmagic stops with an error at 50.
+const DEEPEST: usize = 5;
+
+/// Named rules: where their entries begin and end.
+pub struct Named(HashMap<Vec<u8>, (usize, usize)>);
+
+impl Named {
+    pub fn new(compiled: &Compiled) -> Named {
+        let all = compiled.rules()..compiled.rules() + compiled.named();
+        let mut named = HashMap::new();
+        let mut end = all.end;
+        for number in all.rev() {
+            let entry = compiled.entry(number);
+            if entry.level() == 0 {
+                // The first of a name counts (`file_magicfind`).
+                if entry.kind() == kind::NAME {
+                    named.insert(entry.text().to_vec(), (number, end));
+                }
+                end = number;
+            }
+        }
+        Named(named)
+    }
+}
+
+/// What a rule is followed on.
+pub struct Follower<'a, 'e> {
+    pub compiled: &'a Compiled,
+    pub tables: &'a Tables,
+    pub named: &'a Named,
+    /// All that libmagic looks at.
+    pub bytes: &'a [u8],
+    /// The end of the file, unless text is looked at that has been converted.
+    pub end: Option<&'a mut End<'e>>,
+}
+
+/// Where a test looks.
+#[derive(Clone, Copy)]
+enum Place {
+    /// At this offset from the start.
+    Front(usize),
+    /// At this offset of the last bytes, of which there are as many as there are at the start.
+    Back(usize),
+    /// Wherever something says that is read from the file.
+    Somewhere,
+    /// It isn't followed here.
+    Untold,
+    /// Before the start: nothing more of this rule is tried.
+    Nowhere,
+}
+
+/// Where a level of continuations stands. All of it supposes that the level is reached.
+struct Level {
+    /// Is it sure to be reached?
+    sure: bool,
+    /// Has something succeeded here?
+    success: Answer,
+    /// Where the last test that succeeded left off, if that is known.
+    end: Option<usize>,
+}
+
+impl Level {
+    fn entered(sure: bool) -> Level {
+        Level {
+            sure,
+            success: Answer::No,
+            end: None,
+        }
+    }
+}
+
+/// How offsets are counted at the moment (`eoffset`, and which buffer is looked at).
+#[derive(Clone, Copy)]
+struct Origin {
+    back: bool,
+    offset: usize,
+}
+
+impl Follower<'_, '_> {
+    /// Follows the rule that begins at an entry and ends before another.
+    pub fn rule(&mut self, first: usize, end: usize) -> Speech {
+        self.follow(first, end, 0, 0)
+    }
+
+    /// `base` is added to all offsets, for a named rule.
+    fn follow(&mut self, first: usize, end: usize, base: usize, depth: usize) -> Speech {
+        let mut origin = Origin {
+            back: false,
+            offset: 0,
+        };
+        let mut levels = vec![Level::entered(true)];
+        let mut described = Answer::No;
+        let mut said = None;
+        for number in first..end {
+            let entry = self.compiled.entry(number);
+            let at = usize::from(entry.level());
+            if at >= levels.len() {
+                continue;
+            }
+            levels.truncate(at + 1);
+            let parent = at.checked_sub(1).map(|above| levels[above].end);
+            let sure = levels[at].sure;
+            // What comes after it counts from there.
+            let turns = entry.flag() & flag::OFFNEGATIVE != 0;
+            let place = self.place(&entry, parent, &mut origin, base);
+            match place {
+                Place::Untold if turns => return Speech::Maybe,
+                _ if turns && !sure => return Speech::Maybe,
+                Place::Nowhere => break,
+                _ => {}
+            }
+            let offset = match place {
+                Place::Front(offset) => Some(offset),
+                _ => None,
+            };
+            let mut nested = Speech::Never;
+            let mut found = match entry.kind() {
+                kind::DEFAULT | kind::CLEAR if entry.relation() != b'x' => Answer::Maybe.into(),
+                kind::DEFAULT => Found {
+                    answer: !levels[at].success,
+                    end: offset,
+                },
+                kind::CLEAR => Found {
+                    answer: Answer::Yes,
+                    end: offset,
+                },
+                kind::NAME => Found {
+                    answer: Answer::Yes,
+                    end: Some(0),
+                },
+                kind::USE => {
+                    nested = self.used(&entry, place, depth);
+                    Found {
+                        answer: match nested {
+                            Speech::Never => Answer::No,
+                            Speech::Maybe => Answer::Maybe,
+                            _ => Answer::Yes,
+                        },
+                        end: offset,
+                    }
+                }
+                _ => self.test(number, &entry, place),
+            };
+            if entry.is_conditional() && found.answer == Answer::Yes {
+                found.answer = Answer::Maybe;
+            }
+            if found.answer == Answer::No {
+                // Without its first test there is no rule.
+                match at {
+                    0 => return Speech::Never,
+                    _ => continue,
+                }
+            }
+            levels[at].success = match entry.kind() {
+                kind::CLEAR if found.answer == Answer::Yes => Answer::No,
+                kind::CLEAR => Answer::Maybe,
+                _ => levels[at].success.max(found.answer),
+            };
+            let sure = sure && found.answer == Answer::Yes;
+            if entry.has_mime_type() {
+                return match sure && said.is_none() && nested == Speech::Never {
+                    true => Speech::Surely(number),
+                    false => Speech::Maybe,
+                };
+            }
+            match nested {
+                Speech::Surely(entry) if sure && said.is_none() => said = Some(entry),
+                Speech::Surely(_) | Speech::Maybe => return Speech::Maybe,
+                _ => {}
+            }
+            if entry.kind() == kind::INDIRECT {
+                return Speech::Maybe;
+            }
+            if entry.describes() || nested == Speech::Silently {
+                described = described.max(match sure {
+                    true => Answer::Yes,
+                    false => Answer::Maybe,
+                });
+            }
+            // It moves where the test before has left off, too (`der_offs` in src/der.c).
+            if entry.kind() == kind::DER && at > 0 {
+                levels[at - 1].end = None;
+            }
+            // Those of a search or a regular expression have it added, and again where they are used.
+            let added = match entry.kind() {
+                kind::SEARCH | kind::REGEX | kind::NAME => 0,
+                _ => base,
+            };
+            // If that is out of what is looked at, its continuations aren't tried.
+            let end = found.end.and_then(|end| end.checked_sub(added));
+            levels[at].end = end.filter(|end| *end <= self.bytes.len());
+            let sure = sure && levels[at].end.is_some();
+            levels.push(Level::entered(sure));
+        }
+        match (said, described) {
+            (Some(entry), _) => Speech::Surely(entry),
+            (None, Answer::Yes) => Speech::Silently,
+            (None, Answer::Maybe) => Speech::Maybe,
+            (None, Answer::No) => Speech::Never,
+        }
+    }
+
+    /// Where a test looks. `parent` is where the one before left off, for a continuation, if that is known.
+    fn place(
+        &self,
+        entry: &Entry<'_>,
+        parent: Option<Option<usize>>,
+        origin: &mut Origin,
+        base: usize,
+    ) -> Place {
+        let relative = entry.flag() & (flag::OFFADD | flag::INDIROFFADD) != 0;
+        let mut offset = i64::from(entry.offset());
+        if entry.flag() & flag::OFFNEGATIVE != 0 {
+            if parent.is_some() && relative {
+                *origin = Origin {
+                    back: false,
+                    offset: 0,
+                };
+                offset = -offset;
+            } else {
+                let length = self.end.as_ref().map(|end| end.length());
+                let (Some(length), 0) = (length, base) else {
+                    // An error, or the end of a text that has been converted.
+                    return Place::Untold;
+                };
+                match usize::try_from(offset).map(|back| length.checked_sub(back)) {
+                    Ok(Some(place)) => {
+                        *origin = Origin {
+                            back: true,
+                            offset: place,
+                        };
+                    }
+                    Ok(None) => return Place::Nowhere,
+                    Err(_) => return Place::Untold,
+                }
+                offset = origin.offset as i64;
+            }
+        } else if parent.is_some() {
+            offset += origin.offset as i64;
+        }
+        if entry.flag() & (flag::INDIR | flag::INDIROFFADD) != 0 {
+            return Place::Somewhere;
+        }
+        if entry.flag() & flag::OFFADD != 0 {
+            match parent {
+                Some(Some(parent)) => offset += parent as i64,
+                _ => return Place::Somewhere,
+            }
+        }
+        // With a base, libmagic's checks for the end and its places to go on from are not all of one mind.
+        let far = base > 0 && offset + (base + VALUE_BYTES) as i64 > self.bytes.len() as i64;
+        match usize::try_from(offset) {
+            Ok(_) if far => Place::Untold,
+            Ok(offset) if origin.back => Place::Back(offset),
+            Ok(offset) => Place::Front(base + offset),
+            Err(_) => Place::Untold,
+        }
+    }
+
+    fn test(&mut self, number: usize, entry: &Entry<'_>, place: Place) -> Found {
+        // Where it leaves off is asked by continuations, and a MIME type has none.
+        let where_too = !entry.has_mime_type();
+        let tables = self.tables;
+        let regex = |region: &[u8]| tables.regex(number, region, where_too);
+        match place {
+            Place::Front(offset) => check(entry, self.bytes, offset, regex),
+            Place::Back(offset) => {
+                let Some(end) = &mut self.end else {
+                    return Answer::Maybe.into();
+                };
+                let length = end.length();
+                let Some((last, at)) = end.bytes().and_then(|last| {
+                    let at = offset.checked_sub(length - last.len())?;
+                    Some((last, at))
+                }) else {
+                    return Answer::Maybe.into();
+                };
+                let before = length - last.len();
+                let found = check(entry, last, at, regex);
+                Found {
+                    answer: found.answer,
+                    end: found.end.map(|end| end + before),
+                }
+            }
+            Place::Untold => Answer::Maybe.into(),
+            Place::Somewhere => anywhere(entry, self.bytes, regex).into(),
+            Place::Nowhere => Answer::No.into(),
+        }
+    }
+
+    /// What comes of the named rule that an entry uses.
+    fn used(&mut self, entry: &Entry<'_>, place: Place, depth: usize) -> Speech {
+        // "^" turns the byte order around.
+        let named = self.named.0.get(entry.text()).copied();
+        let (Place::Front(base), Some((first, end))) = (place, named) else {
+            return Speech::Maybe;
+        };
+        if depth == DEEPEST || entry.relation() != b'=' && entry.relation() != b'x' {
+            return Speech::Maybe;
+        }
+        if base > self.bytes.len() {
+            return Speech::Never;
+        }
+        self.follow(first, end, base, depth + 1)
+    }
+}
