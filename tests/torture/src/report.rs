@@ -13,7 +13,7 @@ use crate::faults::Tally;
 pub struct Log {
     file: fs::File,
     pub path: PathBuf,
-    pub violations: usize,
+    pub violations: Vec<String>,
 }
 
 impl Log {
@@ -21,13 +21,13 @@ impl Log {
         Ok(Log {
             file: fs::File::create(path)?,
             path: path.to_owned(),
-            violations: 0,
+            violations: Vec::new(),
         })
     }
 
     pub fn violation(&mut self, words: &str) {
-        self.violations += 1;
         println!("  VIOLATION: {words}");
+        self.violations.push(words.to_owned());
         if let Err(error) = writeln!(self.file, "{words}") {
             println!("  (not written to {}: {error})", self.path.display());
         }
