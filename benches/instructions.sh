@@ -4,7 +4,8 @@
 #
 #   benches/instructions.sh [FILE]...
 #
-# Without files it takes some of its own making and of the machine.
+# Without files it takes some of its own making and of the machine, and files of the accuracy corpus, if there is one, all
+# together: FILES of them (600), by chance, but the same every time.
 
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/common.sh"
@@ -43,6 +44,7 @@ PY
     files=("$folder"/*)
 fi
 
+# Of all of them together, the times that are asked for.
 counted() { valgrind --tool=callgrind --callgrind-out-file=/dev/null "$detect" "$@" 2>&1 | awk '/Collected/ {print $4}'; }
 
 # A detection once everything is warm: the difference of twelve and two.
@@ -53,12 +55,24 @@ of_one() {
     echo $(((twelve - two) / 10))
 }
 
+row() {
+    awk -v name="$1" -v type="$2" -v a="$3" -v b="$4" \
+        'BEGIN {printf "| %s | %s | %d | %d | %.3f |\n", name, type, a, b, b / a}'
+}
+
 echo "| file | type | instructions without | with | ratio |"
 echo "| --- | --- | ---: | ---: | ---: |"
 for file in "${files[@]}"; do
     without=$(of_one off "$file")
     with=$(of_one on "$file")
-    type=$(file --brief --mime-type -- "$file")
-    awk -v name="$(basename -- "$file")" -v type="$type" -v a="$without" -v b="$with" \
-        'BEGIN {printf "| %s | %s | %d | %d | %.3f |\n", name, type, a, b, b / a}'
+    row "$(basename -- "$file")" "$(file --brief --mime-type -- "$file")" "$without" "$with"
 done
+
+corpus=/var/tmp/ntt_mime_corpus_${CORPUS:-full}
+[[ -d $corpus ]] || corpus=/var/tmp/ntt_mime_corpus_short
+if [[ $# -eq 0 && -d $corpus ]]; then
+    mapfile -t files < <(find "$corpus/files" -type f -size -16M | sort | shuf -n "${FILES:-600}" --random-source=<(yes))
+    # Twice and once: what is made at the start doesn't count.
+    of_all() { echo $(($(counted "$1" 2 "${files[@]}") - $(counted "$1" 1 "${files[@]}"))); }
+    row "${#files[@]} files of the accuracy corpus" "a mixture" "$(of_all off)" "$(of_all on)"
+fi

@@ -130,7 +130,10 @@ impl Memory {
                 self.processes.len() == 2,
             ),
             (
-                format!("memory grew by {most} kB over the last half of {} batches", self.batches),
+                format!(
+                    "memory grew by {most} kB over the last half of {} batches",
+                    self.batches
+                ),
                 most < LIMIT_KB,
             ),
         ]

@@ -34,8 +34,8 @@ pub struct Look<'a> {
     pub size: u64,
     /// Bytes that libmagic may look at.
     pub limit: usize,
-    /// Those bytes, if they are all in hand.
-    pub head: Option<&'a [u8]>,
+    /// Those bytes.
+    pub head: &'a [u8],
 }
 
 /// Which rules were tried.
@@ -54,8 +54,8 @@ pub struct Judgement {
     pub said: Result<String, MagicError>,
     /// Bytes that libmagic has read, as far as the system counts them.
     pub read: Option<u64>,
-    /// Bytes at the end that were read for the prefilter.
-    pub end_read: usize,
+    /// Bytes at the end of the file that were read for the prefilter.
+    pub end: Vec<u8>,
 }
 
 impl Judge {
@@ -93,22 +93,20 @@ impl Judge {
         let Filter::Ready(filter) = &mut self.filter else {
             return self.whole(look);
         };
-        let Some(head) = look.head else {
-            return Judgement {
-                by: By::AllRulesAfterAll,
-                ..self.whole(look)
-            };
-        };
-        let mut end_read = 0;
+        let head = look.head;
+        let mut last = Vec::new();
         let mut read_end = |buffer: &mut [u8]| {
             let n = buffer.len();
             if look.size == head.len() as u64 {
                 buffer.copy_from_slice(&head[head.len() - n..]);
                 return true;
             }
-            end_read = n;
             let read = super::read_at(look.file, buffer, look.size - n as u64);
-            read.is_ok_and(|read| read == n)
+            let whole = read.is_ok_and(|read| read == n);
+            if whole {
+                last = buffer.to_vec();
+            }
+            whole
         };
         let mut end = End::new(head.len(), &mut read_end);
         let mut stage = Stage::Builtin;
@@ -131,7 +129,7 @@ impl Judge {
             by,
             said,
             read,
-            end_read,
+            end: last,
         }
     }
 
@@ -144,7 +142,7 @@ impl Judge {
             by: By::AllRules,
             said,
             read,
-            end_read: 0,
+            end: Vec::new(),
         }
     }
 }

@@ -45,8 +45,8 @@ pub const EMPTY: &str = "application/x-empty";
 /// Longest MIME type that is believed: what `varchar(255)` holds.
 const MAX_MIME_TYPE: usize = 255;
 
-/// How much is read at a time beyond the head.
-const CHUNK: usize = 128 * 1024;
+/// Memory for heads that is kept from file to file, in bytes. Few are looked at any further.
+const KEPT: usize = 1024 * 1024;
 
 /// How to detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +102,8 @@ pub struct Detector {
 struct Buffers {
     /// The head of the file at hand, as far as it has been read.
     head: Vec<u8>,
-    /// What is read beyond that passes through here; empty until it is needed.
-    beyond: Vec<u8>,
+    /// Its last bytes, if they have been read.
+    end: Vec<u8>,
     /// Where else something has been read, and how much.
     peeks: Vec<(u64, usize)>,
 }
@@ -183,7 +183,8 @@ impl Detector {
 
     fn detect(&mut self, file: BorrowedFd<'_>, size: u64) -> Result<Detection, Trouble> {
         let mut limit = plan::first_look(self.config.head_bytes);
-        let mut looks = Looks::new(file, size, limit.max(plan::SECOND), &mut self.buffers);
+        self.buffers.head.shrink_to(KEPT);
+        let mut looks = Looks::new(file, size, &mut self.buffers);
         let mut detection = Detection {
             mime_type: EMPTY.to_owned(),
             bytes_read: 0,
@@ -195,14 +196,13 @@ impl Detector {
         };
         looks.read_to(limit)?;
         let mut elsewhere = 0;
-        while looks.seen > 0 {
+        while !looks.buffers.head.is_empty() {
             let begun = Instant::now();
-            let head = &looks.buffers.head;
             let look = Look {
                 file,
                 size,
                 limit,
-                head: (head.len() == looks.seen).then_some(head),
+                head: &looks.buffers.head,
             };
             let judgement = match self.config.prefilter {
                 true => self.judge.filtered(&look),
@@ -218,10 +218,12 @@ impl Detector {
             }
             // It read what we had read, and more; a longer look goes for the same elsewhere, and more.
             let read = judgement.read;
-            let more = read.map_or(0, |read| read.saturating_sub(looks.seen as u64));
+            let more = read.map_or(0, |read| {
+                read.saturating_sub(looks.buffers.head.len() as u64)
+            });
             elsewhere = more.max(elsewhere);
-            looks.end_was_asked_for = read.is_none() || more > 0;
-            looks.count_end(judgement.end_read);
+            looks.end_was_asked_for = read.is_none() || more > 0 || !judgement.end.is_empty();
+            looks.keep_end(judgement.end);
             match plan::next(&self.steps, &detection.mime_type, &mut looks, limit)? {
                 None => break,
                 Some(longer) => limit = longer,
@@ -238,27 +240,23 @@ impl Detector {
 struct Looks<'a> {
     file: BorrowedFd<'a>,
     size: u64,
-    /// Bytes of its head that are kept once read. It is enough to have the rest in the system's memory.
-    kept: usize,
     buffers: &'a mut Buffers,
-    /// Bytes from its start that have been read.
-    seen: usize,
-    /// See [`View::end_was_asked_for`]. What it reads for OLE and ELF counts as if it were the end.
+    /// See [`View::end_was_asked_for`]; the prefilter reads the end where libmagic would. What that reads for OLE and ELF
+    /// counts as if it were the end.
     end_was_asked_for: bool,
     /// Time that reading took.
     time: Duration,
 }
 
 impl<'a> Looks<'a> {
-    fn new(file: BorrowedFd<'a>, size: u64, kept: usize, buffers: &'a mut Buffers) -> Looks<'a> {
+    fn new(file: BorrowedFd<'a>, size: u64, buffers: &'a mut Buffers) -> Looks<'a> {
         buffers.head.clear();
+        buffers.end.clear();
         buffers.peeks.clear();
         Looks {
             file,
             size,
-            kept,
             buffers,
-            seen: 0,
             end_was_asked_for: true,
             time: Duration::ZERO,
         }
@@ -266,17 +264,18 @@ impl<'a> Looks<'a> {
 
     /// Bytes that have been read here. A peek again, or at what was read later, doesn't count.
     fn bytes_read(&self) -> u64 {
-        let seen = self.seen as u64;
+        let seen = self.buffers.head.len() as u64;
         let peeks = self.buffers.peeks.iter();
         let elsewhere = peeks.filter(|(offset, _)| *offset >= seen);
         seen + elsewhere.map(|(_, length)| *length as u64).sum::<u64>()
     }
 
-    /// Counts the last `n` bytes as read.
-    fn count_end(&mut self, n: usize) {
-        let peek = (self.size - n as u64, n);
-        if n > 0 && !self.buffers.peeks.contains(&peek) {
+    /// Keeps the last bytes, which the prefilter has read.
+    fn keep_end(&mut self, end: Vec<u8>) {
+        let peek = (self.size - end.len() as u64, end.len());
+        if !end.is_empty() && !self.buffers.peeks.contains(&peek) {
             self.buffers.peeks.push(peek);
+            self.buffers.end = end;
         }
     }
 
@@ -284,26 +283,15 @@ impl<'a> Looks<'a> {
     fn read_to(&mut self, end: usize) -> Result<(), Trouble> {
         let begun = Instant::now();
         let end = wanted(self.size, end);
-        let kept = end.min(self.kept);
         let head = &mut self.buffers.head;
         let mut have = head.len();
-        if have < kept {
-            head.resize(kept, 0);
-            have += read_at(self.file, &mut head[have..], have as u64)?;
+        if have < end {
+            head.resize(end, 0);
+            let read = read_at(self.file, &mut head[have..], have as u64);
+            have += *read.as_ref().unwrap_or(&0);
             head.truncate(have);
+            read?;
         }
-        let mut have = have.max(self.seen);
-        if have >= kept && have < end {
-            self.buffers.beyond.resize(CHUNK, 0);
-            while have < end {
-                let chunk = &mut self.buffers.beyond[..CHUNK.min(end - have)];
-                match read_at(self.file, chunk, have as u64)? {
-                    0 => break,
-                    n => have += n,
-                }
-            }
-        }
-        self.seen = have;
         self.time += begun.elapsed();
         Ok(())
     }
@@ -327,6 +315,15 @@ impl View for Looks<'_> {
     }
 
     fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
+        // What is wanted of the end may be in hand.
+        let end = &self.buffers.end;
+        let begins = self.size - end.len() as u64;
+        let from = offset.checked_sub(begins).map(|from| from as usize);
+        let kept = from.and_then(|from| end.get(from..)?.get(..buffer.len()));
+        if let Some(kept) = kept {
+            buffer.copy_from_slice(kept);
+            return Ok(buffer.len());
+        }
         let begun = Instant::now();
         let have = read_at(self.file, buffer, offset)?;
         if !self.buffers.peeks.contains(&(offset, have)) {

@@ -27,7 +27,7 @@ use super::json::may_become_json;
 const SHORTEST: usize = 512;
 
 /// As far as libmagic goes to tell text from binary: FILE_ENCODING_MAX in its file.h.
-pub const SECOND: usize = 64 * 1024;
+const SECOND: usize = 64 * 1024;
 
 /// How far file(1) looks, so there is no point in going further: FILE_BYTES_MAX in the same.
 const WHOLE: usize = 7 * 1024 * 1024;
@@ -53,8 +53,7 @@ pub trait View {
     /// Bytes that the file has.
     fn size(&self) -> u64;
 
-    /// Its first bytes, up to `end` or its own end. Of more than the first look and [`SECOND`] it may be
-    /// only so many.
+    /// Its first bytes, up to `end` or its own end.
     fn head(&mut self, end: usize) -> Result<&[u8], Self::Error>;
 
     /// Has libmagic read the end, in its last look? True if that isn't known.

@@ -98,9 +98,7 @@ pub fn text_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
         true => &bytes[..trimmed + 1],
         false => &bytes[..trimmed],
     };
-    if bytes.len() > ENCODING_MAX {
-        return Text::Unknown;
-    }
+    let bytes = &bytes[..bytes.len().min(ENCODING_MAX)];
     let seen = classes_of(bytes);
     if seen & !EBCDIC_NEVER == PLAIN && bytes.is_ascii() {
         return Text::Utf8(bytes);
@@ -169,6 +167,8 @@ mod tests {
         assert_text(b"abc\0\0", Text::Utf8(b"abc"));
         assert_text(b"abcd\0\0", Text::Utf8(b"abcd"));
         assert_text(b"abc\0", Text::Binary);
+        let long = vec![b'a'; ENCODING_MAX + 1];
+        assert_text(&long, Text::Utf8(&long[1..]));
         assert_text(b"a", Text::Binary);
         assert_text(b"\x9e\0\0", Text::Binary);
         assert_text(b"\x01\x02\x00\x7f data", Text::Binary);
@@ -187,6 +187,5 @@ mod tests {
         ] {
             assert_text(bytes, Text::Unknown);
         }
-        assert_text(&vec![b'a'; ENCODING_MAX + 1], Text::Unknown);
     }
 }
