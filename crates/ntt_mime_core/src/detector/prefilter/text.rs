@@ -2,7 +2,7 @@
 //!
 //! libmagic tries them on the text in UTF-8, whatever it is in (`file_ascmagic` in src/ascmagic.c, `file_encoding` and
 //! `encode_utf8` in src/encoding.c; 5.44, 5.46, 5.47): zeros at the end are cut off, then encodings are tried in
-//! this order: ASCII, UTF-8 with a byte order mark, UTF-8, UTF-32, UTF-16, ISO 8859, other extensions of ASCII, EBCDIC.
+//! this order: ASCII, of which UTF-7 is a part, UTF-8 with a byte order mark, UTF-8, UTF-32, UTF-16, ISO 8859, other extensions of ASCII, EBCDIC.
 //! What is none of them is not text, and the rules for text aren't tried.
 
 use super::ENCODING_MAX;
@@ -101,7 +101,10 @@ pub fn text_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
     let bytes = &bytes[..bytes.len().min(ENCODING_MAX)];
     let seen = classes_of(bytes);
     if seen & !EBCDIC_NEVER == PLAIN && bytes.is_ascii() {
-        return Text::Utf8(bytes);
+        return match is_utf7(bytes) {
+            true => Text::Unknown,
+            false => Text::Utf8(bytes),
+        };
     }
     if is_marked(bytes) || seen & LATELY != 0 && seen & NEVER == 0 {
         return Text::Unknown;
@@ -136,6 +139,11 @@ pub fn text_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
         scratch.extend_from_slice(char::from(*byte).encode_utf8(&mut utf8).as_bytes());
     }
     Text::Utf8(scratch)
+}
+
+/// Does it begin like UTF-7 (`looks_utf7`)?
+fn is_utf7(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"+/v") && matches!(bytes.get(3), Some(b'8' | b'9' | b'+' | b'/'))
 }
 
 /// Does it begin like UTF-16 or UTF-32, which have marks?
@@ -180,6 +188,7 @@ mod tests {
             &b"\xFF\xFEa\0"[..],
             b"\xFE\xFF\0a",
             b"\0\0\xFE\xFF\0\0\0a",
+            b"+/v8-text",
             // Control-Z, which is text in some releases.
             b"text\x1a",
             // EBCDIC: "text".
