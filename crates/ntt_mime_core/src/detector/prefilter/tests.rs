@@ -4,6 +4,7 @@
 //! NTT_MIME_DIFFERENCE_FILES=/some/folder takes files from there.
 
 mod example;
+mod follow;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};

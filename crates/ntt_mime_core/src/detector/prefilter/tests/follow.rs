@@ -1,0 +1,223 @@
+//! Rules made for the purpose, followed to their ends.
+
+use super::super::end::End;
+use super::super::follow::{Follower, Named, Speech};
+use super::super::format::{Compiled, flag, kind};
+use super::super::rules_of;
+use super::super::tables::Tables;
+use crate::detector::database::MAGIC_NUMBER;
+
+/// An entry as libmagic 5.44 has it.
+struct Made([u8; 376]);
+
+impl Made {
+    fn new(level: u8, kind: u8, offset: i32) -> Made {
+        let mut bytes = [0; 376];
+        bytes[0] = level;
+        bytes[2] = flag::BINTEST as u8;
+        bytes[4] = b'=';
+        bytes[6] = kind;
+        bytes[12..16].copy_from_slice(&offset.to_ne_bytes());
+        Made(bytes)
+    }
+
+    fn string(level: u8, offset: i32, value: &str) -> Made {
+        let mut made = Made::new(level, kind::STRING, offset);
+        made.0[5] = value.len() as u8;
+        made.0[32..32 + value.len()].copy_from_slice(value.as_bytes());
+        made
+    }
+
+    fn named(level: u8, kind: u8, offset: i32, name: &str) -> Made {
+        let mut made = Made::string(level, offset, name);
+        made.0[6] = kind;
+        made
+    }
+
+    /// One that always succeeds, or where nothing else has.
+    fn any(level: u8, kind: u8) -> Made {
+        let mut made = Made::new(level, kind, 0);
+        made.0[4] = b'x';
+        made
+    }
+
+    fn flags(mut self, flags: u16) -> Made {
+        self.0[2] |= flags as u8;
+        self
+    }
+
+    fn described(mut self) -> Made {
+        self.0[160] = b'd';
+        self
+    }
+
+    fn says(mut self, mime_type: &str) -> Made {
+        self.0[224..224 + mime_type.len()].copy_from_slice(mime_type.as_bytes());
+        self
+    }
+}
+
+/// What comes of a rule on some bytes, with named rules besides: in words.
+fn followed(rule: &[Made], named: &[Made], bytes: &[u8]) -> String {
+    let mut database = vec![0; 376];
+    let header = [MAGIC_NUMBER, 18, rule.len() as u32, named.len() as u32];
+    let header: Vec<u8> = header.into_iter().flat_map(u32::to_ne_bytes).collect();
+    database[..16].copy_from_slice(&header);
+    for made in rule.iter().chain(named) {
+        database.extend(made.0);
+    }
+    let compiled = Compiled::from_bytes(database).unwrap();
+    let tables = Tables::new(&compiled, &rules_of(&compiled)).unwrap();
+    let mut read_end = |buffer: &mut [u8]| {
+        buffer.copy_from_slice(&bytes[bytes.len() - buffer.len()..]);
+        true
+    };
+    let mut end = End::new(bytes.len(), &mut read_end);
+    let mut follower = Follower {
+        compiled: &compiled,
+        tables: &tables,
+        named: &Named::new(&compiled),
+        bytes,
+        end: Some(&mut end),
+    };
+    match follower.rule(0, rule.len()) {
+        Speech::Never => "never".to_owned(),
+        Speech::Silently => "silently".to_owned(),
+        Speech::Maybe => "maybe".to_owned(),
+        Speech::Surely(entry) => compiled
+            .entry(entry)
+            .plain_mime_type()
+            .expect("it has one")
+            .to_owned(),
+    }
+}
+
+#[test]
+fn the_first_that_is_reached_and_has_a_mime_type_answers() {
+    let rule = || {
+        [
+            Made::string(0, 0, "A"),
+            Made::string(1, 1, "B"),
+            Made::string(2, 2, "C").says("a/bc"),
+            Made::string(1, 1, "D").described(),
+            Made::string(2, 2, "C").says("a/dc"),
+        ]
+    };
+    for (bytes, expected) in [
+        ("ABC.", "a/bc"),
+        ("ABX.", "never"),
+        // A continuation of what fails isn't tried.
+        ("AXC.", "never"),
+        ("ADC.", "a/dc"),
+        ("ADX.", "silently"),
+        ("X...", "never"),
+    ] {
+        assert_eq!(
+            followed(&rule(), &[], bytes.as_bytes()),
+            expected,
+            "{bytes}"
+        );
+    }
+}
+
+#[test]
+fn default_succeeds_where_nothing_has() {
+    let rule = || {
+        [
+            Made::string(0, 0, "A"),
+            Made::string(1, 1, "B"),
+            Made::any(1, kind::DEFAULT).says("a/default"),
+            Made::any(1, kind::CLEAR),
+            Made::any(1, kind::DEFAULT).says("a/cleared"),
+        ]
+    };
+    assert_eq!(followed(&rule(), &[], b"AX"), "a/default");
+    assert_eq!(followed(&rule(), &[], b"AB"), "a/cleared");
+}
+
+#[test]
+fn offsets_count_from_where_the_test_before_left_off() {
+    let rule = || {
+        [
+            Made::string(0, 0, "AA"),
+            Made::string(1, 1, "B").flags(flag::OFFADD),
+            Made::string(2, 0, "C").flags(flag::OFFADD).says("a/b"),
+        ]
+    };
+    assert_eq!(followed(&rule(), &[], b"AA.BC."), "a/b");
+    assert_eq!(followed(&rule(), &[], b"AAB.C."), "never");
+}
+
+#[test]
+fn what_counts_from_the_end_has_its_continuations_count_from_there() {
+    let rule = || {
+        [
+            Made::string(0, 4, "E").flags(flag::OFFNEGATIVE),
+            Made::string(1, 1, "F").says("a/end"),
+        ]
+    };
+    let mut bytes = vec![b'.'; 100];
+    bytes.extend(b"EF..");
+    assert_eq!(followed(&rule(), &[], &bytes), "a/end");
+    bytes.extend(b"E.");
+    assert_eq!(followed(&rule(), &[], &bytes), "never");
+    // Not that long.
+    assert_eq!(followed(&rule(), &[], b"EF"), "never");
+}
+
+#[test]
+fn what_a_named_rule_says_is_not_the_end() {
+    let named = || {
+        [
+            Made::named(0, kind::NAME, 0, "n"),
+            Made::string(1, 0, "B").says("n/b"),
+            Made::string(1, 0, "C").described(),
+        ]
+    };
+    let rule = |last: Made| {
+        [
+            Made::string(0, 0, "A"),
+            Made::named(1, kind::USE, 1, "n"),
+            last,
+        ]
+    };
+    let nothing = || Made::string(1, 2, "Z").says("a/z");
+    // 130 bytes: what a named rule looks at must be far from the end.
+    let padded = |start: &str| [start.as_bytes(), &[b'.'; 140]].concat();
+    for (start, expected) in [("AB", "n/b"), ("AC", "silently"), ("AX", "never")] {
+        assert_eq!(
+            followed(&rule(nothing()), &named(), &padded(start)),
+            expected
+        );
+    }
+    // Then a second would be said behind the first, and libmagic is left to say so.
+    assert_eq!(
+        followed(&rule(nothing()), &named(), &padded("ABZ")),
+        "maybe"
+    );
+    assert_eq!(followed(&rule(nothing()), &[], &padded("AB")), "maybe");
+    let default = || Made::any(1, kind::DEFAULT).says("a/none");
+    assert_eq!(
+        followed(&rule(default()), &named(), &padded("AX")),
+        "a/none"
+    );
+}
+
+#[test]
+fn what_is_not_sure_is_not_taken_for_granted() {
+    // An offset that is read from the file.
+    let somewhere = || Made::string(1, 1, "B").flags(flag::INDIR);
+    let rule = [Made::string(0, 0, "A"), somewhere().says("a/b")];
+    assert_eq!(followed(&rule, &[], b"A.B"), "maybe");
+    assert_eq!(followed(&rule, &[], b"A.."), "never");
+    let behind = Made::string(2, 1, ".").says("a/b");
+    let rule = [Made::string(0, 0, "A"), somewhere(), behind];
+    assert_eq!(followed(&rule, &[], b"A.B"), "maybe");
+    let rule = [
+        Made::string(0, 0, "A"),
+        somewhere(),
+        Made::any(1, kind::DEFAULT).says("a/default"),
+    ];
+    assert_eq!(followed(&rule, &[], b"A.B"), "maybe");
+    assert_eq!(followed(&rule, &[], b"A.."), "a/default");
+}
