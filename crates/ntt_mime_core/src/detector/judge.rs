@@ -97,10 +97,6 @@ impl Judge {
         let mut last = Vec::new();
         let mut read_end = |buffer: &mut [u8]| {
             let n = buffer.len();
-            if look.size == head.len() as u64 {
-                buffer.copy_from_slice(&head[head.len() - n..]);
-                return true;
-            }
             let read = super::read_at(look.file, buffer, look.size - n as u64);
             let whole = read.is_ok_and(|read| read == n);
             if whole {
@@ -108,7 +104,8 @@ impl Judge {
             }
             whole
         };
-        let mut end = End::new(head.len(), &mut read_end);
+        let whole = look.size == head.len() as u64;
+        let mut end = End::new(head.len(), whole, &mut read_end);
         let mut stage = Stage::Builtin;
         let (by, said, read) = loop {
             let (by, cookie, next) = match filter.judge(stage, head, &mut end) {

@@ -480,6 +480,23 @@ impl Number {
         };
         Some(Number { bytes, big_endian })
     }
+
+    /// The number that is there; None if the bytes aren't.
+    fn read(&self, bytes: &[u8]) -> Option<u64> {
+        let n = self.bytes;
+        let bytes = bytes.get(..n)?;
+        let mut word = [0; 8];
+        Some(match self.big_endian {
+            true => {
+                word[8 - n..].copy_from_slice(bytes);
+                u64::from_be_bytes(word)
+            }
+            false => {
+                word[..n].copy_from_slice(bytes);
+                u64::from_le_bytes(word)
+            }
+        })
+    }
 }
 
 const OP_AND: u8 = 0;
@@ -492,31 +509,66 @@ const OP_DIVIDE: u8 = 6;
 const OP_MODULO: u8 = 7;
 const OPS_MASK: u8 = 0x07;
 const OP_INVERSE: u8 = 0x40;
+const OP_INDIRECT: u8 = 0x80;
+const OP_SIGNED: u8 = 0x20;
+
+/// Where an offset leads that is read from the bytes (`mget`, `do_ops`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Indirection {
+    To(usize),
+    /// The bytes aren't there, or say what can't be.
+    Nowhere,
+    /// It isn't followed here.
+    Untold,
+}
+
+/// Follows an indirect offset that is read from here.
+pub fn indirection(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Indirection {
+    let op = entry.in_op();
+    let Some(number) = Number::of(entry.in_kind()).filter(|number| number.bytes <= 4) else {
+        return Indirection::Untold;
+    };
+    let Some(value) = number.read(bytes.get(offset..).unwrap_or_default()) else {
+        return Indirection::Nowhere;
+    };
+    let shift = 64 - 8 * number.bytes as u32;
+    let value = match op & OP_SIGNED {
+        0 => value as i64,
+        _ => ((value << shift) as i64) >> shift,
+    };
+    let by = i64::from(entry.in_offset());
+    let least = i64::from(i32::MIN);
+    let most = i64::from(u32::MAX);
+    if value >= most || value <= least || by <= least {
+        return Indirection::Nowhere;
+    }
+    let to = match op & OPS_MASK {
+        _ if op & (OP_INDIRECT | OP_INVERSE) != 0 => return Indirection::Untold,
+        _ if by == 0 => value,
+        OP_ADD => value + by,
+        OP_MINUS => value - by,
+        OP_MULTIPLY => value * by,
+        _ => return Indirection::Untold,
+    };
+    match to >= most {
+        true => Indirection::Nowhere,
+        // A negative one is a large one.
+        false => Indirection::To(to as u32 as usize),
+    }
+}
 
 fn number(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
-    let Some(Number {
-        bytes: n,
-        big_endian,
-    }) = Number::of(entry.kind())
-    else {
+    let Some(number) = Number::of(entry.kind()) else {
         return Answer::Maybe.into();
     };
-    let rest = bytes.get(offset..).unwrap_or_default();
-    if rest.len() < n {
+    let n = number.bytes;
+    let Some(value) = number.read(bytes.get(offset..).unwrap_or_default()) else {
         // Eight bytes are never missed: `mget` has no such case, and looks at zeros. And what is missed matches
         // a relation of '!'.
         return match n < 8 && entry.relation() != b'!' {
             true => Answer::No.into(),
             false => Answer::Maybe.into(),
         };
-    }
-    let mut word = [0; 8];
-    let value = if big_endian {
-        word[8 - n..].copy_from_slice(&rest[..n]);
-        u64::from_be_bytes(word)
-    } else {
-        word[..n].copy_from_slice(&rest[..n]);
-        u64::from_le_bytes(word)
     };
     // Casts to the type's width, as `DO_CVT` does them, by cutting the rest off at the end.
     let width = 8 * n as u32;

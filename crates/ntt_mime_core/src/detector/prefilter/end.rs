@@ -10,6 +10,7 @@ pub const MOST: usize = 64;
 /// The last bytes of a file, read when they are asked for.
 pub struct End<'a> {
     length: usize,
+    front: bool,
     read: &'a mut dyn FnMut(&mut [u8]) -> bool,
     bytes: [u8; MOST],
     state: State,
@@ -23,15 +24,21 @@ enum State {
 }
 
 impl<'a> End<'a> {
-    /// The end of a file of which libmagic reads the first `length` bytes. `read` fills a buffer with the file's last
-    /// bytes, and says whether it could.
-    pub fn new(length: usize, read: &'a mut dyn FnMut(&mut [u8]) -> bool) -> End<'a> {
+    /// The end of a file of which libmagic reads the first `length` bytes; `front` if that is all it has. `read` fills a
+    /// buffer with the file's last bytes, and says whether it could.
+    pub fn new(length: usize, front: bool, read: &'a mut dyn FnMut(&mut [u8]) -> bool) -> End<'a> {
         End {
             length,
+            front,
             read,
             bytes: [0; MOST],
             state: State::Unread,
         }
+    }
+
+    /// Is it the same as what is read at the start?
+    pub fn is_front(&self) -> bool {
+        self.front
     }
 
     /// How far back libmagic can look.

@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 
 use super::Compiled;
-use super::check::{Answer, Found, anywhere, check};
+use super::check::{Answer, Found, Indirection, anywhere, check, indirection};
 use super::end::End;
 use super::format::{Entry, VALUE_BYTES, flag, kind};
 use super::tables::Tables;
@@ -82,6 +82,8 @@ enum Place {
     Untold,
     /// Before the start: nothing more of this rule is tried.
     Nowhere,
+    /// Where an offset would be that isn't there: the test is missed.
+    Missing,
 }
 
 /// Where a level of continuations stands. All of it supposes that the level is reached.
@@ -150,6 +152,10 @@ impl Follower<'_, '_> {
             };
             let mut nested = Speech::Never;
             let mut found = match entry.kind() {
+                _ if matches!(place, Place::Missing) => match entry.relation() {
+                    b'!' => Answer::Maybe.into(),
+                    _ => Answer::No.into(),
+                },
                 kind::DEFAULT | kind::CLEAR if entry.relation() != b'x' => Answer::Maybe.into(),
                 kind::DEFAULT => Found {
                     answer: !levels[at].success,
@@ -237,7 +243,7 @@ impl Follower<'_, '_> {
 
     /// Where a test looks. `parent` is where the one before left off, for a continuation, if that is known.
     fn place(
-        &self,
+        &mut self,
         entry: &Entry<'_>,
         parent: Option<Option<usize>>,
         origin: &mut Origin,
@@ -273,23 +279,77 @@ impl Follower<'_, '_> {
         } else if parent.is_some() {
             offset += origin.offset as i64;
         }
-        if entry.flag() & (flag::INDIR | flag::INDIROFFADD) != 0 {
-            return Place::Somewhere;
-        }
         if entry.flag() & flag::OFFADD != 0 {
             match parent {
                 Some(Some(parent)) => offset += parent as i64,
                 _ => return Place::Somewhere,
             }
         }
-        // With a base, libmagic's checks for the end and its places to go on from are not all of one mind.
-        let far = base > 0 && offset + (base + VALUE_BYTES) as i64 > self.bytes.len() as i64;
-        match usize::try_from(offset) {
-            Ok(_) if far => Place::Untold,
-            Ok(offset) if origin.back => Place::Back(offset),
-            Ok(offset) => Place::Front(base + offset),
-            Err(_) => Place::Untold,
+        let Ok(offset) = usize::try_from(offset) else {
+            return Place::Untold;
+        };
+        if entry.flag() & flag::INDIR != 0 {
+            return match base {
+                0 => self.indirect(entry, parent, origin.back, offset),
+                _ => Place::Somewhere,
+            };
         }
+        // With a base, libmagic's checks for the end and its places to go on from are not all of one mind.
+        match base > 0 && offset + base + VALUE_BYTES > self.bytes.len() {
+            true => Place::Untold,
+            false => self.of_buffer(origin.back, base + offset),
+        }
+    }
+
+    /// A place in one of the two buffers. If all of the file is in both they are the same.
+    fn of_buffer(&self, back: bool, offset: usize) -> Place {
+        match &self.end {
+            Some(end) if back && !end.is_front() => Place::Back(offset),
+            _ => Place::Front(offset),
+        }
+    }
+
+    /// Where a test looks whose offset is read from a place.
+    fn indirect(
+        &mut self,
+        entry: &Entry<'_>,
+        parent: Option<Option<usize>>,
+        back: bool,
+        offset: usize,
+    ) -> Place {
+        let to = match self.of_buffer(back, offset) {
+            Place::Back(offset) => match self.last(offset) {
+                Some((last, at)) => indirection(entry, last, at),
+                None => Indirection::Untold,
+            },
+            _ => indirection(entry, self.bytes, offset),
+        };
+        let to = match to {
+            Indirection::To(to) => to,
+            Indirection::Nowhere => return Place::Missing,
+            Indirection::Untold => return Place::Somewhere,
+        };
+        if entry.flag() & flag::INDIROFFADD == 0 {
+            return self.of_buffer(back, to);
+        }
+        match parent {
+            None => Place::Missing,
+            Some(None) => Place::Somewhere,
+            // Numbers of 32 bits.
+            Some(Some(parent)) => match (to as u32).wrapping_add(parent as u32) {
+                0 => Place::Missing,
+                to => self.of_buffer(back, to as usize),
+            },
+        }
+    }
+
+    /// The last bytes that are in hand, if those at this offset of the end are among them, and where.
+    fn last(&mut self, offset: usize) -> Option<(&[u8], usize)> {
+        let end = self.end.as_mut()?;
+        let length = end.length();
+        let last = end.bytes()?;
+        let at = offset.checked_sub(length - last.len())?;
+        Some((last, at))
     }
 
     fn test(&mut self, number: usize, entry: &Entry<'_>, place: Place) -> Found {
@@ -299,27 +359,19 @@ impl Follower<'_, '_> {
         let regex = |region: &[u8]| tables.regex(number, region, where_too);
         match place {
             Place::Front(offset) => check(entry, self.bytes, offset, regex),
-            Place::Back(offset) => {
-                let Some(end) = &mut self.end else {
-                    return Answer::Maybe.into();
-                };
-                let length = end.length();
-                let Some((last, at)) = end.bytes().and_then(|last| {
-                    let at = offset.checked_sub(length - last.len())?;
-                    Some((last, at))
-                }) else {
-                    return Answer::Maybe.into();
-                };
-                let before = length - last.len();
-                let found = check(entry, last, at, regex);
-                Found {
-                    answer: found.answer,
-                    end: found.end.map(|end| end + before),
+            Place::Back(offset) => match self.last(offset) {
+                None => Answer::Maybe.into(),
+                Some((last, at)) => {
+                    let found = check(entry, last, at, regex);
+                    Found {
+                        answer: found.answer,
+                        end: found.end.map(|end| end - at + offset),
+                    }
                 }
-            }
+            },
             Place::Untold => Answer::Maybe.into(),
             Place::Somewhere => anywhere(entry, self.bytes, regex).into(),
-            Place::Nowhere => Answer::No.into(),
+            Place::Nowhere | Place::Missing => Answer::No.into(),
         }
     }
 

@@ -293,6 +293,20 @@ impl<'a> Entry<'a> {
         self.bytes[6]
     }
 
+    /// `in_type`: of the number that an offset is read from.
+    pub fn in_kind(&self) -> u8 {
+        self.bytes[7]
+    }
+
+    /// `in_op`: how `in_offset` is applied to that number.
+    pub fn in_op(&self) -> u8 {
+        self.bytes[8]
+    }
+
+    pub fn in_offset(&self) -> i32 {
+        i32::from_ne_bytes(self.field(16))
+    }
+
     pub fn mask_op(&self) -> u8 {
         self.bytes[9]
     }

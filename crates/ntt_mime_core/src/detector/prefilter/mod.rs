@@ -1,35 +1,34 @@
 //! The prefilter: libmagic's answers without most of its work.
 //!
 //! libmagic tries its rules one after another, 3,548 of them in release 5.44, and nearly all fail at their first
-//! test. Which ones must fail is found out here for all at once, and libmagic is given a database of the others, in
-//! their order. It is libmagic that answers, unless there is nothing left that could: then its answer is known.
+//! test. Which ones must fail is found out here for all at once, and the few others are followed in their order. If
+//! one of them is sure to be what libmagic answers with, or none is left, the answer is known; if not, libmagic is
+//! given a database of those that may matter, and answers itself.
 //!
 //! # Why the answers are the same
 //!
 //! `match` (src/softmagic.c, 5.44, 5.46 and 5.47) walks over the entries of a database. An entry of level 0 begins a
 //! rule; if its test fails, the walk goes on with the next rule, and nothing is kept: what it has written into
 //! `magic_set` (`offset`, `search`, `ms_value`, `c.li`) is written anew before it is read, by the first test of the
-//! next rule. So a rule whose first test fails can be left out. If it succeeds and the rule has neither description
-//! nor MIME type there, its continuations are tried; if none that can be reached has one either, nothing has been
-//! said, `found_match` stays 0, and the walk goes on just so. Such a rule can be left out, too. A rule that *says*
-//! something ends the walk, with a MIME type or without: such a rule is left out only if its first test fails.
+//! next rule. So a rule whose first test fails can be left out. If it succeeds, its continuations are tried ([`follow`]).
+//! There are three ways for that to end, when only MIME types are asked for: an entry with a MIME type is reached, and
+//! ends everything; or only entries with a description, which isn't printed but sets `found_match`, so that the
+//! walk ends behind this rule; or nothing with either, and the walk goes on just as if the rule weren't there.
 //!
-//! What is left out must therefore be known to fail, and that is decided
+//! Each test is known to fail, known to succeed, or *undecided*:
 //!
-//! - for strings and numbers at a fixed offset, by comparing ([`check`]), the most common ones after a look at a
-//!   table by their first bytes ([`Tables`]);
-//! - for searches, by comparing as libmagic does, long ones only if an automaton has seen the longest piece of theirs
-//!   that has no white space in it, in any case;
-//! - for regular expressions by an automaton of all of them, in the same language ([`regex`]);
-//! - for continuations likewise, where the rule itself says nothing;
-//! - for rules for text on the text as libmagic converts it ([`text`]).
+//! - strings and numbers at an offset that can be told are compared as `mget`, `mconvert` and `magiccheck` do ([`check`]),
+//!   the first tests of rules after a look at a table by their first bytes ([`Tables`]);
+//! - so are searches, the long ones of rules for text only if an automaton has seen the longest piece of theirs that
+//!   has no white space in it, in any case;
+//! - regular expressions are matched in the same language by another engine ([`regex`]), those of rules for text only if
+//!   the same automaton has seen a piece that is part of any match;
+//! - rules for text are tried on the text as libmagic converts it ([`text`]).
 //!
-//! Everything else is *undecided* and stays. The whole database is used whenever something isn't followed here: a
-//! text in UTF-16, UTF-32 or EBCDIC; more than 64 KiB of text; a rule that may match and applies all rules to another
-//! part of the file (`indirect`); a set of rules that is too large.
-//!
-//! The rules before the first that is sure to end the walk are all that it sees, so what comes after that isn't even
-//! looked at.
+//! An undecided test keeps its rule, unless nothing that it may lead to says anything; and a rule that is kept is
+//! libmagic's to judge, with all that come after it up to the first that is sure to end the walk. The whole database is
+//! used whenever something isn't followed here: a text in UTF-7, UTF-16, UTF-32 or EBCDIC; a rule that may match and
+//! applies all rules to another part of the file (`indirect`); a set of rules that is too large.
 //!
 //! libmagic answers with the first rule that matches and has a MIME type, after a few [tests of its own](builtin). So
 //! if the rules that come first are enough for an answer other than the two that it has for want of anything better,

@@ -2,7 +2,7 @@
 //!
 //! libmagic compiles the regular expressions of its rules with regcomp(3), REG_EXTENDED and REG_NEWLINE (and REG_ICASE
 //! for some), in the C locale (`alloc_regex` in src/softmagic.c, `file_regcomp` in src/funcs.c; 5.44, 5.46, 5.47). All
-//! that is asked here is whether an expression matches anywhere, so which match POSIX prefers is of no interest, and
+//! that is asked of a rule is whether its expression matches anywhere, so which match POSIX prefers is of no interest, and
 //! what is left is the same language:
 //!
 //! - bytes, not characters;

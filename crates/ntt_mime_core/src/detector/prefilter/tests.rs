@@ -347,7 +347,11 @@ fn a_database_with_any_damage_is_read_without_harm() {
         };
         for KnownFile { content, .. } in known_files() {
             let mut no_end = |_: &mut [u8]| false;
-            prefilter.collect(false, &content, &mut End::new(content.len(), &mut no_end));
+            prefilter.collect(
+                false,
+                &content,
+                &mut End::new(content.len(), false, &mut no_end),
+            );
         }
     }
 }
@@ -363,7 +367,11 @@ fn it_stays_within_its_bounds() {
             continue;
         };
         let mut end = |_: &mut [u8]| false;
-        prefilter.judge(Stage::All, &content, &mut End::new(content.len(), &mut end));
+        prefilter.judge(
+            Stage::All,
+            &content,
+            &mut End::new(content.len(), false, &mut end),
+        );
     }
     let (kept, bytes) = prefilter.subsets.size();
     assert!(

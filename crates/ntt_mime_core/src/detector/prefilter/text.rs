@@ -1,9 +1,10 @@
 //! What the rules for text will see.
 //!
 //! libmagic tries them on the text in UTF-8, whatever it is in (`file_ascmagic` in src/ascmagic.c, `file_encoding` and
-//! `encode_utf8` in src/encoding.c; 5.44, 5.46, 5.47): zeros at the end are cut off, then encodings are tried in
-//! this order: ASCII, of which UTF-7 is a part, UTF-8 with a byte order mark, UTF-8, UTF-32, UTF-16, ISO 8859, other extensions of ASCII, EBCDIC.
-//! What is none of them is not text, and the rules for text aren't tried.
+//! `encode_utf8` in src/encoding.c; 5.44, 5.46, 5.47): zeros at the end are cut off, and what is beyond 64 KiB; then
+//! encodings are tried in this order: ASCII, of which UTF-7 is a part, UTF-8 with a byte order mark, UTF-8, UTF-32,
+//! UTF-16, ISO 8859, other extensions of ASCII, EBCDIC. What is none of them is not text, and the rules for text
+//! aren't tried.
 
 use super::ENCODING_MAX;
 

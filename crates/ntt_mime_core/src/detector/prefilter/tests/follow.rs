@@ -72,7 +72,7 @@ fn followed(rule: &[Made], named: &[Made], bytes: &[u8]) -> String {
         buffer.copy_from_slice(&bytes[bytes.len() - buffer.len()..]);
         true
     };
-    let mut end = End::new(bytes.len(), &mut read_end);
+    let mut end = End::new(bytes.len(), false, &mut read_end);
     let mut follower = Follower {
         compiled: &compiled,
         tables: &tables,
