@@ -146,42 +146,7 @@ impl Follower<'_, '_> {
                 Place::Nowhere => break,
                 _ => {}
             }
-            let offset = match place {
-                Place::Front(offset) => Some(offset),
-                _ => None,
-            };
-            let mut nested = Speech::Never;
-            let mut found = match entry.kind() {
-                _ if matches!(place, Place::Missing) => match entry.relation() {
-                    b'!' => Answer::Maybe.into(),
-                    _ => Answer::No.into(),
-                },
-                kind::DEFAULT | kind::CLEAR if entry.relation() != b'x' => Answer::Maybe.into(),
-                kind::DEFAULT => Found {
-                    answer: !levels[at].success,
-                    end: offset,
-                },
-                kind::CLEAR => Found {
-                    answer: Answer::Yes,
-                    end: offset,
-                },
-                kind::NAME => Found {
-                    answer: Answer::Yes,
-                    end: Some(0),
-                },
-                kind::USE => {
-                    nested = self.used(&entry, place, depth);
-                    Found {
-                        answer: match nested {
-                            Speech::Never => Answer::No,
-                            Speech::Maybe => Answer::Maybe,
-                            _ => Answer::Yes,
-                        },
-                        end: offset,
-                    }
-                }
-                _ => self.test(number, &entry, place),
-            };
+            let (mut found, nested) = self.tried(number, place, levels[at].success, depth);
             if entry.is_conditional() && found.answer == Answer::Yes {
                 found.answer = Answer::Maybe;
             }
@@ -243,6 +208,22 @@ impl Follower<'_, '_> {
 
     /// Where a test looks. `parent` is where the one before left off, for a continuation, if that is known.
     fn place(
+        &mut self,
+        entry: &Entry<'_>,
+        parent: Option<Option<usize>>,
+        origin: &mut Origin,
+        base: usize,
+    ) -> Place {
+        match self.place_in_buffer(entry, parent, origin, base) {
+            // Not all of the end is in hand.
+            Place::Somewhere if matches!(self.of_buffer(origin.back, 0), Place::Back(_)) => {
+                Place::Untold
+            }
+            place => place,
+        }
+    }
+
+    fn place_in_buffer(
         &mut self,
         entry: &Entry<'_>,
         parent: Option<Option<usize>>,
@@ -350,6 +331,48 @@ impl Follower<'_, '_> {
         let last = end.bytes()?;
         let at = offset.checked_sub(length - last.len())?;
         Some((last, at))
+    }
+
+    /// The test of an entry, or what comes of what it uses. `success` is that of the tests before it at its level.
+    fn tried(
+        &mut self,
+        number: usize,
+        place: Place,
+        success: Answer,
+        depth: usize,
+    ) -> (Found, Speech) {
+        let entry = self.compiled.entry(number);
+        let here = |answer| Found {
+            answer,
+            end: match place {
+                Place::Front(offset) => Some(offset),
+                _ => None,
+            },
+        };
+        let mut nested = Speech::Never;
+        let found = match entry.kind() {
+            _ if matches!(place, Place::Missing) => match entry.relation() {
+                b'!' => Answer::Maybe.into(),
+                _ => Answer::No.into(),
+            },
+            kind::DEFAULT | kind::CLEAR if entry.relation() != b'x' => Answer::Maybe.into(),
+            kind::DEFAULT => here(!success),
+            kind::CLEAR => here(Answer::Yes),
+            kind::NAME => Found {
+                answer: Answer::Yes,
+                end: Some(0),
+            },
+            kind::USE => {
+                nested = self.used(&entry, place, depth);
+                here(match nested {
+                    Speech::Never => Answer::No,
+                    Speech::Maybe => Answer::Maybe,
+                    _ => Answer::Yes,
+                })
+            }
+            _ => self.test(number, &entry, place),
+        };
+        (found, nested)
     }
 
     fn test(&mut self, number: usize, entry: &Entry<'_>, place: Place) -> Found {

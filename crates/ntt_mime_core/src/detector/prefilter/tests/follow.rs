@@ -221,3 +221,27 @@ fn what_is_not_sure_is_not_taken_for_granted() {
     assert_eq!(followed(&rule, &[], b"A.B"), "maybe");
     assert_eq!(followed(&rule, &[], b"A.."), "a/default");
 }
+
+#[test]
+fn offsets_are_read_from_the_file() {
+    let indirect = |offset| {
+        let mut made = Made::string(1, offset, "B").flags(flag::INDIR).says("a/b");
+        made.0[7] = kind::LELONG;
+        made
+    };
+    let rule = [Made::string(0, 0, "A"), indirect(1)];
+    assert_eq!(followed(&rule, &[], b"A\x06\0\0\0.B"), "a/b");
+    assert_eq!(followed(&rule, &[], b"A\x05\0\0\0.B"), "never");
+    assert_eq!(followed(&rule, &[], b"A\x07\0\0\0.B"), "never");
+    assert_eq!(followed(&rule, &[], b"A\xff\xff\xff\xffBB"), "never");
+    assert_eq!(followed(&rule, &[], b"A\0\0"), "never");
+    // Of the end of a long file, only the last bytes are known.
+    let rule = [
+        Made::string(0, 5, "E").flags(flag::OFFNEGATIVE),
+        indirect(1),
+    ];
+    let bytes = |to: u8| [&[b'B'; 100], b"E".as_slice(), &[to, 0, 0, 0]].concat();
+    assert_eq!(followed(&rule, &[], &bytes(90)), "a/b");
+    assert_eq!(followed(&rule, &[], &bytes(100)), "never");
+    assert_eq!(followed(&rule, &[], &bytes(1)), "maybe");
+}
