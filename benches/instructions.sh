@@ -68,8 +68,9 @@ for file in "${files[@]}"; do
     row "$(basename -- "$file")" "$(file --brief --mime-type -- "$file")" "$without" "$with"
 done
 
-corpus=/var/tmp/ntt_mime_corpus_${CORPUS:-full}
-[[ -d $corpus ]] || corpus=/var/tmp/ntt_mime_corpus_short
+# As scripts/accuracy.sh and scripts/test.sh make it.
+corpus=${NTT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus}
+[[ -d $corpus ]] || corpus=${NTT_SHORT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus_short}
 if [[ $# -eq 0 && -d $corpus ]]; then
     mapfile -t files < <(find "$corpus/files" -type f -size -16M | sort | shuf -n "${FILES:-600}" --random-source=<(yes))
     # Twice and once: what is made at the start doesn't count.

@@ -35,9 +35,11 @@ fn may_be_tar(bytes: &[u8]) -> bool {
     let field = &header[CHECKSUM];
     let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0B;
     let digits = match field.iter().position(|byte| !blank(byte)) {
+        // No sum is 0: blanks are counted in.
+        None => return false,
         // What isspace(3) takes for blank outside ASCII depends on the locale.
-        Some(first) if field[first].is_ascii() => &field[first..],
-        _ => return true,
+        Some(first) if !field[first].is_ascii() => return true,
+        Some(first) => &field[first..],
     };
     let octal = digits
         .iter()
