@@ -228,6 +228,7 @@ fn search(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
 /// process.
 fn equals(value: &[u8], bytes: &[u8], flags: u32) -> Answer {
     let (mut a, mut b) = (0, 0);
+    let mut unsure = false;
     // Without one of the two, no more is looked at than the value is long, which `bytes` has.
     let whitespace = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
     let end = match flags & whitespace {
@@ -248,6 +249,7 @@ fn equals(value: &[u8], bytes: &[u8], flags: u32) -> Answer {
         // In Turkish locales these have counterparts outside ASCII.
         if !bytes[b].is_ascii() && flags & str_flag::IGNORE_CASE != 0 && b"iI".contains(&wanted) {
             (a, b) = (a + 1, b + 1);
+            unsure = true;
             continue;
         }
         if flags & str_flag::IGNORE_LOWERCASE != 0 && wanted.is_ascii_lowercase() {
@@ -286,6 +288,7 @@ fn equals(value: &[u8], bytes: &[u8], flags: u32) -> Answer {
         }
     }
     match at(b) {
+        _ if unsure => Answer::Maybe,
         _ if flags & str_flag::FULL_WORD == 0 => Answer::Yes,
         Some(next) if next.is_ascii() => Answer::exactly(next == 0 || is_space(next)),
         _ => Answer::Maybe,
