@@ -355,7 +355,13 @@ impl Follower<'_, '_> {
                 b'!' => Answer::Maybe.into(),
                 _ => Answer::No.into(),
             },
-            kind::DEFAULT | kind::CLEAR if entry.relation() != b'x' => Answer::Maybe.into(),
+            // An offset that is read from the file may not be there.
+            kind::DEFAULT | kind::CLEAR
+                if entry.relation() != b'x'
+                    || matches!(place, Place::Somewhere | Place::Untold) =>
+            {
+                Answer::Maybe.into()
+            }
             kind::DEFAULT => here(!success),
             kind::CLEAR => here(Answer::Yes),
             kind::NAME => Found {
