@@ -379,3 +379,19 @@ fn it_stays_within_its_bounds() {
         "{kept} subsets, {bytes} bytes"
     );
 }
+
+#[test]
+fn what_once_made_a_difference_makes_none() {
+    let mut pair = Pair::new();
+    for content in [
+        // Text in UTF-7; one byte before zeros; zeros that hide a text from some tests.
+        &b"+/v+* WARNING: do not edit!\n#include <stdio.h>\n"[..],
+        b"\x9e\0\0\0\0\0\0",
+        b"<?xml version=\0\0\0\0\0",
+        // An offset that is read from beyond the end, and a letter that may have another case elsewhere.
+        b"MZ\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        b"id=\xE9magemagick\n:\n",
+    ] {
+        pair.agree(content, "once");
+    }
+}
