@@ -407,7 +407,9 @@ pub fn anywhere(
             Answer::at_most(cut || memmem::find(bytes, value).is_some())
         }
         // An anchor would hold at the start or the end of what the test looks at.
-        (kind::REGEX, _) if !entry.text().iter().any(|byte| b"^$".contains(byte)) => regex(bytes).0,
+        (kind::REGEX, _) if !entry.text().iter().any(|byte| b"^$".contains(byte)) => {
+            Answer::at_most(regex(bytes).0 != Answer::No)
+        }
         _ => Answer::Maybe,
     }
 }

@@ -245,3 +245,13 @@ fn offsets_are_read_from_the_file() {
     assert_eq!(followed(&rule, &[], &bytes(100)), "never");
     assert_eq!(followed(&rule, &[], &bytes(1)), "maybe");
 }
+
+#[test]
+fn a_match_at_an_unknown_place_is_not_sure() {
+    // An offset of eight bytes isn't followed.
+    let mut regex = Made::named(1, kind::REGEX, 1, "B").flags(flag::INDIR);
+    regex.0[7] = kind::LEQUAD;
+    let rule = [Made::string(0, 0, "A"), regex.says("a/b")];
+    assert_eq!(followed(&rule, &[], b"A........B.."), "maybe");
+    assert_eq!(followed(&rule, &[], b"A..........."), "never");
+}
