@@ -107,7 +107,7 @@ impl Level {
 }
 
 /// How offsets are counted at the moment (`eoffset`, and which buffer is looked at).
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Origin {
     back: bool,
     offset: usize,
@@ -121,10 +121,7 @@ impl Follower<'_, '_> {
 
     /// `base` is added to all offsets, for a named rule.
     fn follow(&mut self, first: usize, end: usize, base: usize, depth: usize) -> Speech {
-        let mut origin = Origin {
-            back: false,
-            offset: 0,
-        };
+        let mut origin = Origin::default();
         let mut levels = vec![Level::entered(true)];
         let mut described = Answer::No;
         let mut said = None;
@@ -214,56 +211,18 @@ impl Follower<'_, '_> {
         origin: &mut Origin,
         base: usize,
     ) -> Place {
-        match self.place_in_buffer(entry, parent, origin, base) {
-            // Not all of the end is in hand.
-            Place::Somewhere if matches!(self.of_buffer(origin.back, 0), Place::Back(_)) => {
-                Place::Untold
-            }
-            place => place,
-        }
-    }
-
-    fn place_in_buffer(
-        &mut self,
-        entry: &Entry<'_>,
-        parent: Option<Option<usize>>,
-        origin: &mut Origin,
-        base: usize,
-    ) -> Place {
-        let relative = entry.flag() & (flag::OFFADD | flag::INDIROFFADD) != 0;
-        let mut offset = i64::from(entry.offset());
-        if entry.flag() & flag::OFFNEGATIVE != 0 {
-            if parent.is_some() && relative {
-                *origin = Origin {
-                    back: false,
-                    offset: 0,
-                };
-                offset = -offset;
-            } else {
-                let length = self.end.as_ref().map(|end| end.length());
-                let (Some(length), 0) = (length, base) else {
-                    // An error, or the end of a text that has been converted.
-                    return Place::Untold;
-                };
-                match usize::try_from(offset).map(|back| length.checked_sub(back)) {
-                    Ok(Some(place)) => {
-                        *origin = Origin {
-                            back: true,
-                            offset: place,
-                        };
-                    }
-                    Ok(None) => return Place::Nowhere,
-                    Err(_) => return Place::Untold,
-                }
-                offset = origin.offset as i64;
-            }
-        } else if parent.is_some() {
-            offset += origin.offset as i64;
-        }
+        let mut offset = match entry.flag() & flag::OFFNEGATIVE {
+            0 if parent.is_none() => i64::from(entry.offset()),
+            0 => origin.offset as i64 + i64::from(entry.offset()),
+            _ => match self.turned(entry, parent.is_some(), origin, base) {
+                Ok(offset) => offset,
+                Err(place) => return place,
+            },
+        };
         if entry.flag() & flag::OFFADD != 0 {
             match parent {
                 Some(Some(parent)) => offset += parent as i64,
-                _ => return Place::Somewhere,
+                _ => return self.somewhere(origin.back),
             }
         }
         let Ok(offset) = usize::try_from(offset) else {
@@ -272,13 +231,44 @@ impl Follower<'_, '_> {
         if entry.flag() & flag::INDIR != 0 {
             return match base {
                 0 => self.indirect(entry, parent, origin.back, offset),
-                _ => Place::Somewhere,
+                _ => self.somewhere(origin.back),
             };
         }
         // With a base, libmagic's checks for the end and its places to go on from are not all of one mind.
         match base > 0 && offset + base + VALUE_BYTES > self.bytes.len() {
             true => Place::Untold,
             false => self.of_buffer(origin.back, base + offset),
+        }
+    }
+
+    /// The offset of a test that counts from the end, and what comes after it too; or, if it counts from the test before,
+    /// backwards, and what comes after it from the start again.
+    fn turned(
+        &self,
+        entry: &Entry<'_>,
+        continues: bool,
+        origin: &mut Origin,
+        base: usize,
+    ) -> Result<i64, Place> {
+        if continues && entry.flag() & (flag::OFFADD | flag::INDIROFFADD) != 0 {
+            *origin = Origin::default();
+            return Ok(-i64::from(entry.offset()));
+        }
+        let length = self.end.as_ref().map(|end| end.length());
+        let (Some(length), 0, Ok(back)) = (length, base, usize::try_from(entry.offset())) else {
+            // An error, or the end of a text that has been converted.
+            return Err(Place::Untold);
+        };
+        let offset = length.checked_sub(back).ok_or(Place::Nowhere)?;
+        *origin = Origin { back: true, offset };
+        Ok(offset as i64)
+    }
+
+    /// Anywhere in one of the two buffers, if all of it is in hand.
+    fn somewhere(&self, back: bool) -> Place {
+        match self.of_buffer(back, 0) {
+            Place::Back(_) => Place::Untold,
+            _ => Place::Somewhere,
         }
     }
 
@@ -308,14 +298,14 @@ impl Follower<'_, '_> {
         let to = match to {
             Indirection::To(to) => to,
             Indirection::Nowhere => return Place::Missing,
-            Indirection::Untold => return Place::Somewhere,
+            Indirection::Untold => return self.somewhere(back),
         };
         if entry.flag() & flag::INDIROFFADD == 0 {
             return self.of_buffer(back, to);
         }
         match parent {
             None => Place::Missing,
-            Some(None) => Place::Somewhere,
+            Some(None) => self.somewhere(back),
             // Numbers of 32 bits.
             Some(Some(parent)) => match (to as u32).wrapping_add(parent as u32) {
                 0 => Place::Missing,
