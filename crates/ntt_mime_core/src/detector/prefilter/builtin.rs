@@ -4,6 +4,7 @@
 //! rules, and in the end says octet-stream of what isn't text, and plain text of what is (`file_default`,
 //! `file_ascmagic_with_encoding` in src/ascmagic.c). What it finds in ELF files counts only if a rule matches.
 
+use super::check::is_space;
 use super::format::Compiled;
 use crate::detector::json;
 
@@ -33,8 +34,7 @@ fn may_be_tar(bytes: &[u8]) -> bool {
         return false;
     };
     let field = &header[CHECKSUM];
-    let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0B;
-    let digits = match field.iter().position(|byte| !blank(byte)) {
+    let digits = match field.iter().position(|byte| !is_space(*byte)) {
         // No sum is 0: blanks are counted in.
         None => return false,
         // What isspace(3) takes for blank outside ASCII depends on the locale.

@@ -1,8 +1,8 @@
 //! One test against bytes: can it succeed?
 //!
 //! This follows `mget`, `mconvert` and `magiccheck` in libmagic's src/softmagic.c (5.44, 5.46, 5.47), for the kinds
-//! of test that are common, and says [`Answer::Maybe`] to everything else: offsets that are read from the file or
-//! count from elsewhere than its start, types that aren't listed here, operators that can divide by zero.
+//! of test that are common, and says [`Answer::Maybe`] to everything else. Where a test looks is told by
+//! [`follow`](super::follow).
 
 use std::ops::Not;
 
@@ -205,10 +205,9 @@ fn search(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
     }
     let matches = |at: usize| equals(value, &rest[at..], flags);
     // The first place that may be one is one, or none can be told.
-    let first_of = |mut places: &mut dyn Iterator<Item = usize>| {
-        let answers = (&mut places).map(|place| (matches(place), place));
-        let mut possible = answers.filter(|(answer, _)| *answer != Answer::No);
-        match possible.next() {
+    let first_of = |places: &mut dyn Iterator<Item = usize>| {
+        let mut answers = places.map(|place| (matches(place), place));
+        match answers.find(|(answer, _)| *answer != Answer::No) {
             Some((Answer::Yes, place)) => found(Some(place)),
             Some((answer, _)) => answer.into(),
             None => Answer::No.into(),
@@ -223,9 +222,8 @@ fn search(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
     first_of(&mut (0..places))
 }
 
-/// `file_strncmp`, with both told to end where their slices do. It can't tell what
-/// libmagic reads beyond the end, nor what letters and spaces are outside ASCII, which depends on the locale of the
-/// process.
+/// `file_strncmp`, with both told to end where their slices do. It can't tell what libmagic reads beyond the end, nor
+/// what letters and spaces are outside ASCII, which depends on the locale of the process.
 fn equals(value: &[u8], bytes: &[u8], flags: u32) -> Answer {
     let (mut a, mut b) = (0, 0);
     let mut unsure = false;
@@ -301,7 +299,7 @@ fn spaces(bytes: &[u8]) -> usize {
 }
 
 /// isspace(3), as far as all locales agree.
-fn is_space(byte: u8) -> bool {
+pub fn is_space(byte: u8) -> bool {
     byte == b' ' || (b'\t'..=b'\r').contains(&byte)
 }
 
@@ -427,12 +425,8 @@ fn region<'a>(entry: &Entry<'_>, rest: &'a [u8]) -> &'a [u8] {
     if lines && entry.range() > 0 {
         region = first_lines(region, entry.range());
     }
-    as_handed_over(region)
-}
-
-/// What regexec(3) sees of a region: the last byte gives way to the zero that ends a C string, and an earlier zero ends
-/// it, too (`magiccheck`).
-pub fn as_handed_over(region: &[u8]) -> &[u8] {
+    // What regexec(3) sees of it: the last byte gives way to the zero that ends a C string, and an earlier zero ends it,
+    // too (`magiccheck`).
     let region = &region[..region.len().saturating_sub(1)];
     &region[..memchr::memchr(0, region).unwrap_or(region.len())]
 }
@@ -502,6 +496,12 @@ impl Number {
             }
         })
     }
+
+    /// One with a sign of that many bytes.
+    fn signed(&self, value: u64) -> i64 {
+        let shift = 64 - 8 * self.bytes as u32;
+        ((value << shift) as i64) >> shift
+    }
 }
 
 const OP_AND: u8 = 0;
@@ -536,10 +536,9 @@ pub fn indirection(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Indirectio
     let Some(value) = number.read(bytes.get(offset..).unwrap_or_default()) else {
         return Indirection::Nowhere;
     };
-    let shift = 64 - 8 * number.bytes as u32;
     let value = match op & OP_SIGNED {
         0 => value as i64,
-        _ => ((value << shift) as i64) >> shift,
+        _ => number.signed(value),
     };
     let by = i64::from(entry.in_offset());
     let least = i64::from(i32::MIN);
@@ -599,7 +598,7 @@ fn number(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
     // `file_signextend`.
     let value = match unsigned {
         true => value,
-        false => (((value << (64 - width)) as i64) >> (64 - width)) as u64,
+        false => number.signed(value) as u64,
     };
     let wanted = entry.number();
     let signed = |value: u64| value as i64;

@@ -51,6 +51,7 @@ mod tests;
 pub mod text;
 
 use std::cell::OnceCell;
+use std::ops::Range;
 
 use self::end::End;
 use self::follow::{Follower, Named, Speech};
@@ -65,6 +66,9 @@ const REGEX_MAX: usize = 8192;
 
 /// Bytes by which the encoding of a text is told, beyond which it is cut off (FILE_ENCODING_MAX in src/file.h).
 const ENCODING_MAX: usize = 64 * 1024;
+
+/// Of rules, by number.
+const ALL: Range<u32> = 0..u32::MAX;
 
 /// A rule: an entry of level 0 and its continuations.
 pub struct Rule {
@@ -220,7 +224,7 @@ impl Prefilter {
             whole: bytes,
             is_text: OnceCell::new(),
         };
-        match walk.over(hits, bytes, Some(end)) {
+        match walk.over(hits.iter(ALL), bytes, Some(end)) {
             Ending::Entry(entry) => return Outcome::Entry(entry),
             Ending::Answered => return Outcome::These,
             Ending::Indirect => return Outcome::All,
@@ -231,31 +235,29 @@ impl Prefilter {
             Text::Utf8(text) => (Some(text), builtin::PLAIN),
             Text::Unknown => return Outcome::All,
         };
-        // Not again those that were walked over early.
-        for late in [false, true] {
-            let Some(text) = text else { break };
+        if let Some(text) = text {
             hits.clear();
-            match (early, late) {
-                (true, false) => tables.find_early_text(text, hits),
-                (true, true) => tables.find_late_text(text, hits),
-                (false, false) => continue,
-                (false, true) => tables.find_text(text, hits),
-            }
+            tables.find_text(text, hits);
+            let first_searched = tables.first_searched();
             let before = walk.candidates.len();
-            match walk.over(hits, text, None) {
-                Ending::Entry(entry) => return Outcome::Entry(entry),
-                Ending::Indirect => return Outcome::All,
-                Ending::Answered | Ending::Described => break,
-                Ending::Through if !late && walk.candidates.len() > before => {
+            let mut ending = walk.over(hits.iter(0..first_searched), text, None);
+            if let Ending::Through = ending {
+                if early && walk.candidates.len() > before {
                     return Outcome::First(Stage::All);
                 }
-                Ending::Through => {}
+                tables.search_text(text, hits);
+                ending = walk.over(hits.iter(first_searched..u32::MAX), text, None);
+            }
+            match ending {
+                Ending::Entry(entry) => return Outcome::Entry(entry),
+                Ending::Indirect => return Outcome::All,
+                Ending::Answered | Ending::Described | Ending::Through => {}
             }
         }
-        if walk.sure {
-            return Outcome::Nothing(said);
+        match walk.sure {
+            true => Outcome::Nothing(said),
+            false => Outcome::These,
         }
-        Outcome::These
     }
 }
 
@@ -265,7 +267,7 @@ enum Ending {
     Entry(usize),
     /// With a MIME type.
     Answered,
-    /// With a description, perhaps.
+    /// With a description, and no MIME type.
     Described,
     /// Behind the last rule.
     Through,
@@ -288,9 +290,13 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Adds the rules that may match among those that were hit: the rules for binary content if there is an `end`, for
-    /// text otherwise.
-    fn over(&mut self, hits: &Hits, bytes: &[u8], end: Option<&mut End<'_>>) -> Ending {
+    /// Adds the rules that may match among these: rules for binary content if there is an `end`, for text otherwise.
+    fn over(
+        &mut self,
+        rules: impl Iterator<Item = usize>,
+        bytes: &[u8],
+        end: Option<&mut End<'_>>,
+    ) -> Ending {
         let mut follower = Follower {
             compiled: self.compiled,
             tables: self.tables,
@@ -298,7 +304,7 @@ impl Walk<'_> {
             bytes,
             end,
         };
-        for number in hits.iter() {
+        for number in rules {
             let rule = &self.rules[number];
             let mut speech = follower.rule(rule.first, rule.end);
             if let Some(wanted) = rule.only_for_text
@@ -311,16 +317,18 @@ impl Walk<'_> {
                     Some(_) => speech,
                 };
             }
-            match speech {
-                Speech::Never => continue,
-                Speech::Maybe if rule.indirect => return Ending::Indirect,
-                _ => self.candidates.push(number as u32),
+            if speech == Speech::Never {
+                continue;
             }
+            if speech == Speech::Maybe && rule.indirect {
+                return Ending::Indirect;
+            }
+            self.candidates.push(number as u32);
             match speech {
                 Speech::Surely(entry) if self.sure => return Ending::Entry(entry),
                 Speech::Surely(_) => return Ending::Answered,
                 Speech::Silently => return Ending::Described,
-                _ => self.sure = false,
+                Speech::Maybe | Speech::Never => self.sure = false,
             }
         }
         Ending::Through

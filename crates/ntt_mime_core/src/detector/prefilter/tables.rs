@@ -4,13 +4,14 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use regex::bytes::{Regex, RegexBuilder};
 use regex_automata::hybrid::dfa;
 use regex_automata::{Anchored, Input};
 
-use super::check::{Answer, Beginning, offset_of};
+use super::check::{Answer, Beginning, is_space, offset_of};
 use super::format::{Compiled, Entry, kind, str_flag};
 use super::regex::{required, translate};
 use super::{REGEX_MAX, Rule};
@@ -40,28 +41,14 @@ impl Hits {
         self.words.fill(0);
     }
 
-    /// Forgets this rule and those after it.
-    fn keep_before(&mut self, rule: u32) {
-        for (at, word) in self.words.iter_mut().enumerate() {
-            *word &= bits_before(rule, at);
-        }
-    }
-
-    /// Forgets the rules before this one.
-    fn keep_from(&mut self, rule: u32) {
-        for (at, word) in self.words.iter_mut().enumerate() {
-            *word &= !bits_before(rule, at);
-        }
-    }
-
     fn add(&mut self, rule: u32) {
         self.words[rule as usize / 64] |= 1 << (rule % 64);
     }
 
-    /// In the order of the rules.
-    pub fn iter(&self) -> impl Iterator<Item = usize> {
-        self.words.iter().enumerate().flat_map(|(at, word)| {
-            let mut word = *word;
+    /// Those among these, in the order of the rules.
+    pub fn iter(&self, among: Range<u32>) -> impl Iterator<Item = usize> {
+        self.words.iter().enumerate().flat_map(move |(at, word)| {
+            let mut word = *word & bits_before(among.end, at) & !bits_before(among.start, at);
             std::iter::from_fn(move || {
                 let bit = word.trailing_zeros() as usize;
                 word &= word.wrapping_sub(1);
@@ -87,7 +74,7 @@ pub struct Tables {
     other_binary: Vec<u32>,
     other_text: Vec<u32>,
     /// The first rule that is found by what follows.
-    first_late: u32,
+    first_searched: u32,
     needles: AhoCorasick,
     /// By the number of the needle.
     rules_of_needle: Vec<Vec<u32>>,
@@ -152,28 +139,24 @@ impl Tables {
         self.other_binary.iter().for_each(|rule| hits.add(*rule));
     }
 
-    /// Finds the rules that may match text, of those that come before any for which all of it is searched.
-    pub fn find_early_text(&self, text: &[u8], hits: &mut Hits) {
-        self.text.find(text, hits);
-        self.other_text.iter().for_each(|rule| hits.add(*rule));
-        hits.keep_before(self.first_late);
-    }
-
-    /// Finds all others that may match text.
-    pub fn find_late_text(&self, text: &[u8], hits: &mut Hits) {
-        self.find_text(text, hits);
-        hits.keep_from(self.first_late);
-    }
-
-    /// Finds the rules that may match text.
+    /// Finds the rules that may match text, but for those for which all of it is searched.
     pub fn find_text(&self, text: &[u8], hits: &mut Hits) {
         self.text.find(text, hits);
         self.other_text.iter().for_each(|rule| hits.add(*rule));
+    }
+
+    /// Finds the others that may match text.
+    pub fn search_text(&self, text: &[u8], hits: &mut Hits) {
         let head = &text[..text.len().min(self.needle_bytes)];
         for found in self.needles.find_overlapping_iter(head) {
             let rules = &self.rules_of_needle[found.pattern().as_usize()];
             rules.iter().for_each(|rule| hits.add(*rule));
         }
+    }
+
+    /// The first rule for which all of a text is searched.
+    pub fn first_searched(&self) -> u32 {
+        self.first_searched
     }
 
     /// Does the regular expression of this entry match in `region`, which is what libmagic matches it against? And where,
@@ -301,9 +284,9 @@ impl Builder {
 
     fn finish(self) -> Option<Tables> {
         let (needles, rules_of_needle): (Vec<_>, Vec<_>) = self.needles.into_iter().unzip();
-        let late = rules_of_needle.iter().flatten();
+        let searched = rules_of_needle.iter().flatten();
         Some(Tables {
-            first_late: late.copied().min().unwrap_or(u32::MAX),
+            first_searched: searched.copied().min().unwrap_or(u32::MAX),
             binary: Beginnings::new(self.binary),
             text: Beginnings::new(self.text),
             other_binary: self.other_binary,
@@ -335,7 +318,7 @@ fn needle(entry: &Entry<'_>) -> Option<(Vec<Vec<u8>>, usize)> {
     if !value.is_ascii() {
         return None;
     }
-    let pieces = value.split(|byte| byte.is_ascii_whitespace() || *byte == 0x0B);
+    let pieces = value.split(|byte| is_space(*byte));
     let longest = pieces.max_by_key(|piece| piece.len())?;
     let needles = vec![longest.to_ascii_lowercase()];
     (longest.len() >= SHORTEST_NEEDLE).then_some((needles, offset + range + value.len()))

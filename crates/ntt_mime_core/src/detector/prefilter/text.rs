@@ -74,7 +74,11 @@ fn classes_of(bytes: &[u8]) -> u8 {
 /// (`file_encoding`)? Tests may depend on it. None if that isn't known here.
 pub fn looks_like_text(bytes: &[u8]) -> Option<bool> {
     let bytes = &bytes[..bytes.len().min(ENCODING_MAX)];
-    let seen = classes_of(bytes);
+    is_text(bytes, classes_of(bytes))
+}
+
+/// Are bytes in which these classes occur text in some encoding?
+fn is_text(bytes: &[u8], seen: u8) -> Option<bool> {
     match seen & NEVER {
         _ if is_marked(bytes) => None,
         0 if seen & LATELY != 0 => None,
@@ -107,14 +111,10 @@ pub fn text_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
             false => Text::Utf8(bytes),
         };
     }
-    if is_marked(bytes) || seen & LATELY != 0 && seen & NEVER == 0 {
-        return Text::Unknown;
-    }
-    if seen & NEVER != 0 {
-        return match seen & EBCDIC_NEVER {
-            0 => Text::Unknown,
-            _ => Text::Binary,
-        };
+    match is_text(bytes, seen) {
+        None => return Text::Unknown,
+        Some(false) => return Text::Binary,
+        Some(true) => {}
     }
     let (body, marked) = match bytes.strip_prefix(b"\xEF\xBB\xBF") {
         Some(rest) if !rest.is_empty() => (rest, true),
