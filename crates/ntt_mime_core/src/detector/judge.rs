@@ -94,15 +94,10 @@ impl Judge {
             return self.whole(look);
         };
         let head = look.head;
-        let mut last = Vec::new();
         let mut read_end = |buffer: &mut [u8]| {
             let n = buffer.len();
             let read = super::read_at(look.file, buffer, look.size - n as u64);
-            let whole = read.is_ok_and(|read| read == n);
-            if whole {
-                last = buffer.to_vec();
-            }
-            whole
+            read.is_ok_and(|read| read == n)
         };
         let whole = look.size == head.len() as u64;
         let mut end = End::new(head.len(), whole, &mut read_end);
@@ -126,7 +121,7 @@ impl Judge {
             by,
             said,
             read,
-            end: last,
+            end: end.read_bytes().unwrap_or_default().to_vec(),
         }
     }
 

@@ -284,13 +284,11 @@ impl<'a> Looks<'a> {
         let begun = Instant::now();
         let end = wanted(self.size, end);
         let head = &mut self.buffers.head;
-        let mut have = head.len();
+        let have = head.len();
         if have < end {
             head.resize(end, 0);
-            let read = read_at(self.file, &mut head[have..], have as u64);
-            have += *read.as_ref().unwrap_or(&0);
-            head.truncate(have);
-            read?;
+            let read = read_at(self.file, &mut head[have..], have as u64)?;
+            head.truncate(have + read);
         }
         self.time += begun.elapsed();
         Ok(())

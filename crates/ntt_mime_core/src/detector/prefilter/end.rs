@@ -48,13 +48,18 @@ impl<'a> End<'a> {
 
     /// As many of the last bytes as are kept; None if they can't be read.
     pub fn bytes(&mut self) -> Option<&[u8]> {
-        let kept = self.length.min(MOST);
         if self.state == State::Unread {
+            let kept = self.length.min(MOST);
             self.state = match (self.read)(&mut self.bytes[..kept]) {
                 true => State::Read,
                 false => State::Unreadable,
             };
         }
-        (self.state == State::Read).then(|| &self.bytes[..kept])
+        self.read_bytes()
+    }
+
+    /// Those bytes, if they have been read.
+    pub fn read_bytes(&self) -> Option<&[u8]> {
+        (self.state == State::Read).then(|| &self.bytes[..self.length.min(MOST)])
     }
 }

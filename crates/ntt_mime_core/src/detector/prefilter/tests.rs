@@ -375,7 +375,7 @@ fn it_stays_within_its_bounds() {
     }
     let (kept, bytes) = prefilter.subsets.size();
     assert!(
-        kept > 3 && kept <= 64 && bytes <= 6 << 20,
+        kept > 3 && kept <= 8 && bytes <= 2 << 20,
         "{kept} subsets, {bytes} bytes"
     );
 }
