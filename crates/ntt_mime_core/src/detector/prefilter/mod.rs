@@ -226,9 +226,8 @@ impl Prefilter {
         };
         match walk.over(hits.iter(ALL), bytes, Some(end)) {
             Ending::Entry(entry) => return Outcome::Entry(entry),
-            Ending::Answered => return Outcome::These,
             Ending::Indirect => return Outcome::All,
-            Ending::Described | Ending::Through => {}
+            Ending::Here | Ending::Through => {}
         }
         let (text, said) = match text_of(bytes, &mut self.converted) {
             Text::Binary => (None, builtin::DATA),
@@ -251,7 +250,7 @@ impl Prefilter {
             match ending {
                 Ending::Entry(entry) => return Outcome::Entry(entry),
                 Ending::Indirect => return Outcome::All,
-                Ending::Answered | Ending::Described | Ending::Through => {}
+                Ending::Here | Ending::Through => {}
             }
         }
         match walk.sure {
@@ -265,11 +264,9 @@ impl Prefilter {
 enum Ending {
     /// At this entry, with its MIME type, and nothing before it can have one.
     Entry(usize),
-    /// With a MIME type.
-    Answered,
-    /// With a description, and no MIME type.
-    Described,
-    /// Behind the last rule.
+    /// At the rule that was collected last, or before. Perhaps without a MIME type: then the rules for text are tried.
+    Here,
+    /// Perhaps behind the last rule only.
     Through,
     /// Not without all rules.
     Indirect,
@@ -326,8 +323,7 @@ impl Walk<'_> {
             self.candidates.push(number as u32);
             match speech {
                 Speech::Surely(entry) if self.sure => return Ending::Entry(entry),
-                Speech::Surely(_) => return Ending::Answered,
-                Speech::Silently => return Ending::Described,
+                Speech::Surely(_) | Speech::Silently => return Ending::Here,
                 Speech::Maybe | Speech::Never => self.sure = false,
             }
         }

@@ -394,4 +394,10 @@ fn what_once_made_a_difference_makes_none() {
     ] {
         pair.agree(content, "once");
     }
+    // A rule that may say something, but says nothing, and yet ends the walk before one that would answer.
+    let mut mail = b"Delivered-To: somebody\nDate: ".to_vec();
+    mail.resize(8172, b'\n');
+    mail[70..72].copy_from_slice(b"\xCD!");
+    mail.extend(b"SWAPSPACE2");
+    pair.agree(&mail, "once");
 }
