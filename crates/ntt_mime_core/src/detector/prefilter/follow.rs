@@ -135,7 +135,10 @@ impl Follower<'_, '_> {
             let parent = at.checked_sub(1).map(|above| levels[above].end);
             let sure = levels[at].sure;
             // What comes after it counts from there.
-            let turns = entry.flag() & flag::OFFNEGATIVE != 0;
+            let turns = match entry.flag() & (flag::OFFNEGATIVE | flag::OFFPOSITIVE) {
+                flag::OFFPOSITIVE => origin.back,
+                sign => sign != 0,
+            };
             let place = self.place(&entry, parent, &mut origin, base);
             match place {
                 Place::Untold if turns => return Speech::Maybe,
@@ -184,9 +187,10 @@ impl Follower<'_, '_> {
             if entry.kind() == kind::DER && at > 0 {
                 levels[at - 1].end = None;
             }
-            // Those of a search or a regular expression have it added, and again where they are used.
+            // Those that keep the base have it added again where they are used.
             let added = match entry.kind() {
-                kind::SEARCH | kind::REGEX | kind::NAME => 0,
+                kind::NAME => 0,
+                kind::SEARCH | kind::REGEX if self.compiled.searches_keep_base() => 0,
                 _ => base,
             };
             // If that is out of what is looked at, its continuations aren't tried.
@@ -211,8 +215,10 @@ impl Follower<'_, '_> {
         origin: &mut Origin,
         base: usize,
     ) -> Place {
+        if entry.flag() & flag::OFFPOSITIVE != 0 {
+            *origin = Origin::default();
+        }
         let mut offset = match entry.flag() & flag::OFFNEGATIVE {
-            0 if parent.is_none() => i64::from(entry.offset()),
             0 => origin.offset as i64 + i64::from(entry.offset()),
             _ => match self.turned(entry, parent.is_some(), origin, base) {
                 Ok(offset) => offset,

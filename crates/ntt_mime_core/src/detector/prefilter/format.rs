@@ -6,7 +6,7 @@
 //!
 //! | version | releases | bytes an entry | what differs |
 //! |---:|---|---:|---|
-//! | 18 | 5.44 | 376 | `cont_level` is the first word, `flag` a byte after it |
+//! | 18 | 5.44 | 376 | `cont_level` is the first word, `flag` a byte after it; searches keep the base |
 //! | 20 | 5.46 | 432 | `flag` is the first word, `cont_level` a byte after it; `ext` is longer |
 //! | 21 | Debian's 5.47 | 432 | as 20, with two more types of tests |
 //!
@@ -29,6 +29,8 @@ struct Layout {
     entry_bytes: usize,
     /// `flag` is the first word and `cont_level` the third byte; the other way round otherwise.
     flag_first: bool,
+    /// See [`Compiled::searches_keep_base`].
+    searches_keep_base: bool,
 }
 
 const LAYOUTS: [Layout; 3] = [
@@ -36,16 +38,19 @@ const LAYOUTS: [Layout; 3] = [
         version: 18,
         entry_bytes: 376,
         flag_first: false,
+        searches_keep_base: true,
     },
     Layout {
         version: 20,
         entry_bytes: 432,
         flag_first: true,
+        searches_keep_base: false,
     },
     Layout {
         version: 21,
         entry_bytes: 432,
         flag_first: true,
+        searches_keep_base: false,
     },
 ];
 
@@ -58,6 +63,8 @@ pub mod flag {
     pub const BINTEST: u16 = 0x20;
     pub const TEXTTEST: u16 = 0x40;
     pub const OFFNEGATIVE: u16 = 0x80;
+    /// Since version 20.
+    pub const OFFPOSITIVE: u16 = 0x100;
 }
 
 /// `str_flags`.
@@ -209,6 +216,12 @@ impl Compiled {
     /// Bytes of one entry.
     pub fn entry_bytes(&self) -> usize {
         self.layout.entry_bytes
+    }
+
+    /// Where a search or a regular expression of a named rule leaves off counts from the start of the file in this
+    /// release, not from where the rule is used as it does after all other tests (`moffset` in src/softmagic.c).
+    pub fn searches_keep_base(&self) -> bool {
+        self.layout.searches_keep_base
     }
 
     /// Entries of rules, with their continuations.
