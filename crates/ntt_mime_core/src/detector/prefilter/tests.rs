@@ -34,6 +34,7 @@ struct Pair {
     filtered: Detector,
     prefiltered: u32,
     fallbacks: u32,
+    strayed: u32,
 }
 
 impl Pair {
@@ -52,10 +53,11 @@ impl Pair {
             filtered: detector(true),
             prefiltered: 0,
             fallbacks: 0,
+            strayed: 0,
         }
     }
 
-    /// Panics if they don't agree, having written the content down.
+    /// Panics if they don't agree, having written the content down, unless libmagic went astray.
     fn agree(&mut self, content: &[u8], what: &str) {
         let filtered = self.filtered.detect_bytes(content);
         if let Ok(detection) = &filtered {
@@ -71,12 +73,31 @@ impl Pair {
             let path =
                 std::env::temp_dir().join(format!("ntt_mime_difference_{}", std::process::id()));
             std::fs::write(&path, content).expect("the temporary folder takes it");
+            if file_says(&path) == filtered {
+                eprintln!("{what}: {whole} with all rules, {filtered} with some, and by file(1)");
+                self.strayed += 1;
+                return;
+            }
             panic!(
                 "{what}: {whole} with all rules, {filtered} with some: {}",
                 path.display()
             );
         }
     }
+}
+
+/// What file(1) says of a file, in a process whose memory holds nothing of other files.
+///
+/// libmagic looks at the byte after a whole word (`STRING_FULL_WORD` in `file_strncmp`, src/softmagic.c of 5.46) even where
+/// a converted text ends with that word: in memory that hasn't been written to, or was for another file (`utf8_buf` in
+/// src/ascmagic.c). So what it says there in a process that lives on depends on what came before.
+fn file_says(path: &Path) -> String {
+    let said = std::process::Command::new("/usr/bin/file")
+        .args(["--brief", "--mime-type"])
+        .arg(path)
+        .output()
+        .expect("file(1) is there");
+    String::from_utf8_lossy(&said.stdout).trim().to_owned()
 }
 
 fn database() -> Compiled {
@@ -89,14 +110,14 @@ fn database() -> Compiled {
 fn in_parallel(count: usize, work: impl Fn(&mut Pair, usize) + Sync) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
-    let looks: Vec<(u32, u32)> = std::thread::scope(|scope| {
+    let looks: Vec<[u32; 3]> = std::thread::scope(|scope| {
         let start = || {
             scope.spawn(|| {
                 let mut pair = Pair::new();
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
                     if n >= count {
-                        return (pair.prefiltered, pair.fallbacks);
+                        return [pair.prefiltered, pair.fallbacks, pair.strayed];
                     }
                     work(&mut pair, n);
                 }
@@ -109,12 +130,15 @@ fn in_parallel(count: usize, work: impl Fn(&mut Pair, usize) + Sync) {
             .collect()
     });
     // Otherwise there would be nothing to compare.
-    let (with, without) = looks
-        .iter()
-        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let sum = |which: usize| looks.iter().map(|one| one[which]).sum::<u32>();
+    let (with, without, strayed) = (sum(0), sum(1), sum(2));
     assert!(
         with > 10 * without,
         "{with} looks with a prefilter, {without} without"
+    );
+    assert!(
+        strayed as usize <= count.div_ceil(100_000),
+        "file(1) contradicts libmagic in {strayed} of {count} cases, which is no accident"
     );
 }
 
