@@ -1,7 +1,7 @@
 -- Nothing for PUBLIC; what the predefined roles of PostgreSQL stand for.
 
 REVOKE ALL ON FUNCTION ntt_detect_mime(text), ntt_detect_mime(bytea), ntt_inspect_blob(text),
-    ntt_mime_version(), ntt_cancel_backfill(bigint) FROM PUBLIC;
+    ntt_mime_version(), ntt_cancel_backfill(bigint), ntt_mime_suggest_index(regclass) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE ntt_backfill_mime(int, int, bigint, boolean, regclass, boolean, bigint, bigint, bigint, bigint, interval)
     FROM PUBLIC;
 REVOKE ALL ON SCHEMA ntt_mime FROM PUBLIC;
@@ -11,3 +11,4 @@ GRANT EXECUTE ON FUNCTION ntt_detect_mime(text), ntt_detect_mime(bytea), ntt_ins
     ntt_mime_version() TO pg_read_server_files;
 GRANT USAGE ON SCHEMA ntt_mime TO pg_monitor;
 GRANT SELECT ON ntt_mime.run, ntt_mime.progress TO pg_monitor;
+GRANT EXECUTE ON FUNCTION ntt_mime_suggest_index(regclass) TO pg_monitor;

@@ -58,7 +58,7 @@ COMMENT ON COLUMN ntt_mime.run.started_at IS 'when the run started';
 COMMENT ON COLUMN ntt_mime.run.finished_at IS 'when the run ended, or was found to have ended';
 COMMENT ON COLUMN ntt_mime.run.pid IS 'process ID of the backend that ran CALL';
 COMMENT ON COLUMN ntt_mime.run.role_name IS 'role that ran it';
-COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run, and how many looks its prefilter made shorter (prefiltered) or could not (prefilter_fallbacks)';
+COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many looks its prefilter made shorter (prefiltered) or could not (prefilter_fallbacks); all of its workers'' time, and what of it they waited (worker_ms, idle_ms)';
 COMMENT ON COLUMN ntt_mime.run.workers IS 'background workers that it got';
 COMMENT ON COLUMN ntt_mime.run.leaves_total IS 'leaf partitions found, 1 for a plain table';
 COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions looked at to their end';
@@ -75,7 +75,7 @@ COMMENT ON COLUMN ntt_mime.run.failures IS 'distinct blobs that could not be det
 COMMENT ON COLUMN ntt_mime.run.bytes_read IS 'bytes of blobs read, by libmagic itself too';
 COMMENT ON COLUMN ntt_mime.run.scan_ms IS 'time of all workers spent reading pending rows, in milliseconds';
 COMMENT ON COLUMN ntt_mime.run.read_ms IS 'time of all workers spent opening and reading blobs, in milliseconds';
-COMMENT ON COLUMN ntt_mime.run.detect_ms IS 'time of all workers spent in detection, in milliseconds';
+COMMENT ON COLUMN ntt_mime.run.detect_ms IS 'time of all workers spent in detection, in milliseconds: libmagic''s and the prefilter''s, and that of asking and being told';
 COMMENT ON COLUMN ntt_mime.run.update_ms IS 'time of all workers spent in UPDATE, in milliseconds';
 COMMENT ON COLUMN ntt_mime.run.commit_ms IS 'time of all workers spent in COMMIT of updates, in milliseconds';
 COMMENT ON COLUMN ntt_mime.run.libmagic IS 'release of libmagic that detected';

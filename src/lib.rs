@@ -34,6 +34,11 @@ extension_sql_file!(
     name = "procedures",
     requires = ["functions"]
 );
+extension_sql_file!(
+    "../sql/advice.sql",
+    name = "advice",
+    requires = ["procedures"]
+);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
 #[pg_guard]

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::cache::{Lookup, Outcome, RunCache, SlotIndex};
@@ -110,6 +110,10 @@ pub struct Finder<'a> {
     counters: &'a Counters,
     examiner: Examiner,
     note: Arc<Note>,
+    /// Time of the examiner's spent opening and reading blobs of the chunk at hand.
+    read_time: Duration,
+    /// Time spent waiting for other workers with the chunk at hand.
+    wait_time: Duration,
     /// An examiner of this process is lost in a blob. It ends with the process only.
     pub worn: bool,
 }
@@ -142,15 +146,20 @@ impl<'a> Finder<'a> {
         number: usize,
         note: Arc<Note>,
     ) -> Result<Finder<'a>, Error> {
+        let counters = &shared.worker(number).counters;
+        let begun = Instant::now();
         let examiner = start_examiner(job, &note)?;
+        add_time(&counters.detect_us, begun.elapsed());
         crate::detect::complain(&examiner.complaints);
         Ok(Finder {
             job,
             shared,
             cache: shared.cache(memory),
-            counters: &shared.worker(number).counters,
+            counters,
             examiner,
             note,
+            read_time: Duration::ZERO,
+            wait_time: Duration::ZERO,
             worn: false,
         })
     }
@@ -158,6 +167,19 @@ impl<'a> Finder<'a> {
     /// Finds the type of each distinct blob of a chunk. False if the run was stopped meanwhile, so
     /// that the chunk is not to be used.
     pub fn find(&mut self, chunk: &mut Chunk) -> Result<bool, PgError> {
+        let begun = Instant::now();
+        let found = self.find_untimed(chunk);
+        // What isn't reading is detection: libmagic's time, and what it takes to ask and to be told.
+        let read_time = std::mem::take(&mut self.read_time);
+        let wait_time = std::mem::take(&mut self.wait_time);
+        let detect_time = begun.elapsed().saturating_sub(read_time + wait_time);
+        add_time(&self.counters.read_us, read_time);
+        add_time(&self.counters.idle_us, wait_time);
+        add_time(&self.counters.detect_us, detect_time);
+        found
+    }
+
+    fn find_untimed(&mut self, chunk: &mut Chunk) -> Result<bool, PgError> {
         let (todo, waiting) = self.look_up(chunk);
         let mut records = Records::default();
         if !self.examine(chunk, todo, &mut records)? {
@@ -302,13 +324,13 @@ impl<'a> Finder<'a> {
 
     /// Takes a result of the examiner's.
     fn take(
-        &self,
+        &mut self,
         wanted: &mut Wanted,
         slot: Option<SlotIndex>,
         examined: Examined,
         records: &mut Records,
     ) -> Result<(), PgError> {
-        add_time(&self.counters.read_us, examined.open_time);
+        self.read_time += examined.open_time;
         match examined
             .result
             .and_then(|detection| self.fitting(detection))
@@ -335,7 +357,7 @@ impl<'a> Finder<'a> {
     }
 
     /// The type that was detected, if it fits into the column.
-    fn fitting(&self, detection: Detection) -> Result<String, Trouble> {
+    fn fitting(&mut self, detection: Detection) -> Result<String, Trouble> {
         add(&self.counters.detections, 1);
         add(&self.counters.bytes_read, detection.bytes_read);
         add(&self.counters.prefiltered, detection.prefiltered.into());
@@ -343,8 +365,7 @@ impl<'a> Finder<'a> {
             &self.counters.prefilter_fallbacks,
             detection.fallbacks.into(),
         );
-        add_time(&self.counters.read_us, detection.read_time);
-        add_time(&self.counters.detect_us, detection.detect_time);
+        self.read_time += detection.read_time;
         match self.job.mime_type_limit {
             Some(limit) if detection.mime_type.chars().count() > limit => {
                 Err(Trouble::Blob(Failure {
@@ -416,14 +437,17 @@ impl<'a> Finder<'a> {
 
     /// Waits until the worker that is at a blob has its outcome. Every worker first does all that it
     /// has claimed and waits only then, so no two can wait for each other. None: stopped.
-    fn wait_for(&self, slot: SlotIndex) -> Option<Lookup> {
-        loop {
+    fn wait_for(&mut self, slot: SlotIndex) -> Option<Lookup> {
+        let begun = Instant::now();
+        let lookup = loop {
             match self.cache.poll(slot) {
-                Lookup::Busy(_) if self.stopped_now() => return None,
-                Lookup::Busy(_) => latch::wait(std::time::Duration::from_millis(1)),
-                lookup => return Some(lookup),
+                Lookup::Busy(_) if self.stopped_now() => break None,
+                Lookup::Busy(_) => latch::wait(Duration::from_millis(1)),
+                lookup => break Some(lookup),
             }
-        }
+        };
+        self.wait_time += begun.elapsed();
+        lookup
     }
 
     fn stopped_now(&self) -> bool {

@@ -118,17 +118,21 @@ pub struct RunRow {
     pub commit_ms: f64,
     pub mime_counts: BTreeMap<String, u64>,
     /// Comes to the options of the run.
-    pub options: Prefiltering,
+    pub options: Additions,
     pub error: Option<String>,
 }
 
-/// How often the prefilter was of use.
+/// What the columns of a run don't say.
 #[derive(Serialize, Default, Clone, Debug)]
-pub struct Prefiltering {
+pub struct Additions {
     /// Looks that it has spared libmagic, all of it or most of its rules.
     pub prefiltered: u64,
     /// Looks with all rules since it wasn't sure.
     pub prefilter_fallbacks: u64,
+    /// Time of all workers, from when they are connected: what the columns tell, `idle_ms`, and little else.
+    pub worker_ms: f64,
+    /// Time of all workers spent waiting: for others, for the leader, between batches.
+    pub idle_ms: f64,
 }
 
 fn run_sql(sql: &str, arguments: &[DatumWithOid<'_>]) {

@@ -14,7 +14,7 @@ use ntt_mime_core::note::{self, LeftBehind};
 use ntt_mime_core::store::Store;
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
 
-use super::history::{self, NewFailure, Prefiltering, RunRow};
+use super::history::{self, Additions, NewFailure, RunRow};
 use super::options::{Arguments, Job, Options};
 use super::progress::{self, Progress};
 use super::shared::{self, Shared, Stop, WorkerState};
@@ -221,6 +221,7 @@ impl Leader {
             options: self.options.clone(),
             target: self.target.oid.to_u32(),
             partitioned: self.target.partitioned,
+            row_security: self.target.row_security,
             mime_type_limit: self.target.mime_type_limit,
             failures_on_record,
             session: bgworker::Session::current(),
@@ -464,9 +465,11 @@ impl Leader {
                 .counts()
                 .map(|(mime_type, blobs)| (mime_type.to_owned(), blobs))
                 .collect(),
-            options: Prefiltering {
+            options: Additions {
                 prefiltered: totals.prefiltered,
                 prefilter_fallbacks: totals.prefilter_fallbacks,
+                worker_ms: ms(totals.worker_us),
+                idle_ms: ms(totals.idle_us),
             },
             error,
         }
@@ -518,7 +521,7 @@ impl Leader {
 
     fn tell(&self, row: &RunRow, elapsed: Duration) {
         let rate = row.blobs as f64 / elapsed.as_secs_f64().max(0.001);
-        pgrx::notice!(
+        let summary = format!(
             "run {} {}: {} blobs, {} rows filled, {} failures in {}, {rate:.0} blobs/s",
             self.run_id,
             row.status,
@@ -527,6 +530,11 @@ impl Leader {
             row.failures,
             progress::human(elapsed),
         );
+        let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+        match progress::shares(row) {
+            Some(shares) => ereport!(PgLogLevel::NOTICE, code, summary, shares),
+            None => ereport!(PgLogLevel::NOTICE, code, summary),
+        }
         let locked = self.leaves.values().filter(|seen| seen.locked).count();
         if locked > 0 {
             ereport!(

@@ -1,19 +1,25 @@
-//! The SQL on one leaf: reading its pending rows, and filling them.
+//! What is done to one leaf: reading its pending rows, and filling them.
 //!
-//! Both statements are range scans over TIDs: a batch is read in physical order and updated in the
-//! same range, joined by a hash on the batch's few distinct blobids. (Joining on an array of TIDs
-//! plans as a full scan of the leaf, a batch; going by an index on blobid writes pages in random
-//! order, with a full-page image each.) See [`crate::pg::plan`] for how they are planned.
+//! Both go by ranges of TIDs: a batch is read in physical order, without a statement ([`crate::pg::scan`]),
+//! and updated in the same range, joined by a hash on the batch's few distinct blobids. (Joining on an array
+//! of TIDs plans as a full scan of the leaf, a batch; going by an index on blobid writes pages in random
+//! order, with a full-page image each.) Where few rows are pending and an index knows them, a leaf isn't
+//! read from end to end: they are looked up there, and updated by their TIDs. See [`crate::pg::plan`] for
+//! how statements are planned.
 //!
 //! The leaf is locked by oid first and named afterwards, so that a rename, or another table under
 //! the old name, can't lead us astray, and it is checked under the lock that it still is a leaf.
+//!
+//! A leaf costs three transactions: one that reads, one that plans and builds the partition's constraint,
+//! one that updates. With a hundred thousand small leaves that is what counts.
 
 use pgrx::pg_sys;
 
 use super::options::Job;
+use crate::pg::index_hint;
 use crate::pg::lock::LockedLeaf;
 use crate::pg::plan::{self, LeafPlan};
-use crate::pg::tx;
+use crate::pg::{scan, tx};
 
 /// A row's place: block and offset.
 pub type Tid = pg_sys::ItemPointerData;
@@ -57,6 +63,7 @@ impl From<tx::PgError> for Trouble {
     }
 }
 
+/// Where row security applies.
 fn scan_sql(leaf: &str) -> String {
     format!(
         "SELECT ctid, blobid FROM ONLY {leaf} \
@@ -66,6 +73,16 @@ fn scan_sql(leaf: &str) -> String {
 }
 
 const SCAN_ARGUMENTS: [pg_sys::Oid; 3] = [pg_sys::TIDOID, pg_sys::TIDOID, pg_sys::INT8OID];
+
+/// For an index that knows the pending rows.
+fn scan_few_sql(leaf: &str) -> String {
+    format!(
+        "SELECT ctid, blobid FROM ONLY {leaf} \
+          WHERE mime_type IS NULL AND blobid IS NOT NULL LIMIT $1"
+    )
+}
+
+const SCAN_FEW_ARGUMENTS: [pg_sys::Oid; 1] = [pg_sys::INT8OID];
 
 fn update_sql(leaf: &str) -> String {
     format!(
@@ -98,6 +115,42 @@ const UPDATE_ARGUMENTS: [pg_sys::Oid; 4] = [
     pg_sys::TEXTARRAYOID,
 ];
 
+/// For a few rows far apart. An array of TIDs in the WHERE clause, not joined to, plans as a scan of
+/// these.
+fn update_few_sql(leaf: &str) -> String {
+    format!(
+        "UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
+           FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS found(blobid, mime_type) \
+          WHERE leaf.ctid OPERATOR(pg_catalog.=) ANY ($1) \
+            AND leaf.blobid OPERATOR(pg_catalog.=) found.blobid AND leaf.mime_type IS NULL"
+    )
+}
+
+/// For a few rows of which somebody holds some.
+fn update_free_few_sql(leaf: &str) -> String {
+    format!(
+        "WITH free AS (SELECT ctid FROM ONLY {leaf} AS leaf \
+                        WHERE ctid OPERATOR(pg_catalog.=) ANY ($1) \
+                          AND mime_type IS NULL AND blobid IS NOT NULL \
+                          FOR NO KEY UPDATE SKIP LOCKED) \
+         UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
+           FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS found(blobid, mime_type), free \
+          WHERE leaf.ctid OPERATOR(pg_catalog.=) ANY ($1) \
+            AND leaf.ctid OPERATOR(pg_catalog.=) free.ctid \
+            AND leaf.blobid OPERATOR(pg_catalog.=) found.blobid AND leaf.mime_type IS NULL"
+    )
+}
+
+const UPDATE_FEW_ARGUMENTS: [pg_sys::Oid; 3] = [
+    pg_sys::TIDARRAYOID,
+    pg_sys::TEXTARRAYOID,
+    pg_sys::TEXTARRAYOID,
+];
+
+/// Blocks from which on it is worth asking whether an index knows a leaf's pending rows: to read fewer takes
+/// little longer than to plan.
+const WORTH_AN_INDEX: u32 = 64;
+
 /// How often an update is begun again because the partition constraint has gone from the relation
 /// cache meanwhile. After that it goes ahead, with a lock on the parent for this one batch.
 const CONSTRAINT_ATTEMPTS: u32 = 10;
@@ -109,20 +162,50 @@ pub struct Leaf<'a> {
     /// Qualified and quoted, as of the last look.
     pub name: String,
     scan: Option<LeafPlan>,
-    update: Option<LeafPlan>,
-    update_free: Option<LeafPlan>,
+    update: Updates,
+    /// Its partition constraint was in the relation cache when it was last updated.
+    ready: bool,
+}
+
+/// The statements that fill rows, each prepared when it is first needed.
+#[derive(Default)]
+struct Updates {
+    range: Option<LeafPlan>,
+    free_range: Option<LeafPlan>,
+    few: Option<LeafPlan>,
+    free_few: Option<LeafPlan>,
+}
+
+/// The rows of a batch.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub place: Place<'a>,
+    /// Pass by those that somebody holds.
+    pub free_only: bool,
+}
+
+#[derive(Clone, Copy)]
+pub enum Place<'a> {
+    /// After one place, up to another inclusive.
+    Range(Tid, Tid),
+    /// Here and there.
+    Few(&'a [Tid]),
+}
+
+/// How a leaf was found.
+pub enum Opened {
+    /// To be read in ranges of its blocks.
+    Blocks(u32),
+    /// With few pending rows, all of which have been read: it is so small.
+    Small(u32),
+    /// With few pending rows, all of which have been read: an index knew them.
+    Few(u32),
 }
 
 /// What an update did.
 pub struct Updated {
     pub rows: u64,
     pub commit_time: std::time::Duration,
-}
-
-enum Step<T> {
-    Done(T),
-    Gone,
-    ConstraintMissing,
 }
 
 impl<'a> Leaf<'a> {
@@ -132,18 +215,33 @@ impl<'a> Leaf<'a> {
             oid: pg_sys::Oid::from(oid),
             name: String::new(),
             scan: None,
-            update: None,
-            update_free: None,
+            update: Updates::default(),
+            ready: false,
         }
     }
 
-    /// Its size in blocks.
-    pub fn blocks(&mut self) -> Result<u32, Trouble> {
-        let blocks = tx::transaction(|| {
-            self.lock(pg_sys::AccessShareLock)
-                .map(|locked| locked.blocks())
+    /// Finds its size in blocks, and calls `row` for its pending rows, if they are less than `limit` and
+    /// the leaf is small, or an index of it knows them: one of rows without a MIME type, or another that
+    /// PostgreSQL takes to be cheaper than reading the leaf. (If the rows turn out not to be all, they are to be forgotten.)
+    pub fn open(&mut self, limit: u32, mut row: impl FnMut(Tid, &str)) -> Result<Opened, Trouble> {
+        let opened = tx::transaction(|| {
+            let locked = self.lock(pg_sys::AccessShareLock)?;
+            let blocks = locked.blocks();
+            let (read, opened): (_, fn(u32) -> Opened) = match blocks {
+                0 => (Some(0), Opened::Small),
+                1..WORTH_AN_INDEX => {
+                    let range = (start_of_block(0), start_of_block(blocks));
+                    let rows = self.read(&locked, range, limit, &mut row);
+                    (Some(rows), Opened::Small)
+                }
+                _ => (self.read_by_index(&locked, limit, &mut row), Opened::Few),
+            };
+            Some(match read.is_some_and(|rows| rows < limit) {
+                true => opened(blocks),
+                false => Opened::Blocks(blocks),
+            })
         })?;
-        blocks.ok_or(Trouble::Gone)
+        opened.ok_or(Trouble::Gone)
     }
 
     /// Reads up to `limit` pending rows between two places, both exclusive, in physical order.
@@ -152,95 +250,147 @@ impl<'a> Leaf<'a> {
         from: Tid,
         to: Tid,
         limit: u32,
-        mut row: impl FnMut(Tid, &str),
+        row: impl FnMut(Tid, &str),
     ) -> Result<(), Trouble> {
         let done = tx::transaction(|| {
-            let _locked = self.lock(pg_sys::AccessShareLock)?;
-            plan::with_spi(|| {
-                let (oid, name) = (self.oid, &self.name);
-                let plan = self.scan.get_or_insert_with(|| {
-                    LeafPlan::prepare(&scan_sql(name), &SCAN_ARGUMENTS, oid)
-                });
-                let (mut from, mut to) = (from, to);
-                let arguments = &mut [
-                    pg_sys::Datum::from(&raw mut from),
-                    pg_sys::Datum::from(&raw mut to),
-                    pg_sys::Datum::from(i64::from(limit)),
-                ];
-                let rows = plan.execute(arguments, true);
-                plan::each_tid_and_text(rows, &mut row);
-            });
+            let locked = self.lock(pg_sys::AccessShareLock)?;
+            self.read(&locked, (from, to), limit, row);
             Some(())
         })?;
         done.ok_or(Trouble::Gone)
     }
 
-    /// Fills the pending rows after `from`, up to `to` inclusive, whose blobid is among `blobids`.
-    /// With `free_only`, passes by rows that others hold.
+    fn read(
+        &mut self,
+        locked: &LockedLeaf,
+        (mut from, mut to): (Tid, Tid),
+        limit: u32,
+        row: impl FnMut(Tid, &str),
+    ) -> u32 {
+        if !self.job.row_security {
+            return scan::pending(locked, (from, to), limit, row);
+        }
+        plan::with_spi(|| {
+            let (oid, name) = (self.oid, &self.name);
+            let plan = self.scan.get_or_insert_with(|| {
+                LeafPlan::prepare(&scan_sql(name), &SCAN_ARGUMENTS, oid, plan::BY_TID)
+            });
+            let arguments = &mut [
+                pg_sys::Datum::from(&raw mut from),
+                pg_sys::Datum::from(&raw mut to),
+                pg_sys::Datum::from(i64::from(limit)),
+            ];
+            let rows = plan.execute(arguments, true);
+            plan::each_tid_and_text(rows, row);
+            rows as u32
+        })
+    }
+
+    /// Reads up to `limit` pending rows by an index; None if none would help.
+    fn read_by_index(
+        &mut self,
+        locked: &LockedLeaf,
+        limit: u32,
+        row: impl FnMut(Tid, &str),
+    ) -> Option<u32> {
+        let planner = match locked.has_index_of_nulls(c"mime_type") {
+            true => plan::BY_INDEX,
+            false => plan::BY_COST,
+        };
+        plan::with_spi(|| {
+            let sql = scan_few_sql(&self.name);
+            let mut plan = LeafPlan::prepare(&sql, &SCAN_FEW_ARGUMENTS, self.oid, planner);
+            if !plan.goes_by_index() {
+                return None;
+            }
+            let rows = plan.execute(&mut [pg_sys::Datum::from(i64::from(limit))], true);
+            plan::each_tid_and_text(rows, row);
+            Some(rows as u32)
+        })
+    }
+
+    /// Fills the rows that are pending still and whose blobid is among `blobids`, each with the type
+    /// at the same place.
     pub fn update(
         &mut self,
-        (from, to): (Tid, Tid),
+        rows: Rows<'_>,
         blobids: &[String],
         mime_types: &[&str],
-        free_only: bool,
     ) -> Result<Updated, Trouble> {
         for attempt in 1.. {
             let insist = attempt == CONSTRAINT_ATTEMPTS;
-            let (step, commit_time) = tx::transaction_timed(|| {
-                let Some(locked) = self.lock(pg_sys::RowExclusiveLock) else {
-                    return Step::Gone;
-                };
+            if !self.ready {
+                self.make_ready(rows)?;
+            }
+            let (updated, commit_time) = tx::transaction_timed(|| {
+                let locked = self.lock(pg_sys::RowExclusiveLock)?;
                 // Planning and locks on indexes come first: they may cost us the constraint.
                 locked.lock_indexes();
                 plan::with_spi(|| {
-                    self.update_plan(free_only).make_ready();
-                    if !insist && !locked.has_partition_constraint_cached() {
-                        return Step::ConstraintMissing;
-                    }
-                    let arguments = (from, to, blobids, mime_types);
-                    Step::Done(self.run_update(arguments, free_only))
+                    self.update_plan(rows).make_ready();
+                    self.ready = insist || locked.has_partition_constraint_cached();
+                    Some(
+                        self.ready
+                            .then(|| self.run_update(rows, blobids, mime_types)),
+                    )
                 })
             })?;
-            match step {
-                Step::Done(rows) => return Ok(Updated { rows, commit_time }),
-                Step::Gone => return Err(Trouble::Gone),
-                Step::ConstraintMissing => tx::transaction(|| {
-                    if let Some(locked) = self.lock(pg_sys::AccessShareLock) {
-                        locked.cache_partition_constraint();
-                    }
-                })?,
+            match updated {
+                Some(Some(rows)) => return Ok(Updated { rows, commit_time }),
+                Some(None) => {}
+                None => return Err(Trouble::Gone),
             }
         }
         unreachable!("the last attempt returns")
     }
 
-    fn update_plan(&mut self, free_only: bool) -> &mut LeafPlan {
-        let (oid, name) = (self.oid, &self.name);
-        let (plan, sql): (_, fn(&str) -> String) = match free_only {
-            false => (&mut self.update, update_sql),
-            true => (&mut self.update_free, update_free_sql),
-        };
-        plan.get_or_insert_with(|| LeafPlan::prepare(&sql(name), &UPDATE_ARGUMENTS, oid))
+    /// Plans the update and builds the partition's constraint into the relation cache. The latter locks the
+    /// parent until the end of the transaction, which is why it has one of its own, and comes last in it.
+    fn make_ready(&mut self, rows: Rows<'_>) -> Result<(), Trouble> {
+        let ready = tx::transaction(|| {
+            let locked = self.lock(pg_sys::RowExclusiveLock)?;
+            locked.lock_indexes();
+            plan::with_spi(|| self.update_plan(rows).make_ready());
+            locked.cache_partition_constraint();
+            Some(())
+        })?;
+        ready.ok_or(Trouble::Gone)
     }
 
-    fn run_update(
-        &mut self,
-        (from, to, blobids, mime_types): (Tid, Tid, &[String], &[&str]),
-        free_only: bool,
-    ) -> u64 {
+    fn update_plan(&mut self, rows: Rows<'_>) -> &mut LeafPlan {
+        type Sql = fn(&str) -> String;
+        let update = &mut self.update;
+        let (plan, sql): (_, Sql) = match (rows.place, rows.free_only) {
+            (Place::Range(..), false) => (&mut update.range, update_sql),
+            (Place::Range(..), true) => (&mut update.free_range, update_free_sql),
+            (Place::Few(_), false) => (&mut update.few, update_few_sql),
+            (Place::Few(_), true) => (&mut update.free_few, update_free_few_sql),
+        };
+        let arguments: &'static [pg_sys::Oid] = match rows.place {
+            Place::Range(..) => &UPDATE_ARGUMENTS,
+            Place::Few(_) => &UPDATE_FEW_ARGUMENTS,
+        };
+        let (oid, name) = (self.oid, &self.name);
+        plan.get_or_insert_with(|| LeafPlan::prepare(&sql(name), arguments, oid, plan::BY_TID))
+    }
+
+    fn run_update(&mut self, rows: Rows<'_>, blobids: &[String], mime_types: &[&str]) -> u64 {
         use pgrx::IntoDatum;
-        let (mut from, mut to) = (from, to);
-        let blobids: Vec<&str> = blobids.iter().map(String::as_str).collect();
         let array = |texts: Vec<&str>| texts.into_datum().expect("an array is never null");
-        self.update_plan(free_only).execute(
-            &mut [
-                pg_sys::Datum::from(&raw mut from),
-                pg_sys::Datum::from(&raw mut to),
-                array(blobids),
-                array(mime_types.to_vec()),
-            ],
-            false,
-        )
+        let blobids = array(blobids.iter().map(String::as_str).collect());
+        let mime_types = array(mime_types.to_vec());
+        let leaf = self.oid;
+        let plan = self.update_plan(rows);
+        let mut run = |arguments: &mut [pg_sys::Datum]| {
+            index_hint::for_update_of(leaf, || plan.execute(arguments, false))
+        };
+        match rows.place {
+            Place::Range(mut from, mut to) => {
+                let (from, to) = (&raw mut from, &raw mut to);
+                run(&mut [from.into(), to.into(), blobids, mime_types])
+            }
+            Place::Few(tids) => run(&mut [plan::tid_array(tids), blobids, mime_types]),
+        }
     }
 
     /// Locks the leaf for the current transaction, makes sure that it still is one, and learns its
@@ -260,8 +410,7 @@ impl<'a> Leaf<'a> {
             // Statements are bound to the name that they were written with.
             self.name = name;
             self.scan = None;
-            self.update = None;
-            self.update_free = None;
+            self.update = Updates::default();
         }
         Some(locked)
     }

@@ -115,6 +115,8 @@ pub struct Job {
     pub target: u32,
     /// Is the target partitioned? If not, it is its own only leaf.
     pub partitioned: bool,
+    /// Do policies of the target apply to the role? Only where it isn't partitioned.
+    pub row_security: bool,
     /// Characters that fit into `mime_type`, if that is bounded.
     pub mime_type_limit: Option<usize>,
     /// Was any failure on record when the run began? If not, nobody needs to look.

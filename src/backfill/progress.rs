@@ -50,6 +50,22 @@ impl Progress<'_> {
     }
 }
 
+/// Where the workers' time went, in percent, as a sentence; None if there was none.
+pub fn shares(row: &RunRow) -> Option<String> {
+    let parts = [
+        ("reading rows", row.scan_ms),
+        ("reading blobs", row.read_ms),
+        ("detection", row.detect_ms),
+        ("update", row.update_ms),
+        ("commit", row.commit_ms),
+        ("waiting", row.options.idle_ms),
+    ];
+    let all = row.options.worker_ms;
+    let percent = |(name, ms): &(&str, f64)| format!("{name} {:.0}%", 100.0 * ms / all);
+    let shares: Vec<String> = parts.iter().map(percent).collect();
+    (all > 0.0).then(|| format!("The workers' time: {}.", shares.join(", ")))
+}
+
 /// A time in the two largest units that matter.
 pub fn human(time: Duration) -> String {
     let seconds = time.as_secs();
@@ -82,6 +98,21 @@ mod tests {
         assert_eq!(
             progress.line(),
             "25.0% done, 5000 blobs, 20000 rows filled, 500 blobs/s, about 30.0 s left"
+        );
+    }
+
+    #[test]
+    fn shares_are_of_the_workers_time() {
+        let mut row = RunRow::default();
+        assert_eq!(shares(&row), None);
+        row.update_ms = 600.0;
+        row.detect_ms = 250.0;
+        row.options.worker_ms = 1000.0;
+        row.options.idle_ms = 100.0;
+        assert_eq!(
+            shares(&row).unwrap(),
+            "The workers' time: reading rows 0%, reading blobs 0%, detection 25%, update 60%, commit 0%, \
+             waiting 10%."
         );
     }
 

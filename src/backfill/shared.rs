@@ -22,7 +22,7 @@ use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run4");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run5");
 
 /// Alignment of each part: a cache line, so that parts don't share one.
 const ALIGN: usize = 64;
@@ -135,6 +135,10 @@ counters! {
     detect_us,
     update_us,
     commit_us,
+    /// Waiting for other workers, for the leader, or between batches.
+    idle_us,
+    /// All of the worker's time.
+    worker_us,
 }
 
 /// Adds to a counter.

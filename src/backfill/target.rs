@@ -13,6 +13,8 @@ pub struct Target {
     /// Qualified and quoted.
     pub name: String,
     pub partitioned: bool,
+    /// Do its policies apply to the caller?
+    pub row_security: bool,
     /// Characters that fit into `mime_type`, if that is bounded.
     pub mime_type_limit: Option<usize>,
 }
@@ -153,6 +155,7 @@ impl Described {
             oid,
             name: self.name,
             partitioned,
+            row_security: self.row_security,
             mime_type_limit: usize::try_from(limit).ok(),
         })
     }

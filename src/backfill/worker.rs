@@ -11,12 +11,12 @@ use ntt_mime_core::note::Keeper;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::chunk::{Chunk, Finder};
-use super::leaf::{Leaf, Tid, Trouble, block_of, start_of_block};
+use super::leaf::{Leaf, Opened, Place, Rows, Trouble, block_of, start_of_block};
 use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
 use crate::errors::Error;
 use crate::pg::tx::{self, PgError};
-use crate::pg::{bgworker, dsm, identity, latch, notes};
+use crate::pg::{bgworker, dsm, identity, index_hint, latch, notes};
 
 /// An update that takes longer makes the next batches smaller, whatever the batch size: others wait
 /// for the rows it holds, and for the leaf, such as one who creates a partition beside a default one.
@@ -85,7 +85,9 @@ fn work(
     number: usize,
     slot: &WorkerSlot,
 ) -> Result<WorkerState, PgError> {
+    let mut begun = Instant::now();
     apply_own_settings(job);
+    index_hint::install();
     let note = notes::of_this_process(Keeper::Worker).map_err(Error::from)?;
     let memory = Mapping::open(shared.cache_place()).map_err(Error::run_cache)?;
     let finder = Finder::new(job, shared, &memory, number, note)?;
@@ -98,7 +100,7 @@ fn work(
         batch: FIRST_BATCH.min(job.options.batch_size),
         leaves_seen: 0,
     };
-    worker.run()
+    worker.run(&mut begun)
 }
 
 /// Settings of a worker that its leader's session doesn't decide.
@@ -139,10 +141,14 @@ struct Current<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn run(&mut self) -> Result<WorkerState, PgError> {
+    /// Works until there is nothing left to take. `since` is where the counting of its time stands.
+    fn run(&mut self, since: &mut Instant) -> Result<WorkerState, PgError> {
         let board = self.shared.board();
         let mut current: Option<Current<'a>> = None;
         loop {
+            let now = Instant::now();
+            add_time(&self.slot.counters.worker_us, now - *since);
+            *since = now;
             if self.finder.worn {
                 return Ok(WorkerState::Retired);
             }
@@ -151,7 +157,7 @@ impl<'a> Worker<'a> {
                 Turn::Closed => return Ok(WorkerState::Done),
                 Turn::Wait => {
                     self.report("waiting for the other workers");
-                    latch::wait(IDLE);
+                    self.wait(IDLE);
                 }
                 Turn::PassDone => {
                     current = None;
@@ -159,14 +165,9 @@ impl<'a> Worker<'a> {
                 }
                 Turn::Open(index) => {
                     let leaf = self.arrive(&mut current, index, generation);
-                    match leaf.blocks() {
-                        Ok(blocks) => {
-                            board.size(index, blocks);
-                        }
-                        Err(trouble) => {
-                            self.note(index, trouble)?;
-                            board.skip(index);
-                        }
+                    if let Err(trouble) = self.open(leaf, index) {
+                        self.note(index, trouble)?;
+                        board.skip(index);
                     }
                 }
                 Turn::Range {
@@ -220,7 +221,7 @@ impl<'a> Worker<'a> {
         latch::wake(self.shared.leader_pid());
         self.report("waiting for the leader");
         while board.generation() == generation && !board.is_closed() {
-            latch::wait(IDLE);
+            self.wait(IDLE);
         }
     }
 
@@ -232,6 +233,37 @@ impl<'a> Worker<'a> {
             Trouble::Locked | Trouble::Retry => board.note_unseen(index),
             Trouble::Fatal(error) => return Err(error),
         }
+        Ok(())
+    }
+
+    /// Opens a leaf: tells the board its size, or does all of it, if that is little.
+    fn open(&mut self, leaf: &mut Leaf<'_>, index: usize) -> Result<(), Trouble> {
+        let board = self.shared.board();
+        let counters = &self.slot.counters;
+        let (mut chunk, mut tids) = (Chunk::default(), Vec::new());
+        self.report(&format!("opening {}", leaf.name));
+        let begun = Instant::now();
+        let opened = leaf.open(self.batch, |tid, blobid| {
+            chunk.push(tid, blobid);
+            tids.push(tid);
+        })?;
+        add_time(&counters.scan_us, begun.elapsed());
+        let (blocks, place) = match (opened, chunk.last) {
+            (Opened::Blocks(blocks), _) => {
+                board.size(index, blocks);
+                return Ok(());
+            }
+            (Opened::Small(blocks), last) => {
+                let range = |last| Place::Range(start_of_block(0), last);
+                (blocks, last.map(range))
+            }
+            (Opened::Few(blocks), last) => (blocks, last.map(|_| Place::Few(&tids))),
+        };
+        if let Some(place) = place {
+            self.fill(leaf, index, place, &mut chunk)?;
+            self.pause();
+        }
+        board.finish_whole(index, blocks);
         Ok(())
     }
 
@@ -256,34 +288,12 @@ impl<'a> Worker<'a> {
             let begun = Instant::now();
             leaf.scan(from, to, limit, |tid, blobid| chunk.push(tid, blobid))?;
             add_time(&counters.scan_us, begun.elapsed());
-            add(&counters.rows_scanned, chunk.rows);
             let Some(last) = chunk.last else {
                 return Ok(());
             };
-            self.report(&format!("detecting blobs of {}", leaf.name));
-            if !self.finder.find(&mut chunk).map_err(Trouble::Fatal)? {
+            if !self.fill(leaf, index, Place::Range(from, last), &mut chunk)? {
                 return Ok(());
             }
-            let (expected, updated) = match self.job.options.dry_run {
-                true => (0, 0),
-                false => match self.fill(leaf, (from, last), &chunk) {
-                    Ok(filled) => filled,
-                    // These rows have to wait for another pass; what comes after them may be free. If it
-                    // is the leaf that is locked, the next look at it will tell.
-                    Err(Trouble::Locked | Trouble::Retry) => {
-                        self.shared.board().note_locked(index);
-                        (0, 0)
-                    }
-                    Err(trouble) => return Err(trouble),
-                },
-            };
-            let missed = expected.saturating_sub(updated);
-            add(&counters.rows_retried, missed);
-            let left = chunk.rows.saturating_sub(updated);
-            if left > 0 {
-                self.shared.board().note_left(index, left, missed > 0);
-            }
-            bgworker::report_statistics();
             if chunk.rows < u64::from(limit) {
                 return Ok(());
             }
@@ -295,11 +305,48 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Updates one batch; returns how many rows were to be filled and how many were.
+    /// Finds the types of a batch's blobs and updates its rows. False if the run was stopped before that.
     fn fill(
         &mut self,
         leaf: &mut Leaf<'_>,
-        range: (Tid, Tid),
+        index: usize,
+        place: Place<'_>,
+        chunk: &mut Chunk,
+    ) -> Result<bool, Trouble> {
+        let (board, counters) = (self.shared.board(), &self.slot.counters);
+        add(&counters.rows_scanned, chunk.rows);
+        self.report(&format!("detecting blobs of {}", leaf.name));
+        if !self.finder.find(chunk).map_err(Trouble::Fatal)? {
+            return Ok(false);
+        }
+        let (expected, updated) = match self.job.options.dry_run {
+            true => (0, 0),
+            false => match self.update(leaf, place, chunk) {
+                Ok(filled) => filled,
+                // These rows have to wait for another pass; what comes after them may be free. If it
+                // is the leaf that is locked, the next look at it will tell.
+                Err(Trouble::Locked | Trouble::Retry) => {
+                    board.note_locked(index);
+                    (0, 0)
+                }
+                Err(trouble) => return Err(trouble),
+            },
+        };
+        let missed = expected.saturating_sub(updated);
+        add(&counters.rows_retried, missed);
+        let left = chunk.rows.saturating_sub(updated);
+        if left > 0 {
+            board.note_left(index, left, missed > 0);
+        }
+        bgworker::report_statistics();
+        Ok(true)
+    }
+
+    /// Updates one batch; returns how many rows were to be filled and how many were.
+    fn update(
+        &mut self,
+        leaf: &mut Leaf<'_>,
+        place: Place<'_>,
         chunk: &Chunk,
     ) -> Result<(u64, u64), Trouble> {
         let (blobids, mime_types, expected) = chunk.filled(self.shared.dictionary());
@@ -308,11 +355,14 @@ impl<'a> Worker<'a> {
         }
         self.report(&format!("updating {}", leaf.name));
         let counters = &self.slot.counters;
-        let mut free_only = false;
+        let mut rows = Rows {
+            place,
+            free_only: false,
+        };
         let mut attempt = 0;
         loop {
             let begun = Instant::now();
-            let result = leaf.update(range, &blobids, &mime_types, free_only);
+            let result = leaf.update(rows, &blobids, &mime_types);
             let took = begun.elapsed();
             match result {
                 Ok(updated) => {
@@ -327,10 +377,10 @@ impl<'a> Worker<'a> {
                     add_time(&counters.update_us, took);
                     match trouble {
                         // Perhaps it isn't the leaf that is locked, but some of its rows.
-                        Trouble::Locked if !free_only => free_only = true,
+                        Trouble::Locked if !rows.free_only => rows.free_only = true,
                         Trouble::Retry if attempt < RETRIES => {
                             attempt += 1;
-                            latch::wait(Duration::from_millis(20) * attempt);
+                            self.wait(Duration::from_millis(20) * attempt);
                         }
                         trouble => return Err(trouble),
                     }
@@ -359,8 +409,14 @@ impl<'a> Worker<'a> {
             if left.is_zero() {
                 return;
             }
-            latch::wait(left.min(Duration::from_millis(200)));
+            self.wait(left.min(Duration::from_millis(200)));
         }
+    }
+
+    fn wait(&self, time: Duration) {
+        let begun = Instant::now();
+        latch::wait(time);
+        add_time(&self.slot.counters.idle_us, begun.elapsed());
     }
 
     fn report(&self, what: &str) {

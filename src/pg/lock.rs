@@ -104,6 +104,11 @@ impl LockedLeaf {
         qualified_name(self.oid()).unwrap_or_default()
     }
 
+    /// Open, and locked until the end of the transaction, as long as this lives.
+    pub fn relation(&self) -> pg_sys::Relation {
+        self.relation
+    }
+
     /// Its oid.
     pub fn oid(&self) -> pg_sys::Oid {
         // SAFETY: an open relation.
@@ -133,6 +138,36 @@ impl LockedLeaf {
                     pg_sys::index_close(index, pg_sys::NoLock as i32);
                 }
             }
+        }
+    }
+
+    /// Has it an index of rows whose `column` is null, and of no others? The planner doesn't know how few
+    /// these are: it takes a column's nulls to be spread evenly over another's.
+    pub fn has_index_of_nulls(&self, column: &std::ffi::CStr) -> bool {
+        let mode = pg_sys::AccessShareLock as i32;
+        // SAFETY: an open relation; the nodes of a predicate have the types that their tags tell. The
+        // indexes are closed, their locks kept.
+        unsafe {
+            let column = pg_sys::get_attnum(self.oid(), column.as_ptr());
+            let is_of_nulls = |condition: *mut pg_sys::Node| {
+                let test: *mut pg_sys::NullTest = condition.cast();
+                pgrx::is_a(condition, pg_sys::NodeTag::T_NullTest)
+                    && (*test).nulltesttype == pg_sys::NullTestType::IS_NULL
+                    && pgrx::is_a((*test).arg.cast(), pg_sys::NodeTag::T_Var)
+                    && (*(*test).arg.cast::<pg_sys::Var>()).varattno == column
+            };
+            let list = pg_sys::RelationGetIndexList(self.relation);
+            let indexes = pgrx::PgList::<pg_sys::Oid>::from_pg(list);
+            (0..indexes.len())
+                .filter_map(|i| indexes.get_oid(i))
+                .any(|oid| {
+                    let index = pg_sys::index_open(oid, mode);
+                    let usable = (*(*index).rd_index).indisvalid;
+                    let predicate = pg_sys::RelationGetIndexPredicate(index);
+                    pg_sys::index_close(index, pg_sys::NoLock as i32);
+                    let conditions = pgrx::PgList::<pg_sys::Node>::from_pg(predicate);
+                    usable && conditions.iter_ptr().any(is_of_nulls)
+                })
         }
     }
 

@@ -2,16 +2,18 @@
 //!
 //! One file a concern: [`tx`] transactions and errors, [`identity`] who acts, [`dsm`] shared memory,
 //! [`bgworker`] background workers, [`lock`] advisory and relation locks, [`latch`] waiting,
-//! [`plan`] prepared statements on one leaf, [`notes`] the note of this process, [`encoding`] text in other
+//! [`scan`] reading a leaf's pending rows, [`plan`] prepared statements on one leaf, [`index_hint`] what their indexes are told, [`notes`] the note of this process, [`encoding`] text in other
 //! encodings than UTF-8, [`version`] what differs between PostgreSQL releases.
 
 pub mod bgworker;
 pub mod dsm;
 pub mod encoding;
 pub mod identity;
+pub mod index_hint;
 pub mod latch;
 pub mod lock;
 pub mod notes;
 pub mod plan;
+pub mod scan;
 pub mod tx;
 pub mod version;

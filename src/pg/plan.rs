@@ -1,6 +1,6 @@
 //! Prepared statements on one leaf, planned once and planned the way we want.
 //!
-//! The planner's settings decide between a range scan over TIDs and a full scan, or an index scan
+//! For most of them ([`BY_TID`]) the planner's settings decide between a range scan over TIDs and a full scan, or an index scan
 //! that touches every page in random order. They are set while *our* statement is planned and reset
 //! before it runs, so that the user's triggers, which run inside our statement, are planned under the
 //! user's settings. A generic plan (CURSOR_OPT_GENERIC_PLAN) makes that possible: it is built once,
@@ -8,15 +8,18 @@
 //! ANALYZE of the leaf for instance, and then without our settings and with all rights asked for: before
 //! each execution we see whether it has, and prepare the statement anew if so.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 
 use pgrx::{PgSqlErrorCode, ereport, pg_sys};
 
 use super::{encoding, identity, version};
 
-/// Settings under which a statement is planned: everything but TID range scans and hash joins is off.
-const PLANNER: [(&std::ffi::CStr, &std::ffi::CStr); 9] = [
+/// Settings under which a statement is planned.
+type Planner = &'static [(&'static CStr, &'static CStr)];
+
+/// Everything but scans of TIDs, of a range of them, and hash joins is off.
+pub const BY_TID: Planner = &[
     (c"enable_seqscan", c"off"),
     (c"enable_indexscan", c"off"),
     (c"enable_indexonlyscan", c"off"),
@@ -28,12 +31,24 @@ const PLANNER: [(&std::ffi::CStr, &std::ffi::CStr); 9] = [
     (c"jit", c"off"),
 ];
 
+/// By an index, if there is one that can be used.
+pub const BY_INDEX: Planner = &[
+    (c"enable_seqscan", c"off"),
+    (c"jit", c"off"),
+    (c"max_parallel_workers_per_gather", c"0"),
+];
+
+/// As the user's settings have it, but for what costs more than it brings in a statement that is run once
+/// a leaf.
+pub const BY_COST: Planner = &[(c"jit", c"off"), (c"max_parallel_workers_per_gather", c"0")];
+
 /// A prepared statement on one leaf. Outlives transactions; freed when dropped.
 pub struct LeafPlan {
     plan: NonNull<pg_sys::_SPI_plan>,
     sql: CString,
     arguments: &'static [pg_sys::Oid],
     leaf: pg_sys::Oid,
+    planner: Planner,
     /// PostgreSQL's count of the plans that it has built, as of ours.
     generation: i32,
 }
@@ -42,16 +57,26 @@ impl LeafPlan {
     /// Prepares and plans `sql`, whose only table is `leaf`, with the rights on `leaf` waived (see
     /// [`version::waive_permissions`]). Inside a transaction with an SPI connection, with `leaf` locked
     /// in the mode that `sql` wants.
-    pub fn prepare(sql: &str, arguments: &'static [pg_sys::Oid], leaf: pg_sys::Oid) -> LeafPlan {
-        LeafPlan::prepare_c(encoding::to_server(sql), arguments, leaf)
+    pub fn prepare(
+        sql: &str,
+        arguments: &'static [pg_sys::Oid],
+        leaf: pg_sys::Oid,
+        planner: Planner,
+    ) -> LeafPlan {
+        LeafPlan::prepare_c(encoding::to_server(sql), arguments, leaf, planner)
     }
 
-    fn prepare_c(sql: CString, arguments: &'static [pg_sys::Oid], leaf: pg_sys::Oid) -> LeafPlan {
+    fn prepare_c(
+        sql: CString,
+        arguments: &'static [pg_sys::Oid],
+        leaf: pg_sys::Oid,
+        planner: Planner,
+    ) -> LeafPlan {
         // SAFETY: the string outlives the call and the argument array is only read; the plan is kept
         // before it is used.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
-            for (name, value) in PLANNER {
+            for (name, value) in planner {
                 identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
             }
             let plan = pg_sys::SPI_prepare_cursor(
@@ -74,6 +99,7 @@ impl LeafPlan {
                 sql,
                 arguments,
                 leaf,
+                planner,
                 generation: 0,
             };
             for source in prepared.sources().iter_ptr() {
@@ -95,24 +121,50 @@ impl LeafPlan {
 
     /// Has PostgreSQL make its plan, unless there is a valid one; the number of plans so far.
     fn plan_now(&self) -> i32 {
-        // SAFETY: a kept plan of one statement; the cached plan is released to the owner that
+        self.with_plan(|_| ());
+        // SAFETY: as above.
+        let generation = |source: *mut pg_sys::CachedPlanSource| unsafe { (*source).generation };
+        self.sources().iter_ptr().map(generation).sum()
+    }
+
+    /// Looks at the plan, having it made unless there is a valid one; None if that can't be done.
+    fn with_plan<T>(&self, look: impl FnOnce(*const pg_sys::PlannedStmt) -> T) -> Option<T> {
+        // SAFETY: a kept plan of one statement; the cached plan is valid until released, to the owner that
         // SPI_plan_get_cached_plan took it for.
         unsafe {
             let cached = pg_sys::SPI_plan_get_cached_plan(self.plan.as_ptr());
-            if !cached.is_null() {
-                pg_sys::ReleaseCachedPlan(cached, pg_sys::CurrentResourceOwner);
+            if cached.is_null() {
+                return None;
             }
-            self.sources()
-                .iter_ptr()
-                .map(|source| (*source).generation)
-                .sum()
+            let statements = pgrx::PgList::<pg_sys::PlannedStmt>::from_pg((*cached).stmt_list);
+            let looked = statements.get_ptr(0).map(|statement| look(statement));
+            pg_sys::ReleaseCachedPlan(cached, pg_sys::CurrentResourceOwner);
+            looked
         }
+    }
+
+    /// Does the plan go by an index of the leaf, and not through all of it?
+    pub fn goes_by_index(&self) -> bool {
+        let by_index = self.with_plan(|statement| {
+            // SAFETY: the nodes of a plan have the types that their tags tell.
+            unsafe {
+                let mut node = (*statement).planTree;
+                while pgrx::is_a(node.cast(), pg_sys::NodeTag::T_Limit) {
+                    node = (*node).lefttree;
+                }
+                use pg_sys::NodeTag::{T_BitmapHeapScan, T_IndexOnlyScan, T_IndexScan};
+                [T_BitmapHeapScan, T_IndexOnlyScan, T_IndexScan]
+                    .into_iter()
+                    .any(|tag| pgrx::is_a(node.cast(), tag))
+            }
+        });
+        by_index.unwrap_or(false)
     }
 
     /// Sees to it that the statement is planned, and planned as we want it. Under the same conditions.
     pub fn make_ready(&mut self) {
         if self.plan_now() != self.generation {
-            *self = LeafPlan::prepare_c(self.sql.clone(), self.arguments, self.leaf);
+            *self = LeafPlan::prepare_c(self.sql.clone(), self.arguments, self.leaf, self.planner);
         }
     }
 
@@ -180,5 +232,23 @@ pub fn each_tid_and_text(rows: u64, mut row: impl FnMut(pg_sys::ItemPointerData,
             row(*tid.cast_mut_ptr::<pg_sys::ItemPointerData>(), &text);
         }
         pg_sys::SPI_freetuptable(table);
+    }
+}
+
+/// An array of TIDs, in the current memory context.
+pub fn tid_array(tids: &[pg_sys::ItemPointerData]) -> pg_sys::Datum {
+    let mut elements: Vec<pg_sys::Datum> =
+        tids.iter().map(|tid| (&raw const *tid).into()).collect();
+    // SAFETY: size and alignment are those of the type tid in pg_type; the elements are copied.
+    unsafe {
+        let array = pg_sys::construct_array(
+            elements.as_mut_ptr(),
+            elements.len() as i32,
+            pg_sys::TIDOID,
+            size_of::<pg_sys::ItemPointerData>() as i32,
+            false,
+            pg_sys::TYPALIGN_SHORT as std::ffi::c_char,
+        );
+        pg_sys::Datum::from(array)
     }
 }

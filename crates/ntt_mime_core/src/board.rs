@@ -235,6 +235,17 @@ impl<'a> Board<'a> {
         blocks == 0
     }
 
+    /// All of a leaf has been done by the caller, who was told to open it; nobody gets a range of it.
+    pub fn finish_whole(&self, leaf: usize, blocks: u32) {
+        let none_left = u32::MAX / 2;
+        self.leaves[leaf]
+            .next_block
+            .store(none_left, Ordering::Relaxed);
+        if !self.size(leaf, blocks) {
+            self.finish(leaf, blocks, 0);
+        }
+    }
+
     /// Counts blocks of a range that are done with, while the rest of it is still being worked on.
     pub fn advance(&self, blocks: u32) {
         self.header
@@ -413,6 +424,19 @@ mod tests {
         assert_eq!(board.take(Some(0)), Turn::PassDone);
         let state = board.leaves().next().unwrap();
         assert!(state.locked && !state.missed && !state.gone && state.oid == 42);
+    }
+
+    #[test]
+    fn a_leaf_done_as_a_whole_has_no_ranges() {
+        let (header, leaves) = zeroed(2);
+        let board = Board::new(&header, &leaves);
+        board.open_pass([(1, 10), (2, 10)]);
+        assert_eq!(board.take(None), Turn::Open(0));
+        board.finish_whole(0, 5000);
+        assert_eq!(board.take(Some(0)), Turn::Open(1));
+        board.finish_whole(1, 0);
+        assert_eq!(board.take(Some(1)), Turn::PassDone);
+        assert_eq!(board.blocks(), (5000, 5000));
     }
 
     #[test]

@@ -127,17 +127,21 @@ fn fills_the_users_archive() {
         "blobs are in several leaves"
     );
     assert!(counter(&mut s, id, "bytes_read") > outcome.blobs);
-    for time in ["scan_ms", "read_ms", "detect_ms", "update_ms", "commit_ms"] {
-        let text = run(&mut s, id, time).unwrap_or_else(|| panic!("{time} is NULL"));
-        let ms: f64 = text.parse().expect("a number");
-        assert!(ms >= 0.0, "{time} is {ms}");
-    }
+    let mut ms = |column: &str| -> f64 {
+        let text = run(&mut s, id, column).unwrap_or_else(|| panic!("{column} is NULL"));
+        text.parse().expect("a number")
+    };
+    let times = ["scan_ms", "read_ms", "detect_ms", "update_ms", "commit_ms"].map(&mut ms);
+    assert!(times.iter().all(|time| *time > 0.0), "{times:?}");
+    // All that the workers did, and waited, is in one of them.
+    let idle = ms("options->>'idle_ms'");
+    let (told, all) = (
+        times.iter().sum::<f64>() + idle,
+        ms("options->>'worker_ms'"),
+    );
     assert!(
-        run(&mut s, id, "detect_ms")
-            .expect("not null")
-            .parse::<f64>()
-            .expect("a number")
-            > 0.0
+        (0.95..1.01).contains(&(told / all)),
+        "{times:?} and {idle} waited of {all} ms"
     );
     assert_eq!(
         run(&mut s, id, "libmagic"),

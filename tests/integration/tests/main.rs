@@ -9,6 +9,7 @@ mod detect;
 mod dump;
 mod errors;
 mod failures;
+mod few;
 mod harness;
 mod isolation;
 mod locks;

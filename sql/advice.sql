@@ -1,0 +1,65 @@
+-- What a DBA may do to make runs cheaper.
+
+-- An index of the pending rows alone. It is small, an UPDATE that fills a row adds nothing to it, and a run finds in it
+-- that a leaf has nothing, or little, to do. Leaf by leaf and CONCURRENTLY, since CREATE INDEX on the parent would keep all
+-- loaders out of all leaves until it is done; names by oid, since those of leaves may be long and alike. Run again after
+-- an interruption, it gives what is left to do. (The setting is read in the default of the argument: there the caller's
+-- search_path is in force.)
+CREATE FUNCTION ntt_mime_suggest_index(
+    target regclass DEFAULT pg_catalog.to_regclass(coalesce(pg_catalog.current_setting('ntt_mime.target', true), 'inode')))
+    RETURNS SETOF text
+    LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+WITH RECURSIVE tree(oid, parent, depth, kind) AS (
+    SELECT c.oid, NULL::oid, 0, c.relkind
+      FROM pg_class c
+     WHERE c.oid = target
+       AND c.relkind IN ('r', 'p')
+    UNION ALL
+    SELECT c.oid, i.inhparent, t.depth + 1, c.relkind
+      FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid JOIN pg_class c ON c.oid = i.inhrelid
+     WHERE t.kind = 'p' AND c.relkind IN ('r', 'p') AND NOT i.inhdetachpending
+), pending AS (
+    -- The index of each table that will do, the valid and attached one first.
+    SELECT DISTINCT ON (x.indrelid) x.indrelid, x.indexrelid, x.indisvalid,
+           EXISTS (SELECT FROM pg_inherits a WHERE a.inhrelid = x.indexrelid) AS attached
+      FROM tree t JOIN pg_index x ON x.indrelid = t.oid
+     WHERE pg_get_expr(x.indpred, x.indrelid) IN (
+               '((mime_type IS NULL) AND (blobid IS NOT NULL))',
+               '((blobid IS NOT NULL) AND (mime_type IS NULL))')
+     ORDER BY x.indrelid, attached DESC, x.indisvalid DESC, x.indexrelid
+), step AS (
+    SELECT t.*, p.indexrelid, coalesce(p.indisvalid, false) AS valid, coalesce(p.attached, false) AS attached,
+           coalesce(p.indexrelid::regclass::text,
+                    format('%I.%I', n.nspname, 'ntt_mime_pending_' || t.oid)) AS index,
+           format('ntt_mime_pending_%s', t.oid) AS name
+      FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN pending p ON p.indrelid = t.oid
+)
+SELECT statement
+  FROM (SELECT 1 AS phase, depth, oid,
+               format('CREATE INDEX %I ON ONLY %s (blobid) WHERE mime_type IS NULL AND blobid IS NOT NULL',
+                      name, oid::regclass) AS statement
+          FROM step WHERE kind = 'p' AND indexrelid IS NULL
+        UNION ALL
+        SELECT 2, depth, oid, format('DROP INDEX CONCURRENTLY %s', index)
+          FROM step WHERE kind = 'r' AND indexrelid IS NOT NULL AND NOT valid
+        UNION ALL
+        SELECT 3, depth, oid,
+               format('CREATE INDEX CONCURRENTLY %I ON %s (blobid) WHERE mime_type IS NULL AND blobid IS NOT NULL',
+                      name, oid::regclass)
+          FROM step WHERE kind = 'r' AND NOT valid
+        UNION ALL
+        SELECT 4, -s.depth, s.oid,
+               format('ALTER INDEX %s ATTACH PARTITION %s', p.index,
+                      CASE WHEN s.kind = 'r' AND s.indexrelid IS NOT NULL AND NOT s.valid
+                           THEN format('%I.%I', (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                                  WHERE c.oid = s.oid), s.name)
+                           ELSE s.index END)
+          FROM step s JOIN step p ON p.oid = s.parent
+         WHERE NOT s.attached) AS statements
+ ORDER BY phase, depth, oid
+$$;
+COMMENT ON FUNCTION ntt_mime_suggest_index(regclass) IS
+    'statements, for psql''s \gexec, that give a target the index by which runs find few pending rows among many; none when it has it';

@@ -1,0 +1,179 @@
+//! Few pending rows among many: an index that knows them spares a run reading the rest, and
+//! `ntt_mime_suggest_index` tells how to get one.
+
+use ntt_mime_integration::{Session, Store, TestDb, inode};
+
+/// The user's `inode` in four leaves, large enough for an index to pay, with all but `pending` rows filled.
+fn nearly_filled(name: &str, pending: i64) -> (TestDb<'static>, Store, Session) {
+    let db = TestDb::new(name);
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::partitioned(&mut s, 4);
+    inode::load_source(&mut s, &store.put_synthetic(200));
+    inode::fill(&mut s, 4, 100);
+    s.backfill("10000");
+    s.exec(&format!(
+        "UPDATE inode SET mime_type = NULL WHERE ino IN
+             (SELECT ino FROM inode WHERE blobid IS NOT NULL ORDER BY hashint8(ino) LIMIT {pending})"
+    ));
+    assert_eq!(inode::pending(&mut s, "inode"), pending);
+    (db, store, s)
+}
+
+/// Does what is suggested; returns how many statements that were.
+fn follow_advice(s: &mut Session, target: &str) -> usize {
+    let statements = s.column(&format!("SELECT ntt_mime_suggest_index({target})"));
+    for statement in &statements {
+        s.exec(statement);
+    }
+    statements.len()
+}
+
+/// Rows of `inode` that have been read one after the other, by anybody.
+fn rows_read(s: &mut Session) -> i64 {
+    s.exec("SELECT pg_stat_force_next_flush(); SELECT pg_stat_clear_snapshot()");
+    s.count(
+        "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables WHERE relname LIKE 'inode\\_%'",
+    )
+}
+
+#[test]
+fn an_index_spares_reading_the_rest() {
+    let (_db, _store, mut s) = nearly_filled("few_index", 50);
+    assert_eq!(follow_advice(&mut s, "'inode'"), 1 + 4 + 4);
+    s.exec("VACUUM ANALYZE inode");
+    inode::remember(&mut s, "inode");
+    let rows = s.count("SELECT count(*) FROM inode");
+    let before = rows_read(&mut s);
+    let outcome = s.backfill("10000");
+    let read = rows_read(&mut s) - before;
+    // Without the index a run reads all of them, as the next test shows.
+    assert!(read < rows / 2, "{read} of {rows} rows read");
+    inode::check_filled(&mut s, "inode");
+    assert_eq!(outcome.rows_updated, 50);
+    let row = s.table(&format!(
+        "SELECT leaves_done, blocks_done = blocks_total, rows_scanned, rows_left FROM ntt_mime.run WHERE run_id = {}",
+        outcome.run_id
+    ));
+    assert_eq!(row, ["4|t|50|0"]);
+
+    let outcome = s.backfill("10000");
+    assert_eq!((outcome.blobs, outcome.rows_updated), (0, 0));
+}
+
+#[test]
+fn without_an_index_all_is_read() {
+    let (_db, _store, mut s) = nearly_filled("few_plain", 50);
+    s.exec(
+        "DO $$ DECLARE i text; BEGIN
+             FOR i IN SELECT c.oid::regclass FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
+                       WHERE x.indrelid = 'inode'::regclass AND NOT x.indisprimary LOOP
+                 EXECUTE 'DROP INDEX ' || i;
+             END LOOP;
+         END $$",
+    );
+    s.exec("VACUUM ANALYZE inode");
+    inode::remember(&mut s, "inode");
+    let rows = s.count("SELECT count(*) FROM inode");
+    let before = rows_read(&mut s);
+    let outcome = s.backfill("10000");
+    let read = rows_read(&mut s) - before;
+    inode::check_filled(&mut s, "inode");
+    assert_eq!(outcome.rows_updated, 50);
+    assert!(read >= rows, "{read} of {rows} rows read");
+}
+
+#[test]
+fn rows_that_somebody_holds_keep_no_others_waiting() {
+    let (db, _store, mut s) = nearly_filled("few_held", 50);
+    follow_advice(&mut s, "'inode'");
+    s.exec("VACUUM ANALYZE inode");
+    inode::remember(&mut s, "inode");
+    let mut other = db.connect();
+    other.exec("BEGIN");
+    let held = other
+        .column(
+            "SELECT ino FROM inode WHERE mime_type IS NULL AND blobid IS NOT NULL
+              ORDER BY ino LIMIT 3 FOR UPDATE",
+        )
+        .len() as i64;
+    s.exec("SET ntt_mime.lock_timeout = '100ms'");
+    let outcome = s.backfill("10000");
+    assert_eq!(inode::check_partly_filled(&mut s, "inode"), 50 - held);
+    assert_eq!(outcome.rows_updated, 50 - held);
+    assert_eq!(
+        s.count(&format!(
+            "SELECT rows_left FROM ntt_mime.run WHERE run_id = {}",
+            outcome.run_id
+        )),
+        held
+    );
+    other.exec("COMMIT");
+    assert_eq!(s.backfill("10000").rows_updated, held);
+    inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn more_than_a_few_are_read_in_ranges() {
+    let (_db, _store, mut s) = nearly_filled("few_many", 6000);
+    follow_advice(&mut s, "'inode'");
+    inode::remember(&mut s, "inode");
+    let outcome = s.backfill("500");
+    assert_eq!(outcome.rows_updated, 6000);
+    inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn advice_is_followed_once() {
+    let (_db, _store, mut s) = nearly_filled("few_advice", 10);
+    // Interrupted: the parent's and two leaves' are there, one of them not attached, one broken.
+    let statements = s.column("SELECT ntt_mime_suggest_index()");
+    for statement in statements.iter().take(3) {
+        s.exec(statement);
+    }
+    s.exec(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid =
+             (SELECT max(indexrelid::oid) FROM pg_index WHERE indexrelid::regclass::text LIKE 'ntt_mime_pending%')",
+    );
+    // The broken one is dropped and made anew, two are made, four attached.
+    assert_eq!(follow_advice(&mut s, "'inode'"), 1 + 3 + 4);
+    assert_eq!(follow_advice(&mut s, "'inode'"), 0);
+    let valid = "SELECT count(*) FROM pg_index WHERE indexrelid::regclass::text LIKE 'ntt_mime_pending%' AND indisvalid";
+    assert_eq!(s.count(valid), 5);
+
+    // A new leaf has it by itself.
+    s.exec("CALL add_leaf('m9')");
+    assert_eq!(follow_advice(&mut s, "'inode'"), 0);
+}
+
+#[test]
+fn advice_for_other_targets() {
+    let db = TestDb::new("few_targets");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    let blobids = store.put_synthetic(20);
+    inode::plain(&mut s, &blobids);
+    s.exec(
+        "CREATE SCHEMA \"Ä\"; ALTER TABLE blob SET SCHEMA \"Ä\"; SET search_path = \"Ä\", public",
+    );
+    assert_eq!(
+        s.column("SELECT ntt_mime_suggest_index('blob')"),
+        [format!(
+            "CREATE INDEX CONCURRENTLY ntt_mime_pending_{} ON \"Ä\".blob (blobid) WHERE mime_type IS NULL AND \
+             blobid IS NOT NULL",
+            s.value::<i64>("SELECT 'blob'::regclass::oid::bigint")
+        )]
+    );
+    s.exec("SET ntt_mime.target = 'blob'");
+    assert_eq!(s.column("SELECT ntt_mime_suggest_index()").len(), 1);
+    s.exec("CREATE INDEX own ON blob (size) WHERE blobid IS NOT NULL AND mime_type IS NULL");
+    assert_eq!(follow_advice(&mut s, "'blob'"), 0);
+
+    s.exec("SET search_path = public");
+    inode::multilevel(&mut s, 3, 2);
+    // Two levels of parents: the root, two below it; five leaves.
+    assert_eq!(follow_advice(&mut s, "'inode'"), 3 + 5 + 7);
+    assert_eq!(follow_advice(&mut s, "'inode'"), 0);
+}
