@@ -26,10 +26,13 @@ use super::options::Job;
 use super::shared::{Counters, Shared, Stop, add, add_time};
 use crate::errors::{Error, sentence};
 use crate::pg::tx::PgError;
-use crate::pg::{latch, tx};
+use crate::pg::{descriptors, latch, tx};
 
 /// How long a worker waits for its examiner before it takes what there is and looks after it.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
+
+/// Descriptors that a blob takes while it is read ahead: its file, and where it is opened step by step its folder.
+const DESCRIPTORS: usize = 2;
 
 /// The blobid of a row: of a blob, or text that isn't one.
 #[derive(PartialEq, Eq, Hash, Clone)]
@@ -109,6 +112,8 @@ pub struct Finder<'a> {
     cache: RunCache<'a>,
     counters: &'a Counters,
     examiner: Examiner,
+    /// Blobs that it may read ahead.
+    read_ahead: usize,
     note: Arc<Note>,
     /// An examiner of this process is lost in a blob. It ends with the process only.
     pub worn: bool,
@@ -142,7 +147,8 @@ impl<'a> Finder<'a> {
         number: usize,
         note: Arc<Note>,
     ) -> Result<Finder<'a>, Error> {
-        let examiner = start_examiner(job, &note)?;
+        let read_ahead = descriptors::reserve(job.options.read_ahead * DESCRIPTORS) / DESCRIPTORS;
+        let examiner = start_examiner(job, read_ahead, &note)?;
         crate::detect::complain(&examiner.complaints);
         Ok(Finder {
             job,
@@ -150,6 +156,7 @@ impl<'a> Finder<'a> {
             cache: shared.cache(memory),
             counters: &shared.worker(number).counters,
             examiner,
+            read_ahead,
             note,
             worn: false,
         })
@@ -398,7 +405,7 @@ impl<'a> Finder<'a> {
             self.shared.note_quarantine();
         }
         self.conclude(wanted, slot, Outcome::Failed(FailureReason::Quarantined));
-        self.examiner = start_examiner(self.job, &self.note)?;
+        self.examiner = start_examiner(self.job, self.read_ahead, &self.note)?;
         self.worn = true;
         Ok(())
     }
@@ -462,7 +469,7 @@ impl Key {
     }
 }
 
-fn start_examiner(job: &Job, note: &Arc<Note>) -> Result<Examiner, Error> {
+fn start_examiner(job: &Job, read_ahead: usize, note: &Arc<Note>) -> Result<Examiner, Error> {
     // Opened anew: the store may have gone meanwhile.
     let store = Store::open(&job.options.blob_root).map_err(|error| Error::StoreGone {
         detail: sentence(&error),
@@ -470,6 +477,7 @@ fn start_examiner(job: &Job, note: &Arc<Note>) -> Result<Examiner, Error> {
     Ok(Examiner::start(
         store,
         job.options.detector(),
+        read_ahead,
         Some(Arc::clone(note)),
     )?)
 }
