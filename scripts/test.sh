@@ -35,7 +35,8 @@ phase_lint() {
 
 phase_core() {
     cargo_do test -p ntt_mime_core
-    cargo_do test -p ntt_mime_core --features poison --test poison
+    # With it every store is slow, too.
+    cargo_do test -p ntt_mime_core --features poison --test poison --test examiner
 }
 
 # The detector beside file(1), on some thousands of files of this machine and of small packages. "make

@@ -115,6 +115,7 @@ mod tests {
     fn settings_have_the_defaults_that_are_documented() {
         let setting = |name: &str| text(&format!("SHOW ntt_mime.{name}")).unwrap();
         assert_eq!(setting("head_bytes"), "16kB");
+        assert_eq!(setting("read_ahead"), "16");
         assert_eq!(setting("cache_size"), "64MB");
         assert_eq!(setting("lock_timeout"), "1s");
         assert_eq!(setting("retry_failures_after"), "1d");

@@ -22,6 +22,7 @@ static TARGET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(
 /// 0 stands for "not set": the number of CPUs isn't known when the library is compiled.
 static WORKERS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static HEAD_BYTES: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
+static READ_AHEAD: GucSetting<i32> = GucSetting::<i32>::new(16);
 static CACHE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static RETRY_FAILURES_AFTER: GucSetting<i32> = GucSetting::<i32>::new(24 * 60 * 60);
@@ -71,6 +72,17 @@ pub fn define() {
         7 * 1024 * 1024,
         GucContext::Suset,
         GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_int_guc(
+        c"ntt_mime.read_ahead",
+        c"Sets how many blobs a worker has in flight from a slow disk before it gets to them.",
+        c"Each takes a thread of the worker while its file is read. A store that is in memory is read without. \
+          0 switches reading ahead off.",
+        &READ_AHEAD,
+        0,
+        128,
+        GucContext::Suset,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"ntt_mime.cache_size",
@@ -169,6 +181,11 @@ pub fn detector() -> DetectorConfig {
         head_bytes: HEAD_BYTES.get() as usize,
         prefilter: PREFILTER.get(),
     }
+}
+
+/// `ntt_mime.read_ahead`, 0 to 128 blobs.
+pub fn read_ahead() -> usize {
+    READ_AHEAD.get() as usize
 }
 
 /// `ntt_mime.cache_size` in bytes.

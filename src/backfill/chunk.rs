@@ -26,10 +26,13 @@ use super::options::Job;
 use super::shared::{Counters, Shared, Stop, add, add_time};
 use crate::errors::{Error, sentence};
 use crate::pg::tx::PgError;
-use crate::pg::{latch, tx};
+use crate::pg::{descriptors, latch, tx};
 
 /// How long a worker waits for its examiner before it takes what there is and looks after it.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
+
+/// Descriptors that a blob takes while it is read ahead: its file, and where it is opened step by step its folder.
+const DESCRIPTORS: usize = 2;
 
 /// The blobid of a row: of a blob, or text that isn't one.
 #[derive(PartialEq, Eq, Hash, Clone)]
@@ -109,6 +112,8 @@ pub struct Finder<'a> {
     cache: RunCache<'a>,
     counters: &'a Counters,
     examiner: Examiner,
+    /// Blobs that it may read ahead.
+    read_ahead: usize,
     note: Arc<Note>,
     /// Time of the examiner's spent opening and reading blobs of the chunk at hand.
     read_time: Duration,
@@ -148,7 +153,8 @@ impl<'a> Finder<'a> {
     ) -> Result<Finder<'a>, Error> {
         let counters = &shared.worker(number).counters;
         let begun = Instant::now();
-        let examiner = start_examiner(job, &note)?;
+        let read_ahead = descriptors::reserve(job.options.read_ahead * DESCRIPTORS) / DESCRIPTORS;
+        let examiner = start_examiner(job, read_ahead, &note)?;
         add_time(&counters.detect_us, begun.elapsed());
         crate::detect::complain(&examiner.complaints);
         Ok(Finder {
@@ -157,6 +163,7 @@ impl<'a> Finder<'a> {
             cache: shared.cache(memory),
             counters,
             examiner,
+            read_ahead,
             note,
             read_time: Duration::ZERO,
             wait_time: Duration::ZERO,
@@ -419,7 +426,7 @@ impl<'a> Finder<'a> {
             self.shared.note_quarantine();
         }
         self.conclude(wanted, slot, Outcome::Failed(FailureReason::Quarantined));
-        self.examiner = start_examiner(self.job, &self.note)?;
+        self.examiner = start_examiner(self.job, self.read_ahead, &self.note)?;
         self.worn = true;
         Ok(())
     }
@@ -486,7 +493,7 @@ impl Key {
     }
 }
 
-fn start_examiner(job: &Job, note: &Arc<Note>) -> Result<Examiner, Error> {
+fn start_examiner(job: &Job, read_ahead: usize, note: &Arc<Note>) -> Result<Examiner, Error> {
     // Opened anew: the store may have gone meanwhile.
     let store = Store::open(&job.options.blob_root).map_err(|error| Error::StoreGone {
         detail: sentence(&error),
@@ -494,6 +501,7 @@ fn start_examiner(job: &Job, note: &Arc<Note>) -> Result<Examiner, Error> {
     Ok(Examiner::start(
         store,
         job.options.detector(),
+        read_ahead,
         Some(Arc::clone(note)),
     )?)
 }

@@ -36,6 +36,8 @@ pub struct Options {
     pub blob_root: String,
     pub head_bytes: usize,
     pub prefilter: bool,
+    /// Blobs that a worker has in flight before it gets to them.
+    pub read_ahead: usize,
     pub cache_bytes: usize,
     pub lock_timeout_ms: u64,
     pub batch_delay_ms: u64,
@@ -67,6 +69,7 @@ impl Options {
             blob_root: settings::blob_root(),
             head_bytes: detector.head_bytes,
             prefilter: detector.prefilter,
+            read_ahead: settings::read_ahead(),
             cache_bytes: settings::cache_bytes(),
             lock_timeout_ms: settings::lock_timeout().as_millis() as u64,
             batch_delay_ms: settings::batch_delay().as_millis() as u64,

@@ -30,7 +30,8 @@ fn main() {
     let store = || Store::open(root.path().to_str().expect("a plain name")).expect("a store");
     let mut detector = Detector::new(CONFIG).expect("libmagic");
     let direct_store = store();
-    let mut examiner = Examiner::start(store(), CONFIG, Some(Arc::new(note))).expect("a thread");
+    let mut examiner =
+        Examiner::start(store(), CONFIG, 16, Some(Arc::new(note))).expect("a thread");
     let mut direct = Vec::new();
     let mut examined = [const { Vec::new() }; LOTS.len()];
     for _ in 0..ROUNDS {

@@ -11,7 +11,11 @@
 //! gets, and touches nothing but the files, its own libmagic and the queue of results. What it needs
 //! from memory that others may unmap (the shared memory of a run), its owner does.
 //!
-//! Orders and results travel in lots, so that a change of threads is paid for once for many blobs.
+//! Orders and results travel in lots, so that a change of threads is paid for once for many blobs. On a slow store
+//! more threads fetch the blobs of a lot before it gets there ([`read_ahead`]).
+
+mod read_ahead;
+mod waits;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::thread::JoinHandleExt;
@@ -29,6 +33,8 @@ use crate::detector::{Detection, Detector, DetectorConfig, DetectorError};
 use crate::failure::{Failure, FailureReason};
 use crate::note::{self, Note};
 use crate::store::{Store, StoreError};
+use read_ahead::{Crew, ReadAhead};
+use waits::Waits;
 
 /// Processor time of one blob after which it is [`Examiner::overdue`]. The worst of the files known to
 /// be slow, 64 kB of line feeds, takes 1 to 2 seconds; ordinary ones take milliseconds.
@@ -71,6 +77,7 @@ pub struct Examiner {
     orders: Sender<Vec<BlobId>>,
     desk: Arc<Desk>,
     thread: JoinHandle<()>,
+    readers: Arc<Crew>,
     watched: Option<Watched>,
     /// What libmagic gets wrong of known files, see [`Detector::complaints`].
     pub complaints: Vec<String>,
@@ -96,10 +103,12 @@ struct Watched {
 }
 
 impl Examiner {
-    /// Starts the thread, with a libmagic of its own. Takes milliseconds.
+    /// Starts the thread, with a libmagic of its own. Takes milliseconds. While the store is slow, it has up to
+    /// `read_ahead` blobs in flight before it gets there.
     pub fn start(
         store: Store,
         config: DetectorConfig,
+        read_ahead: usize,
         note: Option<Arc<Note>>,
     ) -> Result<Examiner, StartError> {
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -111,6 +120,9 @@ impl Examiner {
             at: AtomicU64::new(0),
             leave: AtomicBool::new(false),
         });
+        let store = Arc::new(store);
+        let read_ahead = ReadAhead::new(Arc::clone(&store), config.first_look(), read_ahead);
+        let readers = read_ahead.crew();
         let (orders, inbox) = channel();
         let (report, ready) = channel();
         let thread = {
@@ -131,6 +143,7 @@ impl Examiner {
                             Thread {
                                 store,
                                 detector,
+                                read_ahead,
                                 note,
                                 desk,
                             }
@@ -156,6 +169,7 @@ impl Examiner {
             orders,
             desk,
             thread,
+            readers,
             watched: None,
             complaints,
         })
@@ -233,13 +247,16 @@ impl Examiner {
 impl Drop for Examiner {
     fn drop(&mut self) {
         self.desk.leave.store(true, Ordering::Relaxed);
+        // By itself the thread would send them home only once it is done with the blob at hand.
+        self.readers.leave();
     }
 }
 
 /// The thread's end.
 struct Thread {
-    store: Store,
+    store: Arc<Store>,
     detector: Detector,
+    read_ahead: ReadAhead,
     note: Option<Arc<Note>>,
     desk: Arc<Desk>,
 }
@@ -248,14 +265,19 @@ impl Thread {
     fn work(mut self, inbox: &Receiver<Vec<BlobId>>) {
         while let Ok(blobs) = inbox.recv() {
             let last = blobs.len().saturating_sub(1);
+            let blobs = Arc::new(blobs);
+            self.read_ahead.take_order(&blobs);
+            let mut waits = Waits::begin();
             for (number, id) in blobs.iter().enumerate() {
                 if self.desk.leave.load(Ordering::Relaxed) {
                     return;
                 }
+                self.read_ahead.come_to(number);
                 self.desk.at.store(number as u64, Ordering::Relaxed);
                 self.desk.looks.fetch_add(1, Ordering::Release);
-                let examined = self.examine(number, id);
+                let (examined, took) = self.examine(number, id);
                 self.desk.looks.fetch_add(1, Ordering::Release);
+                self.read_ahead.note(number, waits.within(took));
                 self.put(examined, number == last);
             }
         }
@@ -276,7 +298,8 @@ impl Thread {
         }
     }
 
-    fn examine(&mut self, number: usize, id: &BlobId) -> Examined {
+    /// Returns also the time that opening and reading took.
+    fn examine(&mut self, number: usize, id: &BlobId) -> (Examined, Duration) {
         let (store, detector) = (&self.store, &mut self.detector);
         let mut open_time = Duration::ZERO;
         let mut look = || {
@@ -289,11 +312,13 @@ impl Thread {
             Some(note) => note.during(id, &mut look),
             None => look(),
         };
-        Examined {
+        let read_time = result.as_ref().map_or(Duration::ZERO, |d| d.read_time);
+        let examined = Examined {
             number,
             result: result.map_err(|failure| self.trouble(failure)),
             open_time,
-        }
+        };
+        (examined, open_time + read_time)
     }
 
     /// Is it the blob's failure, or has the store gone?

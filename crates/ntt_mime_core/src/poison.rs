@@ -2,7 +2,7 @@
 //!
 //! Only in a library built with the feature `poison`, and only for blobs that the environment variable
 //! `NTT_MIME_POISON` of the server names: `crash:<blobid>`, `abort:<blobid>`, `hang:<blobid>` or
-//! `overflow:<blobid>`, with commas between.
+//! `overflow:<blobid>`, with commas between. Besides, every store is taken for a slow one there and read ahead.
 
 use std::sync::OnceLock;
 

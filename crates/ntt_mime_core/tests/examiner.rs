@@ -33,7 +33,13 @@ fn open(root: &Path) -> Store {
 }
 
 fn start(root: &Path, note: Option<Arc<Note>>) -> Examiner {
-    let examiner = Examiner::start(open(root), CONFIG, note).unwrap_or_else(|e| panic!("{e:?}"));
+    start_ahead(root, 16, note)
+}
+
+/// With so many blobs in flight.
+fn start_ahead(root: &Path, read_ahead: usize, note: Option<Arc<Note>>) -> Examiner {
+    let examiner =
+        Examiner::start(open(root), CONFIG, read_ahead, note).unwrap_or_else(|e| panic!("{e:?}"));
     assert_eq!(examiner.complaints, Vec::<String>::new());
     examiner
 }
@@ -75,23 +81,25 @@ fn it_gives_the_answers_of_a_detector_in_the_order_asked_for() {
         };
         put(root.path(), &id(n), content.as_bytes());
     }
-    let note = Note::begin(folder.path(), 1, Keeper::Worker).unwrap();
-    let mut examiner = start(root.path(), Some(Arc::new(note)));
+    let note = Arc::new(Note::begin(folder.path(), 1, Keeper::Worker).unwrap());
     let mut detector = Detector::new(CONFIG).unwrap();
     let store = open(root.path());
     let known = |id: &BlobId| id.as_bytes()[0] <= 200;
-    for round in 0..3 {
-        let ids: Vec<BlobId> = (0..=200u8).map(|n| id(n ^ round)).filter(known).collect();
-        let done = examine(&mut examiner, ids.clone());
-        for (number, (id, examined)) in ids.iter().zip(done).enumerate() {
-            let directly = detector.detect_blob(&store.open_blob(id).unwrap()).unwrap();
-            let detection = examined.result.unwrap();
-            assert_eq!(examined.number, number);
-            assert_eq!(detection.mime_type, directly.mime_type);
-            assert_eq!(detection.bytes_read, directly.bytes_read);
+    for read_ahead in [0, 1, 128] {
+        let mut examiner = start_ahead(root.path(), read_ahead, Some(Arc::clone(&note)));
+        for round in 0..3 {
+            let ids: Vec<BlobId> = (0..=200u8).map(|n| id(n ^ round)).filter(known).collect();
+            let done = examine(&mut examiner, ids.clone());
+            for (number, (id, examined)) in ids.iter().zip(done).enumerate() {
+                let directly = detector.detect_blob(&store.open_blob(id).unwrap()).unwrap();
+                let detection = examined.result.unwrap();
+                assert_eq!(examined.number, number);
+                assert_eq!(detection.mime_type, directly.mime_type);
+                assert_eq!(detection.bytes_read, directly.bytes_read);
+            }
         }
+        assert_eq!(examiner.overdue(), None);
     }
-    assert_eq!(examiner.overdue(), None);
 }
 
 #[test]

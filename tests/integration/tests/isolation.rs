@@ -56,6 +56,7 @@ SET ntt_mime.blob_root = '/tmp'               | -     -      -       -       -  
 SET ntt_mime.head_bytes = '1MB'               | -     -      -       -       -       -        -         -      ok
 SET ntt_mime.cache_size = '1GB'               | -     -      -       -       -       -        -         -      ok
 SET ntt_mime.prefilter = off                  | -     -      -       -       -       -        -         -      ok
+SET ntt_mime.read_ahead = 100                 | -     -      -       -       -       -        -         -      ok
 SET ntt_mime.run_history = 0                  | -     -      -       -       -       -        -         -      ok
 SET ntt_mime.target = 'x'                     | ok    ok     ok      ok      ok      ok       ok        ok     ok
 SET ntt_mime.workers = 3                      | ok    ok     ok      ok      ok      ok       ok        ok     ok
@@ -541,6 +542,7 @@ fn a_trigger_gains_nothing_from_a_worker() {
         &root,
         "SET ntt_mime.head_bytes = 512",
         "SET ntt_mime.prefilter = off",
+        "SET ntt_mime.read_ahead = 0",
         // What anybody may set, and what a run must bear.
         "SET search_path = pg_temp",
         "SET ntt_mime.target = 'x'",

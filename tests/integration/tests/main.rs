@@ -16,6 +16,7 @@ mod locks;
 mod paths;
 mod privileges;
 mod quarantine;
+mod read_ahead;
 mod replication;
 mod sessions;
 mod shutdown;

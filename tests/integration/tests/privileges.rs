@@ -354,6 +354,7 @@ fn settings_that_reach_the_files_are_the_superusers() {
             "ntt_mime.head_bytes|superuser",
             "ntt_mime.lock_timeout|user",
             "ntt_mime.prefilter|superuser",
+            "ntt_mime.read_ahead|superuser",
             "ntt_mime.retry_failures_after|user",
             "ntt_mime.run_history|superuser",
             "ntt_mime.target|user",
@@ -368,6 +369,7 @@ fn settings_that_reach_the_files_are_the_superusers() {
         "cache_size",
         "head_bytes",
         "prefilter",
+        "read_ahead",
         "run_history",
     ] {
         assert_error(

@@ -25,7 +25,7 @@ struct Poisoned {
 }
 
 /// `ntt_mime.so` with the feature, where the server's account can read it.
-fn library() -> PathBuf {
+pub fn library() -> PathBuf {
     let built = std::env::var("NTT_POISON_LIBRARY")
         .expect("NTT_POISON_LIBRARY names it; scripts/test.sh integration builds it");
     let folder = scratch::folder("poison");

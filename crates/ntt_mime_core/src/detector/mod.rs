@@ -34,8 +34,12 @@ use crate::store::{Blob, in_words};
 use cookie::MagicError;
 pub use database::{MagicDatabase, magic_database};
 use judge::{By, Judge, Look};
+/// What tells text from other content, in bytes from the start.
+pub(crate) use plan::SECOND as TEXT;
 use plan::View;
 pub use plan::{Json, Steps};
+/// What rules look at of a file's end, in bytes.
+pub(crate) use prefilter::end::MOST as END;
 pub use selfcheck::{KnownFile, known_files};
 
 /// The type of nothing at all. (file(1) looks at the inode of an empty file first and says
@@ -55,6 +59,13 @@ pub struct DetectorConfig {
     pub head_bytes: usize,
     /// Rule out what cannot match before libmagic looks.
     pub prefilter: bool,
+}
+
+impl DetectorConfig {
+    /// Bytes of the first look, within the limits.
+    pub(crate) fn first_look(&self) -> usize {
+        plan::first_look(self.head_bytes)
+    }
 }
 
 /// libmagic can't be used: where it looked for its database, and why that won't do, in its own words.
@@ -182,7 +193,7 @@ impl Detector {
     }
 
     fn detect(&mut self, file: BorrowedFd<'_>, size: u64) -> Result<Detection, Trouble> {
-        let mut limit = plan::first_look(self.config.head_bytes);
+        let mut limit = self.config.first_look();
         self.buffers.head.shrink_to(KEPT);
         let mut looks = Looks::new(file, size, &mut self.buffers);
         let mut detection = Detection {

@@ -27,7 +27,7 @@ use super::json::may_become_json;
 const SHORTEST: usize = 512;
 
 /// As far as libmagic goes to tell text from binary: FILE_ENCODING_MAX in its file.h.
-const SECOND: usize = 64 * 1024;
+pub const SECOND: usize = 64 * 1024;
 
 /// How far file(1) looks, so there is no point in going further: FILE_BYTES_MAX in the same.
 const WHOLE: usize = 7 * 1024 * 1024;

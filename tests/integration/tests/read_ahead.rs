@@ -1,0 +1,137 @@
+//! Reading ahead: a matter of speed only, by threads that are gone with their worker.
+//!
+//! The library under test is the one with the feature `poison`, which takes every store for a slow one.
+
+use std::time::Duration;
+
+use ntt_mime_integration::store::absent_blobid;
+use ntt_mime_integration::{Cluster, Session, Store, TestDb, corpus, inode, wait_until};
+
+use super::quarantine::library;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// What threads that read ahead are called.
+const READER: &str = "ntt_mime read";
+
+fn cluster(settings: &[(&str, &str)]) -> Cluster {
+    let path = format!("{}:$libdir", library().display());
+    let mut all = vec![("dynamic_library_path", path.as_str())];
+    all.extend(settings);
+    Cluster::start_in(&[], &all)
+}
+
+/// What a run from scratch finds and counts.
+fn results(s: &mut Session, read_ahead: u32) -> Vec<String> {
+    s.exec(&format!(
+        "UPDATE blob SET mime_type = NULL; TRUNCATE ntt_mime.failure; LOAD 'ntt_mime';
+         SET ntt_mime.read_ahead = {read_ahead}"
+    ));
+    inode::remember(s, "blob");
+    let run = s.backfill("200, target => 'blob', workers => 2").run_id;
+    inode::check_filled(s, "blob");
+    let mut results =
+        s.table("SELECT blobid, reason, detail FROM ntt_mime.failure ORDER BY blobid");
+    results.extend(s.table(&format!(
+        "SELECT status, blobs, detections, rows_updated, rows_left, failures, bytes_read, mime_counts
+           FROM ntt_mime.run WHERE run_id = {run} AND (options ->> 'read_ahead')::int = {read_ahead}"
+    )));
+    results
+}
+
+/// A plain target: real files, and blobids that have none, or something else in its place.
+fn fill(s: &mut Session, store: &Store) {
+    let mut blobids = corpus().blobids();
+    blobids.truncate(1000);
+    for blobid in &blobids {
+        let content = std::fs::read(corpus().store.path(blobid)).expect("the corpus is there");
+        store.put_as(blobid, &content);
+    }
+    let (folder, link, fifo) = (absent_blobid(1), absent_blobid(2), absent_blobid(3));
+    std::fs::create_dir(store.place(&folder)).expect("a folder");
+    std::os::unix::fs::symlink("/etc/passwd", store.place(&link)).expect("a link");
+    let made = std::process::Command::new("mkfifo")
+        .arg(store.place(&fifo))
+        .status();
+    assert!(made.expect("mkfifo").success());
+    blobids.extend((0..5).map(absent_blobid));
+    inode::plain(s, &blobids);
+}
+
+#[test]
+fn the_results_are_the_same_without_and_with_much_of_it() {
+    let cluster = cluster(&[]);
+    let db = TestDb::on(&cluster, "read_ahead");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    fill(&mut s, &store);
+    let without = results(&mut s, 0);
+    assert_eq!(without.len(), 6, "{without:#?}");
+    for read_ahead in [1, 16, 128] {
+        assert_eq!(results(&mut s, read_ahead), without, "{read_ahead}");
+    }
+}
+
+#[test]
+fn a_server_with_few_descriptors_is_left_enough() {
+    let cluster = cluster(&[("max_files_per_process", "80")]);
+    let db = TestDb::on(&cluster, "few_files");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::partitioned(&mut s, 100);
+    inode::load_source(&mut s, &store.put_synthetic(500));
+    inode::fill(&mut s, 100, 4);
+    inode::remember(&mut s, "inode");
+    s.exec("LOAD 'ntt_mime'; SET ntt_mime.read_ahead = 128");
+    let outcome = s.backfill("100");
+    inode::check_filled(&mut s, "inode");
+    assert_eq!(outcome.failures, inode::expected(&mut s).failures);
+}
+
+/// Threads that read ahead, by worker.
+fn readers(s: &mut Session) -> Vec<usize> {
+    let workers = s.column(
+        "SELECT pid FROM pg_stat_activity
+          WHERE backend_type = 'ntt_mime worker' AND datname = current_database()",
+    );
+    let count = |pid: &String| {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let names =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+        names.filter(|name| name.trim() == READER).count()
+    };
+    workers.iter().map(count).collect()
+}
+
+#[test]
+fn there_are_as_many_threads_as_set_and_they_go_with_the_worker() {
+    let cluster = cluster(&[]);
+    let db = TestDb::on(&cluster, "readers");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::plain(&mut s, &store.put_synthetic(2000));
+    for (read_ahead, cancel) in [(0, true), (3, true), (16, false)] {
+        let mut caller = db.connect();
+        caller.exec(&format!(
+            "UPDATE blob SET mime_type = NULL; LOAD 'ntt_mime'; SET ntt_mime.batch_delay = '1min';
+             SET ntt_mime.read_ahead = {read_ahead}"
+        ));
+        let running = caller.call_in_background("50, target => 'blob', workers => 1");
+        wait_until(SOON, "the first batch to be done", || {
+            s.count("SELECT count(*) FROM blob WHERE mime_type IS NOT NULL") > 0
+        });
+        assert_eq!(readers(&mut s), [read_ahead]);
+        match cancel {
+            true => running.cancel(),
+            false => s.exec(&format!("SELECT pg_terminate_backend({})", running.pid)),
+        }
+        assert!(running.finish().1.is_err());
+        db.wait_for_no_workers(Duration::from_secs(2));
+    }
+}
