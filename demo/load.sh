@@ -39,7 +39,7 @@ if [[ ${ODD:-yes} == yes ]]; then
 fi
 sql -c "ANALYZE demo.blob" -c "ANALYZE demo.medium" -f "$here/data.sql"
 sql -c "ALTER TABLE inode ADD PRIMARY KEY (medium_hash, ino)" \
-    -f "$here/inode_indexes.sql" -f "$here/references.sql"
+    -f "$here/inode_indexes.sql" -f "$here/path.sql" -f "$here/triggers.sql"
 cluster_psql "$cluster" -q -d "$database" -c "VACUUM ANALYZE"
 if [[ ${EXTENSION:-yes} == yes ]]; then
     sql -c "CREATE EXTENSION ntt_mime"

@@ -2,8 +2,8 @@
 --
 -- psql variables: leaves (how many media).
 --
--- Keys, indexes and triggers, and the table path, follow in inode_indexes.sql and references.sql after the rows: that is
--- faster by far.
+-- Keys and indexes (inode_indexes.sql), the table path (path.sql) and triggers (triggers.sql) follow after the rows: that
+-- is faster by far.
 
 CREATE TABLE inode (
     medium_hash     text NOT NULL,
