@@ -44,7 +44,7 @@ class Bench:
     def __init__(self, options):
         from cluster import Cluster
         self.cluster = Cluster(options.cluster, options.bindir)
-        self.folder = options.cluster
+        self.folder = options.folder
         self.began = time.monotonic()
 
     def say(self, text):
@@ -64,8 +64,8 @@ def parser_of_all():
     parser = argparse.ArgumentParser(
         allow_abbrev=False, usage="make bench BENCH='[OPTION]... [PART [OPTION]...]...'", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cluster", help=argparse.SUPPRESS)
-    parser.add_argument("--bindir", help=argparse.SUPPRESS)
+    for name in ("--folder", "--cluster", "--bindir"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
     for name in ("--write", "--keep", "--show"):
         parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
     return parser
@@ -131,7 +131,7 @@ def main():
     bench = Bench(options)
     for name, own, part, part_options in parts:
         if options.show:
-            result = last(options.cluster, name)
+            result = last(options.folder, name)
         else:
             result = measure(bench, name, own, part, part_options)
         if result is None:

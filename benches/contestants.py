@@ -27,9 +27,9 @@ import store as stores
 
 HERE = clusters.HERE
 
-# A leaf of more blocks is updated in pieces, so that two sessions share the largest leaves as well.
-# 64 MB: each piece is joined to the whole mapping.
-PIECE_BLOCKS = 8192
+# A leaf with a larger share of all blocks is updated in pieces, so that two sessions can share it.
+# Not in small ones: each is joined to the whole mapping.
+PIECE = 1 / 8
 
 # What a DBA would set for a job like this one, and what our workers set for themselves.
 FLOOR_SETTINGS = ("SET synchronous_commit = off", "SET jit = off", "SET work_mem = '256MB'")
@@ -227,13 +227,15 @@ def list_pieces(connection):
         cursor.execute("""
             SELECT inhrelid::regclass::text, pg_relation_size(inhrelid) / 8192
             FROM pg_inherits WHERE inhparent = 'inode'::regclass ORDER BY 2 DESC""")
-        for leaf, blocks in cursor.fetchall():
-            if blocks <= PIECE_BLOCKS:
-                yield leaf, None, None
-            else:
-                for start in range(0, blocks, PIECE_BLOCKS):
-                    # New versions of its rows come behind it.
-                    yield leaf, start, min(start + PIECE_BLOCKS, blocks)
+        leaves = cursor.fetchall()
+    most = max(int(PIECE * sum(blocks for _, blocks in leaves)), 1)
+    for leaf, blocks in leaves:
+        if blocks <= most:
+            yield leaf, None, None
+        else:
+            for start in range(0, blocks, most):
+                # New versions of its rows come behind the last of these.
+                yield leaf, start, min(start + most, blocks)
 
 
 def run_libmagic(arena):

@@ -94,6 +94,8 @@ def template(cluster, store, shape, say):
         note.update(facts(cluster, name), library=cluster.library(),
                     leaf_count=cluster.value("SELECT count(*) FROM pg_inherits "
                                              "WHERE inhparent = 'inode'::regclass", name))
+    if abs(note["pending"] - shape.pending()) > 1:
+        raise SystemExit(f"error: {note['pending']} rows are pending, not {shape.pending()}")
     cluster.set_note(name, note)
     say(f"tables made: {shape}, {time.monotonic() - began:.0f} s")
     return name, note

@@ -14,7 +14,8 @@
 #
 # "start" always begins with an empty cluster: making one takes two seconds, and whatever an
 # earlier run left, running, stopped or killed half-way, can't matter then.  Other things in the
-# folder, such as a store of blobs, stay.  "resume" is for data that take long to make.
+# folder, such as a store of blobs, stay.  "resume" is for data that take long to make; a server with
+# a hundred thousand files may take minutes to stop or start: CLUSTER_PATIENCE is in seconds.
 #
 # Only the accounts root, postgres and the caller's get in (peer authentication on the socket); on
 # 127.0.0.1 it listens too, for clients that need that, but asks for a password that nobody has
@@ -53,7 +54,7 @@ cluster_stop() {
     local mode
     for mode in fast immediate; do
         cluster_running "$1" || return 0
-        as_postgres "$(bindir)/pg_ctl" stop -s -w -m "$mode" -t 30 -D "$1/data" || true
+        as_postgres "$(bindir)/pg_ctl" stop -s -w -m "$mode" -t "${CLUSTER_PATIENCE:-30}" -D "$1/data" || true
     done
     if cluster_running "$1"; then die "the server in \"$1\" does not stop"; fi
 }
@@ -106,7 +107,7 @@ cluster_launch() {
     for ((port = 54300 + PG, try = 0; try < 50; port++, try++)); do
         if (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then continue; fi
         cluster_settings "$dir" "$port" "$@" | as_root tee "$dir/data/ntt_mime.conf" >/dev/null
-        if as_postgres "$(bindir)/pg_ctl" start -s -w -t 60 -D "$dir/data" -l "$dir/log" \
+        if as_postgres "$(bindir)/pg_ctl" start -s -w -t "${CLUSTER_PATIENCE:-60}" -D "$dir/data" -l "$dir/log" \
             </dev/null >/dev/null 2>&1 9<&-; then
             as_root tee "$dir/port" >/dev/null <<<"$port"
             return
