@@ -50,7 +50,7 @@ torture: ## faults at random moments, loaders beside runs, memory: an hour; TORT
 fuzz: ## fuzz the detector; SECONDS=600
 	@scripts/fuzz.sh $(SECONDS)
 
-bench: ## this extension beside the method it replaces; BENCH='--rounds 1' passes options
+bench: ## speed beside other methods, growth, cold blobs, WAL, others' sessions: 45 minutes; BENCH='contest' is one part
 	@benches/bench.sh $(BENCH)
 
 clean: ## stop the private clusters, delete what the demo, tests and benchmark made, and target/

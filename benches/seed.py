@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The method that the extension replaces, written anew from its description, to measure beside.
 
-    seed.py DSN ROOT [--processes N] [--batch N] [--head BYTES] [--cookie blob|process]
+    seed.py DSN ROOT [--processes N] [--batch N] [--head BYTES] [--cookie blob|process] [--batches N]
 
 A script outside the database: select a batch of distinct pending blobids through the partitioned
 table, give the files' first 2 KiB to libmagic in a pool of processes, write the batch back with one
@@ -10,9 +10,10 @@ with batches of 10,000 and 8 processes, which are the defaults here, and it open
 every blob (--cookie process spares it that, to see what it makes of the difference).
 
 Where it would go on for ever, with blobs that can't be detected and so are selected again, this one
-ends: a batch that fills nothing is the last.
+ends: a batch that fills nothing is the last.  --batches ends it after so many, to see what a batch
+costs at that stage of a long job.
 
-Prints one line of JSON: blobs, rows, failed, seconds and where they went.
+Prints one line of JSON: blobs, rows, failed, seconds and where they went, batches.
 """
 
 import argparse
@@ -70,9 +71,10 @@ def main():
     parser.add_argument("--batch", type=int, default=10000)
     parser.add_argument("--head", type=int, default=2048)
     parser.add_argument("--cookie", choices=["blob", "process"], default="blob")
+    parser.add_argument("--batches", type=int, metavar="N", help="end after so many")
     options = parser.parse_args()
 
-    totals = {"blobs": 0, "rows": 0, "failed": 0}
+    totals = {"blobs": 0, "rows": 0, "failed": 0, "batches": 0}
     spent = {"select": 0.0, "detect": 0.0, "update": 0.0}
 
     # The processes are forked before there is a connection that they could share.
@@ -81,7 +83,7 @@ def main():
         began = time.monotonic()
         with connection, connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-        while True:
+        while options.batches is None or totals["batches"] < options.batches:
             with connection, connection.cursor() as cursor:
                 clock = time.monotonic()
                 cursor.execute(SELECT, (options.batch,))
@@ -103,6 +105,7 @@ def main():
                 totals["blobs"] += len(found)
                 totals["rows"] += cursor.rowcount
                 totals["failed"] += len(answers) - len(found)
+                totals["batches"] += 1
                 if cursor.rowcount == 0:
                     break
         seconds = time.monotonic() - began

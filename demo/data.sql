@@ -50,7 +50,8 @@ every AS (
 ),
 placed AS (
     SELECT every.*, 1 + width_bucket(demo.chance(i, 4), edges) AS medium
-    FROM every, (SELECT array_agg(upto ORDER BY n) FILTER (WHERE upto < 1) AS edges FROM demo.medium) e
+    FROM every, (SELECT coalesce(array_agg(upto ORDER BY n) FILTER (WHERE upto < 1), '{}') AS edges
+                 FROM demo.medium) e
 )
 SELECT medium_hash, 64768, i, 1, size, 1000000000 + (500000000 * demo.chance(i, 5))::bigint,
        blobid, blobid IS NOT NULL, '/data/cold' , '{}', fs_type, mime_type,

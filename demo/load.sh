@@ -28,7 +28,7 @@ sql() {
 # time. Nothing is lost if the machine goes down: the next run starts with an empty cluster.
 cluster_fsync "$cluster" off
 cluster_psql "$cluster" -q -c "CREATE DATABASE \"$database\"" postgres
-sql -f "$here/schema.sql"
+sql -f "$here/schema.sql" -f "$here/leaves.sql"
 if [[ $blobs -eq 0 ]]; then cat "$store/blobs.tsv"; else head -n "$blobs" "$store/blobs.tsv"; fi |
     sql -c "COPY demo.blob (blobid, size, kind) FROM STDIN"
 if [[ ${ODD:-yes} == yes ]]; then
@@ -39,7 +39,7 @@ if [[ ${ODD:-yes} == yes ]]; then
 fi
 sql -c "ANALYZE demo.blob" -c "ANALYZE demo.medium" -f "$here/data.sql"
 sql -c "ALTER TABLE inode ADD PRIMARY KEY (medium_hash, ino)" \
-    -f "$here/inode_indexes.sql" -f "$here/references.sql"
+    -f "$here/inode_indexes.sql" -f "$here/path.sql" -f "$here/triggers.sql"
 cluster_psql "$cluster" -q -d "$database" -c "VACUUM ANALYZE"
 if [[ ${EXTENSION:-yes} == yes ]]; then
     sql -c "CREATE EXTENSION ntt_mime"

@@ -2,8 +2,8 @@
 --
 -- psql variables: leaves (how many media).
 --
--- Keys, indexes and triggers, and the table path, follow in inode_indexes.sql and references.sql after the rows: that is
--- faster by far.
+-- Its leaves follow in leaves.sql; keys and indexes (inode_indexes.sql), the table path (path.sql) and triggers
+-- (triggers.sql) after the rows: that is faster by far.
 
 CREATE TABLE inode (
     medium_hash     text NOT NULL,
@@ -51,9 +51,3 @@ SELECT n,
        encode(sha256(convert_to('medium ' || n, 'UTF8')), 'hex') AS medium_hash,
        (sum(1 / (n + 0.4)) OVER (ORDER BY n) / sum(1 / (n + 0.4)) OVER ())::float8 AS upto
 FROM generate_series(1, :leaves) n;
-
-SELECT format('CREATE TABLE inode_%s PARTITION OF inode FOR VALUES IN (%L)',
-              left(medium_hash, 12), medium_hash)
-FROM demo.medium
-ORDER BY n
-\gexec

@@ -7,6 +7,10 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/cluster.sh"
 # shellcheck source=scripts/debian.sh
 source "$REPO/scripts/debian.sh"
 
+if mountpoint --quiet "$BENCH_DIR/disk"; then
+    cluster_stop "$BENCH_DIR/disk"
+    as_root umount --detach-loop "$BENCH_DIR/disk"
+fi
 for dir in "$DEMO_DIR" "$BENCH_DIR" "$TEST_DIR"; do
     if [[ -d $dir ]]; then
         cluster_remove "$dir" # refuses a folder that isn't one of ours

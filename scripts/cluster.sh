@@ -4,6 +4,7 @@
 # machine already is touched.
 #
 #   scripts/cluster.sh start DIRECTORY [SETTING=VALUE]...   an empty cluster, running
+#   scripts/cluster.sh resume DIRECTORY [SETTING=VALUE]...  the one that was stopped, or an empty one
 #   scripts/cluster.sh stop DIRECTORY
 #   scripts/cluster.sh psql DIRECTORY [ARGUMENT]...         psql as its superuser
 #   scripts/cluster.sh fsync DIRECTORY off|on               whether writes wait for the disk
@@ -13,7 +14,8 @@
 #
 # "start" always begins with an empty cluster: making one takes two seconds, and whatever an
 # earlier run left, running, stopped or killed half-way, can't matter then.  Other things in the
-# folder, such as a store of blobs, stay.
+# folder, such as a store of blobs, stay.  "resume" is for data that take long to make; a server with
+# a hundred thousand files may take minutes to stop or start: CLUSTER_PATIENCE is in seconds.
 #
 # Only the accounts root, postgres and the caller's get in (peer authentication on the socket); on
 # 127.0.0.1 it listens too, for clients that need that, but asks for a password that nobody has
@@ -52,7 +54,7 @@ cluster_stop() {
     local mode
     for mode in fast immediate; do
         cluster_running "$1" || return 0
-        as_postgres "$(bindir)/pg_ctl" stop -s -w -m "$mode" -t 30 -D "$1/data" || true
+        as_postgres "$(bindir)/pg_ctl" stop -s -w -m "$mode" -t "${CLUSTER_PATIENCE:-30}" -D "$1/data" || true
     done
     if cluster_running "$1"; then die "the server in \"$1\" does not stop"; fi
 }
@@ -78,14 +80,34 @@ cluster_start() {
     cluster_access | as_root tee "$dir/data/pg_hba.conf" >/dev/null
     cluster_accounts | as_root tee "$dir/data/pg_ident.conf" >/dev/null
     as_root tee -a "$dir/data/postgresql.conf" >/dev/null <<<"include = 'ntt_mime.conf'"
+    cluster_launch "$dir" "$@"
+}
 
+# A cluster of another version of PostgreSQL is no use.
+cluster_resume() {
+    local dir=$1
+    cluster_folder "$dir"
+    if [[ $(as_root cat "$dir/data/PG_VERSION" 2>/dev/null) != "$PG" ]]; then
+        cluster_start "$@"
+        return
+    fi
+    cluster_stop "$dir"
+    as_root rm -f "$dir/port" "$dir/log"
+    # What was set for a moment when an earlier run was killed.
+    as_root truncate --size 0 "$dir/data/postgresql.auto.conf"
+    cluster_launch "$@"
+}
+
+cluster_launch() {
+    local dir=$1
+    shift
     # Ports are tried in turn: one that is taken between our look and the server's start shows as
     # a failed start, too.
     local port try
     for ((port = 54300 + PG, try = 0; try < 50; port++, try++)); do
         if (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then continue; fi
         cluster_settings "$dir" "$port" "$@" | as_root tee "$dir/data/ntt_mime.conf" >/dev/null
-        if as_postgres "$(bindir)/pg_ctl" start -s -w -t 60 -D "$dir/data" -l "$dir/log" \
+        if as_postgres "$(bindir)/pg_ctl" start -s -w -t "${CLUSTER_PATIENCE:-60}" -D "$dir/data" -l "$dir/log" \
             </dev/null >/dev/null 2>&1 9<&-; then
             as_root tee "$dir/port" >/dev/null <<<"$port"
             return
@@ -162,11 +184,12 @@ cluster_fsync() {
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
-    [[ $# -ge 2 ]] || die "usage: scripts/cluster.sh start|stop|psql|fsync|remove DIRECTORY ..."
+    [[ $# -ge 2 ]] || die "usage: scripts/cluster.sh start|resume|stop|psql|fsync|remove DIRECTORY ..."
     action=$1 dir=$2
     shift 2
     case $action in
         start) cluster_start "$dir" "$@" ;;
+        resume) cluster_resume "$dir" "$@" ;;
         stop) cluster_stop "$dir" ;;
         psql) cluster_psql "$dir" "$@" ;;
         fsync) cluster_fsync "$dir" "$@" ;;

@@ -22,7 +22,8 @@ phase_setup() { "$REPO/scripts/setup.sh" build test bench; }
 phase_scripts() {
     local script
     (cd "$REPO" && shellcheck -x scripts/*.sh demo/*.sh benches/*.sh tests/accuracy/corpus/*.sh .ci/run)
-    for script in "$REPO"/demo/*.py "$REPO"/benches/*.py "$REPO"/tests/accuracy/corpus/*.py; do
+    for script in "$REPO"/demo/*.py "$REPO"/benches/*.py "$REPO"/benches/parts/*.py \
+        "$REPO"/tests/accuracy/corpus/*.py; do
         "$PYTHON" -c 'import sys; compile(open(sys.argv[1]).read(), sys.argv[1], "exec")' "$script"
     done
 }

@@ -1,27 +1,6 @@
--- What refers to the archive's rows, and its triggers, as on the live system: with the key and the indexes of
--- inode_indexes.sql eleven indexes a leaf, seven of which a change of mime_type enters, and three triggers a leaf.
-
--- Where on its medium an inode was found; here, for some of them. The foreign key comes before
--- the leaves, which then need no check: one for each of them, planned over all leaves of inode,
--- would take minutes.
-CREATE TABLE path (
-    medium_hash text NOT NULL,
-    ino         bigint NOT NULL,
-    path        text NOT NULL,
-    FOREIGN KEY (medium_hash, ino) REFERENCES inode (medium_hash, ino)
-) PARTITION BY LIST (medium_hash);
-
-SELECT format('CREATE TABLE path_%s PARTITION OF path FOR VALUES IN (%L)',
-              left(medium_hash, 12), medium_hash)
-FROM demo.medium
-ORDER BY n
-\gexec
-
-INSERT INTO path
-SELECT medium_hash, ino, '/' || ino / 1000 || '/' || ino
-FROM inode
-WHERE ino % 50 = 0;
-
+-- The archive's triggers, as on the live system: three a leaf. With the key, the indexes of inode_indexes.sql and the
+-- foreign key of path.sql, eleven indexes a leaf, seven of which a change of mime_type enters.
+--
 -- Each statement adds what it did to queue_stats. The joins of old and new rows are part of what
 -- an update of a batch costs.
 CREATE FUNCTION count_inserted() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -1,0 +1,263 @@
+"""Those who fill the rows, or do a part of it, to be timed beside each other.
+
+  seed      the method that the extension replaces: seed.py
+  ours-N    CALL ntt_backfill_mime(10000) with N workers
+  floor     what the database takes for the same updates when nothing has to be found out: a bare
+            UPDATE … FROM a ready-made, indexed mapping, leaf by leaf, in two sessions
+  libmagic  what libmagic takes for the same blobs when there is no database: file(1) in two
+            processes
+  file      what a user does at a shell: file -f, COPY, UPDATE; shell_user.sh
+
+Each returns what it did and the seconds it took; what it did is checked before they count.
+"""
+
+import concurrent.futures
+import json
+import os
+import queue
+import subprocess
+import sys
+import time
+
+import cluster as clusters
+import data
+import machine
+import sampler as samplers
+import store as stores
+
+HERE = clusters.HERE
+
+# A leaf with a larger share of all blocks is updated in pieces, so that two sessions can share it.
+# Not in small ones: each is joined to the whole mapping.
+PIECE = 1 / 8
+
+# What a DBA would set for a job like this one, and what our workers set for themselves.
+FLOOR_SETTINGS = ("SET synchronous_commit = off", "SET jit = off", "SET work_mem = '256MB'")
+
+CALL = "CALL ntt_backfill_mime(10000, workers => %s)"
+
+PROFILE = ("scan_ms", "read_ms", "detect_ms", "update_ms", "commit_ms")
+
+
+class Arena:
+    """What a contestant is given: a cluster with a fresh copy of a template, blobs, options."""
+
+    def __init__(self, cluster, store, template, note, options):
+        self.cluster, self.store, self.template, self.note = cluster, store, template, note
+        self.options = options
+
+    def fresh(self):
+        self.cluster.copy(self.template, self.store.root)
+        self.store.warm()
+        self.cluster.query("CHECKPOINT")
+
+    def verify(self, name, result, rows_must=True):
+        """Ends everything if a contestant did not do the whole job: its time would mean nothing.
+        Notes rows whose answer is another one than ours, which only some may have."""
+        found = data.facts(self.cluster, clusters.DATABASE)
+        problems = []
+        if found["pending"]:
+            problems.append(f"left {found['pending']} rows pending")
+        if result.get("failed"):
+            problems.append(f"counts {result['failed']} failures")
+        if rows_must and result["rows"] != self.note["pending"]:
+            problems.append(f"counts {result['rows']} rows, not {self.note['pending']}")
+        if result.get("blobs", len(self.store.blobids)) != len(self.store.blobids):
+            problems.append(f"counts {result['blobs']} blobs, not {len(self.store.blobids)}")
+        if (found["rows"], found["fingerprint"]) != (self.note["rows"], self.note["fingerprint"]):
+            problems.append("changed what it must not")
+        result["other_answers"] = found["other_answers"]
+        exact = name.startswith("ours") or name == "floor"
+        allowed = 0 if exact else self.note["pending"] * (1 if name == "seed" else 0.01)
+        if found["other_answers"] > allowed:
+            problems.append(f"gave {found['other_answers']} rows another answer")
+        if problems:
+            raise SystemExit(f"error: {name} " + "; ".join(problems))
+
+    def run(self, name):
+        """A fresh copy, the contestant, the check."""
+        if name == "libmagic":
+            self.store.warm()
+            return run_libmagic(self)
+        self.fresh()
+        busy = machine.Busy()
+        result = run(self, name)
+        result["machine"] = busy.seconds()
+        if not result.get("sampled"):
+            self.verify(name, result)
+        return result
+
+
+def run(arena, name):
+    if name.startswith("ours-"):
+        return run_ours(arena, int(name.split("-")[1]))
+    return {"seed": run_seed, "floor": run_floor, "file": run_file}[name](arena)
+
+
+def run_ours(arena, workers, call=CALL, settings=(), locks=False):
+    cluster = arena.cluster
+    connection = cluster.connect()
+    with connection.cursor() as cursor:
+        for setting in settings:
+            cursor.execute(setting)
+    sampler = samplers.Sampler(cluster, [connection.get_backend_pid()], locks)
+    sampler.start()
+    try:
+        with connection.cursor() as cursor:
+            began = time.monotonic()
+            cursor.execute(call, (workers,))
+            seconds = time.monotonic() - began
+            names = [column.name for column in cursor.description]
+            result = dict(zip(names, cursor.fetchone()))
+    finally:
+        sampler.finish()
+        connection.close()
+    profile = cluster.query(f"SELECT {', '.join(PROFILE)}, bytes_read FROM ntt_mime.run "
+                            "ORDER BY run_id DESC LIMIT 1")[0]
+    spent = dict(zip(PROFILE, profile))
+    return {"blobs": result["blobs"], "rows": result["rows_updated"],
+            "failed": result["failures"], "seconds": seconds, "profile": spent,
+            "profile_share": sum(spent.values()) / 1000 / workers / seconds,
+            "bytes_read": int(profile[-1]), "tenths": sampler.tenths(), "peak": sampler.peak}
+
+
+def seed(arena, *arguments):
+    options = arena.options
+    done = subprocess.run(
+        [sys.executable, os.path.join(HERE, "seed.py"), arena.cluster.dsn(), arena.store.root,
+         "--cookie", getattr(options, "seed_cookie", "blob"), *map(str, arguments)],
+        check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def run_seed(arena):
+    if getattr(arena.options, "seed", "whole") == "sampled":
+        return run_seed_sampled(arena)
+    return seed(arena)
+
+
+def run_seed_sampled(arena):
+    """Some batches at the start, in the middle and at the end; what is between, the floor fills.
+    A batch between two of these is taken to cost what lies on the line between them."""
+    batches = arena.options.seed_batches
+    stages, filled, blobs = [], 0, len(arena.store.blobids)
+    middle = max(blobs // 2 - batches * 5000, 0)
+    for upto, limit in ((0, batches), (middle, batches), (blobs - batches * 10000, 0)):
+        filled += fill_blobs(arena, upto - filled)
+        done = seed(arena, *(["--batches", limit] if limit else []))
+        stages.append({"blobs": done["blobs"], "rows": done["rows"], "seconds": done["seconds"],
+                       "select": done["select"], "detect": done["detect"],
+                       "update": done["update"]})
+        filled += done["blobs"]
+    pending = arena.cluster.value(
+        "SELECT count(*) FROM inode WHERE blobid IS NOT NULL AND mime_type IS NULL")
+    if pending or filled != blobs:
+        raise SystemExit(f"error: the sampled seed filled {filled} of {blobs} blobs, "
+                         f"{pending} rows are pending")
+    start, middle, end = (stage["seconds"] / stage["blobs"] for stage in stages)
+    per_blob = (start + 2 * middle + end) / 4
+    return {"blobs": blobs, "rows": arena.note["pending"], "failed": 0, "sampled": True,
+            "seconds": per_blob * blobs, "stages": stages,
+            **{word: sum(stage[word] for stage in stages) for word in ("select", "detect", "update")}}
+
+
+def fill_blobs(arena, count):
+    """Fills all rows of the next blobs in order of their blobids, as the floor does."""
+    if count <= 0:
+        return 0
+    cluster = arena.cluster
+    cluster.query("SET jit = off", "SET work_mem = '256MB'", "DROP TABLE IF EXISTS demo.some", f"""
+        CREATE UNLOGGED TABLE demo.some AS
+        SELECT blobid, mime_type FROM demo.answer JOIN
+            (SELECT DISTINCT blobid FROM inode WHERE blobid IS NOT NULL AND mime_type IS NULL
+             ORDER BY blobid LIMIT {count}) pending USING (blobid)""", "ANALYZE demo.some")
+    count = cluster.value("SELECT count(*) FROM demo.some")
+    update_leaves(arena, "demo.some")
+    return count
+
+
+def run_floor(arena, locks=False):
+    return update_leaves(arena, "demo.answer", locks)
+
+
+def update_leaves(arena, mapping, locks=False):
+    """In two sessions, the largest leaf first, committing after each leaf or piece of one."""
+    cluster = arena.cluster
+    connections = [cluster.connect() for _ in range(2)]
+    sampler = samplers.Sampler(cluster, [c.get_backend_pid() for c in connections], locks)
+    for connection in connections:
+        with connection.cursor() as cursor:
+            for setting in FLOOR_SETTINGS:
+                cursor.execute(setting)
+    sampler.start()
+    began = time.monotonic()
+    pieces = queue.SimpleQueue()
+    for piece in list_pieces(connections[0]):
+        pieces.put(piece)
+
+    def work(connection):
+        rows = 0
+        with connection.cursor() as cursor:
+            while True:
+                try:
+                    leaf, start, end = pieces.get_nowait()
+                except queue.Empty:
+                    return rows
+                part = ("" if start is None else
+                        f" AND leaf.ctid >= '({start},0)' AND leaf.ctid < '({end},0)'")
+                cursor.execute(f"UPDATE ONLY {leaf} AS leaf SET mime_type = m.mime_type "
+                               f"FROM {mapping} AS m WHERE leaf.blobid = m.blobid "
+                               f"AND leaf.mime_type IS NULL{part}")
+                rows += cursor.rowcount
+
+    try:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            rows = sum(pool.map(work, connections))
+        seconds = time.monotonic() - began
+    finally:
+        sampler.finish()
+        for connection in connections:
+            connection.close()
+    return {"rows": rows, "failed": 0, "seconds": seconds, "peak": sampler.peak}
+
+
+def list_pieces(connection):
+    """(leaf, first block, block behind the last), without blocks if it is all of the leaf."""
+    with connection.cursor() as cursor:
+        cursor.execute("""
+            SELECT inhrelid::regclass::text, pg_relation_size(inhrelid) / 8192
+            FROM pg_inherits WHERE inhparent = 'inode'::regclass ORDER BY 2 DESC""")
+        leaves = cursor.fetchall()
+    most = max(int(PIECE * sum(blocks for _, blocks in leaves)), 1)
+    for leaf, blocks in leaves:
+        if blocks <= most:
+            yield leaf, None, None
+        else:
+            for start in range(0, blocks, most):
+                # New versions of its rows come behind the last of these.
+                yield leaf, start, min(start + most, blocks)
+
+
+def run_libmagic(arena):
+    paths = arena.store.paths()
+    answers = arena.store.answers(arena.cluster)
+    busy = machine.Busy()
+    began = time.monotonic()
+    types = stores.file_types(paths)
+    seconds = time.monotonic() - began
+    other = stores.differences(dict(zip(arena.store.blobids, types)), answers)
+    return {"blobs": len(paths), "rows": 0, "failed": 0, "seconds": seconds,
+            "other_blobs": other, "machine": busy.seconds()}
+
+
+def run_file(arena):
+    done = subprocess.run(
+        [os.path.join(HERE, "shell_user.sh"), arena.cluster.program("psql"), arena.cluster.dsn(),
+         arena.store.root], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def libmagic():
+    """Its release, by file(1): the same library as the server's."""
+    done = subprocess.run([stores.FILE, "--version"], check=True, text=True, stdout=subprocess.PIPE)
+    return done.stdout.split("\n", maxsplit=1)[0].removeprefix("file-")

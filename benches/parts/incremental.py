@@ -1,0 +1,135 @@
+"""Few pending rows among millions: what a run costs that is scheduled every few minutes.
+
+2.66 million rows in 841 leaves, of which none, one or a thousand are pending.  Beside it, in turn, a
+bare look at each leaf: one session that asks each leaf in a statement of its own for one pending
+row.  Without and with the partial index that serves such a question best.  Each measurement is a
+session of its own that knows nothing of the tables yet, as a scheduled job's is.
+"""
+
+import time
+
+import data
+import report
+
+ROUNDS = 3
+
+WANTED = "mime_type IS NULL AND blobid IS NOT NULL"
+INDEX = f"CREATE INDEX inode_pending ON inode (blobid) WHERE {WANTED}"
+
+
+def numbers(text):
+    return [int(word) for word in text.split(",")]
+
+
+def arguments(parser):
+    parser.add_argument("--rows", type=int, default=2660000)
+    parser.add_argument("--leaves", type=int, default=841)
+    parser.add_argument("--pending", type=numbers, default=[0, 1, 1000], metavar="N,...")
+    parser.add_argument("--workers", type=int, default=2)
+
+
+def bare_look(cluster):
+    """Seconds, and how many leaves have pending rows."""
+    connection = cluster.connect()
+    found = 0
+    try:
+        with connection.cursor() as cursor:
+            began = time.monotonic()
+            cursor.execute("SELECT inhrelid::regclass::text FROM pg_inherits "
+                           "WHERE inhparent = 'inode'::regclass")
+            for (leaf,) in cursor.fetchall():
+                cursor.execute(f"SELECT ctid, blobid FROM ONLY {leaf} WHERE {WANTED} LIMIT 1")
+                found += cursor.rowcount
+            return {"seconds": time.monotonic() - began, "leaves": found}
+    finally:
+        connection.close()
+
+
+def run_ours(cluster, workers):
+    connection = cluster.connect()
+    try:
+        with connection.cursor() as cursor:
+            began = time.monotonic()
+            cursor.execute("CALL ntt_backfill_mime(10000, workers => %s)", (workers,))
+            seconds = time.monotonic() - began
+            names = [column.name for column in cursor.description]
+            row = dict(zip(names, cursor.fetchone()))
+            return {"seconds": seconds, "rows": row["rows_updated"], "blobs": row["blobs"]}
+    finally:
+        connection.close()
+
+
+def make_pending(cluster, count):
+    """Exactly so many rows are pending afterwards, the same ones each time, and no dead ones lie
+    about."""
+    leaves = cluster.query("""
+        WITH wanted AS MATERIALIZED (
+            SELECT i.medium_hash, i.ino FROM inode i JOIN demo.answer a ON a.blobid = i.blobid
+            ORDER BY hashint8(i.ino), i.ino LIMIT %s)
+        UPDATE inode i SET mime_type = CASE WHEN w.ino IS NULL THEN a.mime_type END
+        FROM demo.answer a, inode o LEFT JOIN wanted w USING (medium_hash, ino)
+        WHERE a.blobid = o.blobid AND i.medium_hash = o.medium_hash AND i.ino = o.ino
+          AND (o.mime_type IS NULL) <> (w.ino IS NOT NULL)
+        RETURNING i.tableoid::regclass::text""", values=(count,))
+    tables = ", ".join(sorted({leaf for (leaf,) in leaves}))
+    if tables:
+        cluster.query(f"VACUUM ANALYZE {tables}")
+    cluster.query("CHECKPOINT")
+
+
+def measure(bench, options):
+    cluster = bench.cluster
+    blobs = 1000
+    while blobs * 4.75 < max(options.pending):
+        blobs *= 2
+    shape = data.Shape(blobs, options.leaves, 4.75,
+                       max(round(options.rows / (blobs * 4.75)) - 1, 0))
+    arena = bench.arena(shape, options)
+    arena.fresh()
+    runs = {}
+    for index in ("without", "with"):
+        if index == "with":
+            cluster.query(INDEX)
+        for number in range(options.rounds):
+            for pending in options.pending:
+                make_pending(cluster, pending)
+                look = bare_look(cluster)
+                result = run_ours(cluster, options.workers)
+                if result["rows"] != pending:
+                    raise SystemExit(f"error: ours filled {result['rows']} rows of {pending}")
+                for name, took in (("look", look), ("ours", result)):
+                    runs.setdefault(f"{index}/{pending}/{name}", []).append(took)
+                bench.say(f"{index} the index, round {number + 1}, {pending:,} pending: "
+                          f"{result['seconds']:.2f} s, a look {look['seconds']:.2f} s")
+    arena.verify("ours", {}, rows_must=False)
+    return {"shape": str(shape), "rows": arena.note["rows"], "pending": options.pending,
+            "workers": options.workers, "runs": runs}
+
+
+def render(result):
+    rows = []
+    for index in ("without", "with"):
+        for pending in result["pending"]:
+            look, ours = ([run["seconds"] for run in result["runs"][f"{index}/{pending}/{name}"]]
+                          for name in ("look", "ours"))
+            rows.append([index, f"{pending:,}", report.spread(look, 2), report.spread(ours, 2),
+                         report.ratios(ours, look)])
+    rounds = len(next(iter(result["runs"].values())))
+    return [f"{result['rows']:,} rows; {result['workers']} workers; rounds: {rounds}.", "",
+            *report.table(["partial index", "pending rows", "a bare look, s", "ours, s",
+                           "ours / look"], rows, text=1), "",
+            f"The index: `{INDEX.replace('inode_pending ', '')};`"]
+
+
+def charts(result):
+    def draw(axes):
+        names, values = [], []
+        for index in ("without", "with"):
+            for who in ("look", "ours"):
+                for pending in result["pending"] if who == "ours" else result["pending"][:1]:
+                    names.append(f"{who}, {pending:,} pending, {index} index")
+                    values.append([run["seconds"] for run in
+                                   result["runs"][f"{index}/{pending}/{who}"]])
+        report.bars(axes, names, values, "seconds", digits=2)
+
+    return {"incremental.svg": ("Seconds of a run with few pending rows", draw)}
