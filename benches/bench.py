@@ -12,6 +12,7 @@ Parts, in this order if none is named:
   cold         blobs that aren't in memory, beside plain readers
   kindness     what a run does to others: a pgbench load, loaders that make partitions
   analyze      what it does to the planner's statistics, and what ANALYZE mends
+  first        what a session pays for its first detection
 
   --write      put the results into docs/performance.md, with charts
   --keep       keep the tables for the next run
@@ -35,7 +36,7 @@ import os
 import sys
 import time
 
-PARTS = ("contest", "growth", "incremental", "wal", "cold", "kindness", "analyze")
+PARTS = ("contest", "growth", "incremental", "wal", "cold", "kindness", "analyze", "first")
 
 
 class Bench:
