@@ -99,26 +99,28 @@ def load(name, words):
 def measure(bench, name, words, part, options):
     bench.say(f"== {name}")
     words = " ".join([name, *words])
-    result = {"part": name, "command": f"make bench BENCH='{words}'", "options": vars(options),
+    section = part.section(options) if hasattr(part, "section") else name
+    result = {"part": name, "section": section, "command": f"make bench BENCH='{words}'", "options": vars(options),
               "machine": "", "finished_at": "", "data": part.measure(bench, options)}
     import machine
     from contestants import libmagic
     result["machine"] = (f"{machine.describe()}, {bench.cluster.describe()}, "
                          f"libmagic {libmagic()}")
     result["finished_at"] = time.strftime("%Y-%m-%dT%H:%M:%S")
-    path = os.path.join(bench.folder, "results", time.strftime(f"{name}-%Y%m%d-%H%M%S.json"))
+    path = os.path.join(bench.folder, "results", time.strftime(f"{section}-%Y%m%d-%H%M%S.json"))
     with open(path, "w", encoding="utf-8") as file:
         json.dump(result, file, indent=1, default=str)
     bench.say(f"{name} done, kept in {path}")
     return result
 
 
-def last(folder, name):
-    kept = sorted(glob.glob(os.path.join(folder, "results", f"{name}-[0-9]*.json")))
-    if not kept:
-        return None
-    with open(kept[-1], encoding="utf-8") as file:
-        return json.load(file)
+def last(folder, name, part):
+    """The last results of each of its sections."""
+    for section in getattr(part, "SECTIONS", (name,)):
+        kept = sorted(glob.glob(os.path.join(folder, "results", f"{section}-[0-9]*.json")))
+        for path in kept[-1:]:
+            with open(path, encoding="utf-8") as file:
+                yield json.load(file)
 
 
 def main():
@@ -129,19 +131,19 @@ def main():
     options, rest = parser_of_all().parse_known_args(words)
     # All of the words are understood before anything is measured.
     parts = [(name, own, *load(name, own)) for name, own in split(rest)]
-    bench = Bench(options)
+    bench = None if options.show else Bench(options)
     for name, own, part, part_options in parts:
         if options.show:
-            result = last(options.folder, name)
+            results = list(last(options.folder, name, part))
         else:
-            result = measure(bench, name, own, part, part_options)
-        if result is None:
+            results = [measure(bench, name, own, part, part_options)]
+        if not results:
             print(f"no results of {name} yet")
-            continue
-        print("\n" + "\n".join(part.render(result["data"])) + "\n", flush=True)
-        if options.write:
-            import report
-            report.write(part, result)
+        for result in results:
+            print("\n" + "\n".join(part.render(result["data"])) + "\n", flush=True)
+            if options.write:
+                import report
+                report.write(part, result)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,13 @@ export PYTHONDONTWRITEBYTECODE=1
 CLUSTER_PATIENCE=600
 
 keep=no
+show=no
 words=(build bench)
 for option in "$@"; do
     case $option in
         --help | -h) exec "$PYTHON" "$REPO/benches/bench.py" "$@" ;;
         --keep) keep=yes ;;
+        --show) show=yes ;;
         --write) words+=(charts) ;;
     esac
 done
@@ -62,6 +64,9 @@ finish() {
 }
 
 "$REPO/scripts/setup.sh" "${words[@]}"
+if [[ $show == yes ]]; then
+    exec "$PYTHON" "$REPO/benches/bench.py" --folder "$BENCH_DIR" "$@"
+fi
 cluster_folder "$BENCH_DIR"
 lock "$BENCH_DIR" "make bench"
 "$REPO/scripts/install.sh"

@@ -125,7 +125,8 @@ def seed(arena, *arguments):
     options = arena.options
     done = subprocess.run(
         [sys.executable, os.path.join(HERE, "seed.py"), arena.cluster.dsn(), arena.store.root,
-         "--cookie", getattr(options, "seed_cookie", "blob"), *map(str, arguments)],
+         "--cookie", getattr(options, "seed_cookie", "blob"),
+         "--batch", str(getattr(options, "seed_batch", 10000)), *map(str, arguments)],
         check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 
@@ -141,10 +142,12 @@ def run_seed_sampled(arena):
     A batch between two of these is taken to cost what lies on the line between them."""
     batches = arena.options.seed_batches
     stages, filled, blobs = [], 0, len(arena.store.blobids)
-    middle = max(blobs // 2 - batches * 5000, 0)
-    for upto, limit in ((0, batches), (middle, batches), (blobs - batches * 10000, 0)):
+    sample = batches * arena.options.seed_batch
+    for upto, limit in ((0, batches), ((blobs - sample) // 2, batches), (blobs - sample, None)):
         filled += fill_blobs(arena, upto - filled)
         done = seed(arena, *(["--batches", limit] if limit else []))
+        if not done["blobs"]:
+            raise SystemExit("error: too few blobs for the samples of the seed")
         stages.append({"blobs": done["blobs"], "rows": done["rows"], "seconds": done["seconds"],
                        "select": done["select"], "detect": done["detect"],
                        "update": done["update"]})
@@ -170,7 +173,8 @@ def fill_blobs(arena, count):
         CREATE UNLOGGED TABLE demo.some AS
         SELECT blobid, mime_type FROM demo.answer JOIN
             (SELECT DISTINCT blobid FROM inode WHERE blobid IS NOT NULL AND mime_type IS NULL
-             ORDER BY blobid LIMIT {count}) pending USING (blobid)""", "ANALYZE demo.some")
+             ORDER BY blobid LIMIT {count}) pending USING (blobid)""",
+                  "ALTER TABLE demo.some ADD PRIMARY KEY (blobid)", "ANALYZE demo.some")
     count = cluster.value("SELECT count(*) FROM demo.some")
     update_leaves(arena, "demo.some")
     return count

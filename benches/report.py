@@ -1,7 +1,7 @@
 """Turns the results of a part into text, and the text and its charts into docs/performance.md.
 
-Each part has a section of its own there, between two markers; what stands around them is written by
-hand.  Charts are SVG, by matplotlib, which is needed for nothing else.
+Each part has a section of its own there, or one for usual and one for large sizes, between two
+markers; what stands around them is written by hand.  Charts are SVG, by matplotlib, which is needed for nothing else.
 """
 
 import os
@@ -13,7 +13,7 @@ import cluster as clusters
 DOCS = os.path.join(clusters.REPOSITORY, "docs")
 PAGE = os.path.join(DOCS, "performance.md")
 
-COLOURS = {"ours": "#1f6feb", "floor": "#8b949e", "seed": "#d1242f", "other": "#bf8700"}
+COLOURS = {"ours": "#1f6feb", "worker": "#1f6feb", "floor": "#8b949e", "seed": "#d1242f", "other": "#bf8700"}
 
 
 def median(values):
@@ -77,8 +77,8 @@ def tenths_table(named):
 
 
 def colour(name):
-    for prefix, value in COLOURS.items():
-        if name.startswith(prefix):
+    for word, value in COLOURS.items():
+        if word in name:
             return value
     return COLOURS["other"]
 
@@ -98,13 +98,11 @@ def figure(draw, path, size=(7, 3.2)):
     pyplot.close(shown)
 
 
-def bars(axes, names, values, unit, log=False, digits=1):
+def bars(axes, names, values, unit, digits=1):
     """Horizontal bars with their values; values may hold lists, of which the median is shown."""
     middles = [median(value) if isinstance(value, list) else value for value in values]
     axes.barh(names, middles, color=[colour(name) for name in names])
     axes.invert_yaxis()
-    if log:
-        axes.set_xscale("log")
     for place, middle in enumerate(middles):
         axes.annotate(number(middle, digits), (middle, place), xytext=(4, 0),
                       textcoords="offset points", va="center")
@@ -132,9 +130,9 @@ def write(part, result):
         lines_ += ["", f"![{title}](charts/{name})"]
     with open(PAGE, encoding="utf-8") as file:
         page = file.read()
-    start, end = f"<!-- {result['part']} -->", f"<!-- end of {result['part']} -->"
+    start, end = f"<!-- {result['section']} -->", f"<!-- end of {result['section']} -->"
     if start not in page or end not in page:
-        raise SystemExit(f"error: {PAGE} has no place for {result['part']}: \"{start}\"")
+        raise SystemExit(f"error: {PAGE} has no place for {result['section']}: \"{start}\"")
     section = "\n".join([start, "", *lines_, "", end])
     page = re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: section, page,
                   flags=re.DOTALL)

@@ -15,6 +15,7 @@ ROUNDS = 3
 ALL = ("seed", "file", "libmagic", "floor", "ours-1", "ours-2", "ours-4")
 MANY = ("seed", "floor", "ours-2")
 SAMPLED_FROM = 200000
+SECTIONS = ("contest", "contest-many")
 
 
 def arguments(parser):
@@ -31,9 +32,14 @@ def arguments(parser):
                         help=f"of {', '.join(ALL)}; ours-N is with N workers")
     parser.add_argument("--seed", choices=["whole", "sampled"],
                         help="whether all of its batches are run")
+    parser.add_argument("--seed-batch", type=int, default=10000, help="blobs of one of its batches")
     parser.add_argument("--seed-batches", type=int, default=2, help="batches of each sample")
     parser.add_argument("--seed-cookie", choices=["blob", "process"], default="blob",
                         help="whether the method before opens libmagic for every blob, as it did")
+
+
+def section(options):
+    return SECTIONS[options.blobs >= SAMPLED_FROM]
 
 
 def measure(bench, options):
@@ -131,6 +137,6 @@ def charts(result):
 
     def draw(axes):
         report.bars(axes, list(runs), [[result["blobs"] / s for s in seconds(runs, name)]
-                                       for name in runs], "blobs a second", log=True, digits=0)
+                                       for name in runs], "blobs a second", digits=0)
 
     return {f"contest-{result['blobs']}.svg": (f"Blobs a second of each, {result['shape']}", draw)}

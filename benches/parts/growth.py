@@ -13,6 +13,8 @@ import data
 import report
 
 ROUNDS = 3
+MANY_LEAVES = 20000
+SECTIONS = ("growth", "growth-many")
 
 
 def numbers(text):
@@ -32,6 +34,10 @@ def arguments(parser):
                         help="the n-th leaf has a share of 1/n^SKEW; 0: all are equal")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--floor", action="store_true", help="the floor at each point as well")
+
+
+def section(options):
+    return SECTIONS[max(options.leaves, default=0) >= MANY_LEAVES]
 
 
 def shape_of(rows, leaves, options):
