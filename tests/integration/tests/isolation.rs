@@ -566,7 +566,7 @@ fn a_trigger_gains_nothing_from_a_worker() {
     let mut refused: Vec<String> = attempts[4..8]
         .iter()
         .chain(&attempts[..2])
-        .chain(&attempts[8..11])
+        .chain(&attempts[8..12])
         .map(|attempt| format!("{attempt}|42501"))
         .collect();
     refused.push("COMMIT|2D000".to_owned());
