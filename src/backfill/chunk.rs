@@ -495,9 +495,10 @@ impl Key {
 
 fn start_examiner(job: &Job, read_ahead: usize, note: &Arc<Note>) -> Result<Examiner, Error> {
     // Opened anew: the store may have gone meanwhile.
-    let store = Store::open(&job.options.blob_root).map_err(|error| Error::StoreGone {
-        detail: sentence(&error),
-    })?;
+    let store =
+        Store::reopen(&job.options.blob_root, &job.roots).map_err(|error| Error::StoreGone {
+            detail: sentence(&error),
+        })?;
     Ok(Examiner::start(
         store,
         job.options.detector(),

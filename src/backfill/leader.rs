@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ntt_mime_core::failure::FailureReason;
 use ntt_mime_core::memory::Memory;
 use ntt_mime_core::note::{self, LeftBehind};
-use ntt_mime_core::store::Store;
+use ntt_mime_core::store::{RootIdentity, Store};
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
 
 use super::history::{self, Additions, NewFailure, RunRow};
@@ -57,8 +57,8 @@ pub struct Summary {
 /// Runs a backfill from start to end. Errors found before it starts are raised; those of the run are
 /// returned, its workers having been stopped and its row written.
 pub fn run(arguments: &Arguments) -> Result<Summary, PgError> {
-    let (options, target) = check(arguments).unwrap_or_else(|error| error.raise());
-    let leader = Leader::begin(options, target);
+    let (options, target, roots) = check(arguments).unwrap_or_else(|error| error.raise());
+    let leader = Leader::begin(options, target, roots);
     let leader = std::cell::RefCell::new(leader);
     tx::with_clean_up(
         || leader.borrow_mut().work(),
@@ -67,23 +67,24 @@ pub fn run(arguments: &Arguments) -> Result<Summary, PgError> {
 }
 
 /// Everything that can be said before anything is changed.
-fn check(arguments: &Arguments) -> Result<(Options, Target), Error> {
+fn check(arguments: &Arguments) -> Result<(Options, Target, Vec<RootIdentity>), Error> {
     // SAFETY: reads shared state that is set once at startup or promotion.
     if unsafe { pg_sys::RecoveryInProgress() } {
         return Err(Error::Recovery);
     }
     let options = Options::new(arguments)?;
     let target = target::resolve(arguments.target)?;
-    Store::open(&options.blob_root).map_err(|error| Error::BlobRoot {
+    let store = Store::open(&options.blob_root).map_err(|error| Error::BlobRoot {
         detail: sentence(&error),
     })?;
     crate::detect::check_detector()?;
-    Ok((options, target))
+    Ok((options, target, store.identity()))
 }
 
 struct Leader {
     options: Options,
     target: Target,
+    roots: Vec<RootIdentity>,
     started: Instant,
     run_id: i64,
     locks: Vec<SessionLock>,
@@ -110,11 +111,12 @@ struct Seen {
 }
 
 impl Leader {
-    fn begin(options: Options, target: Target) -> Leader {
+    fn begin(options: Options, target: Target, roots: Vec<RootIdentity>) -> Leader {
         let now = Instant::now();
         Leader {
             options,
             target,
+            roots,
             started: now,
             run_id: 0,
             locks: Vec::new(),
@@ -223,6 +225,7 @@ impl Leader {
             partitioned: self.target.partitioned,
             row_security: self.target.row_security,
             mime_type_limit: self.target.mime_type_limit,
+            roots: self.roots.clone(),
             failures_on_record,
             session: bgworker::Session::current(),
         };

@@ -10,8 +10,9 @@
 //! The leaf is locked by oid first and named afterwards, so that a rename, or another table under
 //! the old name, can't lead us astray, and it is checked under the lock that it still is a leaf.
 //!
-//! A leaf costs three transactions: one that reads, one that plans and builds the partition's constraint,
-//! one that updates. With a hundred thousand small leaves that is what counts.
+//! A small leaf costs two transactions, one that reads and one that updates. With a hundred thousand of them
+//! that is what counts. The first one ends with building the partition's constraint, if there is anything to
+//! update: that locks the parent for the rest of a transaction, which here is nothing.
 
 use pgrx::pg_sys;
 
@@ -163,8 +164,6 @@ pub struct Leaf<'a> {
     pub name: String,
     scan: Option<LeafPlan>,
     update: Updates,
-    /// Its partition constraint was in the relation cache when it was last updated.
-    ready: bool,
 }
 
 /// The statements that fill rows, each prepared when it is first needed.
@@ -216,7 +215,6 @@ impl<'a> Leaf<'a> {
             name: String::new(),
             scan: None,
             update: Updates::default(),
-            ready: false,
         }
     }
 
@@ -236,6 +234,9 @@ impl<'a> Leaf<'a> {
                 }
                 _ => (self.read_by_index(&locked, limit, &mut row), Opened::Few),
             };
+            if read.is_some_and(|rows| rows > 0) {
+                locked.cache_partition_constraint();
+            }
             Some(match read.is_some_and(|rows| rows < limit) {
                 true => opened(blocks),
                 false => Opened::Blocks(blocks),
@@ -254,7 +255,9 @@ impl<'a> Leaf<'a> {
     ) -> Result<(), Trouble> {
         let done = tx::transaction(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
-            self.read(&locked, (from, to), limit, row);
+            if self.read(&locked, (from, to), limit, row) > 0 {
+                locked.cache_partition_constraint();
+            }
             Some(())
         })?;
         done.ok_or(Trouble::Gone)
@@ -319,42 +322,27 @@ impl<'a> Leaf<'a> {
     ) -> Result<Updated, Trouble> {
         for attempt in 1.. {
             let insist = attempt == CONSTRAINT_ATTEMPTS;
-            if !self.ready {
-                self.make_ready(rows)?;
-            }
             let (updated, commit_time) = tx::transaction_timed(|| {
                 let locked = self.lock(pg_sys::RowExclusiveLock)?;
                 // Planning and locks on indexes come first: they may cost us the constraint.
                 locked.lock_indexes();
                 plan::with_spi(|| {
                     self.update_plan(rows).make_ready();
-                    self.ready = insist || locked.has_partition_constraint_cached();
-                    Some(
-                        self.ready
-                            .then(|| self.run_update(rows, blobids, mime_types)),
-                    )
+                    let ready = insist || locked.has_partition_constraint_cached();
+                    Some(ready.then(|| self.run_update(rows, blobids, mime_types)))
                 })
             })?;
             match updated {
                 Some(Some(rows)) => return Ok(Updated { rows, commit_time }),
-                Some(None) => {}
+                Some(None) => tx::transaction(|| {
+                    if let Some(locked) = self.lock(pg_sys::AccessShareLock) {
+                        locked.cache_partition_constraint();
+                    }
+                })?,
                 None => return Err(Trouble::Gone),
             }
         }
         unreachable!("the last attempt returns")
-    }
-
-    /// Plans the update and builds the partition's constraint into the relation cache. The latter locks the
-    /// parent until the end of the transaction, which is why it has one of its own, and comes last in it.
-    fn make_ready(&mut self, rows: Rows<'_>) -> Result<(), Trouble> {
-        let ready = tx::transaction(|| {
-            let locked = self.lock(pg_sys::RowExclusiveLock)?;
-            locked.lock_indexes();
-            plan::with_spi(|| self.update_plan(rows).make_ready());
-            locked.cache_partition_constraint();
-            Some(())
-        })?;
-        ready.ok_or(Trouble::Gone)
     }
 
     fn update_plan(&mut self, rows: Rows<'_>) -> &mut LeafPlan {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ntt_mime_core::detector::DetectorConfig;
+use ntt_mime_core::store::RootIdentity;
 use serde::{Deserialize, Serialize};
 
 use crate::errors::Error;
@@ -122,6 +123,8 @@ pub struct Job {
     pub row_security: bool,
     /// Characters that fit into `mime_type`, if that is bounded.
     pub mime_type_limit: Option<usize>,
+    /// What tells the store's roots from what may be mounted in their place when a worker opens them.
+    pub roots: Vec<RootIdentity>,
     /// Was any failure on record when the run began? If not, nobody needs to look.
     pub failures_on_record: bool,
     pub session: Session,

@@ -178,10 +178,12 @@ impl LockedLeaf {
         !self.form().relispartition || unsafe { (*self.relation).rd_partcheckvalid }
     }
 
-    /// Builds the partition constraint into this backend's relation cache.
+    /// Builds the partition constraint into this backend's relation cache, unless it is there.
     pub fn cache_partition_constraint(&self) {
-        // SAFETY: an open relation.
-        unsafe { super::version::build_partition_constraint(self.relation) };
+        if !self.has_partition_constraint_cached() {
+            // SAFETY: an open relation.
+            unsafe { super::version::build_partition_constraint(self.relation) };
+        }
     }
 }
 

@@ -74,6 +74,9 @@ pub struct Store {
     openat2_refused: AtomicBool,
 }
 
+/// A root's device and inode number.
+pub type RootIdentity = (u64, u64);
+
 #[derive(Debug)]
 struct Root {
     /// Shared with the blobs opened below it, so that these need not copy it.
@@ -123,6 +126,28 @@ impl Store {
             true => Ok(store),
             false => Err(store.unusable.swap_remove(0)),
         }
+    }
+
+    /// The same in another process, for the store whose roots were these ([`Store::identity`]): one that has been
+    /// unmounted since is [`StoreError::Exchanged`].
+    pub fn reopen(setting: &str, identity: &[RootIdentity]) -> Result<Store, StoreError> {
+        let store = Store::open(setting)?;
+        let exchanged = store
+            .roots
+            .iter()
+            .zip(identity)
+            .find(|(root, identity)| root.identity() != **identity);
+        match exchanged {
+            None => Ok(store),
+            Some((root, _)) => Err(StoreError::Exchanged {
+                root: root.path.display().to_string(),
+            }),
+        }
+    }
+
+    /// What tells its roots from others at the same place.
+    pub fn identity(&self) -> Vec<RootIdentity> {
+        self.roots.iter().map(Root::identity).collect()
     }
 
     /// Opens the roots that can be opened; the others are told of when a blob isn't found.
@@ -291,6 +316,10 @@ impl Root {
     }
 
     /// False before Linux 5.6, and in a sandbox that doesn't know the call.
+    fn identity(&self) -> RootIdentity {
+        (self.stat.st_dev, self.stat.st_ino)
+    }
+
     fn supports_openat2(&self) -> bool {
         rustix::fs::openat2(&self.directory, c".", DIRECTORY, Mode::empty(), BELOW).is_ok()
     }

@@ -321,6 +321,24 @@ fn a_root_that_was_exchanged_is_not_one_without_blobs() {
 }
 
 #[test]
+fn a_store_that_is_opened_again_is_the_same_or_none() {
+    let parent = TestStore::new();
+    let (root, aside) = (
+        parent.directory.path().join("store"),
+        parent.directory.path().join("aside"),
+    );
+    fs::create_dir(&root).unwrap();
+    let setting = root.to_str().unwrap();
+    let identity = Store::open(setting).unwrap().identity();
+    assert!(Store::reopen(setting, &identity).is_ok());
+    // As when it is unmounted, and the empty directory below comes to light.
+    fs::rename(&root, &aside).unwrap();
+    fs::create_dir(&root).unwrap();
+    let again = Store::reopen(setting, &identity);
+    assert!(matches!(again, Err(StoreError::Exchanged { .. })));
+}
+
+#[test]
 fn a_store_knows_whether_it_is_still_there() {
     let parent = TestStore::new();
     let (root, aside) = (
