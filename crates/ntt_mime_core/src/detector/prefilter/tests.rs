@@ -1,6 +1,7 @@
 //! The prefilter against libmagic with all its rules: never another answer.
 //!
-//! A slice, the same every time. NTT_MIME_DIFFERENCES=1000000 makes as many mutated heads;
+//! A slice, the same every time. NTT_MIME_DIFFERENCES=1000000 makes as many mutated heads, and
+//! NTT_MIME_DIFFERENCES_FROM=970000 begins with that one, to go on where a run left off;
 //! NTT_MIME_DIFFERENCE_FILES=/some/folder takes files from there.
 
 mod example;
@@ -246,12 +247,16 @@ fn files() -> Vec<PathBuf> {
 
 #[test]
 fn mutated_heads_have_the_same_type() {
-    let count = std::env::var("NTT_MIME_DIFFERENCES")
-        .map_or(MUTATIONS, |count| count.parse().expect("a number"));
+    let number = |name, default| {
+        std::env::var(name).map_or(default, |count| count.parse().expect("a number"))
+    };
+    let from = number("NTT_MIME_DIFFERENCES_FROM", 0);
+    let count = number("NTT_MIME_DIFFERENCES", MUTATIONS);
     let compiled = database();
     let rules = rules_of(&compiled);
     let files: Vec<Vec<u8>> = files().iter().filter_map(|path| head_of(path)).collect();
     in_parallel(count, |pair, n| {
+        let n = from + n;
         let mut rng = Rng::with_seed(0x5EED + n as u64);
         let content = mutated(&compiled, &rules, &files, &mut rng);
         pair.agree(&content, &format!("mutation {n}"));
