@@ -19,7 +19,8 @@ Parts, in this order if none is named:
   --show       no measuring: show (or, with --write, write) the last results of the parts
 
 A part's own options follow its name: "make bench BENCH='contest --blobs 98000'", and
-"benches/bench.sh contest --help" lists them.  Each part's file in benches/parts says how it measures.
+"benches/bench.sh contest --help" lists them.  Each part's file in benches/parts says how it
+measures.
 
 In all of them contestants alternate, round by round, each on its own fresh copy of the same tables
 (data.py), with the blobs in memory unless they are to be cold; a time counts only if all rows were
@@ -63,8 +64,8 @@ class Bench:
 
 def parser_of_all():
     parser = argparse.ArgumentParser(
-        allow_abbrev=False, usage="make bench BENCH='[OPTION]... [PART [OPTION]...]...'", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        allow_abbrev=False, usage="make bench BENCH='[OPTION]... [PART [OPTION]...]...'",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("--folder", "--cluster", "--bindir"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     for name in ("--write", "--keep", "--show"):
@@ -100,8 +101,8 @@ def measure(bench, name, words, part, options):
     bench.say(f"== {name}")
     words = " ".join([name, *words])
     section = part.section(options) if hasattr(part, "section") else name
-    result = {"part": name, "section": section, "command": f"make bench BENCH='{words}'", "options": vars(options),
-              "machine": "", "finished_at": "", "data": part.measure(bench, options)}
+    result = {"part": name, "section": section, "command": f"make bench BENCH='{words}'",
+              "options": vars(options), "machine": "", "finished_at": "", "data": part.measure(bench, options)}
     import machine
     from contestants import libmagic
     result["machine"] = (f"{machine.describe()}, {bench.cluster.describe()}, "

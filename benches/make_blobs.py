@@ -84,7 +84,13 @@ def write(store, content):
     return blobid
 
 
-def piece(store, files, largest, numbers):
+def start(*arguments):
+    """What a process needs for all of its pieces: the list of files is long."""
+    piece.store, piece.files, piece.largest = arguments
+
+
+def piece(numbers):
+    store, files, largest = piece.store, piece.files, piece.largest
     made = []
     for number in numbers:
         # A file that has gone meanwhile gives its place to the next.
@@ -119,10 +125,9 @@ def make(store, blobs, pattern="*", largest=65536, jobs=os.cpu_count()):
         raise SystemExit(f"error: this machine has no files of type {pattern}")
     starts = range(have, blobs, PIECE)
     numbers = [range(start, min(start + PIECE, blobs)) for start in starts]
-    with concurrent.futures.ProcessPoolExecutor(jobs) as pool, \
+    with concurrent.futures.ProcessPoolExecutor(jobs, None, start, (store, files, largest)) as pool, \
             open(f"{store}/blobs.tsv", "a", encoding="ascii") as out:
-        for made in pool.map(piece, itertools.repeat(store), itertools.repeat(files),
-                             itertools.repeat(largest), numbers):
+        for made in pool.map(piece, numbers):
             out.writelines("\t".join(map(str, row)) + "\n" for row in made)
 
 

@@ -1,7 +1,8 @@
 """Turns the results of a part into text, and the text and its charts into docs/performance.md.
 
 Each part has a section of its own there, or one for usual and one for large sizes, between two
-markers; what stands around them is written by hand.  Charts are SVG, by matplotlib, which is needed for nothing else.
+markers; what stands around them is written by hand.  Charts are SVG, by matplotlib, which is needed
+for nothing else.
 """
 
 import os
@@ -13,7 +14,8 @@ import cluster as clusters
 DOCS = os.path.join(clusters.REPOSITORY, "docs")
 PAGE = os.path.join(DOCS, "performance.md")
 
-COLOURS = {"ours": "#1f6feb", "worker": "#1f6feb", "floor": "#8b949e", "seed": "#d1242f", "other": "#bf8700"}
+COLOURS = {"ours": "#1f6feb", "worker": "#1f6feb", "floor": "#8b949e", "seed": "#d1242f",
+           "other": "#bf8700"}
 
 
 def median(values):

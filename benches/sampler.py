@@ -75,7 +75,7 @@ class Sampler(threading.Thread):
         processes = self.ask(PROCESSES, self.pids)
         heaps = {}
         for pid, worker, age, horizon in processes:
-            # The session that called CALL holds it as one statement, but in transactions of a second.
+            # CALL is one statement, but a leader begins a new transaction each second.
             self.top("transaction_s", age)
             self.top("horizon_transactions", horizon)
             try:

@@ -3,7 +3,8 @@
 Two series: rows at 17 leaves, and leaves at half a million rows.  No row is filled beforehand, and
 the blobs are few for so many rows (--blobs), so that the update is most of the cost: with 4.75 rows
 a blob, "--blobs 0", detection would be the larger half, and doesn't depend on either.  All points
-take their turn in each round.
+take their turn in each round.  From 20,000 leaves on there are two indexes a leaf instead of eleven,
+else most of the time would go into making their files: compare such points with each other.
 
 The memory of leader and workers is their own heap, without the server's shared buffers; what the
 run's processes share, the list of leaves and the cache of blobs, is counted once.
@@ -44,7 +45,8 @@ def shape_of(rows, leaves, options):
     blobs = round(rows / 4.75)
     if options.blobs and options.blobs < blobs:
         blobs = options.blobs
-    return data.Shape(blobs, leaves, rows / blobs, 0.0, options.skew)
+    return data.Shape(blobs, leaves, rows / blobs, 0.0, options.skew,
+                      indexes=leaves < MANY_LEAVES)
 
 
 def measure(bench, options):
@@ -102,7 +104,8 @@ def render(result):
     rows = []
     for point in result["points"]:
         runs = ours(point, result)
-        row = [f"{point['pending']:,}", f"{point['leaves']:,}", f"{point['blobs']:,}",
+        indexes = "" if point["leaves"] < MANY_LEAVES else " (two indexes)"
+        row = [f"{point['pending']:,}", f"{point['leaves']:,}{indexes}", f"{point['blobs']:,}",
                report.spread([run["seconds"] for run in runs]),
                report.spread(cost(point, runs)), report.spread(updates(point, runs)),
                report.number(report.median(updates(point, runs)) /
