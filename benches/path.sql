@@ -1,8 +1,6 @@
 -- The table path with a single leaf, where the demo's (demo/path.sql) has one a medium: PostgreSQL
 -- plans the check of a foreign key over all leaves of inode, once for each leaf that refers to it.
 -- For the same reason the rows come before the key, and are checked by one join.
---
--- psql variables: key (whether there is one).
 
 CREATE TABLE path (
     medium_hash text NOT NULL,
@@ -17,6 +15,4 @@ FROM inode
 WHERE ino % 50 = 0;
 ANALYZE path;
 
-\if :key
 ALTER TABLE path ADD FOREIGN KEY (medium_hash, ino) REFERENCES inode (medium_hash, ino);
-\endif
