@@ -85,67 +85,48 @@ fn scan_few_sql(leaf: &str) -> String {
 
 const SCAN_FEW_ARGUMENTS: [pg_sys::Oid; 1] = [pg_sys::INT8OID];
 
-fn update_sql(leaf: &str) -> String {
-    format!(
-        "UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
-           FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) AS found(blobid, mime_type) \
-          WHERE leaf.ctid OPERATOR(pg_catalog.>) $1 AND leaf.ctid OPERATOR(pg_catalog.<=) $2 \
-            AND leaf.blobid OPERATOR(pg_catalog.=) found.blobid AND leaf.mime_type IS NULL"
-    )
-}
-
-/// For a range in which somebody holds rows: takes those that are free.
-fn update_free_sql(leaf: &str) -> String {
-    format!(
+/// Fills the rows of a place ($3, or after $3 up to $4) whose blobid is one of $1, with the type at the same
+/// position of $2. An array of TIDs in the WHERE clause, not joined to, plans as a scan of these.
+/// `free_only` is for a place where somebody holds rows: it takes those that are free.
+fn update_sql(leaf: &str, rows: Rows<'_>) -> String {
+    let place = match rows.place {
+        Place::Range(..) => {
+            "leaf.ctid OPERATOR(pg_catalog.>) $3 AND leaf.ctid OPERATOR(pg_catalog.<=) $4"
+        }
+        Place::Few(_) => "leaf.ctid OPERATOR(pg_catalog.=) ANY ($3)",
+    };
+    let with_free = format!(
         "WITH free AS (SELECT ctid FROM ONLY {leaf} AS leaf \
-                        WHERE ctid OPERATOR(pg_catalog.>) $1 AND ctid OPERATOR(pg_catalog.<=) $2 \
-                          AND mime_type IS NULL AND blobid IS NOT NULL \
-                          FOR NO KEY UPDATE SKIP LOCKED) \
-         UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
-           FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) AS found(blobid, mime_type), free \
-          WHERE leaf.ctid OPERATOR(pg_catalog.>) $1 AND leaf.ctid OPERATOR(pg_catalog.<=) $2 \
-            AND leaf.ctid OPERATOR(pg_catalog.=) free.ctid \
+                        WHERE {place} AND mime_type IS NULL AND blobid IS NOT NULL \
+                          FOR NO KEY UPDATE SKIP LOCKED) "
+    );
+    let (with, from, condition) = match rows.free_only {
+        false => ("", "", ""),
+        true => (
+            with_free.as_str(),
+            ", free",
+            " AND leaf.ctid OPERATOR(pg_catalog.=) free.ctid",
+        ),
+    };
+    format!(
+        "{with}UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
+           FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS found(blobid, mime_type){from} \
+          WHERE {place}{condition} \
             AND leaf.blobid OPERATOR(pg_catalog.=) found.blobid AND leaf.mime_type IS NULL"
     )
 }
 
-const UPDATE_ARGUMENTS: [pg_sys::Oid; 4] = [
-    pg_sys::TIDOID,
-    pg_sys::TIDOID,
+const UPDATE_RANGE_ARGUMENTS: [pg_sys::Oid; 4] = [
     pg_sys::TEXTARRAYOID,
     pg_sys::TEXTARRAYOID,
+    pg_sys::TIDOID,
+    pg_sys::TIDOID,
 ];
 
-/// For a few rows far apart. An array of TIDs in the WHERE clause, not joined to, plans as a scan of
-/// these.
-fn update_few_sql(leaf: &str) -> String {
-    format!(
-        "UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
-           FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS found(blobid, mime_type) \
-          WHERE leaf.ctid OPERATOR(pg_catalog.=) ANY ($1) \
-            AND leaf.blobid OPERATOR(pg_catalog.=) found.blobid AND leaf.mime_type IS NULL"
-    )
-}
-
-/// For a few rows of which somebody holds some.
-fn update_free_few_sql(leaf: &str) -> String {
-    format!(
-        "WITH free AS (SELECT ctid FROM ONLY {leaf} AS leaf \
-                        WHERE ctid OPERATOR(pg_catalog.=) ANY ($1) \
-                          AND mime_type IS NULL AND blobid IS NOT NULL \
-                          FOR NO KEY UPDATE SKIP LOCKED) \
-         UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
-           FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS found(blobid, mime_type), free \
-          WHERE leaf.ctid OPERATOR(pg_catalog.=) ANY ($1) \
-            AND leaf.ctid OPERATOR(pg_catalog.=) free.ctid \
-            AND leaf.blobid OPERATOR(pg_catalog.=) found.blobid AND leaf.mime_type IS NULL"
-    )
-}
-
 const UPDATE_FEW_ARGUMENTS: [pg_sys::Oid; 3] = [
+    pg_sys::TEXTARRAYOID,
+    pg_sys::TEXTARRAYOID,
     pg_sys::TIDARRAYOID,
-    pg_sys::TEXTARRAYOID,
-    pg_sys::TEXTARRAYOID,
 ];
 
 /// Blocks from which on it is worth asking whether an index knows a leaf's pending rows: to read fewer takes
@@ -163,16 +144,8 @@ pub struct Leaf<'a> {
     /// Qualified and quoted, as of the last look.
     pub name: String,
     scan: Option<LeafPlan>,
-    update: Updates,
-}
-
-/// The statements that fill rows, each prepared when it is first needed.
-#[derive(Default)]
-struct Updates {
-    range: Option<LeafPlan>,
-    free_range: Option<LeafPlan>,
-    few: Option<LeafPlan>,
-    free_few: Option<LeafPlan>,
+    /// Each prepared when it is first needed: of a range and of a few rows, all of them and free ones only.
+    updates: [[Option<LeafPlan>; 2]; 2],
 }
 
 /// The rows of a batch.
@@ -214,13 +187,14 @@ impl<'a> Leaf<'a> {
             oid: pg_sys::Oid::from(oid),
             name: String::new(),
             scan: None,
-            update: Updates::default(),
+            updates: Default::default(),
         }
     }
 
     /// Finds its size in blocks, and calls `row` for its pending rows, if they are less than `limit` and
     /// the leaf is small, or an index of it knows them: one of rows without a MIME type, or another that
-    /// PostgreSQL takes to be cheaper than reading the leaf. (If the rows turn out not to be all, they are to be forgotten.)
+    /// PostgreSQL takes to be cheaper than reading the leaf. If it is [`Opened::Blocks`] in the end, these
+    /// rows are to be forgotten.
     pub fn open(&mut self, limit: u32, mut row: impl FnMut(Tid, &str)) -> Result<Opened, Trouble> {
         let opened = tx::transaction(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
@@ -234,9 +208,7 @@ impl<'a> Leaf<'a> {
                 }
                 _ => (self.read_by_index(&locked, limit, &mut row), Opened::Few),
             };
-            if read.is_some_and(|rows| rows > 0) {
-                locked.cache_partition_constraint();
-            }
+            self.get_ready_to_update(&locked, read.unwrap_or(0));
             Some(match read.is_some_and(|rows| rows < limit) {
                 true => opened(blocks),
                 false => Opened::Blocks(blocks),
@@ -255,12 +227,18 @@ impl<'a> Leaf<'a> {
     ) -> Result<(), Trouble> {
         let done = tx::transaction(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
-            if self.read(&locked, (from, to), limit, row) > 0 {
-                locked.cache_partition_constraint();
-            }
+            let rows = self.read(&locked, (from, to), limit, row);
+            self.get_ready_to_update(&locked, rows);
             Some(())
         })?;
         done.ok_or(Trouble::Gone)
+    }
+
+    /// The last thing of a transaction that has read so many pending rows.
+    fn get_ready_to_update(&self, locked: &LockedLeaf, rows: u32) {
+        if rows > 0 && !self.job.options.dry_run {
+            locked.cache_partition_constraint();
+        }
     }
 
     fn read(
@@ -346,20 +324,14 @@ impl<'a> Leaf<'a> {
     }
 
     fn update_plan(&mut self, rows: Rows<'_>) -> &mut LeafPlan {
-        type Sql = fn(&str) -> String;
-        let update = &mut self.update;
-        let (plan, sql): (_, Sql) = match (rows.place, rows.free_only) {
-            (Place::Range(..), false) => (&mut update.range, update_sql),
-            (Place::Range(..), true) => (&mut update.free_range, update_free_sql),
-            (Place::Few(_), false) => (&mut update.few, update_few_sql),
-            (Place::Few(_), true) => (&mut update.free_few, update_free_few_sql),
-        };
-        let arguments: &'static [pg_sys::Oid] = match rows.place {
-            Place::Range(..) => &UPDATE_ARGUMENTS,
-            Place::Few(_) => &UPDATE_FEW_ARGUMENTS,
+        let (kind, arguments): (_, &'static [pg_sys::Oid]) = match rows.place {
+            Place::Range(..) => (0, &UPDATE_RANGE_ARGUMENTS),
+            Place::Few(_) => (1, &UPDATE_FEW_ARGUMENTS),
         };
         let (oid, name) = (self.oid, &self.name);
-        plan.get_or_insert_with(|| LeafPlan::prepare(&sql(name), arguments, oid, plan::BY_TID))
+        self.updates[kind][usize::from(rows.free_only)].get_or_insert_with(|| {
+            LeafPlan::prepare(&update_sql(name, rows), arguments, oid, plan::BY_TID)
+        })
     }
 
     fn run_update(&mut self, rows: Rows<'_>, blobids: &[String], mime_types: &[&str]) -> u64 {
@@ -375,9 +347,9 @@ impl<'a> Leaf<'a> {
         match rows.place {
             Place::Range(mut from, mut to) => {
                 let (from, to) = (&raw mut from, &raw mut to);
-                run(&mut [from.into(), to.into(), blobids, mime_types])
+                run(&mut [blobids, mime_types, from.into(), to.into()])
             }
-            Place::Few(tids) => run(&mut [plan::tid_array(tids), blobids, mime_types]),
+            Place::Few(tids) => run(&mut [blobids, mime_types, plan::tid_array(tids)]),
         }
     }
 
@@ -398,7 +370,7 @@ impl<'a> Leaf<'a> {
             // Statements are bound to the name that they were written with.
             self.name = name;
             self.scan = None;
-            self.update = Updates::default();
+            self.updates = Default::default();
         }
         Some(locked)
     }
