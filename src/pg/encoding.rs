@@ -41,6 +41,23 @@ pub fn from_server(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
+/// Calls `look` with a value of type text or varchar, in whatever way it is stored.
+///
+/// # Safety
+/// Such a value, not null.
+pub unsafe fn with_text<T>(value: pg_sys::Datum, look: impl FnOnce(&str) -> T) -> T {
+    // SAFETY: as promised; what isn't the stored value itself is a copy made for us.
+    unsafe {
+        let stored: *mut pg_sys::varlena = value.cast_mut_ptr();
+        let plain = pg_sys::pg_detoast_datum_packed(stored);
+        let looked = look(&from_server(pgrx::varlena::varlena_to_byte_slice(plain)));
+        if plain != stored {
+            pg_sys::pfree(plain.cast());
+        }
+        looked
+    }
+}
+
 /// A C string of the server's as text; None for NULL.
 ///
 /// # Safety

@@ -1,8 +1,8 @@
 //! Prepared statements on one leaf, planned once and planned the way we want.
 //!
-//! For most of them ([`BY_TID`]) the planner's settings decide between a range scan over TIDs and a full scan, or an index scan
-//! that touches every page in random order. They are set while *our* statement is planned and reset
-//! before it runs, so that the user's triggers, which run inside our statement, are planned under the
+//! For most of them ([`BY_TID`]) the planner's settings decide between a range scan over TIDs and a full
+//! scan, or an index scan that touches every page in random order. They are set while *our* statement is
+//! planned and reset before it runs, so that the user's triggers, which run inside our statement, are planned under the
 //! user's settings. A generic plan (CURSOR_OPT_GENERIC_PLAN) makes that possible: it is built once,
 //! here, and only executed later. PostgreSQL builds another one when it thinks that it must, after an
 //! ANALYZE of the leaf for instance, and then without our settings and with all rights asked for: before
@@ -217,8 +217,7 @@ pub fn with_spi<T>(work: impl FnOnce() -> T) -> T {
 /// Calls `row` with the two columns of each row of SPI's tuple table, both not null: a TID and a text,
 /// which is valid until the next row.
 pub fn each_tid_and_text(rows: u64, mut row: impl FnMut(pg_sys::ItemPointerData, &str)) {
-    // SAFETY: the columns are of the types tid and text (or varchar), as in the statement; detoasted
-    // copies are freed with SPI's memory context.
+    // SAFETY: the columns are of the types tid and text (or varchar), as in the statement.
     unsafe {
         let table = pg_sys::SPI_tuptable;
         for i in 0..rows as usize {
@@ -226,10 +225,8 @@ pub fn each_tid_and_text(rows: u64, mut row: impl FnMut(pg_sys::ItemPointerData,
             let mut null = false;
             let tid = pg_sys::SPI_getbinval(tuple, (*table).tupdesc, 1, &mut null);
             let text = pg_sys::SPI_getbinval(tuple, (*table).tupdesc, 2, &mut null);
-            let text = pg_sys::pg_detoast_datum_packed(text.cast_mut_ptr());
-            let bytes = pgrx::varlena::varlena_to_byte_slice(text);
-            let text = encoding::from_server(bytes);
-            row(*tid.cast_mut_ptr::<pg_sys::ItemPointerData>(), &text);
+            let tid = *tid.cast_mut_ptr::<pg_sys::ItemPointerData>();
+            encoding::with_text(text, |text| row(tid, text));
         }
         pg_sys::SPI_freetuptable(table);
     }

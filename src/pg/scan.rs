@@ -47,14 +47,8 @@ pub fn pending(
             if !is_null(mime_type) || is_null(blobid) {
                 continue;
             }
-            let datum = *(*slot).tts_values.add(blobid as usize - 1);
-            let stored: *mut pg_sys::varlena = datum.cast_mut_ptr();
-            let text = pg_sys::pg_detoast_datum_packed(stored);
-            let bytes = pgrx::varlena::varlena_to_byte_slice(text);
-            row((*slot).tts_tid, &encoding::from_server(bytes));
-            if text != stored {
-                pg_sys::pfree(text.cast());
-            }
+            let value = *(*slot).tts_values.add(blobid as usize - 1);
+            encoding::with_text(value, |text| row((*slot).tts_tid, text));
             rows += 1;
         }
         pg_sys::table_endscan(scan);
@@ -65,28 +59,26 @@ pub fn pending(
 
 /// The number of a column of text. It was there when the run began; somebody may have changed the table since.
 fn column(leaf: &LockedLeaf, name: &'static std::ffi::CStr) -> i16 {
-    let target = || leaf.qualified_name();
-    let column = name.to_str().unwrap_or_default();
     // SAFETY: catalog look-ups inside a transaction.
-    unsafe {
+    let (number, kind) = unsafe {
         let number = pg_sys::get_attnum(leaf.oid(), name.as_ptr());
-        if number < 1 {
-            let target = target();
-            Error::NoSuchColumn { target, column }.raise();
-        }
-        match pg_sys::get_atttype(leaf.oid(), number) {
-            pg_sys::TEXTOID | pg_sys::VARCHAROID => number,
-            other => {
-                let target = target();
-                let found = pg_sys::format_type_be(other);
-                let found = encoding::from_server_c(found).unwrap_or_default();
-                Error::WrongType {
-                    target,
-                    column,
-                    found,
-                }
-                .raise()
-            }
-        }
+        (number, pg_sys::get_atttype(leaf.oid(), number))
+    };
+    if number > 0 && [pg_sys::TEXTOID, pg_sys::VARCHAROID].contains(&kind) {
+        return number;
     }
+    let target = leaf.qualified_name();
+    let column = name.to_str().unwrap_or_default();
+    if number < 1 {
+        Error::NoSuchColumn { target, column }.raise()
+    }
+    // SAFETY: a type's name is a C string.
+    let found = unsafe { encoding::from_server_c(pg_sys::format_type_be(kind)) };
+    let found = found.unwrap_or_default();
+    Error::WrongType {
+        target,
+        column,
+        found,
+    }
+    .raise()
 }
