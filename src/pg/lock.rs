@@ -127,46 +127,48 @@ impl LockedLeaf {
     /// is new to a transaction makes it take note of what others have changed, which may throw the partition
     /// constraint out again; taken here, it comes before our look at that.
     pub fn lock_indexes(&self) {
-        let mode = pg_sys::RowExclusiveLock as i32;
-        // SAFETY: an open relation, locked in this mode; the indexes are closed, their locks kept.
-        unsafe {
-            let list = pg_sys::RelationGetIndexList(self.relation);
-            let indexes = pgrx::PgList::<pg_sys::Oid>::from_pg(list);
-            for i in 0..indexes.len() {
-                if let Some(oid) = indexes.get_oid(i) {
-                    let index = pg_sys::index_open(oid, mode);
-                    pg_sys::index_close(index, pg_sys::NoLock as i32);
-                }
-            }
-        }
+        self.any_index(pg_sys::RowExclusiveLock, |_| false);
     }
 
     /// Has it an index of rows whose `column` is null, and of no others? The planner doesn't know how few
     /// these are: it takes a column's nulls to be spread evenly over another's.
     pub fn has_index_of_nulls(&self, column: &std::ffi::CStr) -> bool {
-        let mode = pg_sys::AccessShareLock as i32;
-        // SAFETY: an open relation; the nodes of a predicate have the types that their tags tell. The
-        // indexes are closed, their locks kept.
-        unsafe {
-            let column = pg_sys::get_attnum(self.oid(), column.as_ptr());
-            let is_of_nulls = |condition: *mut pg_sys::Node| {
-                let test: *mut pg_sys::NullTest = condition.cast();
-                pgrx::is_a(condition, pg_sys::NodeTag::T_NullTest)
-                    && (*test).nulltesttype == pg_sys::NullTestType::IS_NULL
-                    && pgrx::is_a((*test).arg.cast(), pg_sys::NodeTag::T_Var)
-                    && (*(*test).arg.cast::<pg_sys::Var>()).varattno == column
+        // SAFETY: a catalog look-up inside a transaction.
+        let column = unsafe { pg_sys::get_attnum(self.oid(), column.as_ptr()) };
+        // SAFETY: the nodes of a predicate have the types that their tags tell.
+        let is_of_nulls = |condition: *mut pg_sys::Node| unsafe {
+            let test: *mut pg_sys::NullTest = condition.cast();
+            pgrx::is_a(condition, pg_sys::NodeTag::T_NullTest)
+                && (*test).nulltesttype == pg_sys::NullTestType::IS_NULL
+                && pgrx::is_a((*test).arg.cast(), pg_sys::NodeTag::T_Var)
+                && (*(*test).arg.cast::<pg_sys::Var>()).varattno == column
+        };
+        self.any_index(pg_sys::AccessShareLock, |index| {
+            // SAFETY: an open index.
+            let (usable, predicate) = unsafe {
+                let usable = (*(*index).rd_index).indisvalid;
+                (usable, pg_sys::RelationGetIndexPredicate(index))
             };
+            // SAFETY: a predicate is a list of nodes.
+            let conditions = unsafe { pgrx::PgList::<pg_sys::Node>::from_pg(predicate) };
+            usable && conditions.iter_ptr().any(is_of_nulls)
+        })
+    }
+
+    /// Opens its indexes one after the other, until `look` says yes. Their locks last until the end of the
+    /// transaction.
+    fn any_index(&self, mode: u32, look: impl Fn(pg_sys::Relation) -> bool) -> bool {
+        // SAFETY: an open relation; what is opened is closed.
+        unsafe {
             let list = pg_sys::RelationGetIndexList(self.relation);
             let indexes = pgrx::PgList::<pg_sys::Oid>::from_pg(list);
             (0..indexes.len())
                 .filter_map(|i| indexes.get_oid(i))
                 .any(|oid| {
-                    let index = pg_sys::index_open(oid, mode);
-                    let usable = (*(*index).rd_index).indisvalid;
-                    let predicate = pg_sys::RelationGetIndexPredicate(index);
+                    let index = pg_sys::index_open(oid, mode as i32);
+                    let found = look(index);
                     pg_sys::index_close(index, pg_sys::NoLock as i32);
-                    let conditions = pgrx::PgList::<pg_sys::Node>::from_pg(predicate);
-                    usable && conditions.iter_ptr().any(is_of_nulls)
+                    found
                 })
         }
     }
