@@ -78,7 +78,7 @@ fn check(arguments: &Arguments) -> Result<(Options, Target, Vec<RootIdentity>), 
         detail: sentence(&error),
     })?;
     crate::detect::check_detector()?;
-    Ok((options, target, store.identity()))
+    Ok((options, target, store.identities()))
 }
 
 struct Leader {

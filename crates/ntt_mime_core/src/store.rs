@@ -74,7 +74,7 @@ pub struct Store {
     openat2_refused: AtomicBool,
 }
 
-/// A root's device and inode number.
+/// What tells a root from others at the same place: its device and inode number.
 pub type RootIdentity = (u64, u64);
 
 #[derive(Debug)]
@@ -128,15 +128,15 @@ impl Store {
         }
     }
 
-    /// The same in another process, for the store whose roots were these ([`Store::identity`]): one that has been
-    /// unmounted since is [`StoreError::Exchanged`].
-    pub fn reopen(setting: &str, identity: &[RootIdentity]) -> Result<Store, StoreError> {
+    /// The same in another process, for the store whose roots were these ([`Store::identities`]): one that
+    /// has been unmounted since is [`StoreError::Exchanged`].
+    pub fn reopen(setting: &str, identities: &[RootIdentity]) -> Result<Store, StoreError> {
         let store = Store::open(setting)?;
         let exchanged = store
             .roots
             .iter()
-            .zip(identity)
-            .find(|(root, identity)| root.identity() != **identity);
+            .zip(identities)
+            .find(|(root, known)| identity(&root.stat) != **known);
         match exchanged {
             None => Ok(store),
             Some((root, _)) => Err(StoreError::Exchanged {
@@ -145,9 +145,9 @@ impl Store {
         }
     }
 
-    /// What tells its roots from others at the same place.
-    pub fn identity(&self) -> Vec<RootIdentity> {
-        self.roots.iter().map(Root::identity).collect()
+    /// Of its roots, as they were opened.
+    pub fn identities(&self) -> Vec<RootIdentity> {
+        self.roots.iter().map(|root| identity(&root.stat)).collect()
     }
 
     /// Opens the roots that can be opened; the others are told of when a blob isn't found.
@@ -316,10 +316,6 @@ impl Root {
     }
 
     /// False before Linux 5.6, and in a sandbox that doesn't know the call.
-    fn identity(&self) -> RootIdentity {
-        (self.stat.st_dev, self.stat.st_ino)
-    }
-
     fn supports_openat2(&self) -> bool {
         rustix::fs::openat2(&self.directory, c".", DIRECTORY, Mode::empty(), BELOW).is_ok()
     }
@@ -441,8 +437,12 @@ fn is_file(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
+fn identity(stat: &Stat) -> RootIdentity {
+    (stat.st_dev, stat.st_ino)
+}
+
 fn is_same(a: &Stat, b: &Stat) -> bool {
-    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+    identity(a) == identity(b)
 }
 
 fn name_of(kind: FileType) -> &'static str {

@@ -295,15 +295,22 @@ fn a_root_itself_may_be_a_symbolic_link() {
     assert_eq!(content(&store.open_blob(&id(8)).unwrap()), "eight");
 }
 
-#[test]
-fn a_root_that_was_exchanged_is_not_one_without_blobs() {
+/// Where they are, a root without blobs, and a place to move it to.
+fn empty_root() -> (TestStore, PathBuf, PathBuf) {
     let parent = TestStore::new();
     let root = parent.directory.path().join("store");
+    let aside = parent.directory.path().join("aside");
     fs::create_dir(&root).unwrap();
+    (parent, root, aside)
+}
+
+#[test]
+fn a_root_that_was_exchanged_is_not_one_without_blobs() {
+    let (_parent, root, aside) = empty_root();
     for store in both(root.to_str().unwrap()) {
         let missing = store.open_blob(&id(1)).unwrap_err();
         assert_eq!(missing.reason, FailureReason::Missing);
-        fs::rename(&root, parent.directory.path().join("old")).unwrap();
+        fs::rename(&root, &aside).unwrap();
         fs::create_dir(&root).unwrap();
         let failure = store.open_blob(&id(1)).unwrap_err();
         let expected = format!(
@@ -315,37 +322,27 @@ fn a_root_that_was_exchanged_is_not_one_without_blobs() {
             (FailureReason::Unreadable, expected)
         );
         fs::remove_dir(&root).unwrap();
-        fs::rename(parent.directory.path().join("old"), &root).unwrap();
+        fs::rename(&aside, &root).unwrap();
         assert_eq!(store.open_blob(&id(1)).unwrap_err(), missing);
     }
 }
 
 #[test]
 fn a_store_that_is_opened_again_is_the_same_or_none() {
-    let parent = TestStore::new();
-    let (root, aside) = (
-        parent.directory.path().join("store"),
-        parent.directory.path().join("aside"),
-    );
-    fs::create_dir(&root).unwrap();
+    let (_parent, root, aside) = empty_root();
     let setting = root.to_str().unwrap();
-    let identity = Store::open(setting).unwrap().identity();
-    assert!(Store::reopen(setting, &identity).is_ok());
+    let identities = Store::open(setting).unwrap().identities();
+    assert!(Store::reopen(setting, &identities).is_ok());
     // As when it is unmounted, and the empty directory below comes to light.
     fs::rename(&root, &aside).unwrap();
     fs::create_dir(&root).unwrap();
-    let again = Store::reopen(setting, &identity);
+    let again = Store::reopen(setting, &identities);
     assert!(matches!(again, Err(StoreError::Exchanged { .. })));
 }
 
 #[test]
 fn a_store_knows_whether_it_is_still_there() {
-    let parent = TestStore::new();
-    let (root, aside) = (
-        parent.directory.path().join("store"),
-        parent.directory.path().join("aside"),
-    );
-    fs::create_dir(&root).unwrap();
+    let (_parent, root, aside) = empty_root();
     let store = Store::open(root.to_str().unwrap()).unwrap();
     assert_eq!(store.check(), Ok(()));
     fs::rename(&root, &aside).unwrap();
