@@ -85,7 +85,7 @@ fn work(
     number: usize,
     slot: &WorkerSlot,
 ) -> Result<WorkerState, PgError> {
-    let mut begun = Instant::now();
+    let begun = Instant::now();
     apply_own_settings(job);
     index_hint::install();
     let note = notes::of_this_process(Keeper::Worker).map_err(Error::from)?;
@@ -100,7 +100,7 @@ fn work(
         batch: FIRST_BATCH.min(job.options.batch_size),
         leaves_seen: 0,
     };
-    worker.run(&mut begun)
+    worker.run(begun)
 }
 
 /// Settings of a worker that its leader's session doesn't decide.
@@ -142,13 +142,13 @@ struct Current<'a> {
 
 impl<'a> Worker<'a> {
     /// Works until there is nothing left to take. `since` is where the counting of its time stands.
-    fn run(&mut self, since: &mut Instant) -> Result<WorkerState, PgError> {
+    fn run(&mut self, mut since: Instant) -> Result<WorkerState, PgError> {
         let board = self.shared.board();
         let mut current: Option<Current<'a>> = None;
         loop {
             let now = Instant::now();
-            add_time(&self.slot.counters.worker_us, now - *since);
-            *since = now;
+            add_time(&self.slot.counters.worker_us, now - since);
+            since = now;
             if self.finder.worn {
                 return Ok(WorkerState::Retired);
             }
@@ -241,7 +241,7 @@ impl<'a> Worker<'a> {
         let board = self.shared.board();
         let counters = &self.slot.counters;
         let (mut chunk, mut tids) = (Chunk::default(), Vec::new());
-        self.report(&format!("opening {}", leaf.name));
+        self.report("opening a leaf");
         let begun = Instant::now();
         let opened = leaf.open(self.batch, |tid, blobid| {
             chunk.push(tid, blobid);

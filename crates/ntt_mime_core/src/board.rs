@@ -237,10 +237,7 @@ impl<'a> Board<'a> {
 
     /// All of a leaf has been done by the caller, who was told to open it; nobody gets a range of it.
     pub fn finish_whole(&self, leaf: usize, blocks: u32) {
-        let none_left = u32::MAX / 2;
-        self.leaves[leaf]
-            .next_block
-            .store(none_left, Ordering::Relaxed);
+        self.abandon(leaf);
         if !self.size(leaf, blocks) {
             self.finish(leaf, blocks, 0);
         }
