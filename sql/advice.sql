@@ -30,35 +30,32 @@ WITH RECURSIVE tree(oid, parent, depth, kind) AS (
                '((blobid IS NOT NULL) AND (mime_type IS NULL))')
      ORDER BY x.indrelid, attached DESC, x.indisvalid DESC, x.indexrelid
 ), step AS (
-    SELECT t.*, p.indexrelid, coalesce(p.indisvalid, false) AS valid, coalesce(p.attached, false) AS attached,
-           coalesce(p.indexrelid::regclass::text,
-                    format('%I.%I', n.nspname, 'ntt_mime_pending_' || t.oid)) AS index,
-           format('ntt_mime_pending_%s', t.oid) AS name
-      FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    -- present: the index that is there; fresh: the one that is to be made where that isn't there, or isn't valid.
+    SELECT t.oid, t.parent, t.depth, t.kind, p.indexrelid::regclass AS present, coalesce(p.attached, false) AS attached,
+           p.indexrelid IS NULL OR t.kind = 'r' AND NOT p.indisvalid AS wanting,
+           format('ntt_mime_pending_%s', t.oid) AS fresh, c.relnamespace::regnamespace AS schema
+      FROM tree t JOIN pg_class c ON c.oid = t.oid
       LEFT JOIN pending p ON p.indrelid = t.oid
+), named AS (
+    SELECT *, CASE WHEN wanting THEN format('%s.%I', schema, fresh) ELSE present::text END AS index FROM step
 )
 SELECT statement
   FROM (SELECT 1 AS phase, depth, oid,
                format('CREATE INDEX %I ON ONLY %s (blobid) WHERE mime_type IS NULL AND blobid IS NOT NULL',
-                      name, oid::regclass) AS statement
-          FROM step WHERE kind = 'p' AND indexrelid IS NULL
+                      fresh, oid::regclass) AS statement
+          FROM named WHERE kind = 'p' AND wanting
         UNION ALL
-        SELECT 2, depth, oid, format('DROP INDEX CONCURRENTLY %s', index)
-          FROM step WHERE kind = 'r' AND indexrelid IS NOT NULL AND NOT valid
+        SELECT 2, depth, oid, format('DROP INDEX CONCURRENTLY %s', present)
+          FROM named WHERE kind = 'r' AND wanting AND present IS NOT NULL
         UNION ALL
         SELECT 3, depth, oid,
                format('CREATE INDEX CONCURRENTLY %I ON %s (blobid) WHERE mime_type IS NULL AND blobid IS NOT NULL',
-                      name, oid::regclass)
-          FROM step WHERE kind = 'r' AND NOT valid
+                      fresh, oid::regclass)
+          FROM named WHERE kind = 'r' AND wanting
         UNION ALL
-        SELECT 4, -s.depth, s.oid,
-               format('ALTER INDEX %s ATTACH PARTITION %s', p.index,
-                      CASE WHEN s.kind = 'r' AND s.indexrelid IS NOT NULL AND NOT s.valid
-                           THEN format('%I.%I', (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                                                  WHERE c.oid = s.oid), s.name)
-                           ELSE s.index END)
-          FROM step s JOIN step p ON p.oid = s.parent
-         WHERE NOT s.attached) AS statements
+        SELECT 4, -n.depth, n.oid, format('ALTER INDEX %s ATTACH PARTITION %s', p.index, n.index)
+          FROM named n JOIN named p ON p.oid = n.parent
+         WHERE NOT n.attached) AS statements
  ORDER BY phase, depth, oid
 $$;
 COMMENT ON FUNCTION ntt_mime_suggest_index(regclass) IS
