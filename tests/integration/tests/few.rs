@@ -1,7 +1,7 @@
 //! Few pending rows among many: an index that knows them spares a run reading the rest, and
 //! `ntt_mime_suggest_index` tells how to get one.
 
-use ntt_mime_integration::{Session, Store, TestDb, inode};
+use ntt_mime_integration::{Outcome, Session, Store, TestDb, inode};
 
 /// The user's `inode` in four leaves, large enough for an index to pay, with all but `pending` rows filled.
 fn nearly_filled(name: &str, pending: i64) -> (TestDb<'static>, Store, Session) {
@@ -30,28 +30,33 @@ fn follow_advice(s: &mut Session, target: &str) -> usize {
     statements.len()
 }
 
-/// Rows of `inode` that have been read one after the other, by anybody.
-fn rows_read(s: &mut Session) -> i64 {
-    s.exec("SELECT pg_stat_force_next_flush(); SELECT pg_stat_clear_snapshot()");
-    s.count(
-        "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables WHERE relname LIKE 'inode\\_%'",
-    )
+/// Runs a backfill that fills 50 rows; returns what it told, the rows of `inode` that it has read one after the
+/// other, and how many there are.
+fn fill_50(s: &mut Session) -> (Outcome, i64, i64) {
+    let rows_read = |s: &mut Session| {
+        s.exec("SELECT pg_stat_force_next_flush(); SELECT pg_stat_clear_snapshot()");
+        s.count(
+            "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables WHERE relname LIKE 'inode\\_%'",
+        )
+    };
+    s.exec("VACUUM ANALYZE inode");
+    inode::remember(s, "inode");
+    let rows = s.count("SELECT count(*) FROM inode");
+    let before = rows_read(s);
+    let outcome = s.backfill("10000");
+    let read = rows_read(s) - before;
+    inode::check_filled(s, "inode");
+    assert_eq!(outcome.rows_updated, 50);
+    (outcome, read, rows)
 }
 
 #[test]
 fn an_index_spares_reading_the_rest() {
     let (_db, _store, mut s) = nearly_filled("few_index", 50);
     assert_eq!(follow_advice(&mut s, "'inode'"), 1 + 4 + 4);
-    s.exec("VACUUM ANALYZE inode");
-    inode::remember(&mut s, "inode");
-    let rows = s.count("SELECT count(*) FROM inode");
-    let before = rows_read(&mut s);
-    let outcome = s.backfill("10000");
-    let read = rows_read(&mut s) - before;
+    let (outcome, read, rows) = fill_50(&mut s);
     // Without the index a run reads all of them, as the next test shows.
     assert!(read < rows / 2, "{read} of {rows} rows read");
-    inode::check_filled(&mut s, "inode");
-    assert_eq!(outcome.rows_updated, 50);
     let row = s.table(&format!(
         "SELECT leaves_done, blocks_done = blocks_total, rows_scanned, rows_left FROM ntt_mime.run WHERE run_id = {}",
         outcome.run_id
@@ -73,14 +78,7 @@ fn without_an_index_all_is_read() {
              END LOOP;
          END $$",
     );
-    s.exec("VACUUM ANALYZE inode");
-    inode::remember(&mut s, "inode");
-    let rows = s.count("SELECT count(*) FROM inode");
-    let before = rows_read(&mut s);
-    let outcome = s.backfill("10000");
-    let read = rows_read(&mut s) - before;
-    inode::check_filled(&mut s, "inode");
-    assert_eq!(outcome.rows_updated, 50);
+    let (_, read, rows) = fill_50(&mut s);
     assert!(read >= rows, "{read} of {rows} rows read");
 }
 
