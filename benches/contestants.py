@@ -94,6 +94,16 @@ def run(arena, name):
     return {"seed": run_seed, "floor": run_floor, "file": run_file}[name](arena)
 
 
+def timed_call(connection, call, workers):
+    """What a run says of itself, and the seconds that it took."""
+    with connection.cursor() as cursor:
+        began = time.monotonic()
+        cursor.execute(call, (workers,))
+        seconds = time.monotonic() - began
+        names = [column.name for column in cursor.description]
+        return {**dict(zip(names, cursor.fetchone())), "seconds": seconds}
+
+
 def run_ours(arena, workers, call=CALL, settings=(), locks=False):
     cluster = arena.cluster
     connection = cluster.connect()
@@ -103,12 +113,7 @@ def run_ours(arena, workers, call=CALL, settings=(), locks=False):
     sampler = samplers.Sampler(cluster, [connection.get_backend_pid()], locks)
     sampler.start()
     try:
-        with connection.cursor() as cursor:
-            began = time.monotonic()
-            cursor.execute(call, (workers,))
-            seconds = time.monotonic() - began
-            names = [column.name for column in cursor.description]
-            result = dict(zip(names, cursor.fetchone()))
+        result = timed_call(connection, call, workers)
     finally:
         sampler.finish()
         connection.close()
@@ -116,8 +121,8 @@ def run_ours(arena, workers, call=CALL, settings=(), locks=False):
                             "ORDER BY run_id DESC LIMIT 1")[0]
     spent = dict(zip(PROFILE, profile))
     return {"blobs": result["blobs"], "rows": result["rows_updated"],
-            "failed": result["failures"], "seconds": seconds, "profile": spent,
-            "profile_share": sum(spent.values()) / 1000 / workers / seconds,
+            "failed": result["failures"], "seconds": result["seconds"], "profile": spent,
+            "profile_share": sum(spent.values()) / 1000 / workers / result["seconds"],
             "bytes_read": int(profile[-1]), "tenths": sampler.tenths(), "peak": sampler.peak}
 
 

@@ -14,14 +14,11 @@ import contestants
 import data
 import machine
 import report
+from parts import numbers
 
 ROUNDS = 3
 
 CALL = "CALL ntt_backfill_mime(10000, workers => %s, dry_run => true)"
-
-
-def numbers(text):
-    return [int(word) for word in text.split(",")]
 
 
 def arguments(parser):

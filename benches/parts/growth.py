@@ -12,14 +12,11 @@ run's processes share, the list of leaves and the cache of blobs, is counted onc
 
 import data
 import report
+from parts import numbers
 
 ROUNDS = 3
 MANY_LEAVES = 20000
 SECTIONS = ("growth", "growth-many")
-
-
-def numbers(text):
-    return [int(float(word)) for word in text.split(",") if word]
 
 
 def arguments(parser):

@@ -11,15 +11,12 @@ import time
 import contestants
 import data
 import report
+from parts import numbers
 
 ROUNDS = 3
 
 WANTED = "mime_type IS NULL AND blobid IS NOT NULL"
 INDEX = f"CREATE INDEX inode_pending ON inode (blobid) WHERE {WANTED}"
-
-
-def numbers(text):
-    return [int(word) for word in text.split(",")]
 
 
 def arguments(parser):
@@ -49,13 +46,9 @@ def bare_look(cluster):
 def run_ours(cluster, workers):
     connection = cluster.connect()
     try:
-        with connection.cursor() as cursor:
-            began = time.monotonic()
-            cursor.execute("CALL ntt_backfill_mime(10000, workers => %s)", (workers,))
-            seconds = time.monotonic() - began
-            names = [column.name for column in cursor.description]
-            row = dict(zip(names, cursor.fetchone()))
-            return {"seconds": seconds, "rows": row["rows_updated"], "blobs": row["blobs"]}
+        result = contestants.timed_call(connection, contestants.CALL, workers)
+        return {"seconds": result["seconds"], "rows": result["rows_updated"],
+                "blobs": result["blobs"]}
     finally:
         connection.close()
 
