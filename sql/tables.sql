@@ -74,8 +74,8 @@ COMMENT ON COLUMN ntt_mime.run.rows_left IS 'pending rows met and not filled; nu
 COMMENT ON COLUMN ntt_mime.run.failures IS 'distinct blobs that could not be detected, those passed over included';
 COMMENT ON COLUMN ntt_mime.run.bytes_read IS 'bytes of blobs read, by libmagic itself too';
 COMMENT ON COLUMN ntt_mime.run.scan_ms IS 'time of all workers spent reading pending rows, in milliseconds';
-COMMENT ON COLUMN ntt_mime.run.read_ms IS 'time of all workers spent opening and reading blobs, in milliseconds';
-COMMENT ON COLUMN ntt_mime.run.detect_ms IS 'time of all workers spent in detection, in milliseconds: libmagic''s and the prefilter''s, and that of asking and being told';
+COMMENT ON COLUMN ntt_mime.run.read_ms IS 'time of all workers spent waiting for blobs to be opened and read, in milliseconds; what is done while rows are updated isn''t waited for';
+COMMENT ON COLUMN ntt_mime.run.detect_ms IS 'time of all workers spent waiting for detection, in milliseconds: libmagic''s and the prefilter''s, and that of asking and being told';
 COMMENT ON COLUMN ntt_mime.run.update_ms IS 'time of all workers spent in UPDATE, in milliseconds';
 COMMENT ON COLUMN ntt_mime.run.commit_ms IS 'time of all workers spent in COMMIT of updates, in milliseconds';
 COMMENT ON COLUMN ntt_mime.run.libmagic IS 'release of libmagic that detected';

@@ -11,7 +11,7 @@ use ntt_mime_core::note::Keeper;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::chunk::{Chunk, Finder};
-use super::leaf::{Leaf, Opened, Place, Rows, Trouble, block_of, start_of_block};
+use super::leaf::{Leaf, Opened, Place, Rows, Tid, Trouble, block_of, start_of_block};
 use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
 use crate::errors::Error;
@@ -26,8 +26,12 @@ pub const LONG_BATCH: Duration = Duration::from_millis(500);
 /// Rows of a worker's first batch: nobody knows yet what a row costs here.
 const FIRST_BATCH: u32 = 1000;
 
-/// Leaves after which a worker forgets its catalog caches.
-const LEAVES_PER_CACHE: u32 = 2000;
+/// Memory of a worker's catalog caches from which on it forgets what is in them. A leaf with eleven indexes takes
+/// 0.17 MB of it.
+const CATALOG_CACHE_BYTES: usize = 64 << 20;
+
+/// Leaves after which that is asked again: it takes longer the more there is.
+const LEAVES_PER_QUESTION: u32 = 50;
 
 /// How often a batch is tried again after a deadlock or a serialization failure.
 const RETRIES: u32 = 5;
@@ -203,8 +207,8 @@ impl<'a> Worker<'a> {
         if !current.as_ref().is_some_and(same) {
             *current = None;
             self.leaves_seen += 1;
-            if self.leaves_seen.is_multiple_of(LEAVES_PER_CACHE) {
-                bgworker::forget_catalog_caches();
+            if self.leaves_seen.is_multiple_of(LEAVES_PER_QUESTION) {
+                bgworker::limit_catalog_caches(CATALOG_CACHE_BYTES);
             }
             *current = Some(Current {
                 index,
@@ -260,7 +264,10 @@ impl<'a> Worker<'a> {
             (Opened::Few(blocks), last) => (blocks, last.map(|_| Place::Few(&tids))),
         };
         if let Some(place) = place {
-            self.fill(leaf, index, place, &mut chunk)?;
+            self.begin(chunk)?;
+            if let Some(chunk) = self.found(leaf)? {
+                self.fill(leaf, index, place, &chunk)?;
+            }
             self.pause();
         }
         board.finish_whole(index, blocks);
@@ -269,6 +276,9 @@ impl<'a> Worker<'a> {
 
     /// Fills the pending rows of a range of blocks, batch by batch. `done` moves from the first block
     /// to the first one that isn't done with.
+    ///
+    /// While a batch is updated, the blobs of the next one are looked at, where that pays: then only the longer of the
+    /// two times counts.
     fn fill_range(
         &mut self,
         leaf: &mut Leaf<'_>,
@@ -277,48 +287,72 @@ impl<'a> Worker<'a> {
         end: u32,
     ) -> Result<(), Trouble> {
         let (mut from, to) = (start_of_block(*done), start_of_block(end));
-        let counters = &self.slot.counters;
-        loop {
-            if self.shared.stopping() != Stop::No {
-                return Ok(());
-            }
-            let limit = self.batch;
-            let mut chunk = Chunk::default();
-            self.report(&format!("reading {}", leaf.name));
-            let begun = Instant::now();
-            leaf.scan(from, to, limit, |tid, blobid| chunk.push(tid, blobid))?;
-            add_time(&counters.scan_us, begun.elapsed());
-            let Some(last) = chunk.last else {
-                return Ok(());
+        if !self.is_stopping() {
+            self.read(leaf, from, to)?;
+        }
+        while let Some(chunk) = self.found(leaf)? {
+            let last = chunk.last.expect("a chunk that was begun has rows");
+            let early = chunk.more && self.finder.works_ahead() && !self.is_stopping();
+            let ahead = match early {
+                true => self.read(leaf, last, to),
+                false => Ok(()),
             };
-            if !self.fill(leaf, index, Place::Range(from, last), &mut chunk)? {
-                return Ok(());
+            if let Err(trouble) = self.fill(leaf, index, Place::Range(from, last), &chunk) {
+                // Others may wait for what we have begun.
+                self.found(leaf)?;
+                return Err(trouble);
             }
-            if chunk.rows < u64::from(limit) {
-                return Ok(());
+            ahead?;
+            if !chunk.more {
+                break;
             }
             from = last;
             let block = block_of(last).clamp(*done, end);
             self.shared.board().advance(block - *done);
             *done = block;
             self.pause();
+            if !early && !self.is_stopping() {
+                self.read(leaf, from, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the pending rows of the next batch, and has its blobs looked at.
+    fn read(&mut self, leaf: &mut Leaf<'_>, from: Tid, to: Tid) -> Result<(), Trouble> {
+        let limit = self.batch;
+        let mut chunk = Chunk::default();
+        self.report(&format!("reading {}", leaf.name));
+        let begun = Instant::now();
+        leaf.scan(from, to, limit, |tid, blobid| chunk.push(tid, blobid))?;
+        add_time(&self.slot.counters.scan_us, begun.elapsed());
+        chunk.more = chunk.rows == u64::from(limit);
+        match chunk.rows {
+            0 => Ok(()),
+            _ => self.begin(chunk),
         }
     }
 
-    /// Finds the types of a batch's blobs and updates its rows. False if the run was stopped before that.
+    fn begin(&mut self, chunk: Chunk) -> Result<(), Trouble> {
+        add(&self.slot.counters.rows_scanned, chunk.rows);
+        self.finder.begin(chunk).map_err(Trouble::Fatal)
+    }
+
+    /// The batch that was begun, if one was, and unless the run has been stopped meanwhile.
+    fn found(&mut self, leaf: &Leaf<'_>) -> Result<Option<Chunk>, Trouble> {
+        self.report(&format!("detecting blobs of {}", leaf.name));
+        self.finder.finish().map_err(Trouble::Fatal)
+    }
+
+    /// Updates the rows of a batch.
     fn fill(
         &mut self,
         leaf: &mut Leaf<'_>,
         index: usize,
         place: Place<'_>,
-        chunk: &mut Chunk,
-    ) -> Result<bool, Trouble> {
+        chunk: &Chunk,
+    ) -> Result<(), Trouble> {
         let (board, counters) = (self.shared.board(), &self.slot.counters);
-        add(&counters.rows_scanned, chunk.rows);
-        self.report(&format!("detecting blobs of {}", leaf.name));
-        if !self.finder.find(chunk).map_err(Trouble::Fatal)? {
-            return Ok(false);
-        }
         let (expected, updated) = match self.job.options.dry_run {
             true => (0, 0),
             false => match self.update(leaf, place, chunk) {
@@ -339,7 +373,7 @@ impl<'a> Worker<'a> {
             board.note_left(index, left, missed > 0);
         }
         bgworker::report_statistics();
-        Ok(true)
+        Ok(())
     }
 
     /// Updates one batch; returns how many rows were to be filled and how many were.
@@ -404,13 +438,17 @@ impl<'a> Worker<'a> {
         if self.job.options.batch_delay_ms > 0 {
             self.report("pausing between batches");
         }
-        while self.shared.stopping() == Stop::No {
+        while !self.is_stopping() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
             self.wait(left.min(Duration::from_millis(200)));
         }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.shared.stopping() != Stop::No
     }
 
     fn wait(&self, time: Duration) {

@@ -166,9 +166,13 @@ pub fn report_statistics() {
     unsafe { pg_sys::pgstat_report_stat(false) };
 }
 
-/// Forgets all cached catalog entries, so that a worker that has seen 100,000 leaves is no larger
-/// than one that has seen 100.
-pub fn forget_catalog_caches() {
-    // SAFETY: outside a transaction nothing of them is in use.
-    unsafe { pg_sys::InvalidateSystemCaches() };
+/// Forgets all cached catalog entries if they take more memory than that, so that a worker that has seen
+/// 100,000 leaves is no larger than one that has seen some hundred.
+pub fn limit_catalog_caches(bytes: usize) {
+    // SAFETY: a context that lives as long as the process; outside a transaction nothing in it is in use.
+    unsafe {
+        if pg_sys::MemoryContextMemAllocated(pg_sys::CacheMemoryContext, true) > bytes {
+            pg_sys::InvalidateSystemCaches();
+        }
+    }
 }

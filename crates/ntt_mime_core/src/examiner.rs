@@ -51,8 +51,10 @@ pub struct Examined {
     /// Its place in the order.
     pub number: usize,
     pub result: Result<Detection, Trouble>,
-    /// Time that opening it took.
-    pub open_time: Duration,
+    /// Time that opening and reading it took.
+    pub read_time: Duration,
+    /// Time that all of the look took.
+    pub look_time: Duration,
 }
 
 /// Why a blob has no type.
@@ -275,9 +277,10 @@ impl Thread {
                 self.read_ahead.come_to(number);
                 self.desk.at.store(number as u64, Ordering::Relaxed);
                 self.desk.looks.fetch_add(1, Ordering::Release);
-                let (examined, took) = self.examine(number, id);
+                let examined = self.examine(number, id);
                 self.desk.looks.fetch_add(1, Ordering::Release);
-                self.read_ahead.note(number, waits.within(took));
+                let waited = waits.within(examined.read_time);
+                self.read_ahead.note(number, waited);
                 self.put(examined, number == last);
             }
         }
@@ -298,12 +301,11 @@ impl Thread {
         }
     }
 
-    /// Returns also the time that opening and reading took.
-    fn examine(&mut self, number: usize, id: &BlobId) -> (Examined, Duration) {
+    fn examine(&mut self, number: usize, id: &BlobId) -> Examined {
         let (store, detector) = (&self.store, &mut self.detector);
+        let begun = Instant::now();
         let mut open_time = Duration::ZERO;
         let mut look = || {
-            let begun = Instant::now();
             let opened = store.open_blob(id);
             open_time = begun.elapsed();
             opened.and_then(|blob| detector.detect_blob(&blob))
@@ -313,12 +315,12 @@ impl Thread {
             None => look(),
         };
         let read_time = result.as_ref().map_or(Duration::ZERO, |d| d.read_time);
-        let examined = Examined {
+        Examined {
             number,
             result: result.map_err(|failure| self.trouble(failure)),
-            open_time,
-        };
-        (examined, open_time + read_time)
+            read_time: open_time + read_time,
+            look_time: begun.elapsed(),
+        }
     }
 
     /// Is it the blob's failure, or has the store gone?
