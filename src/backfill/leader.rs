@@ -292,7 +292,7 @@ impl Leader {
         loop {
             let ended = self.watch_workers()?;
             if ended == self.handles.len() {
-                // Each had to retire, and nobody could take its place.
+                // Each has had to retire, and nobody can take its place.
                 if !self.shared().board().is_closed() {
                     Error::NoWorker.raise();
                 }
@@ -339,8 +339,12 @@ impl Leader {
         Ok(ended)
     }
 
-    /// Starts a worker in the place of one that has retired; false if there is no room for it any more.
+    /// Starts a worker in the place of one that has retired; false if there is nothing left to do for it, or no
+    /// room at the moment.
     fn replace_worker(&mut self, number: usize) -> bool {
+        if self.shared().board().is_closed() {
+            return false;
+        }
         let segment = self.segment.as_ref().expect("made before any worker");
         let handle = segment.handle();
         // Before it starts: from then on the state is its own to tell.
@@ -353,7 +357,7 @@ impl Leader {
                 true
             }
             None => {
-                self.shared().worker(number).set_state(WorkerState::Done);
+                self.shared().worker(number).set_state(WorkerState::Retired);
                 false
             }
         }

@@ -1,7 +1,8 @@
 //! A worker: takes tasks from the board until it is closed.
 //!
 //! A worker whose examiner is lost in a blob (see [`Chunk`]'s [`Finder`]) finishes the range that it is
-//! at and retires: the lost thread ends with its process, and the leader starts another worker.
+//! at and retires: the lost thread ends with its process, and the leader starts another worker. So does one that
+//! has grown large by the many leaves that it has seen.
 
 use std::time::{Duration, Instant};
 
@@ -27,10 +28,20 @@ pub const LONG_BATCH: Duration = Duration::from_millis(500);
 const FIRST_BATCH: u32 = 1000;
 
 /// Memory of a worker's catalog caches from which on it forgets what is in them. A leaf with eleven indexes takes
-/// 0.17 MB of it.
-const CATALOG_CACHE_BYTES: usize = 64 << 20;
+/// 0.1 MB of it.
+const CATALOG_CACHE_BYTES: usize = match cfg!(feature = "poison") {
+    false => 64 << 20,
+    true => 4 << 20,
+};
 
-/// Leaves after which that is asked again: it takes longer the more there is.
+/// Memory from which on a worker retires. What it can't forget grows with its leaves: PL/pgSQL keeps a compiled copy
+/// of a trigger's function for each trigger, so for each leaf, until the process ends; of a small one 0.1 MB.
+const WORKER_BYTES: usize = match cfg!(feature = "poison") {
+    false => 128 << 20,
+    true => 12 << 20,
+};
+
+/// Leaves after which it is asked again how much that is: it takes longer the more there is.
 const LEAVES_PER_QUESTION: u32 = 50;
 
 /// How often a batch is tried again after a deadlock or a serialization failure.
@@ -103,6 +114,7 @@ fn work(
         finder,
         batch: FIRST_BATCH.min(job.options.batch_size),
         leaves_seen: 0,
+        large: false,
     };
     worker.run(begun)
 }
@@ -135,6 +147,8 @@ struct Worker<'a> {
     /// Rows of the next batch at most.
     batch: u32,
     leaves_seen: u32,
+    /// It takes more memory than it should.
+    large: bool,
 }
 
 /// The leaf that a worker is at.
@@ -153,7 +167,7 @@ impl<'a> Worker<'a> {
             let now = Instant::now();
             add_time(&self.slot.counters.worker_us, now - since);
             since = now;
-            if self.finder.worn {
+            if self.finder.worn || self.large {
                 return Ok(WorkerState::Retired);
             }
             let generation = board.generation();
@@ -209,6 +223,7 @@ impl<'a> Worker<'a> {
             self.leaves_seen += 1;
             if self.leaves_seen.is_multiple_of(LEAVES_PER_QUESTION) {
                 bgworker::limit_catalog_caches(CATALOG_CACHE_BYTES);
+                self.large = bgworker::memory_bytes() > WORKER_BYTES;
             }
             *current = Some(Current {
                 index,

@@ -166,8 +166,7 @@ pub fn report_statistics() {
     unsafe { pg_sys::pgstat_report_stat(false) };
 }
 
-/// Forgets all cached catalog entries if they take more memory than that, so that a worker that has seen
-/// 100,000 leaves is no larger than one that has seen some hundred.
+/// Forgets all cached catalog entries if they take more memory than that.
 pub fn limit_catalog_caches(bytes: usize) {
     // SAFETY: a context that lives as long as the process; outside a transaction nothing in it is in use.
     unsafe {
@@ -175,4 +174,10 @@ pub fn limit_catalog_caches(bytes: usize) {
             pg_sys::InvalidateSystemCaches();
         }
     }
+}
+
+/// Memory that PostgreSQL has allocated for this process: not what is shared, nor libmagic's.
+pub fn memory_bytes() -> usize {
+    // SAFETY: a context that lives as long as the process.
+    unsafe { pg_sys::MemoryContextMemAllocated(pg_sys::TopMemoryContext, true) }
 }

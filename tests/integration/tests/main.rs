@@ -13,6 +13,7 @@ mod few;
 mod harness;
 mod isolation;
 mod locks;
+mod many_leaves;
 mod paths;
 mod privileges;
 mod quarantine;

@@ -25,12 +25,20 @@ struct Poisoned {
 }
 
 /// `ntt_mime.so` with the feature, where the server's account can read it.
-pub fn library() -> PathBuf {
+fn library() -> PathBuf {
     let built = std::env::var("NTT_POISON_LIBRARY")
         .expect("NTT_POISON_LIBRARY names it; scripts/test.sh integration builds it");
     let folder = scratch::folder("poison");
     std::fs::copy(built, folder.join("ntt_mime.so")).expect("it was built");
     folder
+}
+
+/// A server with that library.
+pub fn cluster(settings: &[(&str, &str)]) -> Cluster {
+    let path = format!("{}:$libdir", library().display());
+    let mut all = vec![("dynamic_library_path", path.as_str())];
+    all.extend(settings);
+    Cluster::start_in(&[], &all)
 }
 
 fn poisoned(effects: &[&'static str]) -> Poisoned {

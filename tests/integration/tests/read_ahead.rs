@@ -5,21 +5,14 @@
 use std::time::Duration;
 
 use ntt_mime_integration::store::absent_blobid;
-use ntt_mime_integration::{Cluster, Session, Store, TestDb, corpus, inode, wait_until};
+use ntt_mime_integration::{Session, Store, TestDb, corpus, inode, wait_until};
 
-use super::quarantine::library;
+use super::quarantine::cluster;
 
 const SOON: Duration = Duration::from_secs(20);
 
 /// What threads that read ahead are called.
 const READER: &str = "ntt_mime read";
-
-fn cluster(settings: &[(&str, &str)]) -> Cluster {
-    let path = format!("{}:$libdir", library().display());
-    let mut all = vec![("dynamic_library_path", path.as_str())];
-    all.extend(settings);
-    Cluster::start_in(&[], &all)
-}
 
 /// What a run from scratch finds and counts.
 fn results(s: &mut Session, read_ahead: u32) -> Vec<String> {
