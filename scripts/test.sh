@@ -23,7 +23,7 @@ phase_scripts() {
     local script
     (cd "$REPO" && shellcheck -x scripts/*.sh demo/*.sh benches/*.sh tests/accuracy/corpus/*.sh .ci/run)
     for script in "$REPO"/demo/*.py "$REPO"/benches/*.py "$REPO"/benches/parts/*.py \
-        "$REPO"/tests/accuracy/corpus/*.py; do
+        "$REPO"/tests/accuracy/corpus/*.py "$REPO"/tests/docs/*.py; do
         "$PYTHON" -c 'import sys; compile(open(sys.argv[1]).read(), sys.argv[1], "exec")' "$script"
     done
 }
@@ -93,6 +93,18 @@ phase_regress() {
     return "$status"
 }
 
+# README and docs/ do what they say.
+phase_docs() {
+    local store=$TEST_DIR/docs status=0
+    cluster_start "$TEST_DIR" fsync=off shared_preload_libraries=pg_cron cron.database_name=copyjob
+    as_root rm -rf "$store"
+    as_root install -d -o "$(id -un)" "$store"
+    env PATH="$(bindir):$PATH" PGHOST="$TEST_DIR/run" PGPORT="$(cat "$TEST_DIR/port")" PGUSER=postgres \
+        "$PYTHON" -B "$REPO/tests/docs/run.py" "$store" || status=$?
+    cluster_stop "$TEST_DIR"
+    return "$status"
+}
+
 # The library with blobs that crash or stop whoever looks at them: crates/ntt_mime_core/src/poison.rs.
 # Tests of what comes after load it in place of the installed one.
 build_poison() {
@@ -109,7 +121,7 @@ phase_integration() {
 # Each fault once, loaders and memory for a moment: "make torture" is the whole of it.
 phase_torture() { "$REPO/scripts/torture.sh" --short; }
 
-all=(scripts format lint core corpus accuracy pg_test install regress integration torture)
+all=(scripts format lint core corpus accuracy pg_test install regress docs integration torture)
 passed=()
 
 run_phase() {
