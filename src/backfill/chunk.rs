@@ -28,8 +28,9 @@ use super::leaf::Tid;
 use super::options::Job;
 use super::shared::{Counters, Shared, Stop, add, add_time};
 use crate::errors::{Error, sentence};
+use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::PgError;
-use crate::pg::{descriptors, latch, tx};
+use crate::pg::{descriptors, tx};
 
 /// How long a worker waits for its examiner before it takes what there is and looks after it.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
@@ -348,7 +349,7 @@ impl<'a> Finder<'a> {
         while !todo.is_empty() {
             let mut done = 0;
             while done < todo.len() {
-                latch::wait_for(self.examiner.bell(), LOOK_AFTER);
+                latch::wait_for(self.examiner.bell(), LOOK_AFTER, WaitEvent::Detection);
                 if self.stopped_now() {
                     return Ok(false);
                 }
@@ -540,7 +541,7 @@ impl<'a> Finder<'a> {
         let lookup = loop {
             match self.cache.poll(slot) {
                 Lookup::Busy(_) if self.stopped_now() => break None,
-                Lookup::Busy(_) => latch::wait(Duration::from_millis(1)),
+                Lookup::Busy(_) => latch::wait(Duration::from_millis(1), WaitEvent::OtherWorker),
                 lookup => break Some(lookup),
             }
         };

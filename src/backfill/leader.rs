@@ -23,9 +23,10 @@ use super::worker;
 use crate::errors::{Error, sentence};
 use crate::pg::bgworker::{self, Handle, Status};
 use crate::pg::dsm::Segment;
+use crate::pg::latch::{self, WaitEvent};
 use crate::pg::lock::{self, SessionLock};
 use crate::pg::tx::{self, PgError};
-use crate::pg::{identity, latch, notes};
+use crate::pg::{identity, notes};
 
 /// Passes over the leaves at most; what is pending then is counted and left to the next run.
 const MAX_PASSES: u32 = 3;
@@ -143,10 +144,24 @@ impl Leader {
         // Committed: the notes have done their duty.
         left_behind.into_iter().for_each(LeftBehind::settle);
         self.start_workers(handle);
+        self.log_start(leaves.len());
         self.open_pass(leaves);
         self.record("running", None);
         self.wait_for_workers()?;
         Ok(self.finish())
+    }
+
+    /// A line in the server's log. The options are in the run's row.
+    fn log_start(&self, leaves: usize) {
+        pgrx::log!(
+            "ntt_mime run {} on {} started: {} workers, {} leaves, batches of up to {} rows{}",
+            self.run_id,
+            self.target.name,
+            self.handles.len(),
+            leaves,
+            self.options.batch_size,
+            if self.options.dry_run { ", dry" } else { "" },
+        );
     }
 
     fn lock_target(&mut self) {
@@ -310,7 +325,7 @@ impl Leader {
                 self.last_notice = Instant::now();
                 self.notice();
             }
-            latch::wait(Duration::from_millis(100));
+            latch::wait(Duration::from_millis(100), WaitEvent::Workers);
         }
     }
 
@@ -485,6 +500,9 @@ impl Leader {
     fn record(&self, status: &'static str, error: Option<String>) -> RunRow {
         let row = self.row(status, error);
         self.write(&row);
+        let elapsed = self.started.elapsed();
+        let title = Progress { row: &row, elapsed }.title();
+        bgworker::report_title(&format!("CALL, ntt_mime run {}: {title}", self.run_id));
         row
     }
 
@@ -537,6 +555,7 @@ impl Leader {
             row.failures,
             progress::human(elapsed),
         );
+        pgrx::log!("ntt_mime {summary}");
         let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
         match progress::shares(row) {
             Some(shares) => ereport!(PgLogLevel::NOTICE, code, summary, shares),
@@ -572,6 +591,7 @@ impl Leader {
                 self.record(status, Some(text.clone()));
                 Ok(())
             };
+            pgrx::log!("ntt_mime run {} {status}: {text}", self.run_id);
             // What came in meanwhile strikes once; somebody's lock on the table may strike again.
             let _ = (0..RECORD_ATTEMPTS).any(|_| tx::with_clean_up(record, |_| ()).is_ok());
         }
@@ -593,7 +613,7 @@ impl Leader {
             if begun.elapsed() > STOP_LIMIT {
                 return;
             }
-            latch::wait(Duration::from_millis(20));
+            latch::wait(Duration::from_millis(20), WaitEvent::Workers);
         }
     }
 

@@ -28,6 +28,15 @@ impl Progress<'_> {
         (fraction > 0.001).then(|| self.elapsed.mul_f64((1.0 - fraction) / fraction))
     }
 
+    /// For the title of a process, which has little room.
+    pub fn title(&self) -> String {
+        format!(
+            "{:.1}%, {} rows filled",
+            self.fraction() * 100.0,
+            self.row.rows_updated
+        )
+    }
+
     /// One line: percent, blobs, rows, rate, time left.
     pub fn line(&self) -> String {
         let row = self.row;
@@ -99,6 +108,7 @@ mod tests {
             progress.line(),
             "25.0% done, 5000 blobs, 20000 rows filled, 500 blobs/s, about 30.0 s left"
         );
+        assert_eq!(progress.title(), "25.0%, 20000 rows filled");
     }
 
     #[test]

@@ -16,8 +16,9 @@ use super::leaf::{Leaf, Opened, Place, Rows, Tid, Trouble, block_of, start_of_bl
 use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
 use crate::errors::Error;
+use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::{self, PgError};
-use crate::pg::{bgworker, dsm, identity, index_hint, latch, notes};
+use crate::pg::{bgworker, dsm, identity, index_hint, notes};
 
 /// An update that takes longer makes the next batches smaller, whatever the batch size: others wait
 /// for the rows it holds, and for the leaf, such as one who creates a partition beside a default one.
@@ -175,7 +176,7 @@ impl<'a> Worker<'a> {
                 Turn::Closed => return Ok(WorkerState::Done),
                 Turn::Wait => {
                     self.report("waiting for the other workers");
-                    self.wait(IDLE);
+                    self.wait(IDLE, WaitEvent::Task);
                 }
                 Turn::PassDone => {
                     current = None;
@@ -240,7 +241,7 @@ impl<'a> Worker<'a> {
         latch::wake(self.shared.leader_pid());
         self.report("waiting for the leader");
         while board.generation() == generation && !board.is_closed() {
-            self.wait(IDLE);
+            self.wait(IDLE, WaitEvent::Task);
         }
     }
 
@@ -429,7 +430,7 @@ impl<'a> Worker<'a> {
                         Trouble::Locked if !rows.free_only => rows.free_only = true,
                         Trouble::Retry if attempt < RETRIES => {
                             attempt += 1;
-                            self.wait(Duration::from_millis(20) * attempt);
+                            self.wait(Duration::from_millis(20) * attempt, WaitEvent::Delay);
                         }
                         trouble => return Err(trouble),
                     }
@@ -458,7 +459,7 @@ impl<'a> Worker<'a> {
             if left.is_zero() {
                 return;
             }
-            self.wait(left.min(Duration::from_millis(200)));
+            self.wait(left.min(Duration::from_millis(200)), WaitEvent::Delay);
         }
     }
 
@@ -466,13 +467,13 @@ impl<'a> Worker<'a> {
         self.shared.stopping() != Stop::No
     }
 
-    fn wait(&self, time: Duration) {
+    fn wait(&self, time: Duration, event: WaitEvent) {
         let begun = Instant::now();
-        latch::wait(time);
+        latch::wait(time, event);
         add_time(&self.slot.counters.idle_us, begun.elapsed());
     }
 
     fn report(&self, what: &str) {
-        bgworker::report_activity(&format!("ntt_mime run {}: {what}", self.job.run_id));
+        bgworker::report_activity(self.job.run_id, what);
     }
 }

@@ -150,13 +150,22 @@ pub fn take_over(session: &Session, settings: &mut [u8]) -> Result<(), tx::PgErr
     })
 }
 
-/// Tells pg_stat_activity and ps what this process is doing.
-pub fn report_activity(activity: &str) {
-    let activity = std::ffi::CString::new(activity).unwrap_or_default();
+/// Tells pg_stat_activity what this background worker is doing, and ps as well.
+pub fn report_activity(run_id: i64, activity: &str) {
+    let query = encoding::to_server(&format!("ntt_mime run {run_id}: {activity}"));
     // SAFETY: PostgreSQL copies the string.
     unsafe {
-        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, activity.as_ptr());
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, query.as_ptr());
     }
+    // The title begins with the worker's name, in which the run is.
+    report_title(activity);
+}
+
+/// Tells ps what this process is doing, behind what its title begins with.
+pub fn report_title(activity: &str) {
+    let activity = encoding::to_server(activity);
+    // SAFETY: PostgreSQL copies the string.
+    unsafe { pg_sys::set_ps_display(activity.as_ptr()) };
 }
 
 /// Hands this process's table statistics to the cumulative statistics system, as a regular backend

@@ -1,13 +1,49 @@
 //! Waiting, so that interrupts are served and the death of the postmaster ends the process.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use pgrx::{check_for_interrupts, pg_sys};
 
+use super::version;
+
+/// What a process waits for, as the column `wait_event` of pg_stat_activity tells from PostgreSQL 17 on.
+#[derive(Clone, Copy)]
+pub enum WaitEvent {
+    /// A leader for its workers.
+    Workers,
+    /// A worker for its examiner.
+    Detection,
+    /// A worker for the outcome of a blob that another one is at.
+    OtherWorker,
+    /// A worker for something to do.
+    Task,
+    /// A worker between two batches, or before it tries one again.
+    Delay,
+}
+
+impl WaitEvent {
+    const NAMES: [&std::ffi::CStr; 5] = [
+        c"NttMimeWorkers",
+        c"NttMimeDetection",
+        c"NttMimeOtherWorker",
+        c"NttMimeTask",
+        c"NttMimeDelay",
+    ];
+
+    fn id(self) -> u32 {
+        thread_local! {
+            static IDS: [OnceCell<u32>; 5] = const { [const { OnceCell::new() }; 5] };
+        }
+        let kind = self as usize;
+        IDS.with(|ids| *ids[kind].get_or_init(|| version::wait_event(Self::NAMES[kind])))
+    }
+}
+
 /// Waits until somebody sets this process's latch or the time is over, then serves interrupts: a
 /// cancel or terminate request is raised from here.
-pub fn wait(time: Duration) {
+pub fn wait(time: Duration, event: WaitEvent) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: MyLatch belongs to this process for all its life.
     unsafe {
@@ -15,7 +51,7 @@ pub fn wait(time: Duration) {
             pg_sys::MyLatch,
             events as i32,
             time.as_millis() as _,
-            pg_sys::PG_WAIT_EXTENSION,
+            event.id(),
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
@@ -23,7 +59,7 @@ pub fn wait(time: Duration) {
 }
 
 /// The same, until `bell` becomes readable.
-pub fn wait_for(bell: BorrowedFd<'_>, time: Duration) {
+pub fn wait_for(bell: BorrowedFd<'_>, time: Duration, event: WaitEvent) {
     let events = pg_sys::WL_LATCH_SET
         | pg_sys::WL_SOCKET_READABLE
         | pg_sys::WL_TIMEOUT
@@ -35,7 +71,7 @@ pub fn wait_for(bell: BorrowedFd<'_>, time: Duration) {
             events as i32,
             bell.as_raw_fd(),
             time.as_millis() as _,
-            pg_sys::PG_WAIT_EXTENSION,
+            event.id(),
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }

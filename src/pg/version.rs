@@ -17,6 +17,19 @@ unsafe extern "C-unwind" {
     fn ThrowErrorData(error: *mut pg_sys::ErrorData);
 }
 
+/// What pg_stat_activity calls a kind of wait of ours; before PostgreSQL 17 all of an extension's are "Extension".
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+pub fn wait_event(_name: &'static std::ffi::CStr) -> u32 {
+    pg_sys::PG_WAIT_EXTENSION
+}
+
+/// What pg_stat_activity calls a kind of wait of ours.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub fn wait_event(name: &'static std::ffi::CStr) -> u32 {
+    // SAFETY: the name is copied; the same name gets the same number in all processes.
+    unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) }
+}
+
 /// Has SIGTERM end this process as it ends a regular backend: at the next check for interrupts, in the
 /// midst of a statement too.
 pub fn die_of_sigterm() {
