@@ -19,8 +19,20 @@ corpus=${NTT_SHORT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus_short}
 
 phase_setup() { "$REPO/scripts/setup.sh" build test bench; }
 
+# What has been released is never edited: whoever has it installed would have something else.
+check_released() {
+    (cd "$REPO" && sha256sum --check --quiet tests/released/SHA256SUMS) || die "a released script has been edited"
+    local file
+    while read -r _ file; do
+        # A shallow clone doesn't know.
+        [[ $(cd "$REPO" && git -c safe.directory="$REPO" log --format=%h -- "$file" 2>/dev/null | wc -l) -le 1 ]] ||
+            die "released script \"$file\" has been edited"
+    done <"$REPO/tests/released/SHA256SUMS"
+}
+
 phase_scripts() {
     local script
+    check_released
     (cd "$REPO" && shellcheck -x scripts/*.sh demo/*.sh benches/*.sh tests/accuracy/corpus/*.sh .ci/run)
     for script in "$REPO"/demo/*.py "$REPO"/benches/*.py "$REPO"/benches/parts/*.py \
         "$REPO"/tests/accuracy/corpus/*.py "$REPO"/tests/docs/*.py; do
@@ -115,12 +127,16 @@ build_poison() {
 # Real sessions, workers and commits, in clusters that the tests start themselves.
 phase_integration() {
     build_poison
+    # Users who upgrade have older versions' scripts executed already; a test of that needs them.
+    as_root install -m 0644 "$REPO"/tests/released/*.sql "$("$PG_CONFIG" --sharedir)/extension"
     NTT_POISON_LIBRARY=$REPO/target/poison/ntt_mime.so cargo_do test -p ntt_mime_integration
 }
 
 # Each fault once, loaders and memory for a moment: "make torture" is the whole of it.
 phase_torture() { "$REPO/scripts/torture.sh" --short; }
 
+released=("$REPO"/tests/released/*.sql)
+released=("${released[@]##*/}")
 all=(scripts format lint core corpus accuracy pg_test install regress docs integration torture)
 passed=()
 
@@ -138,6 +154,7 @@ run_phase() {
 finish() {
     local status=$?
     if [[ -d $TEST_DIR ]]; then cluster_stop "$TEST_DIR" || true; fi
+    as_root rm -f -- "${released[@]/#/$("$PG_CONFIG" --sharedir)/extension/}"
     if [[ $status -ne 0 && -n ${current:-} ]]; then
         printf '\n-- %s FAILED after %d s in all\n' "$current" "$SECONDS"
         printf 'phases: %d passed, 1 failed\n' "${#passed[@]}"

@@ -5,10 +5,10 @@ REVOKE ALL ON FUNCTION ntt_detect_mime(text), ntt_detect_mime(bytea), ntt_inspec
 REVOKE ALL ON PROCEDURE ntt_backfill_mime(int, int, bigint, boolean, regclass, boolean, bigint, bigint, bigint, bigint, interval)
     FROM PUBLIC;
 REVOKE ALL ON SCHEMA ntt_mime FROM PUBLIC;
-REVOKE ALL ON ntt_mime.run, ntt_mime.failure, ntt_mime.progress FROM PUBLIC;
+REVOKE ALL ON ntt_mime.run, ntt_mime.failure, ntt_mime.progress, ntt_mime.mime_summary FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION ntt_detect_mime(text), ntt_detect_mime(bytea), ntt_inspect_blob(text),
     ntt_mime_version() TO pg_read_server_files;
 GRANT USAGE ON SCHEMA ntt_mime TO pg_monitor;
-GRANT SELECT ON ntt_mime.run, ntt_mime.progress TO pg_monitor;
+GRANT SELECT ON ntt_mime.run, ntt_mime.progress, ntt_mime.mime_summary TO pg_monitor;
 GRANT EXECUTE ON FUNCTION ntt_mime_suggest_index(regclass) TO pg_monitor;

@@ -81,6 +81,10 @@ COMMENT ON COLUMN ntt_mime.run.commit_ms IS 'time of all workers spent in COMMIT
 COMMENT ON COLUMN ntt_mime.run.libmagic IS 'release of libmagic that detected';
 COMMENT ON COLUMN ntt_mime.run.mime_counts IS 'distinct blobs by MIME type, as detected in this run';
 COMMENT ON COLUMN ntt_mime.run.error IS 'SQLSTATE and message of the error that ended the run';
+COMMENT ON SEQUENCE ntt_mime.run_run_id_seq IS 'numbers of runs';
+COMMENT ON INDEX ntt_mime.run_pkey IS 'runs by number';
+COMMENT ON CONSTRAINT run_pkey ON ntt_mime.run IS 'a run has one row';
+COMMENT ON CONSTRAINT run_status_check ON ntt_mime.run IS 'the ways in which a run can stand';
 
 CREATE TABLE ntt_mime.failure (
     blobid        text PRIMARY KEY,
@@ -107,6 +111,9 @@ COMMENT ON COLUMN ntt_mime.failure.first_run_id IS 'run that met it first';
 COMMENT ON COLUMN ntt_mime.failure.last_run_id IS 'run that tried it last';
 COMMENT ON COLUMN ntt_mime.failure.first_seen IS 'when it was met first';
 COMMENT ON COLUMN ntt_mime.failure.last_seen IS 'when it was tried last; it is passed over until ntt_mime.retry_failures_after has gone by';
+COMMENT ON INDEX ntt_mime.failure_pkey IS 'failures by blobid';
+COMMENT ON CONSTRAINT failure_pkey ON ntt_mime.failure IS 'a blob is recorded once';
+COMMENT ON CONSTRAINT failure_reason_check ON ntt_mime.failure IS 'the reasons there are';
 
 -- 1314149427 is lock::RUN_CLASS, and 3 says that no SQL function took it: the leader holds this advisory
 -- lock as long as it lives.
@@ -178,6 +185,32 @@ COMMENT ON COLUMN ntt_mime.progress.blobs_per_second IS 'mean rate since the sta
 COMMENT ON COLUMN ntt_mime.progress.percent IS 'share of the blocks looked at';
 COMMENT ON COLUMN ntt_mime.progress.eta IS 'time left, at the mean rate so far';
 COMMENT ON COLUMN ntt_mime.progress.started_at IS 'when the run started';
+
+-- Qualified throughout, as above. A dry run counts what it has detected, too, and changes nothing: it isn't
+-- counted here.
+CREATE VIEW ntt_mime.mime_summary AS
+SELECT r.target,
+       c.key AS mime_type,
+       pg_catalog.sum(c.value::bigint)::bigint AS blobs,
+       pg_catalog.round(100::numeric OPERATOR(pg_catalog.*) pg_catalog.sum(c.value::bigint)
+                            OPERATOR(pg_catalog./) pg_catalog.sum(pg_catalog.sum(c.value::bigint))
+                                OVER (PARTITION BY r.target), 2) AS percent,
+       pg_catalog.count(*) AS runs,
+       pg_catalog.max(r.run_id) AS last_run_id,
+       pg_catalog.max(coalesce(r.finished_at, r.started_at)) AS last_seen
+  FROM ntt_mime.run r
+ CROSS JOIN LATERAL pg_catalog.jsonb_each_text(r.mime_counts) AS c (key, value)
+ WHERE (r.options OPERATOR(pg_catalog.->>) 'dry_run'::text)::boolean IS NOT TRUE
+ GROUP BY r.target, c.key;
+
+COMMENT ON VIEW ntt_mime.mime_summary IS 'blobs by MIME type, as the runs on record counted them; it reads ntt_mime.run only';
+COMMENT ON COLUMN ntt_mime.mime_summary.target IS 'table whose mime_type was filled';
+COMMENT ON COLUMN ntt_mime.mime_summary.mime_type IS 'MIME type';
+COMMENT ON COLUMN ntt_mime.mime_summary.blobs IS 'blobs that runs detected as such; one that two runs have met counts twice';
+COMMENT ON COLUMN ntt_mime.mime_summary.percent IS 'share of the target''s blobs';
+COMMENT ON COLUMN ntt_mime.mime_summary.runs IS 'runs that met any';
+COMMENT ON COLUMN ntt_mime.mime_summary.last_run_id IS 'the last of these';
+COMMENT ON COLUMN ntt_mime.mime_summary.last_seen IS 'when that one ended, or started if it has not ended';
 
 SELECT pg_catalog.pg_extension_config_dump('ntt_mime.run', '');
 SELECT pg_catalog.pg_extension_config_dump('ntt_mime.run_run_id_seq', '');

@@ -21,3 +21,5 @@ mod read_ahead;
 mod replication;
 mod sessions;
 mod shutdown;
+mod upgrade;
+mod watching;

@@ -1,0 +1,136 @@
+//! Older versions: the new library works with their SQL, and ALTER EXTENSION makes of it what CREATE EXTENSION
+//! makes today.
+//!
+//! Their scripts are in tests/released; `scripts/test.sh integration` puts them where CREATE EXTENSION finds them.
+
+use ntt_mime_integration::{Cluster, Session, Store, TestDb, inode};
+
+/// Versions that have been released, each with a script to install it.
+fn released() -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../released");
+    let names = std::fs::read_dir(folder).expect("it is there").flatten();
+    let mut versions: Vec<String> = names
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            Some(
+                name.strip_prefix("ntt_mime--")?
+                    .strip_suffix(".sql")?
+                    .to_owned(),
+            )
+        })
+        .collect();
+    versions.sort();
+    assert!(!versions.is_empty());
+    versions
+}
+
+/// Everything that belongs to the extension: what it is, whose, who may do what with it, and its comment.
+fn objects(s: &mut Session) -> Vec<String> {
+    s.column(
+        "WITH member AS (
+             SELECT d.classid, d.objid
+               FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
+              WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'ntt_mime'
+         ), part AS (
+             SELECT classid, objid, 0 AS objsubid FROM member
+             UNION ALL
+             SELECT classid, objid, attnum
+               FROM member JOIN pg_attribute ON attrelid = objid AND attnum > 0 AND NOT attisdropped
+              WHERE classid = 'pg_class'::regclass
+             UNION ALL
+             SELECT 'pg_class'::regclass, indexrelid, 0 FROM member JOIN pg_index ON indrelid = objid
+              WHERE classid = 'pg_class'::regclass
+             UNION ALL
+             SELECT 'pg_constraint'::regclass, c.oid, 0 FROM member JOIN pg_constraint c ON conrelid = objid
+              WHERE classid = 'pg_class'::regclass
+             UNION ALL
+             SELECT 'pg_extension'::regclass, oid, 0 FROM pg_extension WHERE extname = 'ntt_mime'
+         )
+         SELECT concat_ws(' | ', pg_describe_object(classid, objid, objsubid),
+                    CASE classid
+                        WHEN 'pg_proc'::regclass THEN
+                            (SELECT concat_ws(' | ', pg_get_functiondef(p.oid), proowner::regrole, proacl)
+                               FROM pg_proc p WHERE p.oid = objid)
+                        WHEN 'pg_constraint'::regclass THEN pg_get_constraintdef(objid)
+                        WHEN 'pg_namespace'::regclass THEN
+                            (SELECT concat_ws(' | ', nspowner::regrole, nspacl) FROM pg_namespace WHERE oid = objid)
+                        WHEN 'pg_extension'::regclass THEN
+                            (SELECT concat_ws(' | ', extversion, extconfig::regclass[], extcondition)
+                               FROM pg_extension WHERE oid = objid)
+                        WHEN 'pg_class'::regclass THEN
+                            (SELECT CASE
+                                WHEN objsubid > 0 THEN
+                                    (SELECT concat_ws(' | ', attnum, format_type(atttypid, atttypmod), attnotnull,
+                                                      attidentity, pg_get_expr(d.adbin, d.adrelid), attacl)
+                                       FROM pg_attribute a LEFT JOIN pg_attrdef d ON adrelid = attrelid AND adnum = attnum
+                                      WHERE attrelid = objid AND attnum = objsubid)
+                                WHEN relkind = 'i' THEN pg_get_indexdef(objid)
+                                ELSE concat_ws(' | ', relkind, reloptions, relowner::regrole, relacl,
+                                               CASE WHEN relkind = 'v' THEN pg_get_viewdef(objid) END)
+                                END
+                               FROM pg_class WHERE oid = objid)
+                    END,
+                    (SELECT 'comment: ' || description FROM pg_description d
+                      WHERE (d.classoid, d.objoid, d.objsubid) = (part.classid, part.objid, part.objsubid)))
+           FROM part ORDER BY 1",
+    )
+}
+
+#[test]
+fn an_upgrade_gives_what_a_new_installation_has() {
+    let fresh = TestDb::new("upgrade_fresh");
+    let expected = objects(&mut fresh.connect());
+    assert!(expected.len() > 60, "{expected:#?}");
+    for version in released() {
+        let db = TestDb::empty(Cluster::shared(), "upgrade");
+        let mut s = db.connect();
+        s.exec(&format!("CREATE EXTENSION ntt_mime VERSION '{version}'"));
+        assert_ne!(objects(&mut s), expected, "{version}");
+        s.exec("ALTER EXTENSION ntt_mime UPDATE");
+        let found = objects(&mut s);
+        let lacking: Vec<_> = expected.iter().filter(|o| !found.contains(o)).collect();
+        let others: Vec<_> = found.iter().filter(|o| !expected.contains(o)).collect();
+        assert_eq!((lacking, others), (vec![], vec![]), "{version}");
+    }
+}
+
+#[test]
+fn the_library_works_with_older_sql_before_the_upgrade_and_after() {
+    for version in released() {
+        let db = TestDb::empty(Cluster::shared(), "older");
+        let store = Store::new();
+        let mut s = db.connect();
+        s.exec(&format!("CREATE EXTENSION ntt_mime VERSION '{version}'"));
+        db.use_store(&store);
+        let mut s = db.connect();
+        inode::partitioned(&mut s, 4);
+        inode::load_source(&mut s, &store.put_synthetic(100));
+        inode::fill(&mut s, 4, 5);
+        inode::remember(&mut s, "inode");
+        let outcome = s.backfill("100, max_blobs => 50");
+        assert_eq!(outcome.blobs, 50);
+        let run =
+            "SELECT run_id, status, rows_updated, mime_counts FROM ntt_mime.run ORDER BY run_id";
+        let before = s.table(run);
+        s.exec("ALTER EXTENSION ntt_mime UPDATE");
+        assert_eq!(s.table(run), before);
+        s.backfill("100");
+        inode::check_filled(&mut s, "inode");
+        assert_eq!(
+            s.count("SELECT sum(blobs)::bigint FROM ntt_mime.mime_summary"),
+            s.count("SELECT sum(blobs)::bigint FROM ntt_mime.run")
+        );
+    }
+}
+
+#[test]
+fn everything_has_a_comment() {
+    let db = TestDb::new("comments");
+    let without: Vec<String> = objects(&mut db.connect())
+        .into_iter()
+        .filter(|object| !object.contains(" | comment: "))
+        // From PostgreSQL 18 on NOT NULL is a constraint, too.
+        .filter(|object| !object.contains("_not_null on table"))
+        .collect();
+    assert_eq!(without, Vec::<String>::new());
+}

@@ -1,0 +1,137 @@
+//! What is to be seen of a run from outside: titles, wait events, the server's log, views.
+
+use std::time::Duration;
+
+use ntt_mime_integration::server::major_version;
+use ntt_mime_integration::{Cluster, Store, TestDb, inode, wait_for, wait_until};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// What ps shows of a process.
+fn title(pid: &str) -> String {
+    std::fs::read(format!("/proc/{pid}/cmdline"))
+        .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
+        .unwrap_or_default()
+}
+
+#[test]
+fn processes_and_log_tell_what_a_run_does() {
+    // Of its own, for its log.
+    let cluster = Cluster::start(&[]);
+    let db = TestDb::on(&cluster, "watching");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::plain(&mut s, &store.put_synthetic(500));
+    let mut caller = db.connect();
+    caller.exec("LOAD 'ntt_mime'; SET ntt_mime.batch_delay = '1min'");
+    let running = caller.call_in_background("50, target => 'blob', workers => 1");
+    let run_id = wait_for(SOON, "the run to be seen", || {
+        s.column("SELECT run_id FROM ntt_mime.progress WHERE rows_updated > 0")
+            .pop()
+    });
+
+    let worker = "SELECT pid, query, state, wait_event_type, wait_event FROM pg_stat_activity
+                   WHERE backend_type = 'ntt_mime worker' AND datname = current_database()";
+    let pausing = format!("ntt_mime run {run_id}: pausing between batches");
+    let row = wait_for(SOON, "a worker that pauses", || {
+        s.table(worker)
+            .into_iter()
+            .find(|row| row.contains(&pausing))
+    });
+    let event = match major_version() {
+        17.. => "NttMimeDelay",
+        _ => "Extension",
+    };
+    let pid = row.split('|').next().expect("a column").to_owned();
+    assert_eq!(row, format!("{pid}|{pausing}|active|Extension|{event}"));
+    let shown = title(&pid);
+    let expected = format!("ntt_mime worker 1 of run {run_id} pausing between batches");
+    assert!(shown.contains(&expected), "{shown}");
+
+    let expected = format!("CALL, ntt_mime run {run_id}: ");
+    wait_until(SOON, "the leader's title", || {
+        title(&running.pid.to_string()).contains(&expected)
+    });
+    running.cancel();
+    assert!(running.finish().1.is_err());
+
+    let log = cluster.log();
+    for line in [
+        format!(
+            "LOG:  ntt_mime run {run_id} on public.blob started: 1 workers, 1 leaves, batches of up to 50 rows"
+        ),
+        format!(
+            "LOG:  ntt_mime run {run_id} cancelled: 57014: canceling statement due to user request"
+        ),
+    ] {
+        assert!(log.contains(&line), "{line}\n{log}");
+    }
+    s.exec("RESET ntt_mime.batch_delay");
+    let run_id = s.backfill("target => 'blob'").run_id;
+    let line = format!("LOG:  ntt_mime run {run_id} succeeded: ");
+    assert!(cluster.log().contains(&line), "{line}");
+}
+
+#[test]
+fn a_summary_adds_up_what_runs_counted() {
+    let db = TestDb::new("summary");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    let mut blobids = vec![
+        store.put(b"%PDF-1.4\n% one\n"),
+        store.put(b"%PDF-1.4\n% two\n"),
+        store.put(b"Just words.\n"),
+    ];
+    inode::plain(&mut s, &blobids);
+    s.backfill("target => 'blob', dry_run => true");
+    assert_eq!(
+        s.table("SELECT * FROM ntt_mime.mime_summary"),
+        Vec::<String>::new()
+    );
+    let first = s.backfill("target => 'blob'").run_id;
+    blobids.push(store.put(b"%PDF-1.4\n% three\n"));
+    s.exec(&format!("INSERT INTO blob VALUES ('{}', 4)", blobids[3]));
+    let second = s.backfill("target => 'blob'").run_id;
+    assert_eq!(
+        s.table(
+            "SELECT target, mime_type, blobs, percent, runs, last_run_id,
+                    last_seen = (SELECT finished_at FROM ntt_mime.run r WHERE r.run_id = last_run_id)
+               FROM ntt_mime.mime_summary ORDER BY blobs DESC"
+        ),
+        [
+            format!("public.blob|application/pdf|3|75.00|2|{second}|t"),
+            format!("public.blob|text/plain|1|25.00|1|{first}|t"),
+        ]
+    );
+}
+
+#[test]
+fn progress_fits_into_80_columns() {
+    let db = TestDb::new("columns");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::plain(&mut s, &store.put_synthetic(500));
+    let mut caller = db.connect();
+    caller.exec("LOAD 'ntt_mime'; SET ntt_mime.batch_delay = '1min'");
+    let running = caller.call_in_background("50, target => 'blob'");
+    wait_until(SOON, "the run to be seen", || {
+        s.count("SELECT count(*) FROM ntt_mime.progress WHERE rows_updated > 0") > 0
+    });
+    let psql = db
+        .cluster
+        .client("psql", &db.name)
+        .args(["--no-psqlrc", "--pset=columns=80", "--pset=expanded=auto"])
+        .args(["--command", "SELECT * FROM ntt_mime.progress"])
+        .output()
+        .expect("psql starts");
+    running.cancel();
+    assert!(running.finish().1.is_err());
+    let shown = String::from_utf8(psql.stdout).expect("UTF-8");
+    assert!(shown.contains("rows_updated     | 50"), "{shown}");
+    for line in shown.lines() {
+        assert!(line.chars().count() <= 80, "{line}\n{shown}");
+    }
+}
