@@ -1,6 +1,6 @@
 //! A worker: takes tasks from the board until it is closed.
 //!
-//! A worker whose examiner is lost in a blob (see [`Chunk`]'s [`Finder`]) finishes the range that it is
+//! A worker whose examiner is lost in a blob (see [`Finder`]) finishes the range that it is
 //! at and retires: the lost thread ends with its process, and the leader starts another worker. So does one that
 //! has grown large by the many leaves that it has seen.
 
@@ -11,7 +11,8 @@ use ntt_mime_core::memory::Mapping;
 use ntt_mime_core::note::Keeper;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-use super::chunk::{Chunk, Finder};
+use super::chunk::Chunk;
+use super::finder::Finder;
 use super::leaf::{Leaf, Opened, Place, Rows, Tid, Trouble, block_of, start_of_block};
 use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};

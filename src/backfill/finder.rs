@@ -1,0 +1,506 @@
+//! How a worker finds the MIME type of each distinct blob of a chunk.
+//!
+//! The files are opened and judged by an [`Examiner`], a thread of this process; here we wait for its
+//! results where an interrupt reaches us. All of it happens outside any transaction, but for a look at
+//! known failures and the record of new ones, each in a short transaction of its own.
+//!
+//! Between [`Finder::begin`] and [`Finder::finish`] its owner may do something else, such as updating the rows of
+//! the chunk before: the examiner needs nobody for its work. One chunk at a time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ntt_mime_core::blob_id::BlobId;
+use ntt_mime_core::cache::{Lookup, Outcome, RunCache, SlotIndex};
+use ntt_mime_core::detector::Detection;
+use ntt_mime_core::examiner::{Examined, Examiner, OVERDUE, Trouble};
+use ntt_mime_core::failure::{Failure, FailureReason};
+use ntt_mime_core::memory::Mapping;
+use ntt_mime_core::note::Note;
+use ntt_mime_core::store::Store;
+use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
+
+use super::chunk::{Chunk, Found, Key, Wanted};
+use super::history::{self, KnownFailure, NewFailure};
+use super::options::Job;
+use super::shared::{Counters, Shared, Stop, add, add_time};
+use crate::errors::{Error, sentence};
+use crate::pg::latch::{self, WaitEvent};
+use crate::pg::tx::PgError;
+use crate::pg::{descriptors, tx};
+
+/// How long a worker waits for its examiner before it takes what there is and looks after it.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
+
+/// Descriptors that a blob takes while it is read ahead: its file, and where it is opened step by step its folder.
+const DESCRIPTORS: usize = 2;
+
+/// A worker's means of detecting: who looks at files, and what is known already.
+pub struct Finder<'a> {
+    job: &'a Job,
+    shared: Shared<'a>,
+    cache: RunCache<'a>,
+    counters: &'a Counters,
+    examiner: Examiner,
+    /// Blobs that it may read ahead.
+    read_ahead: usize,
+    note: Arc<Note>,
+    /// What the examiner is at.
+    search: Option<Search>,
+    /// Of the chunk at hand.
+    times: Times,
+    /// There are processors enough for the workers and their examiners.
+    processors_to_spare: bool,
+    /// An examiner of this process is lost in a blob. It ends with the process only.
+    pub worn: bool,
+}
+
+/// A chunk whose blobs are being looked at.
+struct Search {
+    chunk: Chunk,
+    todo: Vec<Todo>,
+    waiting: Vec<Waiting>,
+    records: Records,
+}
+
+/// Where the time of a chunk goes.
+#[derive(Default)]
+struct Times {
+    /// The examiner's, for opening and reading blobs.
+    read: Duration,
+    /// The examiner's, for all that it does.
+    look: Duration,
+    /// This thread's, waiting for other workers.
+    wait: Duration,
+}
+
+impl Times {
+    /// The part of its looks that the examiner spends opening and reading.
+    fn read_share(&self) -> f64 {
+        match self.look.is_zero() {
+            true => 0.0,
+            false => (self.read.as_secs_f64() / self.look.as_secs_f64()).min(1.0),
+        }
+    }
+}
+
+/// A blob of a chunk that this worker has to look at, with its place in the cache if it has one.
+struct Todo {
+    at: usize,
+    slot: Option<SlotIndex>,
+}
+
+/// A blob of a chunk that another worker is at, and its place in the cache.
+struct Waiting {
+    at: usize,
+    slot: SlotIndex,
+}
+
+/// What a chunk changes in `ntt_mime.failure`, and what is on record there of its blobs.
+#[derive(Default)]
+struct Records {
+    known: HashMap<String, KnownFailure>,
+    failed: Vec<NewFailure>,
+    mended: Vec<String>,
+}
+
+impl<'a> Finder<'a> {
+    pub fn new(
+        job: &'a Job,
+        shared: Shared<'a>,
+        memory: &'a Mapping,
+        number: usize,
+        note: Arc<Note>,
+    ) -> Result<Finder<'a>, Error> {
+        let counters = &shared.worker(number).counters;
+        let begun = Instant::now();
+        let read_ahead = descriptors::reserve(job.options.read_ahead * DESCRIPTORS) / DESCRIPTORS;
+        let examiner = start_examiner(job, read_ahead, &note)?;
+        add_time(&counters.detect_us, begun.elapsed());
+        crate::detect::complain(&examiner.complaints);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Finder {
+            job,
+            shared,
+            cache: shared.cache(memory),
+            counters,
+            examiner,
+            read_ahead,
+            note,
+            search: None,
+            times: Times::default(),
+            processors_to_spare: 2 * job.options.workers as usize <= processors,
+            worn: false,
+        })
+    }
+
+    /// Does it pay to begin a chunk while the rows of the one before are updated? It does on a slow store, and where
+    /// an examiner takes its processor from nobody. With as many workers as processors, updates would be interrupted
+    /// while others wait for what they have locked: 98,000 mixed blobs took 1.11 times as long with two workers on
+    /// two processors, and 0.84 times as long with one.
+    pub fn works_ahead(&self) -> bool {
+        self.processors_to_spare || self.times.read_share() > 0.5
+    }
+
+    /// Begins to find the type of each distinct blob of a chunk.
+    pub fn begin(&mut self, mut chunk: Chunk) -> Result<(), PgError> {
+        let begun = Instant::now();
+        self.times = Times::default();
+        let (mut todo, waiting) = self.look_up(&mut chunk);
+        let mut records = Records::default();
+        self.prepare(&mut chunk, &mut todo, &mut records)?;
+        self.order(&chunk, &todo);
+        self.search = Some(Search {
+            chunk,
+            todo,
+            waiting,
+            records,
+        });
+        add_time(&self.counters.detect_us, begun.elapsed());
+        Ok(())
+    }
+
+    /// The chunk that was begun, with the types of its blobs; None if none was, or if the run has been stopped
+    /// meanwhile, so that it is not to be used.
+    pub fn finish(&mut self) -> Result<Option<Chunk>, PgError> {
+        let Some(search) = self.search.take() else {
+            return Ok(None);
+        };
+        let begun = Instant::now();
+        let found = self.finish_search(search);
+        // The examiner may have worked while this thread did something else. What is left of its work for this
+        // thread to wait for is reading and detection in the same proportion.
+        let here = begun.elapsed().saturating_sub(self.times.wait);
+        let read_time = here.mul_f64(self.times.read_share());
+        add_time(&self.counters.idle_us, self.times.wait);
+        add_time(&self.counters.read_us, read_time);
+        add_time(&self.counters.detect_us, here - read_time);
+        found
+    }
+
+    fn finish_search(&mut self, search: Search) -> Result<Option<Chunk>, PgError> {
+        let Search {
+            mut chunk,
+            todo,
+            waiting,
+            mut records,
+        } = search;
+        if !self.collect(&mut chunk, todo, &mut records)? {
+            return Ok(None);
+        }
+        for Waiting { at, slot } in waiting {
+            match self.wait_for(slot) {
+                None => return Ok(None),
+                Some(Lookup::Known(outcome)) => {
+                    add(&self.counters.cache_hits, 1);
+                    chunk.wanted[at].found = outcome.into();
+                }
+                Some(_) => {
+                    let slot = Some(slot);
+                    let mut todo = vec![Todo { at, slot }];
+                    self.prepare(&mut chunk, &mut todo, &mut records)?;
+                    self.order(&chunk, &todo);
+                    if !self.collect(&mut chunk, todo, &mut records)? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        let Records { failed, mended, .. } = records;
+        let nothing_new = failed.is_empty() && mended.is_empty();
+        if !nothing_new && !self.job.options.dry_run {
+            tx::transaction(|| history::record_failures(self.job.run_id, failed, mended))?;
+        }
+        Ok(Some(chunk))
+    }
+
+    /// Takes from the cache what is known; returns what is to be done here and what others are at.
+    fn look_up(&self, chunk: &mut Chunk) -> (Vec<Todo>, Vec<Waiting>) {
+        let (mut todo, mut waiting) = (Vec::new(), Vec::new());
+        for (at, wanted) in chunk.wanted.iter_mut().enumerate() {
+            let id = wanted.key.in_cache();
+            let max = self.job.options.max_blobs;
+            let mut take = |slot| todo.push(Todo { at, slot });
+            match self.cache.claim(&id) {
+                Lookup::Known(outcome) => {
+                    add(&self.counters.cache_hits, 1);
+                    wanted.found = outcome.into();
+                }
+                Lookup::Busy(slot) => waiting.push(Waiting { at, slot }),
+                Lookup::TakenOver(slot) if self.shared.limit_reached() => self.cache.release(slot),
+                Lookup::TakenOver(slot) => take(Some(slot)),
+                Lookup::Claimed(slot) if !self.shared.count_blob(max) => self.cache.release(slot),
+                Lookup::Claimed(slot) => take(Some(slot)),
+                Lookup::Full if !self.shared.count_blob(max) => {}
+                Lookup::Full => take(None),
+            }
+        }
+        (todo, waiting)
+    }
+
+    /// Takes blobs off the list that aren't to be looked at.
+    fn prepare(
+        &self,
+        chunk: &mut Chunk,
+        todo: &mut Vec<Todo>,
+        records: &mut Records,
+    ) -> Result<(), PgError> {
+        self.pass_over_known(chunk, todo, records)?;
+        todo.retain(|todo| self.is_blob(&mut chunk.wanted[todo.at], todo.slot, records));
+        Ok(())
+    }
+
+    /// Has the examiner look at blobs of a chunk.
+    fn order(&mut self, chunk: &Chunk, todo: &[Todo]) {
+        let ids = todo
+            .iter()
+            .filter_map(|todo| chunk.wanted[todo.at].key.id());
+        if !todo.is_empty() {
+            self.examiner.order(ids.collect());
+        }
+    }
+
+    /// Takes what comes of blobs that have been ordered. False if the run was stopped meanwhile.
+    fn collect(
+        &mut self,
+        chunk: &mut Chunk,
+        mut todo: Vec<Todo>,
+        records: &mut Records,
+    ) -> Result<bool, PgError> {
+        while !todo.is_empty() {
+            let mut done = 0;
+            while done < todo.len() {
+                latch::wait_for(self.examiner.bell(), LOOK_AFTER, WaitEvent::Detection);
+                if self.stopped_now() {
+                    return Ok(false);
+                }
+                // In this order: what is done when one is overdue has been done before that one.
+                let dead = self.examiner.has_died();
+                let overdue = self.examiner.overdue();
+                for examined in self.examiner.collect() {
+                    let Todo { at, slot } = todo[examined.number];
+                    self.take(&mut chunk.wanted[at], slot, examined, records)?;
+                    done += 1;
+                }
+                if let Some(number) = overdue.filter(|number| *number == done) {
+                    let Todo { at, slot } = todo[number];
+                    self.give_up_on(&mut chunk.wanted[at], slot)?;
+                    done += 1;
+                    break;
+                }
+                if dead && done < todo.len() {
+                    let detail = "It has ended; the server log may tell why.".to_owned();
+                    return Err(Error::Examiner { detail }.into());
+                }
+            }
+            todo.drain(..done);
+            // If there are more, they have been lost with an examiner.
+            self.order(chunk, &todo);
+        }
+        Ok(true)
+    }
+
+    /// Takes blobs off the list that are on record as failures which are recent, or for good; notes
+    /// the others that are on record.
+    fn pass_over_known(
+        &self,
+        chunk: &mut Chunk,
+        todo: &mut Vec<Todo>,
+        records: &mut Records,
+    ) -> Result<(), PgError> {
+        // With a full cache, nothing but the record tells of what this run has put into quarantine.
+        let any = self.job.failures_on_record || self.shared.any_quarantined();
+        if !any || todo.is_empty() {
+            return Ok(());
+        }
+        let texts: Vec<String> = todo
+            .iter()
+            .map(|todo| chunk.wanted[todo.at].key.text())
+            .collect();
+        let known = tx::transaction(|| history::known_failures(&self.job.options, texts))?;
+        todo.retain(|todo| {
+            let wanted = &mut chunk.wanted[todo.at];
+            let recent = known
+                .get(&wanted.key.text())
+                .filter(|failure| failure.pass_over);
+            if let Some(failure) = recent {
+                self.conclude(wanted, todo.slot, Outcome::Failed(failure.reason));
+            }
+            recent.is_none()
+        });
+        records.known.extend(known);
+        Ok(())
+    }
+
+    /// Is there a blob to look at? A text that is no blobid is a failure without that.
+    fn is_blob(&self, wanted: &mut Wanted, slot: Option<SlotIndex>, records: &mut Records) -> bool {
+        let Key::Invalid(text) = &wanted.key else {
+            return true;
+        };
+        let error = BlobId::parse(text).expect_err("a valid one has the other kind of key");
+        self.fail(wanted, slot, error.into(), records);
+        false
+    }
+
+    /// Takes a result of the examiner's.
+    fn take(
+        &mut self,
+        wanted: &mut Wanted,
+        slot: Option<SlotIndex>,
+        examined: Examined,
+        records: &mut Records,
+    ) -> Result<(), PgError> {
+        self.times.read += examined.read_time;
+        self.times.look += examined.look_time;
+        match examined
+            .result
+            .and_then(|detection| self.fitting(detection))
+        {
+            Ok(mime_type) => {
+                records.note_detected(&wanted.key);
+                match self.shared.dictionary().intern(&mime_type) {
+                    Some(id) => self.conclude(wanted, slot, Outcome::Mime(id)),
+                    None => {
+                        wanted.found = Found::Text(mime_type);
+                        if let Some(slot) = slot {
+                            self.cache.release(slot);
+                        }
+                    }
+                }
+            }
+            Err(Trouble::Blob(failure)) => self.fail(wanted, slot, failure, records),
+            Err(Trouble::Store(error)) => {
+                let detail = sentence(&error);
+                return Err(Error::StoreGone { detail }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The type that was detected, if it fits into the column.
+    fn fitting(&mut self, detection: Detection) -> Result<String, Trouble> {
+        add(&self.counters.detections, 1);
+        add(&self.counters.bytes_read, detection.bytes_read);
+        add(&self.counters.prefiltered, detection.prefiltered.into());
+        add(
+            &self.counters.prefilter_fallbacks,
+            detection.fallbacks.into(),
+        );
+        match self.job.mime_type_limit {
+            Some(limit) if detection.mime_type.chars().count() > limit => {
+                Err(Trouble::Blob(Failure {
+                    reason: FailureReason::Error,
+                    detail: format!(
+                        "\"{}\" is too long for a mime_type of {limit} characters",
+                        detection.mime_type
+                    ),
+                }))
+            }
+            _ => Ok(detection.mime_type),
+        }
+    }
+
+    fn fail(
+        &self,
+        wanted: &mut Wanted,
+        slot: Option<SlotIndex>,
+        failure: Failure,
+        records: &mut Records,
+    ) {
+        self.conclude(wanted, slot, Outcome::Failed(failure.reason));
+        records.failed.push(NewFailure {
+            blobid: wanted.key.text(),
+            reason: failure.reason,
+            detail: failure.detail,
+        });
+    }
+
+    /// Puts a blob into quarantine that the examiner doesn't come back from, and takes another examiner.
+    fn give_up_on(&mut self, wanted: &mut Wanted, slot: Option<SlotIndex>) -> Result<(), PgError> {
+        let failure = NewFailure {
+            blobid: wanted.key.text(),
+            reason: FailureReason::Quarantined,
+            detail: format!(
+                "libmagic came to no end within {} s of processor time",
+                OVERDUE.as_secs()
+            ),
+        };
+        let warning = format!("blob {} has been put into quarantine", failure.blobid);
+        ereport!(
+            PgLogLevel::WARNING,
+            PgSqlErrorCode::ERRCODE_WARNING,
+            warning,
+            failure.detail.clone()
+        );
+        // At once, not with the other failures of the chunk: it has cost enough to find out.
+        if !self.job.options.dry_run {
+            let run_id = self.job.run_id;
+            tx::transaction(|| history::record_failures(run_id, vec![failure], Vec::new()))?;
+            self.shared.note_quarantine();
+        }
+        self.conclude(wanted, slot, Outcome::Failed(FailureReason::Quarantined));
+        self.examiner = start_examiner(self.job, self.read_ahead, &self.note)?;
+        self.worn = true;
+        Ok(())
+    }
+
+    fn conclude(&self, wanted: &mut Wanted, slot: Option<SlotIndex>, outcome: Outcome) {
+        match outcome {
+            Outcome::Mime(id) => self.shared.dictionary().count(id),
+            Outcome::Failed(_) => add(&self.counters.failures, 1),
+        }
+        wanted.found = outcome.into();
+        if let Some(slot) = slot {
+            self.cache.resolve(slot, outcome);
+        }
+    }
+
+    /// Waits until the worker that is at a blob has its outcome. Every worker first does all that it
+    /// has claimed and waits only then, so no two can wait for each other. None: stopped.
+    fn wait_for(&mut self, slot: SlotIndex) -> Option<Lookup> {
+        let begun = Instant::now();
+        let lookup = loop {
+            match self.cache.poll(slot) {
+                Lookup::Busy(_) if self.stopped_now() => break None,
+                Lookup::Busy(_) => latch::wait(Duration::from_millis(1), WaitEvent::OtherWorker),
+                lookup => break Some(lookup),
+            }
+        };
+        self.times.wait += begun.elapsed();
+        lookup
+    }
+
+    fn stopped_now(&self) -> bool {
+        pgrx::check_for_interrupts!();
+        self.shared.stopping() == Stop::Now
+    }
+}
+
+impl Records {
+    /// A blob on record as a failure has been detected.
+    fn note_detected(&mut self, key: &Key) {
+        // Nearly always nothing is on record, and the text of the key isn't worth making.
+        if self.known.is_empty() {
+            return;
+        }
+        let text = key.text();
+        if self.known.contains_key(&text) {
+            self.mended.push(text);
+        }
+    }
+}
+
+fn start_examiner(job: &Job, read_ahead: usize, note: &Arc<Note>) -> Result<Examiner, Error> {
+    // Opened anew: the store may have gone meanwhile.
+    let store =
+        Store::reopen(&job.options.blob_root, &job.roots).map_err(|error| Error::StoreGone {
+            detail: sentence(&error),
+        })?;
+    Ok(Examiner::start(
+        store,
+        job.options.detector(),
+        read_ahead,
+        Some(Arc::clone(note)),
+    )?)
+}
