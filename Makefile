@@ -6,7 +6,7 @@
 export PG ?= 15
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install demo demo-stop test test-matrix accuracy accuracy-matrix torture fuzz \
+.PHONY: help setup build install deb demo demo-stop test test-deb test-matrix accuracy accuracy-matrix torture fuzz \
 	bench clean
 
 help: ## list these commands
@@ -23,6 +23,9 @@ install: ## build it and put it into PostgreSQL's directories
 	@scripts/setup.sh build
 	@scripts/install.sh
 
+deb: ## Debian's package of it, in target/deb
+	@scripts/deb.sh
+
 demo: ## the whole job on 50,000 of this machine's files, in a private cluster
 	@demo/demo.sh
 
@@ -31,6 +34,9 @@ demo-stop: ## stop the demo's cluster; its folder stays
 
 test: ## every test there is
 	@scripts/test.sh
+
+test-deb: ## install, upgrade and remove the package in a clean Debian; RELEASE=trixie after "matrix.sh scripts/deb.sh"
+	@scripts/test-deb.sh $(RELEASE)
 
 test-matrix: ## the same on Debian 12, 13 and 14 (PostgreSQL 15, 17, 18); MATRIX=trixie chooses
 	@scripts/matrix.sh

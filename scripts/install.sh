@@ -15,6 +15,10 @@ out=$REPO/target/package/pg$PG
 log=$(mktemp)
 trap 'rm -f -- "$log"' EXIT
 
+# Paths of this machine in the library would make each one different, and are nobody's business.
+export RUSTFLAGS="--remap-path-prefix=$REPO=/usr/src/ntt_mime \
+--remap-path-prefix=${CARGO_HOME:-$BUILDER_HOME/.cargo}=/usr/src/cargo"
+
 say "building ntt_mime for PostgreSQL $PG (some minutes the first time)"
 SECONDS=0
 rm -rf -- "$out" # a file that an earlier build left must not be installed again

@@ -89,7 +89,7 @@ versions() {
 run_release() {
     debian_make "$1" "$1"
     copy_source "$DEBIAN_DIR/$1"
-    in_source "$1" -- scripts/setup.sh build test bench
+    in_source "$1" -- scripts/setup.sh build test bench deb
     if [[ ${command[*]} == scripts/test.sh ]]; then in_source "$1" -- scripts/test.sh corpus; fi
     in_source "$1" "${options[@]}" --no-network -- "${command[@]}"
 }

@@ -3,7 +3,7 @@
 # cargo-pgrx, and pgrx's note of where PostgreSQL is.  Run again, it finds that all is there and
 # says nothing.
 #
-#   scripts/setup.sh [build] [test] [bench] [charts]
+#   scripts/setup.sh [build] [test] [bench] [charts] [deb]
 #
 # The words choose which packages; "build" is always included.  PG=17 chooses the version of
 # PostgreSQL.  The Rust toolchain itself is not ours to install: which one, and how, is for the
@@ -29,7 +29,8 @@ packages() {
             test) printf '%s\n' "postgresql-$PG-cron" shellcheck ;;
             bench) printf '%s\n' python3-magic python3-psycopg2 ;;
             charts) printf '%s\n' python3-matplotlib ;; # large, and only for pictures in docs/
-            *) die "unknown word \"$word\"" "Known are: build, test, bench, charts." ;;
+            deb) printf '%s\n' debhelper dpkg-dev fakeroot ;;
+            *) die "unknown word \"$word\"" "Known are: build, test, bench, charts, deb." ;;
         esac
     done
 }

@@ -545,16 +545,7 @@ impl Leader {
     }
 
     fn tell(&self, row: &RunRow, elapsed: Duration) {
-        let rate = row.blobs as f64 / elapsed.as_secs_f64().max(0.001);
-        let summary = format!(
-            "run {} {}: {} blobs, {} rows filled, {} failures in {}, {rate:.0} blobs/s",
-            self.run_id,
-            row.status,
-            row.blobs,
-            row.rows_updated,
-            row.failures,
-            progress::human(elapsed),
-        );
+        let summary = Progress { row, elapsed }.summary(self.run_id);
         pgrx::log!("ntt_mime {summary}");
         let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
         match progress::shares(row) {

@@ -40,22 +40,42 @@ impl Progress<'_> {
     /// One line: percent, blobs, rows, rate, time left.
     pub fn line(&self) -> String {
         let row = self.row;
-        let rate = row.blobs as f64 / self.elapsed.as_secs_f64().max(0.001);
+        let rate = self.rate();
         let left = match self.time_left() {
             Some(left) => format!("about {} left", human(left)),
             None => "time left unknown".to_owned(),
         };
-        let failures = match row.failures {
-            0 => String::new(),
-            n => format!(", {n} failures"),
-        };
         format!(
-            "{:.1}% done, {} blobs, {} rows filled, {:.0} blobs/s{failures}, {left}",
+            "{:.1}% done, {}, {} rows filled, {rate:.0} blobs/s, {left}",
             self.fraction() * 100.0,
-            row.blobs,
+            self.blobs(),
             row.rows_updated,
-            rate,
         )
+    }
+
+    /// All there is to say at the end of the run.
+    pub fn summary(&self, run_id: i64) -> String {
+        format!(
+            "run {run_id} {}: {}, {} rows filled in {}, {:.0} blobs/s",
+            self.row.status,
+            self.blobs(),
+            self.row.rows_updated,
+            human(self.elapsed),
+            self.rate(),
+        )
+    }
+
+    fn blobs(&self) -> String {
+        let (blobs, failures) = (self.row.blobs, self.row.failures);
+        match failures {
+            0 => format!("{blobs} blobs"),
+            _ => format!("{blobs} blobs ({failures} failed)"),
+        }
+    }
+
+    /// Blobs a second.
+    fn rate(&self) -> f64 {
+        self.row.blobs as f64 / self.elapsed.as_secs_f64().max(0.001)
     }
 }
 
@@ -109,6 +129,19 @@ mod tests {
             "25.0% done, 5000 blobs, 20000 rows filled, 500 blobs/s, about 30.0 s left"
         );
         assert_eq!(progress.title(), "25.0%, 20000 rows filled");
+        let row = RunRow {
+            status: "succeeded",
+            failures: 3,
+            ..row.clone()
+        };
+        let progress = Progress {
+            row: &row,
+            ..progress
+        };
+        assert_eq!(
+            progress.summary(7),
+            "run 7 succeeded: 5000 blobs (3 failed), 20000 rows filled in 10.0 s, 500 blobs/s"
+        );
     }
 
     #[test]

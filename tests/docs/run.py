@@ -104,7 +104,7 @@ def psql(script, *options, database=DATABASE):
 def pattern(expected):
     """A regular expression of what has to come out."""
     parts = []
-    for line in expected:
+    for line in "\n".join(expected).rstrip().split("\n"):
         if line.strip() == "…":
             parts.append(r"(?:.*\n)*?")
         else:
