@@ -4,6 +4,12 @@
 //! second. Between two commits it holds neither a snapshot nor a lock on any table. However it ends,
 //! its workers end: by the flag in shared memory, which they look at between two blobs, and by
 //! SIGTERM if they don't see it soon enough.
+//!
+//! Here is its life, from the checks to the last pass; [`crew`] has what it does with its workers, [`report`]
+//! what it tells.
+
+mod crew;
+mod report;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,16 +20,14 @@ use ntt_mime_core::note::{self, LeftBehind};
 use ntt_mime_core::store::{RootIdentity, Store};
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
 
-use super::history::{self, Additions, NewFailure, RunRow};
+use super::history::{self, NewFailure};
 use super::options::{Arguments, Job, Options};
-use super::progress::{self, Progress};
-use super::shared::{self, Shared, Stop, WorkerState};
+use super::shared::{self, Shared, WorkerState};
 use super::target::{self, ListedLeaf, Target};
-use super::worker;
 use crate::errors::{Error, sentence};
 use crate::pg::bgworker::{self, Handle, Status};
 use crate::pg::dsm::Segment;
-use crate::pg::latch::{self, WaitEvent};
+use crate::pg::latch;
 use crate::pg::lock::{self, SessionLock};
 use crate::pg::tx::{self, PgError};
 use crate::pg::{identity, notes};
@@ -39,12 +43,6 @@ const RECORD_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the leader tries to write down how a run failed.
 const RECORD_ATTEMPTS: u32 = 2;
-
-/// How long workers may take to see the flag before they get SIGTERM.
-const STOP_GRACE: Duration = Duration::from_millis(300);
-
-/// How long the leader waits for workers after SIGTERM before it goes without them.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// How a run ended, for the result row of CALL.
 pub struct Summary {
@@ -151,19 +149,6 @@ impl Leader {
         Ok(self.finish())
     }
 
-    /// A line in the server's log. The options are in the run's row.
-    fn log_start(&self, leaves: usize) {
-        pgrx::log!(
-            "ntt_mime run {} on {} started: {} workers, {} leaves, batches of up to {} rows{}",
-            self.run_id,
-            self.target.name,
-            self.handles.len(),
-            leaves,
-            self.options.batch_size,
-            if self.options.dry_run { ", dry" } else { "" },
-        );
-    }
-
     fn lock_target(&mut self) {
         let oid = self.target.oid;
         match SessionLock::try_acquire(lock::TARGET_CLASS, oid.to_u32()) {
@@ -256,28 +241,6 @@ impl Leader {
         handle
     }
 
-    fn start_workers(&mut self, handle: u32) {
-        let wanted = self.options.workers as usize;
-        for number in 0..wanted {
-            match self.start_worker(handle, number) {
-                Some(handle) => self.handles.push(handle),
-                None => break,
-            }
-        }
-        if self.handles.is_empty() {
-            Error::NoWorker.raise();
-        }
-        if self.handles.len() < wanted {
-            let got = self.handles.len();
-            ereport!(
-                PgLogLevel::WARNING,
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!("only {got} of {wanted} background workers could be started"),
-                "The run goes on with fewer; max_worker_processes is the limit."
-            );
-        }
-    }
-
     fn open_pass(&mut self, leaves: Vec<ListedLeaf>) {
         let listed = leaves.iter().map(|leaf| (leaf.oid, leaf.blocks));
         let taken = self.shared().board().open_pass(listed);
@@ -292,96 +255,6 @@ impl Leader {
     fn shared(&self) -> Shared<'_> {
         let segment = self.segment.as_ref().expect("made before any worker");
         Shared::view(segment).expect("written by ourselves")
-    }
-
-    fn wake_workers(&self) {
-        for slot in self.shared().workers() {
-            if slot.state() == WorkerState::Ready {
-                latch::wake(slot.pid());
-            }
-        }
-    }
-
-    /// The leader's life: waits, adds up, opens further passes, until all workers have ended.
-    fn wait_for_workers(&mut self) -> Result<(), PgError> {
-        loop {
-            let ended = self.watch_workers()?;
-            if ended == self.handles.len() {
-                // Each has had to retire, and nobody can take its place.
-                if !self.shared().board().is_closed() {
-                    Error::NoWorker.raise();
-                }
-                return Ok(());
-            }
-            if !self.shared().board().is_closed() && self.pass_is_over() {
-                self.next_pass();
-            }
-            if self.last_record.elapsed() >= RECORD_EVERY {
-                self.last_record = Instant::now();
-                self.record("running", None);
-                latch::look_after_client();
-            }
-            if self.last_notice.elapsed() >= progress::NOTICE_EVERY {
-                self.last_notice = Instant::now();
-                self.notice();
-            }
-            latch::wait(Duration::from_millis(100), WaitEvent::Workers);
-        }
-    }
-
-    /// Looks after the workers; returns how many have ended, or the error that ended one.
-    fn watch_workers(&mut self) -> Result<usize, PgError> {
-        let mut ended = 0;
-        let mut never_ready = 0;
-        for number in 0..self.handles.len() {
-            // In this order: a worker sets its state before it stops.
-            let stopped = self.handles[number].status() == Status::Stopped;
-            let shared = self.shared();
-            let slot = shared.worker(number);
-            match slot.state() {
-                WorkerState::Failed => return Err(slot.error()),
-                WorkerState::Ready if stopped => Error::WorkerTerminated.raise(),
-                WorkerState::Starting if stopped => never_ready += 1,
-                WorkerState::Done => {}
-                WorkerState::Retired if stopped && !self.replace_worker(number) => {}
-                _ => continue,
-            }
-            ended += 1;
-        }
-        if never_ready == self.handles.len() {
-            Error::NoWorker.raise();
-        }
-        Ok(ended)
-    }
-
-    /// Starts a worker in the place of one that has retired; false if there is nothing left to do for it, or no
-    /// room at the moment.
-    fn replace_worker(&mut self, number: usize) -> bool {
-        if self.shared().board().is_closed() {
-            return false;
-        }
-        let segment = self.segment.as_ref().expect("made before any worker");
-        let handle = segment.handle();
-        // Before it starts: from then on the state is its own to tell.
-        self.shared()
-            .worker(number)
-            .set_state(WorkerState::Starting);
-        match self.start_worker(handle, number) {
-            Some(started) => {
-                self.handles[number] = started;
-                true
-            }
-            None => {
-                self.shared().worker(number).set_state(WorkerState::Retired);
-                false
-            }
-        }
-    }
-
-    fn start_worker(&self, segment: u32, number: usize) -> Option<Handle> {
-        let name = format!("ntt_mime worker {} of run {}", number + 1, self.run_id);
-        let argument = worker::to_argument(segment, number);
-        Handle::start(&name, c"ntt_mime_worker_main", argument)
     }
 
     /// Have all workers seen that the pass is over?
@@ -441,82 +314,6 @@ impl Leader {
         }
     }
 
-    /// The run row as of now.
-    fn row(&self, status: &'static str, error: Option<String>) -> RunRow {
-        let Some(segment) = &self.segment else {
-            return RunRow {
-                status,
-                error,
-                ..RunRow::default()
-            };
-        };
-        let shared = Shared::view(segment).expect("written by ourselves");
-        let totals = shared.totals();
-        let board = shared.board();
-        let (blocks_done, blocks_total) = board.blocks();
-        let ms = |us: u64| us as f64 / 1000.0;
-        let total = self.leaves.len() as i64;
-        let left_open = match (self.passes, status) {
-            (1, _) => i64::from(board.open_leaves()),
-            (_, "running") => 0,
-            _ => self.leaves.values().filter(|seen| seen.locked).count() as i64,
-        };
-        RunRow {
-            status,
-            workers: self.handles.len() as i32,
-            leaves_total: total,
-            leaves_done: total - left_open,
-            blocks_total: blocks_total.max(blocks_done),
-            blocks_done,
-            rows_scanned: totals.rows_scanned,
-            blobs: shared.blobs(),
-            detections: totals.detections,
-            cache_hits: totals.cache_hits,
-            rows_updated: totals.rows_updated,
-            rows_retried: totals.rows_retried,
-            rows_left: None,
-            failures: totals.failures,
-            bytes_read: totals.bytes_read,
-            scan_ms: ms(totals.scan_us),
-            read_ms: ms(totals.read_us),
-            detect_ms: ms(totals.detect_us),
-            update_ms: ms(totals.update_us),
-            commit_ms: ms(totals.commit_us),
-            mime_counts: shared
-                .dictionary()
-                .counts()
-                .map(|(mime_type, blobs)| (mime_type.to_owned(), blobs))
-                .collect(),
-            options: Additions {
-                prefiltered: totals.prefiltered,
-                prefilter_fallbacks: totals.prefilter_fallbacks,
-                worker_ms: ms(totals.worker_us),
-                idle_ms: ms(totals.idle_us),
-            },
-            error,
-        }
-    }
-
-    fn record(&self, status: &'static str, error: Option<String>) -> RunRow {
-        let row = self.row(status, error);
-        self.write(&row);
-        let elapsed = self.started.elapsed();
-        let title = Progress { row: &row, elapsed }.title();
-        bgworker::report_title(&format!("CALL, ntt_mime run {}: {title}", self.run_id));
-        row
-    }
-
-    fn write(&self, row: &RunRow) {
-        tx::in_subtransaction(|| history::update(self.run_id, row));
-        tx::commit_and_begin();
-    }
-
-    fn notice(&self) {
-        let row = self.row("running", None);
-        let elapsed = self.started.elapsed();
-        pgrx::notice!("{}", Progress { row: &row, elapsed }.line());
-    }
-
     /// All workers have ended as they should.
     fn finish(&mut self) -> Summary {
         self.take_leaf_states();
@@ -544,28 +341,6 @@ impl Leader {
         }
     }
 
-    fn tell(&self, row: &RunRow, elapsed: Duration) {
-        let summary = Progress { row, elapsed }.summary(self.run_id);
-        pgrx::log!("ntt_mime {summary}");
-        let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-        match progress::shares(row) {
-            Some(shares) => ereport!(PgLogLevel::NOTICE, code, summary, shares),
-            None => ereport!(PgLogLevel::NOTICE, code, summary),
-        }
-        let locked = self.leaves.values().filter(|seen| seen.locked).count();
-        if locked > 0 {
-            ereport!(
-                PgLogLevel::WARNING,
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!("{locked} leaves were locked by others and are not filled completely"),
-                "The next run looks at them again."
-            );
-        }
-        if row.failures > 0 {
-            pgrx::notice!("see ntt_mime.failure for blobs that could not be detected");
-        }
-    }
-
     /// An error has ended the run, this backend's cancel request included.
     fn fail(&mut self, error: &PgError) {
         // A second Ctrl-C must not leave workers behind, nor a row that says "running".
@@ -587,25 +362,6 @@ impl Leader {
             let _ = (0..RECORD_ATTEMPTS).any(|_| tx::with_clean_up(record, |_| ()).is_ok());
         }
         self.release();
-    }
-
-    fn stop_workers(&self) {
-        let Some(segment) = &self.segment else { return };
-        let shared = Shared::view(segment).expect("written by ourselves");
-        shared.stop(Stop::Now);
-        self.wake_workers();
-        let begun = Instant::now();
-        let mut terminated = false;
-        while self.handles.iter().any(|h| h.status() != Status::Stopped) {
-            if !terminated && begun.elapsed() > STOP_GRACE {
-                terminated = true;
-                self.handles.iter().for_each(Handle::terminate);
-            }
-            if begun.elapsed() > STOP_LIMIT {
-                return;
-            }
-            latch::wait(Duration::from_millis(20), WaitEvent::Workers);
-        }
     }
 
     fn release(&mut self) {

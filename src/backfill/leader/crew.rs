@@ -1,0 +1,153 @@
+//! A leader's workers: starting them, looking after them, ending them.
+
+use std::time::{Duration, Instant};
+
+use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
+
+use super::{Leader, RECORD_EVERY};
+use crate::backfill::progress;
+use crate::backfill::shared::{Shared, Stop, WorkerState};
+use crate::backfill::worker;
+use crate::errors::Error;
+use crate::pg::bgworker::{Handle, Status};
+use crate::pg::latch::{self, WaitEvent};
+use crate::pg::tx::PgError;
+
+/// How long workers may take to see the flag before they get SIGTERM.
+const STOP_GRACE: Duration = Duration::from_millis(300);
+
+/// How long the leader waits for workers after SIGTERM before it goes without them.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+impl Leader {
+    pub(super) fn start_workers(&mut self, handle: u32) {
+        let wanted = self.options.workers as usize;
+        for number in 0..wanted {
+            match self.start_worker(handle, number) {
+                Some(handle) => self.handles.push(handle),
+                None => break,
+            }
+        }
+        if self.handles.is_empty() {
+            Error::NoWorker.raise();
+        }
+        if self.handles.len() < wanted {
+            let got = self.handles.len();
+            ereport!(
+                PgLogLevel::WARNING,
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!("only {got} of {wanted} background workers could be started"),
+                "The run goes on with fewer; max_worker_processes is the limit."
+            );
+        }
+    }
+
+    pub(super) fn wake_workers(&self) {
+        for slot in self.shared().workers() {
+            if slot.state() == WorkerState::Ready {
+                latch::wake(slot.pid());
+            }
+        }
+    }
+
+    /// The leader's life: waits, adds up, opens further passes, until all workers have ended.
+    pub(super) fn wait_for_workers(&mut self) -> Result<(), PgError> {
+        loop {
+            let ended = self.watch_workers()?;
+            if ended == self.handles.len() {
+                // Each has had to retire, and nobody can take its place.
+                if !self.shared().board().is_closed() {
+                    Error::NoWorker.raise();
+                }
+                return Ok(());
+            }
+            if !self.shared().board().is_closed() && self.pass_is_over() {
+                self.next_pass();
+            }
+            if self.last_record.elapsed() >= RECORD_EVERY {
+                self.last_record = Instant::now();
+                self.record("running", None);
+                latch::look_after_client();
+            }
+            if self.last_notice.elapsed() >= progress::NOTICE_EVERY {
+                self.last_notice = Instant::now();
+                self.notice();
+            }
+            latch::wait(Duration::from_millis(100), WaitEvent::Workers);
+        }
+    }
+
+    /// Looks after the workers; returns how many have ended, or the error that ended one.
+    pub(super) fn watch_workers(&mut self) -> Result<usize, PgError> {
+        let mut ended = 0;
+        let mut never_ready = 0;
+        for number in 0..self.handles.len() {
+            // In this order: a worker sets its state before it stops.
+            let stopped = self.handles[number].status() == Status::Stopped;
+            let shared = self.shared();
+            let slot = shared.worker(number);
+            match slot.state() {
+                WorkerState::Failed => return Err(slot.error()),
+                WorkerState::Ready if stopped => Error::WorkerTerminated.raise(),
+                WorkerState::Starting if stopped => never_ready += 1,
+                WorkerState::Done => {}
+                WorkerState::Retired if stopped && !self.replace_worker(number) => {}
+                _ => continue,
+            }
+            ended += 1;
+        }
+        if never_ready == self.handles.len() {
+            Error::NoWorker.raise();
+        }
+        Ok(ended)
+    }
+
+    /// Starts a worker in the place of one that has retired; false if there is nothing left to do for it, or no
+    /// room at the moment.
+    pub(super) fn replace_worker(&mut self, number: usize) -> bool {
+        if self.shared().board().is_closed() {
+            return false;
+        }
+        let segment = self.segment.as_ref().expect("made before any worker");
+        let handle = segment.handle();
+        // Before it starts: from then on the state is its own to tell.
+        self.shared()
+            .worker(number)
+            .set_state(WorkerState::Starting);
+        match self.start_worker(handle, number) {
+            Some(started) => {
+                self.handles[number] = started;
+                true
+            }
+            None => {
+                self.shared().worker(number).set_state(WorkerState::Retired);
+                false
+            }
+        }
+    }
+
+    pub(super) fn start_worker(&self, segment: u32, number: usize) -> Option<Handle> {
+        let name = format!("ntt_mime worker {} of run {}", number + 1, self.run_id);
+        let argument = worker::to_argument(segment, number);
+        Handle::start(&name, c"ntt_mime_worker_main", argument)
+    }
+
+    pub(super) fn stop_workers(&self) {
+        let Some(segment) = &self.segment else { return };
+        let shared = Shared::view(segment).expect("written by ourselves");
+        shared.stop(Stop::Now);
+        self.wake_workers();
+        let begun = Instant::now();
+        let mut terminated = false;
+        while self.handles.iter().any(|h| h.status() != Status::Stopped) {
+            if !terminated && begun.elapsed() > STOP_GRACE {
+                terminated = true;
+                self.handles.iter().for_each(Handle::terminate);
+            }
+            if begun.elapsed() > STOP_LIMIT {
+                return;
+            }
+            latch::wait(Duration::from_millis(20), WaitEvent::Workers);
+        }
+    }
+}
