@@ -1,15 +1,16 @@
-//! pg_cron for real: the job of the contract fills rows, by a connection of its own and by a background worker.
+//! pg_cron for real: jobs that connect, and jobs that are background workers.
 //!
-//! pg_cron 1.4 knows minutes only, so each test waits for the next one to begin; they run side by side.
+//! pg_cron 1.4 knows minutes only, so each tick is waited for; the tests run side by side.
 
 use std::time::Duration;
 
-use ntt_mime_integration::{Cluster, Store, TestDb, inode, wait_for};
+use ntt_mime_integration::{Cluster, Session, Store, TestDb, inode, wait_for};
 
 /// The next minute begins within 60 seconds; the rest is for the job.
 const A_MINUTE: Duration = Duration::from_secs(90);
 
-fn scheduled(background_workers: bool) {
+/// A server with pg_cron, whose jobs connect or are background workers, and a session in its database.
+fn cluster(background_workers: bool) -> (Cluster, Session) {
     let cluster = Cluster::start(&[
         ("shared_preload_libraries", "pg_cron"),
         ("cron.database_name", "postgres"),
@@ -23,29 +24,56 @@ fn scheduled(background_workers: bool) {
         cluster.socket_dir().to_str().expect("a plain name"),
     )]);
     cluster.restart();
-    let db = TestDb::on(&cluster, "cron");
-    let store = Store::new();
-    db.use_store(&store);
+    let mut cron = cluster.connect("postgres", "postgres");
+    cron.exec("CREATE EXTENSION pg_cron");
+    (cluster, cron)
+}
+
+/// The user's `inode` with pending rows, over the store.
+fn archive(db: &TestDb, store: &Store) -> Session {
+    db.use_store(store);
     let mut s = db.connect();
     inode::partitioned(&mut s, 3);
     inode::load_source(&mut s, &store.put_synthetic(50));
     inode::fill(&mut s, 3, 3);
     inode::remember(&mut s, "inode");
+    s
+}
 
-    let mut cron = cluster.connect("postgres", "postgres");
-    cron.exec("CREATE EXTENSION pg_cron");
-    let job: i64 = cron
-        .value("SELECT cron.schedule('ntt-mime', '* * * * *', 'CALL ntt_backfill_mime(10000)')");
-    // cron.schedule_in_database takes no name; a job's database is a column.
+/// A job for each minute.
+fn schedule(cron: &mut Session, db: &TestDb, name: &str) {
     cron.exec(&format!(
-        "UPDATE cron.job SET database = '{}' WHERE jobid = {job}",
-        db.name
+        "SELECT cron.schedule('{name}', '* * * * *', 'CALL ntt_backfill_mime(10000)')"
     ));
-    let details = wait_for(A_MINUTE, "the job to run", || {
-        cron.table("SELECT status, return_message FROM cron.job_run_details WHERE status IN ('succeeded', 'failed') LIMIT 1").pop()
+    // cron.schedule_in_database takes no name; a job's database is a column.
+    cron.exec(&format!("UPDATE cron.job SET database = '{}'", db.name));
+}
+
+/// Status and message of the next `jobs` jobs to end after those that are known to have ended.
+fn next_tick(cron: &mut Session, known: &mut usize, jobs: usize) -> Vec<String> {
+    let details = wait_for(A_MINUTE, "the jobs to run", || {
+        let ended = cron.table(
+            "SELECT status, return_message FROM cron.job_run_details
+              WHERE status IN ('succeeded', 'failed') ORDER BY runid",
+        );
+        (ended.len() >= *known + jobs).then_some(ended)
     });
+    let mut ended = details[*known..].to_vec();
+    *known = details.len();
+    ended.sort();
+    ended
+}
+
+#[test]
+fn a_job_in_a_background_worker_fills_rows() {
+    let (cluster, mut cron) = cluster(true);
+    let db = TestDb::on(&cluster, "cron");
+    let store = Store::new();
+    let mut s = archive(&db, &store);
+    schedule(&mut cron, &db, "ntt-mime");
+    let ended = next_tick(&mut cron, &mut 0, 1);
     cron.exec("SELECT cron.unschedule('ntt-mime')");
-    assert!(details.starts_with("succeeded|"), "{details}");
+    assert!(ended[0].starts_with("succeeded|"), "{ended:?}");
     assert_eq!(
         s.table("SELECT status, role_name FROM ntt_mime.run ORDER BY run_id LIMIT 1"),
         ["succeeded|postgres"]
@@ -55,11 +83,52 @@ fn scheduled(background_workers: bool) {
 }
 
 #[test]
-fn a_job_by_a_connection_fills_rows() {
-    scheduled(false);
-}
+fn jobs_tick_overlap_fail_and_go_on() {
+    let (cluster, mut cron) = cluster(false);
+    let db = TestDb::on(&cluster, "cron_ticks");
+    let store = Store::new();
+    let mut s = archive(&db, &store);
+    let mut known = 0;
 
-#[test]
-fn a_job_in_a_background_worker_fills_rows() {
-    scheduled(true);
+    // Two jobs in the same minute: one finds the other on its target.
+    s.exec(&format!(
+        "ALTER DATABASE {0} SET ntt_mime.batch_delay = '3s'",
+        db.name
+    ));
+    schedule(&mut cron, &db, "ntt-mime");
+    schedule(&mut cron, &db, "ntt-mime-too");
+    let ended = next_tick(&mut cron, &mut known, 2);
+    assert!(ended[0].starts_with("failed|"), "{ended:?}");
+    assert!(
+        ended[0].contains("a backfill of \"public.inode\" is already running"),
+        "{ended:?}"
+    );
+    assert!(ended[1].starts_with("succeeded|"), "{ended:?}");
+    inode::check_filled(&mut s, "inode");
+    cron.exec("SELECT cron.unschedule('ntt-mime-too')");
+
+    // The store isn't mounted: the job tells, and nothing is recorded of any blob.
+    s.exec("UPDATE inode SET mime_type = NULL WHERE medium_hash = 'm1'");
+    inode::remember(&mut s, "inode");
+    db.set_blob_root("/nowhere");
+    let ended = next_tick(&mut cron, &mut known, 1);
+    assert!(
+        ended[0].starts_with("failed|") && ended[0].contains("ntt_mime.blob_root does not name"),
+        "{ended:?}"
+    );
+    assert_eq!(s.count("SELECT count(*) FROM ntt_mime.failure"), 0);
+
+    // It is again.
+    db.use_store(&store);
+    let ended = next_tick(&mut cron, &mut known, 1);
+    assert!(ended[0].starts_with("succeeded|"), "{ended:?}");
+    inode::check_filled(&mut s, "inode");
+    assert_eq!(
+        s.table("SELECT status, role_name, error FROM ntt_mime.run ORDER BY run_id"),
+        ["succeeded|postgres|", "succeeded|postgres|"]
+    );
+
+    cron.exec("SELECT cron.unschedule('ntt-mime')");
+    assert_eq!(cron.count("SELECT count(*) FROM cron.job"), 0);
+    drop(cron);
 }
