@@ -35,7 +35,7 @@ phase_scripts() {
     check_released
     (cd "$REPO" && shellcheck -x scripts/*.sh demo/*.sh benches/*.sh tests/accuracy/corpus/*.sh tests/package/*.sh .ci/run)
     for script in "$REPO"/demo/*.py "$REPO"/benches/*.py "$REPO"/benches/parts/*.py \
-        "$REPO"/tests/accuracy/corpus/*.py "$REPO"/tests/docs/*.py; do
+        "$REPO"/tests/accuracy/corpus/*.py "$REPO"/tests/docs/*.py "$REPO"/scripts/*.py; do
         "$PYTHON" -c 'import sys; compile(open(sys.argv[1]).read(), sys.argv[1], "exec")' "$script"
     done
 }

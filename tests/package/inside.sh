@@ -33,7 +33,8 @@ pg_ctlcluster "$version" main start
 step "an archive"
 runuser -u postgres -- createdb archive
 mkdir -p /srv/store
-find /usr/share /usr/bin /etc -xdev -type f -readable -size -1024k | head -n 3000 | while read -r path; do
+mapfile -t -n 3000 paths < <(find /usr/share /usr/bin /etc -xdev -type f -readable -size -1024k)
+for path in "${paths[@]}"; do
     hash=$(sha256sum "$path" | cut -d' ' -f1)
     place=/srv/store/${hash:0:2}/${hash:2:2}/$hash
     if [[ ! -e $place ]]; then

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Debian's package, tried as a user would: in a Debian that has nothing but its own packages, in a folder
+# (scripts/debian.sh). Installs it, with what it depends on; makes an archive and runs the main job; compares
+# with file(1); upgrades the package while the server runs, and the extension from each older version; removes it.
+#
+#   scripts/test-deb.sh [RELEASE]
+#
+# For bookworm, the default, the package is built here. For trixie and forky it is the one that
+# "MATRIX=RELEASE scripts/matrix.sh scripts/deb.sh" has left in the release's own folder.
+
+# shellcheck source=scripts/debian.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/debian.sh"
+
+release=${1:-bookworm}
+folder=package_$release
+case $release in
+    bookworm) version=15 built=$REPO/target/deb ;;
+    trixie) version=17 built=$DEBIAN_DIR/trixie/srv/ntt_mime/target/deb ;;
+    forky) version=18 built=$DEBIAN_DIR/forky/srv/ntt_mime/target/deb ;;
+    *) die "unknown release \"$release\"" "Known are: bookworm, trixie, forky." ;;
+esac
+
+if [[ $release == bookworm ]]; then PG=15 "$REPO/scripts/deb.sh"; fi
+shopt -s nullglob
+packages=("$built/postgresql-$version-ntt-mime_"*.deb)
+[[ ${#packages[@]} -eq 1 ]] || die "there are ${#packages[@]} packages in \"$built\", not one"
+
+# Each time from nothing: what an earlier run left would be there already.
+debian_remove "$folder"
+debian_make "$folder" "$release"
+as_root install -d "$DEBIAN_DIR/$folder/srv/test"
+as_root install -m 0644 "${packages[0]}" "$DEBIAN_DIR/$folder/srv/test/ntt_mime.deb"
+as_root cp "$REPO"/tests/released/*.sql "$DEBIAN_DIR/$folder/srv/test"
+as_root install "$REPO/tests/package/inside.sh" "$DEBIAN_DIR/$folder/srv/test"
+debian_run "$folder" /srv/test/inside.sh "$version"
+debian_remove "$folder"
