@@ -18,6 +18,7 @@ trap 'rm -f -- "$log"' EXIT
 # Paths of this machine in the library would make each one different, and are nobody's business.
 export RUSTFLAGS="--remap-path-prefix=$REPO=/usr/src/ntt_mime \
 --remap-path-prefix=${CARGO_HOME:-$BUILDER_HOME/.cargo}=/usr/src/cargo"
+export CFLAGS="-ffile-prefix-map=$REPO=/usr/src/ntt_mime"
 
 say "building ntt_mime for PostgreSQL $PG (some minutes the first time)"
 SECONDS=0
