@@ -91,6 +91,8 @@ struct Leader {
     /// The run cache: the workers' own, which lasts no longer than this.
     cache: Option<Memory>,
     handles: Vec<Handle>,
+    /// Since when there has been no worker, where there should be.
+    without_workers: Option<Instant>,
     leaves: HashMap<u32, Seen>,
     passes: u32,
     pass_started: Instant,
@@ -122,6 +124,7 @@ impl Leader {
             segment: None,
             cache: None,
             handles: Vec::new(),
+            without_workers: None,
             leaves: HashMap::new(),
             passes: 0,
             pass_started: now,

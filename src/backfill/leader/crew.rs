@@ -19,6 +19,10 @@ const STOP_GRACE: Duration = Duration::from_millis(300);
 /// How long the leader waits for workers after SIGTERM before it goes without them.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long the leader tries to replace workers that have retired when there are no others. Parallel queries take
+/// places for moments.
+const REPLACE_LIMIT: Duration = Duration::from_secs(10);
+
 impl Leader {
     pub(super) fn start_workers(&mut self, handle: u32) {
         let wanted = self.options.workers as usize;
@@ -55,11 +59,16 @@ impl Leader {
         loop {
             let ended = self.watch_workers()?;
             if ended == self.handles.len() {
-                // Each has had to retire, and nobody can take its place.
-                if !self.shared().board().is_closed() {
+                if self.shared().board().is_closed() {
+                    return Ok(());
+                }
+                // Each has had to retire, and others have taken the places meanwhile.
+                let since = *self.without_workers.get_or_insert_with(Instant::now);
+                if since.elapsed() > REPLACE_LIMIT {
                     Error::NoWorker.raise();
                 }
-                return Ok(());
+            } else {
+                self.without_workers = None;
             }
             if !self.shared().board().is_closed() && self.pass_is_over() {
                 self.next_pass();
@@ -78,7 +87,7 @@ impl Leader {
     }
 
     /// Looks after the workers; returns how many have ended, or the error that ended one.
-    pub(super) fn watch_workers(&mut self) -> Result<usize, PgError> {
+    fn watch_workers(&mut self) -> Result<usize, PgError> {
         let mut ended = 0;
         let mut never_ready = 0;
         for number in 0..self.handles.len() {
@@ -104,7 +113,7 @@ impl Leader {
 
     /// Starts a worker in the place of one that has retired; false if there is nothing left to do for it, or no
     /// room at the moment.
-    pub(super) fn replace_worker(&mut self, number: usize) -> bool {
+    fn replace_worker(&mut self, number: usize) -> bool {
         if self.shared().board().is_closed() {
             return false;
         }
@@ -126,7 +135,7 @@ impl Leader {
         }
     }
 
-    pub(super) fn start_worker(&self, segment: u32, number: usize) -> Option<Handle> {
+    fn start_worker(&self, segment: u32, number: usize) -> Option<Handle> {
         let name = format!("ntt_mime worker {} of run {}", number + 1, self.run_id);
         let argument = worker::to_argument(segment, number);
         Handle::start(&name, c"ntt_mime_worker_main", argument)
