@@ -1,6 +1,11 @@
 """Blobs that aren't in memory: how many files a second, beside processes that do nothing but read.
 
-Before each run the system forgets all files (so this needs root, and disturbs the whole machine).
+On two disks: the machine's own, where before each run the system forgets all files (so this needs
+root, and disturbs the whole machine), and a simulated array of disks, which serves 16 requests at a
+time in 3 ms each (slow_disk.py, root too).  Where the machine's own is so fast that reading keeps
+its processors busy, who judges too can't keep up with who only reads; the array shows what reading
+ahead is for.
+
 The readers are processes that open, read the first 16 kB and close, each its share of the blobs, in
 the order of the rows; the runs are dry ones, which read and detect but update nothing, over as many
 rows as blobs.  The first of each kind of number says how many: 16 readers, 2 workers.  A run with
@@ -8,8 +13,11 @@ the blobs in memory shows whether what helps a slow disk costs anything without 
 """
 
 import multiprocessing
+import os
+import sys
 import time
 
+import cluster as clusters
 import contestants
 import data
 import machine
@@ -23,6 +31,8 @@ CALL = "CALL ntt_backfill_mime(10000, workers => %s, dry_run => true)"
 
 def arguments(parser):
     parser.add_argument("--blobs", type=int, default=50000)
+    parser.add_argument("--slow-blobs", type=int, default=10000, help="blobs on the simulated disks")
+    parser.add_argument("--disks", default="own,slow", metavar="NAME,...")
     parser.add_argument("--types", default="*", metavar="PATTERN",
                         help="only blobs made of files of such a type: 'image/*'")
     parser.add_argument("--workers", type=numbers, default=[1, 2, 8, 16], metavar="N,...")
@@ -53,41 +63,94 @@ def run_readers(root, blobids, count):
     return {"seconds": time.monotonic() - began, "blobs": len(blobids)}
 
 
-def forget_blobs(cluster):
+class OwnDisk:
+    """The one that the blobs are on."""
+    TITLE = "The machine's own disk"
+
+    def __init__(self, store, _folder):
+        self.root = store.root
+
+    def forget(self):
+        machine.drop_caches()
+
+    def close(self):
+        pass
+
+
+class SlowDisk:
+    """The same blobs, through slow_disk.py."""
+    TITLE = "A simulated array of disks, 16 requests at a time in 3 ms each"
+
+    def __init__(self, store, folder):
+        self.root, self.behind = os.path.join(folder, "slow"), store.root
+        os.makedirs(self.root, exist_ok=True)
+        self.mount()
+
+    def mount(self):
+        machine.as_root(sys.executable, os.path.join(clusters.HERE, "slow_disk.py"), self.behind,
+                        self.root)
+
+    def forget(self):
+        """What Linux has in memory of a file system goes with it."""
+        self.close()
+        self.mount()
+
+    def close(self):
+        machine.as_root("umount", "--lazy", self.root)
+
+
+DISKS = {"own": OwnDisk, "slow": SlowDisk}
+
+
+def forget_blobs(cluster, disk):
     """All but what has nothing to do with blobs: programs, libmagic's database, the tables."""
-    machine.drop_caches()
+    disk.forget()
     cluster.query("SELECT ntt_detect_mime('\\x00'::bytea), count(blobid) FROM inode")
     cluster.query("SELECT pg_sleep(0.5)")
 
 
-def measure(bench, options):
+def measure_on(bench, options, name):
     cluster = bench.cluster
-    arena = bench.arena(data.Shape(options.blobs, options.leaves, 1.0, 0.0, types=options.types),
-                        options)
+    count = options.slow_blobs if name == "slow" else options.blobs
+    shape = data.Shape(count, options.leaves, 1.0, 0.0, types=options.types)
+    arena = bench.arena(shape, options)
     arena.fresh()
     blobids = [row[0] for row in cluster.query("SELECT blobid FROM inode WHERE blobid IS NOT NULL")]
     names = [f"readers-{n}" for n in options.readers] + [f"ours-{n}" for n in options.workers]
-    hot = [f"in memory, ours-{n}" for n in options.workers[:2]]
+    hot = [f"in memory, ours-{n}" for n in options.workers[:2]] if name == "own" else []
     runs = {name: [] for name in [*names, *hot]}
-    for number in range(options.rounds):
-        for name in list(runs)[::1 if number % 2 == 0 else -1]:
-            if name in hot:
-                arena.store.warm()
-            else:
-                forget_blobs(cluster)
-            count = int(name.split("-")[1])
-            if name.startswith("readers"):
-                result = run_readers(arena.store.root, blobids, count)
-            else:
-                result = contestants.run_ours(arena, count, CALL)
-            if result["blobs"] != len(blobids) or result.get("failed"):
-                raise SystemExit(f"error: {name} read {result['blobs']} of {len(blobids)} blobs")
-            runs[name].append(result)
-            bench.say(f"round {number + 1}, {name}: {result['seconds']:.2f} s, "
-                      f"{len(blobids) / result['seconds']:,.0f} files/s")
-    return {"shape": str(arena.note["shape"]), "blobs": options.blobs, "runs": runs,
-            "types": options.types, "bytes": arena.store.bytes(),
-            "beside": f"readers-{max(options.readers)}"}
+    disk = DISKS[name](arena.store, bench.folder)
+    cluster.query(f"ALTER DATABASE {clusters.DATABASE} SET ntt_mime.blob_root = '{disk.root}'")
+    try:
+        for number in range(options.rounds):
+            for who in list(runs)[::1 if number % 2 == 0 else -1]:
+                if who in hot:
+                    arena.store.warm()
+                else:
+                    forget_blobs(cluster, disk)
+                runs[who].append(run(arena, who, disk.root, blobids))
+                seconds = runs[who][-1]["seconds"]
+                bench.say(f"{name} disk, round {number + 1}, {who}: {seconds:.2f} s, "
+                          f"{len(blobids) / seconds:,.0f} files/s")
+    finally:
+        disk.close()
+    return {"title": disk.TITLE, "blobs": count, "bytes": arena.store.bytes(), "runs": runs}
+
+
+def run(arena, who, root, blobids):
+    count = int(who.split("-")[1])
+    if who.startswith("readers"):
+        result = run_readers(root, blobids, count)
+    else:
+        result = contestants.run_ours(arena, count, CALL)
+    if result["blobs"] != len(blobids) or result.get("failed"):
+        raise SystemExit(f"error: {who} read {result['blobs']} of {len(blobids)} blobs")
+    return result
+
+
+def measure(bench, options):
+    return {"types": options.types, "beside": f"readers-{max(options.readers)}",
+            "disks": [measure_on(bench, options, name) for name in options.disks.split(",")]}
 
 
 def title(name):
@@ -98,28 +161,40 @@ def title(name):
 
 
 def render(result):
-    beside = [run["seconds"] for run in result["runs"][result["beside"]]]
+    lines = []
+    for disk in result["disks"]:
+        lines += [*render_disk(disk, result), ""]
+    return lines[:-1]
+
+
+def render_disk(disk, result):
+    beside = [run["seconds"] for run in disk["runs"][result["beside"]]]
     rows = []
-    for name, runs in result["runs"].items():
+    for name, runs in disk["runs"].items():
         own = [run["seconds"] for run in runs]
         profile = ["", ""]
         if "profile" in runs[0]:
             middle = sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
-            profile = [report.number(middle["profile"][key] * 1000 / result["blobs"], 0)
+            profile = [report.number(middle["profile"][key] * 1000 / disk["blobs"], 0)
                        for key in ("read_ms", "detect_ms")]
         rows.append([title(name), report.spread(own, 2),
-                     report.spread([result["blobs"] / s for s in own], 0),
+                     report.spread([disk["blobs"] / s for s in own], 0),
                      report.ratios(beside, own) if name != result["beside"] else "", *profile])
-    return [f"{result['blobs']:,} blobs{'' if result['types'] == '*' else ' of ' + result['types']}"
-            f", {result['bytes'] / 1e6:,.0f} MB; rounds: {len(beside)}.", "",
+    types = "" if result["types"] == "*" else f" of {result['types']}"
+    return [f"{disk['title']}; {disk['blobs']:,} blobs{types}, {disk['bytes'] / 1e6:,.0f} MB; "
+            f"rounds: {len(beside)}.", "",
             *report.table(["", "seconds", "files/s", f"files/s / those of {title(result['beside'])}",
                            "µs a blob in reading, of a worker", "in detection"], rows)]
 
 
 def charts(result):
-    def draw(axes):
-        report.bars(axes, [title(name) for name in result["runs"]],
-                    [[result["blobs"] / run["seconds"] for run in runs]
-                     for runs in result["runs"].values()], "files a second", digits=0)
+    def draw_disk(disk):
+        def draw(axes):
+            report.bars(axes, [title(name) for name in disk["runs"]],
+                        [[disk["blobs"] / run["seconds"] for run in runs]
+                         for runs in disk["runs"].values()], "files a second", digits=0)
+        return draw
 
-    return {"cold.svg": ("Files a second, blobs not in memory", draw)}
+    return {f"cold-{number}.svg": (f"Files a second, blobs not in memory: {disk['title']}",
+                                   draw_disk(disk))
+            for number, disk in enumerate(result["disks"], 1)}
