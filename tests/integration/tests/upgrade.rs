@@ -35,7 +35,8 @@ fn objects(s: &mut Session) -> Vec<String> {
              SELECT classid, objid, 0 AS objsubid FROM member
              UNION ALL
              SELECT classid, objid, attnum
-               FROM member JOIN pg_attribute ON attrelid = objid AND attnum > 0 AND NOT attisdropped
+               FROM member JOIN pg_class c ON c.oid = objid AND relkind IN ('r', 'v')
+               JOIN pg_attribute ON attrelid = objid AND attnum > 0 AND NOT attisdropped
               WHERE classid = 'pg_class'::regclass
              UNION ALL
              SELECT 'pg_class'::regclass, indexrelid, 0 FROM member JOIN pg_index ON indrelid = objid
