@@ -20,6 +20,13 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 DEBIAN_DIR=${NTT_DEBIAN_DIR:-/var/tmp/ntt_mime_debian}
 
+# The version of PostgreSQL that each release of Debian has, and where scripts/matrix.sh puts the repository in it.
+# shellcheck disable=SC2034  # used by those who source this
+{
+    declare -A POSTGRES=([bookworm]=15 [trixie]=17 [forky]=18)
+    SOURCE=/srv/ntt_mime
+}
+
 # DEBIAN_MIRROR, or where this machine has its own packages from.
 debian_mirror() {
     local mirror=${DEBIAN_MIRROR:-}

@@ -15,12 +15,9 @@
 # shellcheck source=scripts/debian.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/debian.sh"
 
-# The version of PostgreSQL that each release of Debian has.
-declare -A POSTGRES=([bookworm]=15 [trixie]=17 [forky]=18)
 MATRIX=${MATRIX:-bookworm trixie forky}
 
-# Where things are for those inside a folder.
-SOURCE=/srv/ntt_mime
+# Where the toolchain is for those inside a folder.
 TOOLCHAIN=/opt/rust
 
 # What cargo downloads, for all folders; no folder of debian.sh can have this name.

@@ -13,12 +13,10 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/debian.sh"
 
 release=${1:-bookworm}
 folder=package_$release
-case $release in
-    bookworm) version=15 built=$REPO/target/deb ;;
-    trixie) version=17 built=$DEBIAN_DIR/trixie/srv/ntt_mime/target/deb ;;
-    forky) version=18 built=$DEBIAN_DIR/forky/srv/ntt_mime/target/deb ;;
-    *) die "unknown release \"$release\"" "Known are: bookworm, trixie, forky." ;;
-esac
+version=${POSTGRES[$release]:-}
+[[ -n $version ]] || die "unknown release \"$release\"" "Known are: ${!POSTGRES[*]}."
+built=$DEBIAN_DIR/$release$SOURCE/target/deb
+if [[ $release == bookworm ]]; then built=$REPO/target/deb; fi
 
 if [[ $release == bookworm ]]; then PG=15 "$REPO/scripts/deb.sh"; fi
 shopt -s nullglob

@@ -128,15 +128,19 @@ build_poison() {
 phase_integration() {
     build_poison
     # Users who upgrade have older versions' scripts executed already; a test of that needs them.
-    as_root install -m 0644 "$REPO"/tests/released/*.sql "$("$PG_CONFIG" --sharedir)/extension"
-    NTT_POISON_LIBRARY=$REPO/target/poison/ntt_mime.so cargo_do test -p ntt_mime_integration
+    local folder status=0
+    local -a released=("$REPO"/tests/released/*.sql)
+    folder=$("$PG_CONFIG" --sharedir)/extension
+    as_root install -m 0644 -t "$folder" "${released[@]}"
+    NTT_POISON_LIBRARY=$REPO/target/poison/ntt_mime.so cargo_do test -p ntt_mime_integration || status=$?
+    released=("${released[@]##*/}")
+    as_root rm -f -- "${released[@]/#/$folder/}"
+    return "$status"
 }
 
 # Each fault once, loaders and memory for a moment: "make torture" is the whole of it.
 phase_torture() { "$REPO/scripts/torture.sh" --short; }
 
-released=("$REPO"/tests/released/*.sql)
-released=("${released[@]##*/}")
 all=(scripts format lint core corpus accuracy pg_test install regress docs integration torture)
 passed=()
 
@@ -154,7 +158,6 @@ run_phase() {
 finish() {
     local status=$?
     if [[ -d $TEST_DIR ]]; then cluster_stop "$TEST_DIR" || true; fi
-    as_root rm -f -- "${released[@]/#/$("$PG_CONFIG" --sharedir)/extension/}"
     if [[ $status -ne 0 && -n ${current:-} ]]; then
         printf '\n-- %s FAILED after %d s in all\n' "$current" "$SECONDS"
         printf 'phases: %d passed, 1 failed\n' "${#passed[@]}"

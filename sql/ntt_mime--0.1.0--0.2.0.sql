@@ -2,7 +2,7 @@
 --
 -- The new library works with the tables and functions of 0.1.0 too, so there is no hurry.
 
--- Qualified throughout, as above. A dry run counts what it has detected, too, and changes nothing: it isn't
+-- Qualified throughout, for the reason that sql/tables.sql has beside ntt_mime.progress. A dry run counts what it has detected, too, and changes nothing: it isn't
 -- counted here.
 CREATE VIEW ntt_mime.mime_summary AS
 SELECT r.target,

@@ -2,9 +2,9 @@
 //!
 //! For most of them ([`BY_TID`]) the planner's settings decide between a range scan over TIDs and a full
 //! scan, or an index scan that touches every page in random order. They are set while *our* statement is
-//! planned and reset before it runs, so that the user's triggers, which run inside our statement, are planned under the
-//! user's settings. A generic plan (CURSOR_OPT_GENERIC_PLAN) makes that possible: it is built once,
-//! here, and only executed later. PostgreSQL builds another one when it thinks that it must, after an
+//! planned and reset before it runs, so that the user's triggers, which run inside our statement, are
+//! planned under the user's settings. A generic plan (CURSOR_OPT_GENERIC_PLAN) makes that possible: it is
+//! built once, here, and only executed later. PostgreSQL builds another one when it thinks that it must, after an
 //! ANALYZE of the leaf for instance, and then without our settings and with all rights asked for: before
 //! each execution we see whether it has, and prepare the statement anew if so.
 

@@ -52,6 +52,7 @@ CREATE TABLE answer (blobid text PRIMARY KEY, mime_type text);
 \copy answer FROM /srv/test/answers
 INSERT INTO inode SELECT m, blobid FROM answer, unnest(ARRAY['m1', 'm2']) m;
 SQL
+sql -c "ALTER DATABASE archive SET ntt_mime.blob_root = '/srv/store'"
 rows=$(value "SELECT count(*) FROM inode")
 
 # In a session of its own, as a scheduled one is.
@@ -60,13 +61,12 @@ backfill() {
     expect "all of $rows rows as file(1) has it" "$(value "SELECT count(*) FROM inode JOIN answer USING (blobid)
         WHERE inode.mime_type = answer.mime_type")" "$rows"
 }
-settings() { sql -c "ALTER DATABASE archive SET ntt_mime.blob_root = '/srv/store'"; }
 
 for script in ntt_mime--*.sql; do
     old=${script#ntt_mime--} old=${old%.sql}
     step "version $old of the extension, and its upgrade"
     install -m 0644 "$script" "/usr/share/postgresql/$version/extension"
-    sql -c "CREATE EXTENSION ntt_mime VERSION '$old'" && settings
+    sql -c "CREATE EXTENSION ntt_mime VERSION '$old'"
     backfill
     sql -c "ALTER EXTENSION ntt_mime UPDATE" -c "UPDATE inode SET mime_type = NULL"
     backfill
@@ -75,7 +75,7 @@ for script in ntt_mime--*.sql; do
 done
 
 step "the extension"
-sql -c "CREATE EXTENSION ntt_mime" && settings
+sql -c "CREATE EXTENSION ntt_mime"
 backfill
 sql -x -c "SELECT * FROM ntt_mime_version()"
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ntt_mime_integration::server::major_version;
-use ntt_mime_integration::{Cluster, Store, TestDb, inode, wait_for, wait_until};
+use ntt_mime_integration::{Background, Cluster, Store, TestDb, inode, wait_for, wait_until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -14,18 +14,23 @@ fn title(pid: &str) -> String {
         .unwrap_or_default()
 }
 
+/// The target `blob` with 500 pending rows, and a run on it whose worker pauses after its first 50.
+fn paused(db: &TestDb, store: &Store) -> Background {
+    db.use_store(store);
+    let mut caller = db.connect();
+    inode::plain(&mut caller, &store.put_synthetic(500));
+    caller.exec("LOAD 'ntt_mime'; SET ntt_mime.batch_delay = '1min'");
+    caller.call_in_background("50, target => 'blob', workers => 1")
+}
+
 #[test]
 fn processes_and_log_tell_what_a_run_does() {
     // Of its own, for its log.
     let cluster = Cluster::start(&[]);
     let db = TestDb::on(&cluster, "watching");
     let store = Store::new();
-    db.use_store(&store);
+    let running = paused(&db, &store);
     let mut s = db.connect();
-    inode::plain(&mut s, &store.put_synthetic(500));
-    let mut caller = db.connect();
-    caller.exec("LOAD 'ntt_mime'; SET ntt_mime.batch_delay = '1min'");
-    let running = caller.call_in_background("50, target => 'blob', workers => 1");
     let run_id = wait_for(SOON, "the run to be seen", || {
         s.column("SELECT run_id FROM ntt_mime.progress WHERE rows_updated > 0")
             .pop()
@@ -111,12 +116,8 @@ fn a_summary_adds_up_what_runs_counted() {
 fn progress_fits_into_80_columns() {
     let db = TestDb::new("columns");
     let store = Store::new();
-    db.use_store(&store);
+    let running = paused(&db, &store);
     let mut s = db.connect();
-    inode::plain(&mut s, &store.put_synthetic(500));
-    let mut caller = db.connect();
-    caller.exec("LOAD 'ntt_mime'; SET ntt_mime.batch_delay = '1min'");
-    let running = caller.call_in_background("50, target => 'blob'");
     wait_until(SOON, "the run to be seen", || {
         s.count("SELECT count(*) FROM ntt_mime.progress WHERE rows_updated > 0") > 0
     });
