@@ -360,9 +360,12 @@ impl Leader {
                 self.record(status, Some(text.clone()));
                 Ok(())
             };
-            pgrx::log!("ntt_mime run {} {status}: {text}", self.run_id);
             // What came in meanwhile strikes once; somebody's lock on the table may strike again.
             let _ = (0..RECORD_ATTEMPTS).any(|_| tx::with_clean_up(record, |_| ()).is_ok());
+            // PostgreSQL serves interrupts after each message, and another cancel must not end this.
+            latch::without_cancel(|| {
+                pgrx::log!("ntt_mime run {} {status}: {text}", self.run_id);
+            });
         }
         self.release();
     }
