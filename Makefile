@@ -1,12 +1,17 @@
 # The commands of this project. "make" alone lists them.
 #
 # Each works on a fresh Debian 12: it installs what it needs first (scripts/setup.sh), as root or
-# with sudo. Variables: PG=17 chooses the version of PostgreSQL (default 15).
+# with sudo. Variables: PG=17 chooses the version of PostgreSQL (default 15, or that of PG_CONFIG).
+#
+# "all", "install" and "installcheck" are what PGXN's client calls, with PG_CONFIG.
 
+ifdef PG_CONFIG
+export PG := $(shell $(PG_CONFIG) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
+endif
 export PG ?= 15
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install deb demo demo-stop test test-deb test-matrix accuracy accuracy-matrix torture fuzz \
+.PHONY: help all setup build install installcheck deb audit demo demo-stop test test-deb test-matrix accuracy accuracy-matrix torture fuzz \
 	bench clean
 
 help: ## list these commands
@@ -19,9 +24,15 @@ build: ## build the extension in release mode
 	@scripts/setup.sh build
 	@scripts/install.sh --build-only
 
+all: build
+
 install: ## build it and put it into PostgreSQL's directories
 	@scripts/setup.sh build
 	@scripts/install.sh
+
+installcheck: ## regression tests of what is installed, in a private cluster
+	@scripts/setup.sh build test
+	@scripts/test.sh regress
 
 deb: ## Debian's package of it, in target/deb
 	@scripts/deb.sh
@@ -58,6 +69,9 @@ fuzz: ## fuzz the detector; SECONDS=600
 
 bench: ## speed beside other methods, growth, cold blobs, WAL, others' sessions: 45 minutes; BENCH='contest' is one part
 	@benches/bench.sh $(BENCH)
+
+audit: ## dependencies: known vulnerabilities, licences, sources (deny.toml)
+	@scripts/audit.sh
 
 clean: ## stop the private clusters, delete what the demo, tests and benchmark made, and target/
 	@scripts/clean.sh

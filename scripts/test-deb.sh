@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Debian's package, tried as a user would: in a Debian that has nothing but its own packages, in a folder
-# (scripts/debian.sh). Installs it, with what it depends on; makes an archive and runs the main job; compares
-# with file(1); upgrades the package while the server runs, and the extension from each older version; removes it.
+# (scripts/debian.sh). Makes an archive; takes README's steps, word for word, from installing the package to a
+# scheduled backfill; compares with file(1); upgrades the extension from each older version, and the package while
+# the server runs; removes it.
 #
 #   scripts/test-deb.sh [RELEASE]
 #
@@ -27,7 +28,11 @@ packages=("$built/postgresql-$version-ntt-mime_"*.deb)
 debian_remove "$folder"
 debian_make "$folder" "$release"
 as_root install -d "$DEBIAN_DIR/$folder/srv/test"
-as_root install -m 0644 "${packages[0]}" "$DEBIAN_DIR/$folder/srv/test/ntt_mime.deb"
+as_root install -m 0644 -t "$DEBIAN_DIR/$folder/srv/test" "${packages[0]}"
+# README has the steps for bookworm's version.
+"$PYTHON" -B "$REPO/tests/docs/run.py" --steps "$REPO/README.md" "From nothing to a scheduled backfill" |
+    sed "s/postgresql-15/postgresql-$version/g; s/postgresql\\/15/postgresql\\/$version/g; s/\\b15 main/$version main/" |
+    as_root tee "$DEBIAN_DIR/$folder/srv/test/steps.sh" >/dev/null
 as_root cp "$REPO"/tests/released/*.sql "$DEBIAN_DIR/$folder/srv/test"
 as_root install "$REPO/tests/package/inside.sh" "$DEBIAN_DIR/$folder/srv/test"
 debian_run "$folder" /srv/test/inside.sh "$version"

@@ -2,6 +2,7 @@
 """Runs what README and docs/ tell to run, and compares what they say comes out.
 
     tests/docs/run.py STORE [FILE...]
+    tests/docs/run.py --steps FILE SECTION
 
 A server is at PGHOST and PGPORT, with the extension installed; STORE is an empty folder that its account
 can read. scripts/test.sh docs sees to both.
@@ -18,6 +19,9 @@ extension in it unless the file says CREATE EXTENSION itself:
     has each benchmark of cargo's. They aren't run: the suite, which runs this, is among them.
 
 A block that can't be run here stands behind a comment that says why: <!-- not run: … -->.
+
+With --steps, nothing is run: the blocks of "sh" and "sql" of a section, skipped ones included, are printed as one
+script for bash. tests/package takes them.
 """
 
 import hashlib
@@ -192,7 +196,26 @@ class Runner:
             self.fail(path, line, f"no such command: {command}")
 
 
+def steps(path, section):
+    """The script of a section's steps; SQL goes to the server's own administrator."""
+    with open(path, encoding="utf-8") as file:
+        parts = re.split(r"^## (.*)$", file.read(), flags=re.MULTILINE)
+    if section not in parts[1::2]:
+        raise SystemExit(f"error: {path} has no section \"{section}\"")
+    script = []
+    for block in blocks(parts[2::2][parts[1::2].index(section)]):
+        if block and block.language == "sh":
+            script.append(block.text())
+        elif block and block.language == "sql":
+            script.append(f"sudo -u postgres psql -X -v ON_ERROR_STOP=1 {DATABASE} <<'END_OF_SQL'\n"
+                          f"{block.text()}\nEND_OF_SQL")
+    return "\n".join(script)
+
+
 def main(words):
+    if words[:1] == ["--steps"]:
+        print(steps(*words[1:]))
+        return 0
     if not words:
         raise SystemExit(__doc__)
     store, *files = words

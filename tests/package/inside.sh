@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What scripts/test-deb.sh does in the folder: as root, with the package in /srv/test.
+# What scripts/test-deb.sh does in the folder: as root, with the package, what older versions installed, and
+# README's steps, steps.sh, in /srv/test.
 #
 #   inside.sh VERSION      of PostgreSQL
 
@@ -9,7 +10,7 @@ cd /srv/test
 
 step() { printf '\n== %s\n' "$*"; }
 fail() { printf 'FAILED: %s\n' "$*" && exit 1; }
-sql() { runuser -u postgres -- psql -X -q -v ON_ERROR_STOP=1 -d archive "$@"; }
+sql() { runuser -u postgres -- psql -X -q -v ON_ERROR_STOP=1 -d copyjob "$@"; }
 value() { sql -A -t -c "$1"; }
 # expect WHAT FOUND EXPECTED
 expect() { if [[ $2 == "$3" ]]; then echo "ok: $1"; else fail "$1: $2, not $3"; fi; }
@@ -19,30 +20,30 @@ apt=(apt-get -qq -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -y --no-install-recomm
 
 # As root in a folder that can't run services: nothing is started by installing it.
 printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
+# Nobody is there to be asked.
+printf 'APT::Get::Assume-Yes "true";\n' >/etc/apt/apt.conf.d/assume-yes
 
-step "install"
+step "a server, as a user has it"
 "${apt[@]}" update
-"${apt[@]}" install ./ntt_mime.deb file >/dev/null
-dpkg --status "postgresql-$version-ntt-mime" | grep -E '^(Version|Depends)'
-dpkg --listfiles "postgresql-$version-ntt-mime" | grep -E 'lib/ntt_mime.so|--|control$|copyright|changelog'
-for file in /usr/share/doc/"postgresql-$version-ntt-mime"/{copyright,NOTICES*,changelog.gz,changelog.Debian.gz,README.md*}; do
-    [[ -e $file ]] || fail "$file isn't there"
-done
+"${apt[@]}" install "postgresql-$version" file sudo >/dev/null
 pg_ctlcluster "$version" main start
 
 step "an archive"
-runuser -u postgres -- createdb archive
-mkdir -p /srv/store
+runuser -u postgres -- createdb copyjob
+roots=(/data/cold/by-hash /data/fast/by-hash)
+mkdir -p "${roots[@]}"
 mapfile -t -n 3000 paths < <(find /usr/share /usr/bin /etc -xdev -type f -readable -size -1024k)
 for path in "${paths[@]}"; do
     hash=$(sha256sum "$path" | cut -d' ' -f1)
-    place=/srv/store/${hash:0:2}/${hash:2:2}/$hash
+    # One root or the other, by chance.
+    place=${roots[16#${hash:0:1} % 2]}/${hash:0:2}/${hash:2:2}/$hash
     if [[ ! -e $place ]]; then
         install -D -m 0644 "$path" "$place"
-        printf '%s\n' "$hash"
+        printf '%s\n' "$hash" >>blobids
+        printf '%s\n' "$place" >>places
     fi
-done >blobids
-file --mime-type --brief --files-from <(sed -E 's#^(..)(..)(.*)#/srv/store/\1/\2/\1\2\3#' blobids) |
+done
+file --mime-type --brief --files-from places |
     sed 's#^inode/x-empty$#application/x-empty#' | paste blobids - >answers
 sql <<'SQL'
 CREATE TABLE inode (medium_hash text, blobid text, mime_type varchar(255)) PARTITION BY LIST (medium_hash);
@@ -52,15 +53,37 @@ CREATE TABLE answer (blobid text PRIMARY KEY, mime_type text);
 \copy answer FROM /srv/test/answers
 INSERT INTO inode SELECT m, blobid FROM answer, unnest(ARRAY['m1', 'm2']) m;
 SQL
-sql -c "ALTER DATABASE archive SET ntt_mime.blob_root = '/srv/store'"
 rows=$(value "SELECT count(*) FROM inode")
+
+expect_all() {
+    expect "all of $rows rows as file(1) has it" "$(value "SELECT count(*) FROM inode JOIN answer USING (blobid)
+        WHERE inode.mime_type = answer.mime_type")" "$rows"
+}
 
 # In a session of its own, as a scheduled one is.
 backfill() {
     sql -c "CALL ntt_backfill_mime(10000)"
-    expect "all of $rows rows as file(1) has it" "$(value "SELECT count(*) FROM inode JOIN answer USING (blobid)
-        WHERE inode.mime_type = answer.mime_type")" "$rows"
+    expect_all
 }
+
+step "from nothing to a scheduled backfill, as README tells"
+bash -euxo pipefail steps.sh
+dpkg --status "postgresql-$version-ntt-mime" | grep -E '^(Version|Depends)'
+dpkg --listfiles "postgresql-$version-ntt-mime" | grep -E 'lib/ntt_mime.so|--|control$|copyright|changelog'
+for file in /usr/share/doc/"postgresql-$version-ntt-mime"/{copyright,NOTICES*,changelog.gz,changelog.Debian.gz,README.md*}; do
+    [[ -e $file ]] || fail "$file isn't there"
+done
+# It is scheduled for each ten minutes.
+sql -c "SELECT cron.schedule('ntt-mime', '* * * * *', command) FROM cron.job WHERE jobname = 'ntt-mime'" >/dev/null
+for ((seconds = 0; seconds < 180; seconds++)); do
+    done=$(value "SELECT count(*) FROM ntt_mime.run WHERE status = 'succeeded'")
+    [[ $done -eq 0 ]] || break
+    sleep 1
+done
+sql -c "SELECT status, return_message FROM cron.job_run_details ORDER BY runid" \
+    -c "SELECT run_id, status, blobs, rows_updated, elapsed FROM ntt_mime.run" -c "SELECT cron.unschedule('ntt-mime')"
+expect_all
+sql -c "DROP EXTENSION ntt_mime" -c "UPDATE inode SET mime_type = NULL"
 
 for script in ntt_mime--*.sql; do
     old=${script#ntt_mime--} old=${old%.sql}
@@ -80,7 +103,7 @@ backfill
 sql -x -c "SELECT * FROM ntt_mime_version()"
 
 step "the package's next version, while the server runs"
-dpkg-deb --raw-extract ntt_mime.deb next
+dpkg-deb --raw-extract postgresql-*.deb next
 sed -i '/^Version:/s/$/+next/' next/DEBIAN/control
 dpkg-deb --root-owner-group --build next next.deb >/dev/null
 sql -c "UPDATE inode SET mime_type = NULL"
