@@ -30,13 +30,6 @@ for option in "$@"; do
     esac
 done
 
-# As somebody would give a server with tables of some gigabytes.
-buffers() {
-    local kilobytes
-    kilobytes=$(awk '/^MemTotal:/ {print int($2 / 8)}' /proc/meminfo)
-    say "$((kilobytes < 2097152 ? kilobytes : 2097152))kB"
-}
-
 mount_image() {
     as_root install -d "$1"
     if mountpoint --quiet "$1"; then return; fi
@@ -53,8 +46,7 @@ mount_image() {
 
 finish() {
     if [[ -n ${IMAGE:-} ]]; then
-        cluster_stop "$cluster"
-        as_root umount --detach-loop "$cluster"
+        cluster_unmount "$cluster"
         [[ $keep == yes ]] || as_root rm -f "$BENCH_DIR/image"
     elif [[ $keep == yes ]]; then
         cluster_stop "$cluster"
@@ -79,6 +71,7 @@ if [[ -n ${IMAGE:-} ]]; then
     mount_image "$cluster"
 fi
 trap finish EXIT
-# Thousands of leaves, with eleven indexes each, are made in one transaction.
-cluster_resume "$cluster" shared_buffers="${SHARED_BUFFERS:-$(buffers)}" max_locks_per_transaction=2048
+# As much memory as somebody would give a server with tables of some gigabytes; and thousands of leaves, with eleven
+# indexes each, are made in one transaction.
+cluster_resume "$cluster" shared_buffers="${SHARED_BUFFERS:-$(shared_buffers 2097152)}" max_locks_per_transaction=2048
 "$PYTHON" "$REPO/benches/bench.py" --folder "$BENCH_DIR" --cluster "$cluster" --bindir "$(bindir)" "$@"

@@ -4,16 +4,15 @@
 #
 #   benches/instructions.sh [FILE]...
 #
-# Without files it takes some of its own making and of the machine, and files of the accuracy corpus, if there is one, all
-# together: FILES of them (600), by chance, but the same every time.
+# Without files it takes some of its own making and of the machine, and files of the accuracy corpus, if there is one,
+# all together: FILES of them (600), by chance, but the same every time.
 
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/common.sh"
 
 command -v valgrind >/dev/null || die "valgrind is missing" "Install Debian's package valgrind."
 cargo_do build --quiet --release -p ntt_mime_core --example detect
-target=$(cargo_do metadata --no-deps --format-version 1 | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
-detect=$target/release/examples/detect
+detect=$(target_directory)/release/examples/detect
 
 folder=$(mktemp -d)
 trap 'rm -rf -- "$folder"' EXIT
@@ -29,13 +28,15 @@ write("prose", prose)
 write("latin1", prose.replace(b"the", "thé".encode("latin-1")))
 write("newlines", b"\n" * 8192)
 write("gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\x03" + zlib.compress(prose))
-write("mail", b"Return-Path: <a@example.org>\nReceived: from example.org\nFrom: a@example.org\nSubject: words\n\n" + prose)
+write("mail", b"Return-Path: <a@example.org>\nReceived: from example.org\nFrom: a@example.org\nSubject: words\n\n"
+      + prose)
 write("csv", b"name,place,year\n" + b"".join(b"one,two,%d\n" % n for n in range(3000)))
 write("json", b"[" + b",".join(b'{"n": %d}' % n for n in range(900)) + b"]")
 for name, pattern in [("python", "/usr/lib/python3*/[a-m]*.py"), ("perl", "/usr/share/perl/*/[A-F]*.pm"),
                       ("c", "/usr/include/[a-z]*.h"), ("shell", "/usr/bin/*grep"), ("elf", "/usr/bin/ls"),
-                      ("html", "/usr/share/doc/**/*.html"), ("png", "/usr/share/**/*.png"), ("xml", "/usr/share/**/*.xml"),
-                      ("svg", "/usr/share/**/*.svg"), ("jpeg", "/usr/share/**/*.jpg"), ("pdf", "/usr/share/**/*.pdf")]:
+                      ("html", "/usr/share/doc/**/*.html"), ("png", "/usr/share/**/*.png"),
+                      ("xml", "/usr/share/**/*.xml"), ("svg", "/usr/share/**/*.svg"),
+                      ("jpeg", "/usr/share/**/*.jpg"), ("pdf", "/usr/share/**/*.pdf")]:
     found = [path for path in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(path)]
     found.sort(key=lambda path: abs(os.path.getsize(path) - 20_000))
     for n, path in enumerate(found[:3]):
@@ -45,7 +46,9 @@ PY
 fi
 
 # Of all of them together, the times that are asked for.
-counted() { valgrind --tool=callgrind --callgrind-out-file=/dev/null "$detect" "$@" 2>&1 | awk '/Collected/ {print $4}'; }
+counted() {
+    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$detect" "$@" 2>&1 | awk '/Collected/ {print $4}'
+}
 
 # A detection once everything is warm: the difference of twelve and two.
 of_one() {
@@ -69,10 +72,11 @@ for file in "${files[@]}"; do
 done
 
 # As scripts/accuracy.sh and scripts/test.sh make it.
-corpus=${NTT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus}
-[[ -d $corpus ]] || corpus=${NTT_SHORT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus_short}
+corpus=$CORPUS_DIR
+[[ -d $corpus ]] || corpus=$SHORT_CORPUS_DIR
 if [[ $# -eq 0 && -d $corpus ]]; then
-    mapfile -t files < <(find "$corpus/files" -type f -size -16M | sort | shuf -n "${FILES:-600}" --random-source=<(yes))
+    mapfile -t files < <(find "$corpus/files" -type f -size -16M | sort |
+        shuf -n "${FILES:-600}" --random-source=<(yes))
     # Twice and once: what is made at the start doesn't count.
     of_all() { echo $(($(counted "$1" 2 "${files[@]}") - $(counted "$1" 1 "${files[@]}"))); }
     row "${#files[@]} files of the accuracy corpus" "a mixture" "$(of_all off)" "$(of_all on)"

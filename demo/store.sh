@@ -17,8 +17,9 @@ if [[ ! -d $STORE_DIR ]]; then
     if [[ ${STORE_DIR%/*} == "$DEMO_DIR" ]]; then cluster_folder "$DEMO_DIR"; fi
     as_root install -d -m 0755 "$STORE_DIR"
 fi
-as_postgres test -x "$STORE_DIR" || die "the account postgres can't enter \"$STORE_DIR\""
-lock "$STORE_DIR" "making of a store"
+as_postgres test -x "$STORE_DIR" || die "the account postgres cannot enter \"$STORE_DIR\"" \
+    "Open the folders above it to others (chmod o+x), or choose another with NTT_STORE_DIR."
+lock "$STORE_DIR" "demo/store.sh"
 
 # The sources of published crates and the Rust toolchain, with its manual, are public, though they
 # lie in a home directory.

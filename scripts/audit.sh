@@ -10,8 +10,5 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 "$REPO/scripts/setup.sh" build
-if ! cargo_do deny --version >/dev/null 2>&1; then
-    say "installing cargo-deny (some minutes)"
-    cargo_do install cargo-deny --locked --quiet || die "cargo-deny could not be installed"
-fi
+cargo_tool deny 0.20.2
 cargo_do deny check "$@"

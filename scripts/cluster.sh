@@ -29,9 +29,9 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 # one that is somebody else's is refused, since root is going to write there.
 cluster_folder() {
     local dir=$1
-    [[ $dir == /* ]] || die "\"$dir\" is not an absolute path"
+    [[ $dir == /* ]] || die "\"$dir\" is not an absolute path" "Give the folder's path from / on."
     # A socket's path must fit into 108 bytes.
-    [[ ${#dir} -le 80 ]] || die "\"$dir\" is too long for a socket below it"
+    [[ ${#dir} -le 80 ]] || die "\"$dir\" is too long for a socket below it" "Choose a path of at most 80 characters."
     if [[ ! -e $dir && ! -L $dir ]]; then
         as_root install -d -m 0755 -o postgres -g postgres "$dir"
     fi
@@ -39,7 +39,8 @@ cluster_folder() {
     owner=$(stat -c %U "$dir")
     [[ -d $dir && ! -L $dir && $owner == postgres ]] ||
         die "\"$dir\" is not a folder of the account postgres" "Remove it, or choose another."
-    as_postgres test -x "$dir" || die "the account postgres can't enter \"$dir\""
+    as_postgres test -x "$dir" || die "the account postgres cannot enter \"$dir\"" \
+        "Open the folders above it to others (chmod o+x), or choose another."
 }
 
 # By the process itself: the file may be left by a server that was killed, and its number may be
@@ -56,7 +57,9 @@ cluster_stop() {
         cluster_running "$1" || return 0
         as_postgres "$(bindir)/pg_ctl" stop -s -w -m "$mode" -t "${CLUSTER_PATIENCE:-30}" -D "$1/data" || true
     done
-    if cluster_running "$1"; then die "the server in \"$1\" does not stop"; fi
+    if cluster_running "$1"; then
+        die "could not stop the server in \"$1\"" "Its log is \"$1/log\"; CLUSTER_PATIENCE=600 waits longer."
+    fi
 }
 
 cluster_remove() {
@@ -64,6 +67,11 @@ cluster_remove() {
     cluster_folder "$1"
     cluster_stop "$1"
     as_root rm -rf -- "$1/data" "$1/run" "$1/log" "$1/port"
+}
+
+# cluster_unmount DIRECTORY: stops the one in it, and takes down the file system that the benchmark made for it.
+cluster_unmount() {
+    cluster_stop "$1" && as_root umount --detach-loop "$1"
 }
 
 cluster_start() {
@@ -116,7 +124,7 @@ cluster_launch() {
         as_root rm -f "$dir/log"
     done
     as_root tail -n 20 "$dir/log" >&2 || true
-    die "the server in \"$dir\" did not start"
+    die "could not start the server in \"$dir\"" "Its log is \"$dir/log\"."
 }
 
 cluster_access() {
@@ -145,7 +153,7 @@ cluster_settings() {
 port = $port
 listen_addresses = '$addresses'
 unix_socket_directories = '$dir/run'
-shared_buffers = $(shared_buffers)
+shared_buffers = $(shared_buffers 524288)
 max_wal_size = 4GB
 max_worker_processes = 16
 max_locks_per_transaction = 256
@@ -153,11 +161,11 @@ EOT
     for setting in "$@"; do say "${setting%%=*} = '${setting#*=}'"; done
 }
 
-# 512 MB, or an eighth of the memory of a small machine.
+# shared_buffers KILOBYTES: so much, or an eighth of the memory of a small machine.
 shared_buffers() {
-    local kilobytes
-    kilobytes=$(awk '/^MemTotal:/ {print int($2 / 8)}' /proc/meminfo)
-    say "$((kilobytes < 524288 ? kilobytes : 524288))kB"
+    local eighth most=$1
+    eighth=$(awk '/^MemTotal:/ {print int($2 / 8)}' /proc/meminfo)
+    say "$((eighth < most ? eighth : most))kB"
 }
 
 # The folder of the version's programs, by what pg_config says.
@@ -194,6 +202,6 @@ if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
         psql) cluster_psql "$dir" "$@" ;;
         fsync) cluster_fsync "$dir" "$@" ;;
         remove) cluster_remove "$dir" ;;
-        *) die "unknown action \"$action\"" ;;
+        *) die "unrecognized action \"$action\"" "Known are: start, resume, stop, psql, fsync, remove." ;;
     esac
 fi

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts share: which PostgreSQL, which Rust, and who runs what.
+# What the scripts share: which PostgreSQL, which Rust, which versions and folders, and who runs what.
 #
 # Four accounts can be involved, and mixing them up is how such scripts break:
 #   - root           installs packages and puts the extension into PostgreSQL's directories;
@@ -15,23 +15,22 @@ set -euo pipefail
 
 REPO=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 
-# The major version of PostgreSQL to build for.
-PG=${PG:-15}
-PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/$PG/bin/pg_config}
-
 # Debian's own Python and file(1): a pyenv or conda in front of them in PATH has neither the
 # packages that we install nor the libmagic that the server uses.
 PYTHON=${PYTHON:-/usr/bin/python3}
 FILE=${FILE:-/usr/bin/file}
 
-# Where the clusters of the demo, the benchmark and the tests live, and the store that the first
-# two share.  Not in the repository: the postgres account must be able to enter them.
+# Where the clusters of the demo, the benchmark and the tests live, the store that the first two
+# share, and the files of the accuracy test and of its short form.  Not in the repository: the
+# postgres account must be able to enter them.
 # shellcheck disable=SC2034  # used by those who source this
 {
     DEMO_DIR=${NTT_DEMO_DIR:-/var/tmp/ntt_mime_demo}
     BENCH_DIR=${NTT_BENCH_DIR:-/var/tmp/ntt_mime_bench}
     TEST_DIR=${NTT_TEST_DIR:-/var/tmp/ntt_mime_test}
     STORE_DIR=${NTT_STORE_DIR:-$DEMO_DIR/store}
+    CORPUS_DIR=${NTT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus}
+    SHORT_CORPUS_DIR=${NTT_SHORT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus_short}
 }
 
 # Nothing here may reach another server because of what the caller's environment says.
@@ -46,6 +45,18 @@ die() {
     local line
     for line in "$@"; do printf '       %s\n' "$line" >&2; done
     exit 1
+}
+
+# quietly COMMAND...: shows what it says only if it fails.
+quietly() {
+    local log status=0
+    log=$(mktemp)
+    {
+        rm -f -- "$log" # now already, so that nothing stays behind, however this ends
+        ("$@") </dev/null >&8 2>&1 8>&- || status=$? # a process of its own: it may "die"
+        if [[ $status -ne 0 ]]; then cat /dev/fd/8 >&2; fi
+    } 8<>"$log"
+    return "$status"
 }
 
 # as_root COMMAND...: run it as root, by sudo unless we are root already.
@@ -71,6 +82,36 @@ as_user() {
 }
 
 as_postgres() { as_user postgres "$@"; }
+
+# apt_get ARGUMENT...: with nobody there to be asked; waits for another one that is at work.
+apt_get() {
+    quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o APT::Install-Recommends=false \
+        -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 "$@"
+}
+
+apt_update() { apt_get update || die "could not update the package lists"; }
+
+# Sets PG, the major version of PostgreSQL to build for, and PG_CONFIG, the program that tells where
+# it is.  A caller who names that program has chosen the version by it, and has installed it, perhaps
+# not from a package: PG_CONFIG_GIVEN says so to setup.sh.  PG is for the tests' programs, too.
+# shellcheck disable=SC2034  # used by those who source this
+find_postgres() {
+    PG_CONFIG_GIVEN=no
+    if [[ -n ${PG_CONFIG:-} ]]; then
+        local named=$PG_CONFIG version
+        PG_CONFIG_GIVEN=yes
+        PG_CONFIG=$(command -v -- "$named") ||
+            die "no PostgreSQL at \"$named\"" "Set PG_CONFIG to its program pg_config, or choose a version with PG."
+        PG_CONFIG=$(realpath -s -- "$PG_CONFIG")
+        version=$("$PG_CONFIG" --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p') || version=
+        [[ -n $version ]] || die "\"$PG_CONFIG\" is not PostgreSQL's pg_config"
+        [[ ${PG:-$version} == "$version" ]] ||
+            die "PG is $PG, but \"$PG_CONFIG\" is of PostgreSQL $version" "Set one of them only."
+        PG=$version
+    fi
+    export PG=${PG:-15}
+    PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/$PG/bin/pg_config}
+}
 
 # Sets BUILDER (empty: the account that runs us) and its home directory, and puts its toolchain
 # first in PATH: Debian's own cargo, which may come before it, is too old, and sudo's PATH leaves
@@ -106,6 +147,27 @@ as_builder() {
 # cargo_do ARGUMENTS...: cargo, likewise.
 cargo_do() { as_builder cargo "$@"; }
 
+# cargo_tool NAME VERSION: sees that the builder has cargo-NAME, of this version.
+cargo_tool() {
+    local have
+    have=$(cargo_do "$1" --version 2>/dev/null | cut -d' ' -f2) || have=
+    [[ $have == "$2" ]] && return
+    say "installing cargo-$1 $2 (some minutes)"
+    quietly cargo_do install "cargo-$1" --version "$2" --locked --quiet || die "could not install cargo-$1 $2"
+}
+
+# Where cargo puts what it builds, which need not be target/ in the repository.
+target_directory() {
+    cargo_do metadata --no-deps --format-version 1 |
+        "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])'
+}
+
+# our_version CARGO_TOML: the extension's.
+our_version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$1" | head -n 1; }
+
+# The Debian package's.
+package_version() { sed -n '1s/^ntt-mime (\(.*\)).*/\1/p' "$REPO/debian/changelog"; }
+
 # The version of pgrx that Cargo.toml asks for; cargo-pgrx must be of the same.
 pgrx_version() {
     sed -n 's/^pgrx *= *"=\{0,1\}\([0-9.]*\)".*/\1/p' "$REPO/Cargo.toml" | head -n 1
@@ -121,12 +183,13 @@ pg_features() {
     printf '%s\n' --no-default-features --features "pg$PG"
 }
 
-# lock DIRECTORY WHAT: let one run at a time use the directory; held until the script exits.
+# lock DIRECTORY COMMAND: let one run at a time use the directory; held until the script exits.
 # The lock is on the directory itself, so that no account needs to write into it.  Whatever we
 # start that outlives us must not inherit descriptor 9.
 lock() {
     exec 9<"$1"
-    flock --nonblock 9 || die "another \"$2\" is using $1"
+    flock --nonblock 9 || die "another \"$2\" is using \"$1\"" "Wait until it has ended."
 }
 
+find_postgres
 find_builder

@@ -15,13 +15,10 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 "$REPO/scripts/setup.sh" build deb
 
-version=$(dpkg-parsechangelog --file "$REPO/debian/changelog" --show-field Version)
-upstream=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$REPO/Cargo.toml" | head -n 1)
-[[ ${version%-*} == "$upstream" ]] ||
-    die "debian/changelog is of version $version, Cargo.toml of $upstream"
+version=$(package_version) upstream=$(our_version "$REPO/Cargo.toml")
+[[ ${version%-*} == "$upstream" ]] || die "debian/changelog is of version $version, Cargo.toml of $upstream" \
+    "Put the version that is to be built into both; docs/contributing.md has the other places."
 
-log=$(mktemp)
-trap 'rm -f -- "$log"' EXIT
 say "building packages of ntt_mime $version for PostgreSQL $PG"
 "$REPO/scripts/install.sh" --build-only
 # debhelper writes into debian/, so it gets one of its own.
@@ -32,11 +29,8 @@ for name in debian CHANGELOG.md README.md docs; do as_builder cp -R "$REPO/$name
 as_builder "$PYTHON" "$REPO/scripts/notices.py" "pg$PG" | as_builder tee "$work/NOTICES" >/dev/null
 as_builder sed -i "/^#/d; s/@PG@/$PG/g" "$work/debian/control.in"
 as_builder mv "$work/debian/control.in" "$work/debian/control"
-if ! as_builder env -C "$work" PG="$PG" NTT_BUILT="$REPO/target/package/pg$PG" \
+quietly as_builder env -C "$work" PG="$PG" NTT_BUILT="$REPO/target/package/pg$PG" \
     SOURCE_DATE_EPOCH="$(dpkg-parsechangelog --file "$REPO/debian/changelog" --show-field Timestamp)" \
-    fakeroot debian/rules binary </dev/null >"$log" 2>&1; then
-    cat "$log" >&2
-    die "the package could not be built"
-fi
+    fakeroot debian/rules binary || die "could not build the package"
 as_builder rm -rf -- "$work"
 for package in "$REPO/target/deb/"*"-$PG-"*"_${version}_"*.deb; do say "built ${package#"$REPO/"}"; done

@@ -20,11 +20,18 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 DEBIAN_DIR=${NTT_DEBIAN_DIR:-/var/tmp/ntt_mime_debian}
 
-# The version of PostgreSQL that each release of Debian has, and where scripts/matrix.sh puts the repository in it.
+# The releases that we know, the oldest first, the version of PostgreSQL that each has, and where scripts/matrix.sh puts
+# the repository in it.
 # shellcheck disable=SC2034  # used by those who source this
 {
+    RELEASES=(bookworm trixie forky)
     declare -A POSTGRES=([bookworm]=15 [trixie]=17 [forky]=18)
     SOURCE=/srv/ntt_mime
+}
+
+# known_release NAME: ends the script unless it is one of them.
+known_release() {
+    [[ -n ${POSTGRES[$1]:-} ]] || die "unrecognized release \"$1\"" "Known are: ${RELEASES[*]}."
 }
 
 # DEBIAN_MIRROR, or where this machine has its own packages from.
@@ -40,7 +47,8 @@ debian_mirror() {
 }
 
 debian_folder() {
-    [[ $1 =~ ^[a-z][a-z0-9_-]*$ ]] || die "\"$1\" is no name for a folder"
+    [[ $1 =~ ^[a-z][a-z0-9_-]*$ ]] ||
+        die "invalid name \"$1\"" "A name has small letters, digits, _ and -, and begins with a letter."
     say "$DEBIAN_DIR/$1"
 }
 
@@ -49,12 +57,13 @@ debian_make() {
     local folder mirror suite=$2
     folder=$(debian_folder "$1")
     if [[ -e $folder/.complete ]]; then return; fi
-    if ! command -v debootstrap >/dev/null || ! command -v ip >/dev/null ||
-        [[ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]]; then
-        say "installing packages: debootstrap debian-archive-keyring iproute2"
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update >/dev/null
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y \
-            debootstrap debian-archive-keyring iproute2 >/dev/null
+    # By its path: /usr/sbin isn't in everybody's PATH.
+    if [[ ! -x /usr/sbin/debootstrap || ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]] ||
+        ! command -v ip >/dev/null; then
+        local -a tools=(debootstrap debian-archive-keyring iproute2)
+        say "installing packages: ${tools[*]}"
+        apt_update
+        apt_get install "${tools[@]}" || die "could not install packages"
     fi
 
     mirror=$(debian_mirror)
@@ -63,15 +72,10 @@ debian_make() {
     as_root install -d -m 0755 "$DEBIAN_DIR" "$folder"
     # A debootstrap older than the suite has no script of that name. That of the development suite
     # is the newest that it has.
-    local script=/usr/share/debootstrap/scripts/$suite log
+    local script=/usr/share/debootstrap/scripts/$suite
     if [[ ! -e $script ]]; then script=/usr/share/debootstrap/scripts/sid; fi
-    log=$(mktemp)
-    if ! as_root debootstrap --variant=minbase --include=ca-certificates "$suite" "$folder" \
-        "$mirror" "$script" </dev/null >"$log" 2>&1; then
-        tail -n 30 "$log" >&2
-        die "debootstrap could not make a Debian $suite"
-    fi
-    rm -f -- "$log"
+    quietly as_root /usr/sbin/debootstrap --variant=minbase --include=ca-certificates "$suite" "$folder" \
+        "$mirror" "$script" || die "could not make a Debian $suite in \"$folder\""
     # The ways to the mirror that this machine's administrator has set.
     apt-config dump --format '%F "%v";%n' Acquire::http Acquire::https Acquire::Retries 2>/dev/null |
         grep -v ' "";' | as_root tee "$folder/etc/apt/apt.conf.d/90machine" >/dev/null || true
@@ -91,8 +95,8 @@ debian_remove() {
 debian_run() {
     local folder
     folder=$(debian_folder "$1")
+    [[ -e $folder/.complete ]] || die "there is no Debian in \"$folder\"" "Make it: scripts/debian.sh make $1 SUITE"
     shift
-    [[ -e $folder/.complete ]] || die "there is no Debian in \"$folder\""
     local -a environment=(HOME=/root LC_ALL=C.UTF-8 TERM="${TERM:-dumb}"
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
     local name
@@ -106,7 +110,7 @@ debian_run() {
             --bind | --read-only) mounts+=("${1#--}" "${2%%:*}" "${2#*:}") && shift ;;
             --env) environment+=("$2") && shift ;;
             --no-network) namespaces+=(--net) && network=none ;;
-            *) die "unknown option \"$1\"" ;;
+            *) die "unrecognized option \"$1\"" "Known are: --bind, --read-only, --env, --no-network." ;;
         esac
         shift
     done
@@ -145,6 +149,6 @@ if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
         make) debian_make "$@" ;;
         run) debian_run "$@" ;;
         remove) debian_remove "$@" ;;
-        *) die "unknown action \"$action\"" ;;
+        *) die "unrecognized action \"$action\"" "Known are: make, run, remove." ;;
     esac
 fi

@@ -12,8 +12,6 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 mapfile -t features < <(pg_features)
 out=$REPO/target/package/pg$PG
-log=$(mktemp)
-trap 'rm -f -- "$log"' EXIT
 
 # Paths of this machine in the library would make each one different, and are nobody's business.
 export RUSTFLAGS="--remap-path-prefix=$REPO=/usr/src/ntt_mime \
@@ -22,12 +20,11 @@ export CFLAGS="-ffile-prefix-map=$REPO=/usr/src/ntt_mime"
 
 say "building ntt_mime for PostgreSQL $PG (some minutes the first time)"
 SECONDS=0
-rm -rf -- "$out" # a file that an earlier build left must not be installed again
-if ! cargo_do pgrx package --pg-config "$PG_CONFIG" --out-dir "$out" "${features[@]}" \
-    </dev/null >"$log" 2>&1; then
-    cat "$log" >&2
-    die "ntt_mime could not be built"
-fi
+# A file that an earlier build left must not be installed again.
+as_builder rm -rf -- "$out" || die "could not remove \"$out\"" \
+    "Another account has built here. As root, give it to $(as_builder id -un) with chown, or delete \"$REPO/target\"."
+quietly cargo_do pgrx package --pg-config "$PG_CONFIG" --out-dir "$out" "${features[@]}" ||
+    die "could not build ntt_mime"
 say "built in $SECONDS s"
 [[ ${1:-} == --build-only ]] && exit
 

@@ -15,7 +15,7 @@
 # shellcheck source=scripts/debian.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/debian.sh"
 
-MATRIX=${MATRIX:-bookworm trixie forky}
+MATRIX=${MATRIX:-${RELEASES[*]}}
 
 # Where the toolchain is for those inside a folder.
 TOOLCHAIN=/opt/rust
@@ -28,7 +28,7 @@ prepare_cargo() {
     local home=${CARGO_HOME:-$BUILDER_HOME/.cargo} pgrx
     say "fetching crates"
     cargo_do fetch --locked --quiet
-    pgrx=$(command -v cargo-pgrx) || die "cargo-pgrx is not installed" "Run scripts/setup.sh first."
+    pgrx=$(command -v cargo-pgrx) || die "cargo-pgrx is not installed" "Run scripts/setup.sh: it installs it."
     as_root install -d "$CARGO/bin" "$CARGO/registry"
     as_root cp -R --update --no-preserve=ownership "$home/registry/cache" "$home/registry/index" \
         "$CARGO/registry"
@@ -95,22 +95,20 @@ options=()
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --bind | --read-only | --env) ;;
-        *) die "unknown option \"$1\"" "Known are: --bind, --read-only, --env." ;;
+        *) die "unrecognized option \"$1\"" "Known are: --bind, --read-only, --env." ;;
     esac
-    [[ $# -ge 2 ]] || die "option $1 wants a value"
+    [[ $# -ge 2 ]] || die "option \"$1\" requires a value"
     options+=("$1" "$2")
     shift 2
 done
 command=("${@:-scripts/test.sh}")
 read -ra releases <<<"$MATRIX"
-for release in "${releases[@]}"; do
-    [[ -n ${POSTGRES[$release]:-} ]] ||
-        die "unknown release \"$release\" in MATRIX" "Known are: bookworm, trixie, forky."
-done
+for release in "${releases[@]}"; do known_release "$release"; done
 
 as_root install -d -m 0755 "$DEBIAN_DIR"
-lock "$DEBIAN_DIR" "make test-matrix"
-SYSROOT=$(as_builder rustc --print sysroot) || die "there is no Rust toolchain"
+lock "$DEBIAN_DIR" "scripts/matrix.sh"
+SYSROOT=$(as_builder rustc --print sysroot) ||
+    die "no Rust toolchain found" "Run scripts/setup.sh: it tells what to do."
 prepare_cargo
 
 passed=0 failed=0

@@ -6,8 +6,11 @@
 #   scripts/setup.sh [build] [test] [bench] [charts] [deb]
 #
 # The words choose which packages; "build" is always included.  PG=17 chooses the version of
-# PostgreSQL.  The Rust toolchain itself is not ours to install: which one, and how, is for the
-# owner of the machine to decide, so a missing or old one is an error that says what to do.
+# PostgreSQL.  Who sets PG_CONFIG has PostgreSQL already: its packages are left out.  Where there is
+# no apt-get, this looks only for what building needs.
+#
+# The Rust toolchain itself is not ours to install: which one, and how, is for the owner of the
+# machine to decide, so a missing or old one is an error that says what to do.
 
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -20,29 +23,22 @@ packages() {
         clang=(libclang-14-dev clang-14)
     fi
     # libc6-dev is only recommended by gcc, and we install without what is recommended.
-    printf '%s\n' ca-certificates file gcc libc6-dev libmagic-dev make pkg-config python3 sudo \
-        "postgresql-$PG" "postgresql-server-dev-$PG" "${clang[@]}"
+    printf '%s\n' ca-certificates file gcc libc6-dev libmagic-dev make pkg-config python3 sudo "${clang[@]}"
+    if [[ $PG_CONFIG_GIVEN == no ]]; then printf '%s\n' "postgresql-$PG" "postgresql-server-dev-$PG"; fi
     local word
     for word in "$@"; do
         case $word in
             build) ;;
-            test) printf '%s\n' "postgresql-$PG-cron" shellcheck ;;
+            test)
+                printf '%s\n' shellcheck
+                if [[ $PG_CONFIG_GIVEN == no ]]; then printf '%s\n' "postgresql-$PG-cron"; fi
+                ;;
             bench) printf '%s\n' python3-magic python3-psycopg2 ;;
             charts) printf '%s\n' python3-matplotlib ;; # large, and only for pictures in docs/
             deb) printf '%s\n' debhelper dpkg-dev fakeroot ;;
-            *) die "unknown word \"$word\"" "Known are: build, test, bench, charts, deb." ;;
+            *) die "unrecognized word \"$word\"" "Known are: build, test, bench, charts, deb." ;;
         esac
     done
-}
-
-# quietly COMMAND...: shows what it says only if it fails.
-quietly() {
-    local log status=0
-    log=$(mktemp)
-    "$@" </dev/null >"$log" 2>&1 || status=$?
-    if [[ $status -ne 0 ]]; then cat "$log" >&2; fi
-    rm -f -- "$log"
-    return "$status"
 }
 
 # Prints those of the packages given that are not installed.
@@ -54,15 +50,15 @@ missing_packages() {
 }
 
 install_packages() {
+    local list
     local -a wanted missing
-    mapfile -t wanted < <(packages "$@")
+    list=$(packages "$@")
+    mapfile -t wanted <<<"$list"
     mapfile -t missing < <(missing_packages "${wanted[@]}")
     [[ ${#missing[@]} -eq 0 ]] && return
 
-    local -a apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq
-        -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0)
     say "installing packages: ${missing[*]}"
-    quietly as_root "${apt[@]}" update || die "the lists of packages could not be read"
+    apt_update
 
     local package
     for package in "${missing[@]}"; do
@@ -75,15 +71,29 @@ install_packages() {
     # The first installation of a server makes and starts a cluster "main" on port 5432.  Nobody
     # asked for that, so it is switched off while we install, unless PostgreSQL is here already.
     local dropin=
-    if ! dpkg-query --show postgresql-common >/dev/null 2>&1; then
+    if [[ $PG_CONFIG_GIVEN == no ]] && ! dpkg-query --show postgresql-common >/dev/null 2>&1; then
         dropin=/etc/postgresql-common/createcluster.d/ntt_mime.conf
         as_root mkdir -p "${dropin%/*}"
         as_root tee "$dropin" >/dev/null <<<"create_main_cluster = false"
     fi
     local status=0
-    quietly as_root "${apt[@]}" install --no-install-recommends -y "${missing[@]}" || status=$?
+    apt_get install "${missing[@]}" || status=$?
     if [[ -n $dropin ]]; then as_root rm -f "$dropin"; fi
-    [[ $status -eq 0 ]] || die "packages could not be installed" "apt-get ended with status $status."
+    [[ $status -eq 0 ]] || die "could not install packages" "apt-get ended with status $status."
+}
+
+# Without apt-get, installing is the owner's.
+check_tools() {
+    local tool
+    local -a missing=()
+    for tool in cargo cc clang pkg-config; do
+        command -v "$tool" >/dev/null || missing+=("$tool")
+    done
+    if ! pkg-config --exists libmagic 2>/dev/null; then missing+=("libmagic for pkg-config"); fi
+    if [[ ! -x $PG_CONFIG ]]; then missing+=("$PG_CONFIG"); fi
+    [[ ${#missing[@]} -eq 0 ]] || die "not found: $(printf '%s, ' "${missing[@]}" | sed 's/, $//')" \
+        "There is no apt-get here to install it with: install it in this system's way." \
+        "PG_CONFIG tells where PostgreSQL's program pg_config is."
 }
 
 check_rust() {
@@ -102,29 +112,19 @@ check_rust() {
     fi
 }
 
-install_cargo_pgrx() {
-    local want have
-    want=$(pgrx_version)
-    have=$(cargo_do pgrx --version 2>/dev/null | cut -d' ' -f2) || have=
-    [[ $have == "$want" ]] && return
-    say "installing cargo-pgrx $want (some minutes)"
-    quietly cargo_do install cargo-pgrx --version "$want" --locked --quiet ||
-        die "cargo-pgrx $want could not be installed"
-}
-
 init_pgrx() {
-    [[ -x $PG_CONFIG ]] || die "no pg_config at $PG_CONFIG" "Set PG_CONFIG to where it is."
+    [[ -x $PG_CONFIG ]] || die "no PostgreSQL at \"$PG_CONFIG\"" "Set PG_CONFIG to its program pg_config."
+    [[ -e $("$PG_CONFIG" --includedir-server)/postgres.h ]] ||
+        die "PostgreSQL's headers are missing in \"$("$PG_CONFIG" --includedir-server)\"" \
+            "Install them: often they are a package of their own."
     local config=${PGRX_HOME:-$BUILDER_HOME/.pgrx}/config.toml
     grep -qsxF "pg$PG = \"$PG_CONFIG\"" "$config" && return
-    say "telling pgrx about $PG_CONFIG"
+    say "registering $PG_CONFIG with cargo-pgrx"
     # It adds to what the file has.  Its own cluster is not wanted, ours are made by cluster.sh.
-    quietly cargo_do pgrx init "--pg$PG" "$PG_CONFIG" --no-run || die "pgrx could not be told"
+    quietly cargo_do pgrx init "--pg$PG" "$PG_CONFIG" --no-run || die "could not register $PG_CONFIG with cargo-pgrx"
 }
 
-command -v apt-get >/dev/null ||
-    die "this script knows Debian and its derivatives only" \
-        "Elsewhere, install what its function packages() lists by hand."
-install_packages "$@"
+if command -v apt-get >/dev/null; then install_packages "$@"; else check_tools; fi
 check_rust
-install_cargo_pgrx
+cargo_tool pgrx "$(pgrx_version)"
 init_pgrx

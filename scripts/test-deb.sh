@@ -13,25 +13,28 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/debian.sh"
 
 release=${1:-bookworm}
+known_release "$release"
 folder=package_$release
-version=${POSTGRES[$release]:-}
-[[ -n $version ]] || die "unknown release \"$release\"" "Known are: ${!POSTGRES[*]}."
-built=$DEBIAN_DIR/$release$SOURCE/target/deb
-if [[ $release == bookworm ]]; then built=$REPO/target/deb; fi
-
-if [[ $release == bookworm ]]; then PG=15 "$REPO/scripts/deb.sh"; fi
-shopt -s nullglob
-packages=("$built/postgresql-$version-ntt-mime_"*.deb)
-[[ ${#packages[@]} -eq 1 ]] || die "there are ${#packages[@]} packages in \"$built\", not one"
+version=${POSTGRES[$release]}
+if [[ $release == bookworm ]]; then
+    PG=$version "$REPO/scripts/deb.sh"
+    built=$REPO/target/deb
+else
+    built=$DEBIAN_DIR/$release$SOURCE/target/deb
+fi
+# Packages of earlier versions may lie there, too.
+package=$built/postgresql-$version-ntt-mime_$(package_version)_$(dpkg --print-architecture).deb
+[[ -e $package ]] ||
+    die "there is no package \"$package\"" "Build it: MATRIX=$release scripts/matrix.sh scripts/deb.sh"
 
 # Each time from nothing: what an earlier run left would be there already.
 debian_remove "$folder"
 debian_make "$folder" "$release"
 as_root install -d "$DEBIAN_DIR/$folder/srv/test"
-as_root install -m 0644 -t "$DEBIAN_DIR/$folder/srv/test" "${packages[0]}"
+as_root install -m 0644 -t "$DEBIAN_DIR/$folder/srv/test" "$package"
 # README has the steps for bookworm's version.
 "$PYTHON" -B "$REPO/tests/docs/run.py" --steps "$REPO/README.md" "From nothing to a scheduled backfill" |
-    sed "s/postgresql-15/postgresql-$version/g; s/postgresql\\/15/postgresql\\/$version/g; s/\\b15 main/$version main/" |
+    sed -E "s#(postgresql[-/])15#\1$version#g; s/\\b15 main/$version main/" |
     as_root tee "$DEBIAN_DIR/$folder/srv/test/steps.sh" >/dev/null
 as_root cp "$REPO"/tests/released/*.sql "$DEBIAN_DIR/$folder/srv/test"
 as_root install "$REPO/tests/package/inside.sh" "$DEBIAN_DIR/$folder/srv/test"

@@ -3,7 +3,10 @@
 #
 #   make test          or: scripts/test.sh [PHASE]...
 #
-# With names of phases, only these run (and "setup" is up to the caller).
+# With names of phases, only these run (and "setup" is up to the caller). FILTER, names or parts of names, chooses among
+# the integration tests: one topic, with what it needs, is
+#
+#   FILTER=sessions:: scripts/test.sh install integration
 #
 # The phases share one target directory and as few builds as can be: the lint checks without
 # generating code, everything that runs is built once in the dev profile, and the release build is
@@ -15,25 +18,52 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/cluster.sh"
 
 mapfile -t features < <(pg_features)
-corpus=${NTT_SHORT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus_short}
 
 phase_setup() { "$REPO/scripts/setup.sh" build test bench; }
 
 # What has been released is never edited: whoever has it installed would have something else.
 check_released() {
-    (cd "$REPO" && sha256sum --check --quiet tests/released/SHA256SUMS) || die "a released script has been edited"
-    local file
-    while read -r _ file; do
-        # A shallow clone doesn't know.
-        [[ $(cd "$REPO" && git -c safe.directory="$REPO" log --format=%h -- "$file" 2>/dev/null | wc -l) -le 1 ]] ||
-            die "released script \"$file\" has been edited"
+    local sum file commits
+    while read -r sum file; do
+        [[ $(sha256sum <"$REPO/$file") == "$sum "* ]] ||
+            die "released script \"$file\" is not what tests/released/SHA256SUMS says"
+        # Nor may both have been changed. A shallow clone doesn't know.
+        commits=$(cd "$REPO" && git -c safe.directory="$REPO" log --format=%h -- "$file" 2>/dev/null | wc -l) || true
+        [[ $commits -le 1 ]] || die "released script \"$file\" has been changed by a later commit"
     done <"$REPO/tests/released/SHA256SUMS"
+}
+
+# What PGXN asks of META.json (PGXN Meta Spec 1.0.0), and that all who name the version name the same.
+check_meta() {
+    (cd "$REPO" && "$PYTHON" - "$(our_version Cargo.toml)" "$(package_version)") <<'PY'
+import json, os, re, sys
+ours, package = sys.argv[1:]
+with open("META.json", encoding="utf-8") as file:
+    meta = json.load(file)
+required = {"name", "version", "abstract", "maintainer", "license", "provides", "meta-spec"}
+problems = [f"META.json lacks {key}" for key in sorted(required - meta.keys())]
+versions = {"META.json": meta.get("version"), "debian/changelog": package.rpartition("-")[0]}
+for name, provided in meta.get("provides", {}).items():
+    problems += [f"META.json: {name} lacks {key}" for key in sorted({"file", "version"} - provided.keys())]
+    problems += [f"META.json: {name}: there is no {provided[key]}"
+                 for key in ("file", "docfile") if key in provided and not os.path.isfile(provided[key])]
+    versions[f"META.json, {name}"] = provided.get("version")
+with open("CHANGELOG.md", encoding="utf-8") as file:
+    top = re.search(r"^## (\S+)", file.read(), re.MULTILINE)
+versions["CHANGELOG.md"] = top and top[1]
+problems += [f"{where} is of version {version}, Cargo.toml of {ours}"
+             for where, version in versions.items() if version != ours]
+sys.exit("".join(f"error: {problem}\n" for problem in problems).rstrip() or None)
+PY
 }
 
 phase_scripts() {
     local script
     check_released
-    (cd "$REPO" && shellcheck -x scripts/*.sh demo/*.sh benches/*.sh tests/accuracy/corpus/*.sh tests/package/*.sh .ci/run)
+    check_meta
+    # PGXN's archive is without .ci.
+    (cd "$REPO" && shopt -s nullglob && shellcheck -x scripts/*.sh demo/*.sh benches/*.sh tests/accuracy/corpus/*.sh \
+        tests/package/*.sh .ci/ru[n])
     for script in "$REPO"/demo/*.py "$REPO"/benches/*.py "$REPO"/benches/parts/*.py \
         "$REPO"/tests/accuracy/corpus/*.py "$REPO"/tests/docs/*.py "$REPO"/scripts/*.py; do
         "$PYTHON" -c 'import sys; compile(open(sys.argv[1]).read(), sys.argv[1], "exec")' "$script"
@@ -54,9 +84,9 @@ phase_core() {
 
 # The detector beside file(1), on some thousands of files of this machine and of small packages. "make
 # accuracy" is the whole of it.
-phase_corpus() { NTT_CORPUS_DIR=$corpus "$REPO/tests/accuracy/corpus/make.sh" short; }
+phase_corpus() { NTT_CORPUS_DIR=$SHORT_CORPUS_DIR "$REPO/tests/accuracy/corpus/make.sh" short; }
 
-phase_accuracy() { cargo_do run --quiet -p ntt_mime_accuracy -- "$corpus/files"; }
+phase_accuracy() { cargo_do run --quiet -p ntt_mime_accuracy -- "$SHORT_CORPUS_DIR/files"; }
 
 # Functions, each in a transaction that is rolled back: the extension's own #[pg_test]s. They run
 # in a cluster that pgrx makes and removes.
@@ -121,7 +151,7 @@ phase_docs() {
 # Tests of what comes after load it in place of the installed one.
 build_poison() {
     cargo_do build --quiet -p ntt_mime --lib "${features[@]}" --features poison
-    as_builder install -D -m 0644 "$REPO/target/debug/libntt_mime.so" "$REPO/target/poison/ntt_mime.so"
+    as_builder install -D -m 0644 "$(target_directory)/debug/libntt_mime.so" "$REPO/target/poison/ntt_mime.so"
 }
 
 # Real sessions, workers and commits, in clusters that the tests start themselves.
@@ -129,10 +159,12 @@ phase_integration() {
     build_poison
     # Users who upgrade have older versions' scripts executed already; a test of that needs them.
     local folder status=0
-    local -a released=("$REPO"/tests/released/*.sql)
+    local -a released=("$REPO"/tests/released/*.sql) filter
+    read -ra filter <<<"${FILTER:-}"
     folder=$("$PG_CONFIG" --sharedir)/extension
     as_root install -m 0644 -t "$folder" "${released[@]}"
-    NTT_POISON_LIBRARY=$REPO/target/poison/ntt_mime.so cargo_do test -p ntt_mime_integration || status=$?
+    NTT_POISON_LIBRARY=$REPO/target/poison/ntt_mime.so \
+        cargo_do test -p ntt_mime_integration -- "${filter[@]}" || status=$?
     released=("${released[@]##*/}")
     as_root rm -f -- "${released[@]/#/$folder/}"
     return "$status"
@@ -172,7 +204,7 @@ if [[ $# -eq 0 ]]; then run_phase setup; fi
 cluster_folder "$TEST_DIR"
 lock "$TEST_DIR" "make test"
 for phase in "${@:-${all[@]}}"; do
-    declare -F "phase_$phase" >/dev/null || die "unknown phase \"$phase\"" "Known are: ${all[*]}."
+    declare -F "phase_$phase" >/dev/null || die "unrecognized phase \"$phase\"" "Known are: ${all[*]}."
     run_phase "$phase"
 done
 cluster_remove "$TEST_DIR"

@@ -15,8 +15,11 @@ extension in it unless the file says CREATE EXTENSION itself:
     anything in a line, and alone in a line for any lines;
   - an error that no block of text tells of is a failure;
   - `\\watch` looks once, and the archive's folders are STORE;
-  - of a block of "sh", and of code within a line, each command of "make" has to exist, with its options; so
-    has each benchmark of cargo's. They aren't run: the suite, which runs this, is among them.
+  - of a block of "sh", and of code within a line, each command of "make" has to exist, with its variables, each
+    script, and each benchmark of cargo's. They aren't run: the suite, which runs this, is among them;
+  - a relative link leads to something that is there, its #anchor to a heading, and a file of the source that is
+    named with its folder exists;
+  - a table of settings says what the server says of them: their names, defaults, and who may set them.
 
 A block that can't be run here stands behind a comment that says why: <!-- not run: … -->.
 
@@ -53,7 +56,13 @@ FOLDERS = ("/data/cold/by-hash:/data/fast/by-hash", "/data/cold/by-hash")
 
 FENCE = re.compile(r"^```(\w*)\s*$")
 SKIPPED = re.compile(r"^<!-- not run: (.+) -->$")
-INLINE = re.compile(r"`((?:make|cargo bench) [^`]+)`")
+INLINE = re.compile(r"`((?:[A-Z_]+=[^\s`]+ )*(?:make|cargo bench|scripts/\S+\.sh) [^`]+)`")
+CODE = re.compile(r"`(?:[^`\n]|\n(?!\n))*`")
+LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
+HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+SOURCE = re.compile(r"(?<![\w./-])(?:benches|crates|debian|demo|scripts|src|tests)/[\w./-]+\.(?:md|py|rs|sh|sql|txt)\b")
+SETTINGS = "| name | default | who | meaning |"
+SETTING = re.compile(r"^\| `(ntt_mime\.\w+)` \| ([^|]+?) \| (\w+) \|", re.MULTILINE)
 
 
 class Block:
@@ -82,6 +91,35 @@ def blocks(text):
             skipped = bool(SKIPPED.match(line))
             if found and found[-1] is not None:
                 found.append(None)
+    return found
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def prose(text):
+    """The text with its fenced blocks blank."""
+    lines, inside = [], False
+    for line in text.split("\n"):
+        fence = FENCE.match(line)
+        lines.append("" if fence or inside else line)
+        inside ^= bool(fence)
+    return "\n".join(lines)
+
+
+def anchors(text):
+    """Those of a file's headings, by GitHub's rule."""
+    found = set()
+    for heading in HEADING.findall(prose(text)):
+        title = LINK.sub(lambda link: link[0][1:link[0].index("]")], heading)
+        plain = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        anchor, count = plain, 0
+        while anchor in found:
+            count += 1
+            anchor = f"{plain}-{count}"
+        found.add(anchor)
     return found
 
 
@@ -124,7 +162,7 @@ def pattern(expected):
 class Runner:
     def __init__(self, store):
         self.store, self.blobids = store, put_blobs(store)
-        self.ran = self.compared = self.commands = 0
+        self.ran = self.compared = self.commands = self.links = 0
         self.problems = []
 
     def fail(self, path, line, what):
@@ -132,15 +170,16 @@ class Runner:
 
     def make_database(self, extension):
         variables = [word for name, blobid in self.blobids.items() for word in ("-v", f"{name}={blobid}")]
-        with open(os.path.join(HERE, "setup.sql"), encoding="utf-8") as file:
-            status, output = psql(file.read(), "-v", "ON_ERROR_STOP=1", "-v", f"store={self.store}",
-                                  "-v", f"extension={extension}", *variables, database="postgres")
+        status, output = psql(read(os.path.join(HERE, "setup.sql")), "-v", "ON_ERROR_STOP=1",
+                              "-v", f"store={self.store}", "-v", f"extension={extension}", *variables,
+                              database="postgres")
         if status:
             raise SystemExit(f"error: setup.sql failed\n{output}")
 
     def run_file(self, path):
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = read(path)
+        self.check_links(path, text)
+        self.check_settings(path, text)
         found = blocks(text)
         if any(block and block.language == "sql" for block in found):
             self.make_database(extension="CREATE EXTENSION ntt_mime" not in text)
@@ -175,13 +214,51 @@ class Runner:
             if not pattern(expected).fullmatch(found):
                 self.fail(path, block.line, f"what comes out is\n{output}")
 
+    def check_links(self, path, text):
+        for name in sorted(set(SOURCE.findall(text))):
+            if not os.path.exists(os.path.join(REPOSITORY, name)):
+                self.fail(path, text[:text.index(name)].count("\n") + 1, f"no such file: {name}")
+        # What is code stays as wide as it is, lest lines be counted wrongly.
+        text = CODE.sub(lambda code: re.sub(r"[^\n]", " ", code[0]), prose(text))
+        for link in LINK.finditer(text):
+            target, _, anchor = link[1].partition("#")
+            if re.match(r"[a-z]+:", target):
+                continue
+            self.links += 1
+            file = os.path.normpath(os.path.join(os.path.dirname(path), target)) if target else path
+            if not os.path.exists(file) or anchor and file.endswith(".md") and anchor not in anchors(read(file)):
+                self.fail(path, text.count("\n", 0, link.start()) + 1, f"the link leads nowhere: {link[1]}")
+
+    def check_settings(self, path, text):
+        if SETTINGS not in text:
+            return
+        told = SETTING.findall(text)
+        # The server knows units: what is set to the default that is told has to be the default.
+        script = ["LOAD 'ntt_mime';"]
+        script += [f"SET {name} = '{default.strip('`')}';" for name, default, _ in told
+                   if not default.startswith("number of ")]
+        script.append("SELECT name, setting = boot_val, context FROM pg_catalog.pg_settings"
+                      " WHERE name LIKE 'ntt\\_mime.%';")
+        _, output = psql("\n".join(script), "-A", "-t", database="postgres")
+        for line in sorted(set(output.splitlines()) ^ {f"{name}|t|{who}" for name, _, who in told}):
+            self.fail(path, text[:text.index(SETTINGS)].count("\n") + 1,
+                      f"table and server differ (name|is this the default|who): {line}")
+
     def check_command(self, path, line, command):
-        """Is there such a command of make's, or such a benchmark of cargo's, with such options?"""
+        """Is there such a command of make's, such a script, or such a benchmark of cargo's, with such variables?"""
         words = shlex.split(command)
+        variables = [word.partition("=")[0] for word in words if re.match(r"[A-Z_]+=", word)]
+        while words and re.match(r"[A-Z_]+=", words[0]):
+            del words[0]
+        knowing = None
         if words[:2] == ["cargo", "bench"] and "--bench" in words:
             name = words[words.index("--bench") + 1]
             known = os.path.exists(f"{REPOSITORY}/crates/ntt_mime_core/benches/{name}.rs")
+        elif words and re.fullmatch(r"scripts/\S+\.sh", words[0]):
+            knowing = words[0]
+            known = os.path.exists(os.path.join(REPOSITORY, knowing))
         elif words[:1] == ["make"]:
+            knowing = "Makefile"
             known = not subprocess.run(["make", "-n", *words[1:]], cwd=REPOSITORY, stdout=subprocess.DEVNULL,
                                        stderr=subprocess.DEVNULL).returncode
             for word in words:
@@ -192,14 +269,16 @@ class Runner:
         else:
             return
         self.commands += 1
+        if known and knowing:
+            words_known = set(re.findall(r"\w+", read(os.path.join(REPOSITORY, knowing))))
+            known = words_known.issuperset(variables)
         if not known:
             self.fail(path, line, f"no such command: {command}")
 
 
 def steps(path, section):
     """The script of a section's steps; SQL goes to the server's own administrator."""
-    with open(path, encoding="utf-8") as file:
-        parts = re.split(r"^## (.*)$", file.read(), flags=re.MULTILINE)
+    parts = re.split(r"^## (.*)$", read(path), flags=re.MULTILINE)
     if section not in parts[1::2]:
         raise SystemExit(f"error: {path} has no section \"{section}\"")
     script = []
@@ -228,8 +307,8 @@ def main(words):
         runner.run_file(path)
     for problem in runner.problems:
         print(problem)
-    print(f"{runner.ran} blocks of SQL run, {runner.compared} compared, {runner.commands} commands looked up, "
-          f"{len(runner.problems)} problems")
+    print(f"{runner.ran} blocks of SQL run, {runner.compared} compared, {runner.commands} commands and "
+          f"{runner.links} links looked up, {len(runner.problems)} problems")
     return bool(runner.problems)
 
 

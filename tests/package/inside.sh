@@ -70,18 +70,23 @@ step "from nothing to a scheduled backfill, as README tells"
 bash -euxo pipefail steps.sh
 dpkg --status "postgresql-$version-ntt-mime" | grep -E '^(Version|Depends)'
 dpkg --listfiles "postgresql-$version-ntt-mime" | grep -E 'lib/ntt_mime.so|--|control$|copyright|changelog'
-for file in /usr/share/doc/"postgresql-$version-ntt-mime"/{copyright,NOTICES*,changelog.gz,changelog.Debian.gz,README.md*}; do
-    [[ -e $file ]] || fail "$file isn't there"
+# Under the names that they call each other by.
+documents=/usr/share/doc/postgresql-$version-ntt-mime
+for file in copyright NOTICES changelog.gz changelog.Debian.gz README.md docs/guide.md; do
+    [[ -e $documents/$file ]] || fail "there is no \"$documents/$file\""
 done
 # It is scheduled for each ten minutes.
 sql -c "SELECT cron.schedule('ntt-mime', '* * * * *', command) FROM cron.job WHERE jobname = 'ntt-mime'" >/dev/null
 for ((seconds = 0; seconds < 180; seconds++)); do
-    done=$(value "SELECT count(*) FROM ntt_mime.run WHERE status = 'succeeded'")
-    [[ $done -eq 0 ]] || break
+    ended=$(value "SELECT count(*) FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')")
+    [[ $ended -eq 0 ]] || break
     sleep 1
 done
-sql -c "SELECT status, return_message FROM cron.job_run_details ORDER BY runid" \
-    -c "SELECT run_id, status, blobs, rows_updated, elapsed FROM ntt_mime.run" -c "SELECT cron.unschedule('ntt-mime')"
+sql -c "SELECT cron.unschedule('ntt-mime')" \
+    -c "SELECT status, return_message FROM cron.job_run_details ORDER BY runid" \
+    -c "SELECT run_id, status, blobs, rows_updated, elapsed FROM ntt_mime.run"
+expect "the job has ended well" "$(value "SELECT status FROM cron.job_run_details ORDER BY runid LIMIT 1")" succeeded
+expect "so has its run" "$(value "SELECT status FROM ntt_mime.run ORDER BY run_id LIMIT 1")" succeeded
 expect_all
 sql -c "DROP EXTENSION ntt_mime" -c "UPDATE inode SET mime_type = NULL"
 
@@ -101,6 +106,8 @@ step "the extension"
 sql -c "CREATE EXTENSION ntt_mime"
 backfill
 sql -x -c "SELECT * FROM ntt_mime_version()"
+expect "the prefilter is active, and nothing to warn of" \
+    "$(value "SELECT prefilter, warnings FROM ntt_mime_version()")" "t|{}"
 
 step "the package's next version, while the server runs"
 dpkg-deb --raw-extract postgresql-*.deb next

@@ -15,7 +15,6 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../../scripts/common.sh"
 
 LEVEL=${1:-short}
-CORPUS_DIR=${NTT_CORPUS_DIR:-/var/tmp/ntt_mime_corpus}
 [[ $LEVEL == short || $LEVEL == full ]] || die "usage: make.sh [short|full]"
 
 # shellcheck source=tests/accuracy/corpus/lib.sh
