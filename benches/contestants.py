@@ -1,6 +1,6 @@
 """Those who fill the rows, or do a part of it, to be timed beside each other.
 
-  seed      the method that the extension replaces: seed.py
+  script    the method that the extension replaces: script.py
   ours-N    CALL ntt_backfill_mime(10000) with N workers
   floor     what the database takes for the same updates when nothing has to be found out: a bare
             UPDATE … FROM a ready-made, indexed mapping, leaf by leaf, in two sessions
@@ -68,7 +68,7 @@ class Arena:
             problems.append("changed what it must not")
         result["other_answers"] = found["other_answers"]
         exact = name.startswith("ours") or name == "floor"
-        allowed = 0 if exact else self.note["pending"] * (1 if name == "seed" else 0.01)
+        allowed = 0 if exact else self.note["pending"] * (1 if name == "script" else 0.01)
         if found["other_answers"] > allowed:
             problems.append(f"gave {found['other_answers']} rows another answer")
         if problems:
@@ -91,7 +91,7 @@ class Arena:
 def run(arena, name):
     if name.startswith("ours-"):
         return run_ours(arena, int(name.split("-")[1]))
-    return {"seed": run_seed, "floor": run_floor, "file": run_file}[name](arena)
+    return {"script": run_script, "floor": run_floor, "file": run_file}[name](arena)
 
 
 def timed_call(connection, call, workers):
@@ -126,33 +126,33 @@ def run_ours(arena, workers, call=CALL, settings=(), locks=False):
             "bytes_read": int(profile[-1]), "tenths": sampler.tenths(), "peak": sampler.peak}
 
 
-def seed(arena, *arguments):
+def script(arena, *arguments):
     options = arena.options
     done = subprocess.run(
-        [sys.executable, os.path.join(HERE, "seed.py"), arena.cluster.dsn(), arena.store.root,
-         "--cookie", getattr(options, "seed_cookie", "blob"),
-         "--batch", str(getattr(options, "seed_batch", 10000)), *map(str, arguments)],
+        [sys.executable, os.path.join(HERE, "script.py"), arena.cluster.dsn(), arena.store.root,
+         "--cookie", getattr(options, "script_cookie", "blob"),
+         "--batch", str(getattr(options, "script_batch", 10000)), *map(str, arguments)],
         check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 
 
-def run_seed(arena):
-    if getattr(arena.options, "seed", "whole") == "sampled":
-        return run_seed_sampled(arena)
-    return seed(arena)
+def run_script(arena):
+    if getattr(arena.options, "script", "whole") == "sampled":
+        return run_script_sampled(arena)
+    return script(arena)
 
 
-def run_seed_sampled(arena):
+def run_script_sampled(arena):
     """Some batches at the start, in the middle and at the end; what is between, the floor fills.
     A batch between two of these is taken to cost what lies on the line between them."""
-    batches = arena.options.seed_batches
+    batches = arena.options.script_batches
     stages, filled, blobs = [], 0, len(arena.store.blobids)
-    sample = batches * arena.options.seed_batch
+    sample = batches * arena.options.script_batch
     for upto, limit in ((0, batches), ((blobs - sample) // 2, batches), (blobs - sample, None)):
         filled += fill_blobs(arena, upto - filled)
-        done = seed(arena, *(["--batches", limit] if limit else []))
+        done = script(arena, *(["--batches", limit] if limit else []))
         if not done["blobs"]:
-            raise SystemExit("error: too few blobs for the samples of the seed")
+            raise SystemExit("error: too few blobs for the samples of the script")
         stages.append({"blobs": done["blobs"], "rows": done["rows"], "seconds": done["seconds"],
                        "select": done["select"], "detect": done["detect"],
                        "update": done["update"]})
@@ -160,7 +160,7 @@ def run_seed_sampled(arena):
     pending = arena.cluster.value(
         "SELECT count(*) FROM inode WHERE blobid IS NOT NULL AND mime_type IS NULL")
     if pending or filled != blobs:
-        raise SystemExit(f"error: the sampled seed filled {filled} of {blobs} blobs, "
+        raise SystemExit(f"error: the sampled script filled {filled} of {blobs} blobs, "
                          f"{pending} rows are pending")
     start, middle, end = (stage["seconds"] / stage["blobs"] for stage in stages)
     per_blob = (start + 2 * middle + end) / 4

@@ -14,7 +14,7 @@ import cluster as clusters
 DOCS = os.path.join(clusters.REPOSITORY, "docs")
 PAGE = os.path.join(DOCS, "performance.md")
 
-COLOURS = {"ours": "#1f6feb", "worker": "#1f6feb", "floor": "#8b949e", "seed": "#d1242f",
+COLOURS = {"ours": "#1f6feb", "worker": "#1f6feb", "floor": "#8b949e", "script": "#d1242f",
            "other": "#bf8700"}
 
 

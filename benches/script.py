@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The method that the extension replaces, written anew from its description, to measure beside.
 
-    seed.py DSN ROOT [--processes N] [--batch N] [--head BYTES] [--cookie blob|process] [--batches N]
+    script.py DSN ROOT [--processes N] [--batch N] [--head BYTES] [--cookie blob|process] [--batches N]
 
 A script outside the database: select a batch of distinct pending blobids through the partitioned
 table, give the files' first 2 KiB to libmagic in a pool of processes, write the batch back with one

@@ -12,8 +12,8 @@ import data
 import report
 
 ROUNDS = 3
-ALL = ("seed", "file", "libmagic", "floor", "ours-1", "ours-2", "ours-4")
-MANY = ("seed", "floor", "ours-2")
+ALL = ("script", "file", "libmagic", "floor", "ours-1", "ours-2", "ours-4")
+MANY = ("script", "floor", "ours-2")
 SAMPLED_FROM = 200000
 SECTIONS = ("contest", "contest-many")
 
@@ -30,12 +30,12 @@ def arguments(parser):
                         help="only blobs made of files of such a type: 'text/*'")
     parser.add_argument("--contestants", metavar="NAME,...",
                         help=f"of {', '.join(ALL)}; ours-N is with N workers")
-    parser.add_argument("--seed", choices=["whole", "sampled"],
+    parser.add_argument("--script", choices=["whole", "sampled"],
                         help="whether all of its batches are run")
-    parser.add_argument("--seed-rounds", type=int, help="rounds with it; default: all, sampled: 1")
-    parser.add_argument("--seed-batch", type=int, default=10000, help="blobs of one of its batches")
-    parser.add_argument("--seed-batches", type=int, default=2, help="batches of each sample")
-    parser.add_argument("--seed-cookie", choices=["blob", "process"], default="blob",
+    parser.add_argument("--script-rounds", type=int, help="rounds with it; default: all, sampled: 1")
+    parser.add_argument("--script-batch", type=int, default=10000, help="blobs of one of its batches")
+    parser.add_argument("--script-batches", type=int, default=2, help="batches of each sample")
+    parser.add_argument("--script-cookie", choices=["blob", "process"], default="blob",
                         help="whether the method before opens libmagic for every blob, as it did")
 
 
@@ -45,23 +45,23 @@ def section(options):
 
 def measure(bench, options):
     many = options.blobs >= SAMPLED_FROM
-    options.seed = options.seed or ("sampled" if many else "whole")
+    options.script = options.script or ("sampled" if many else "whole")
     names = options.contestants.split(",") if options.contestants else (MANY if many else ALL)
-    seed_rounds = options.seed_rounds or (1 if options.seed == "sampled" else options.rounds)
+    script_rounds = options.script_rounds or (1 if options.script == "sampled" else options.rounds)
     shape = data.Shape(options.blobs, options.leaves, options.rows_per_blob, options.filled,
                        options.skew, options.types)
     arena = bench.arena(shape, options)
     runs = {name: [] for name in names}
     for number in range(options.rounds):
         for name in list(names)[::1 if number % 2 == 0 else -1]:
-            if name == "seed" and number >= seed_rounds:
+            if name == "script" and number >= script_rounds:
                 continue
             result = arena.run(name)
             runs[name].append(result)
             bench.say(f"round {number + 1}, {name}: {result['seconds']:.1f} s, "
                       f"{options.blobs / result['seconds']:,.0f} blobs/s")
     return {"shape": str(shape), "blobs": options.blobs, "pending": arena.note["pending"],
-            "bytes": arena.store.bytes(), "seed": options.seed, "cookie": options.seed_cookie,
+            "bytes": arena.store.bytes(), "script": options.script, "cookie": options.script_cookie,
             "runs": runs}
 
 
@@ -70,10 +70,10 @@ def seconds(runs, name):
 
 
 def title(name, result):
-    if name == "seed":
-        sampled = ", sampled" if result["seed"] == "sampled" else ""
+    if name == "script":
+        sampled = ", sampled" if result["script"] == "sampled" else ""
         kept = ", libmagic opened once a process" if result["cookie"] == "process" else ""
-        return f"seed: the method before{sampled}{kept}"
+        return f"script: the method before{sampled}{kept}"
     if name.startswith("ours-"):
         count = int(name.split("-")[1])
         return f"ours, {count} worker" + ("s" if count > 1 else "")
@@ -86,8 +86,8 @@ def render(result):
     lines = [f"{result['shape']}; {result['bytes'] / 1e6:,.0f} MB of blobs; "
              f"rounds: {max(map(len, runs.values()))}.", ""]
     head = ["", "seconds", "blobs/s", "rows/s"]
-    compared = [name for name in ("seed", "floor", "libmagic") if name in runs]
-    head += [f"{name}'s time / its" if name == "seed" else f"its time / {name}'s"
+    compared = [name for name in ("script", "floor", "libmagic") if name in runs]
+    head += [f"{name}'s time / its" if name == "script" else f"its time / {name}'s"
              for name in compared]
     rows = []
     for name in runs:
@@ -96,7 +96,7 @@ def render(result):
         row = [title(name, result), report.spread(own), report.number(result["blobs"] / middle, 0),
                report.number(result["pending"] / middle, 0) if name != "libmagic" else ""]
         for other in compared:
-            pair = (seconds(runs, other), own) if other == "seed" else (own, seconds(runs, other))
+            pair = (seconds(runs, other), own) if other == "script" else (own, seconds(runs, other))
             row.append("" if other == name else report.ratios(*pair))
         rows.append(row)
     lines += report.table(head, rows)
@@ -131,7 +131,7 @@ def answers(result):
         last = result["runs"][name][-1]
         if "other_blobs" in last:
             lines.append(f"{name}: {last['other_blobs']:,} of {result['blobs']:,} blobs")
-        elif name in ("seed", "file") and "other_answers" in last:
+        elif name in ("script", "file") and "other_answers" in last:
             lines.append(f"{name}: {last['other_answers']:,} of {result['pending']:,} rows")
     return ["", "Answers other than ours: " + "; ".join(lines) + "."] if lines else []
 

@@ -32,7 +32,7 @@ KEYS = """
     SELECT row_number() OVER () AS n, medium_hash, ino FROM
         (SELECT medium_hash, ino FROM inode ORDER BY hashint8(ino), ino LIMIT 10000) chosen"""
 
-ALL = ("alone", "ours-1", "ours-2", "ours-2-delay", "floor", "seed")
+ALL = ("alone", "ours-1", "ours-2", "ours-2-delay", "floor", "script")
 DELAY = "SET ntt_mime.batch_delay = '100ms'"
 
 
@@ -171,7 +171,7 @@ def check(cluster, name):
     wrong = cluster.value("""
         SELECT count(*) FROM inode i LEFT JOIN demo.answer a USING (blobid)
         WHERE i.blobid IS NOT NULL AND i.mime_type IS """ + (
-            "NULL" if name == "seed" else "DISTINCT FROM a.mime_type"))
+            "NULL" if name == "script" else "DISTINCT FROM a.mime_type"))
     if wrong > (100 if name == "floor" else 0):
         raise SystemExit(f"error: {name} left {wrong} rows without the answer")
 

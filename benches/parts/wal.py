@@ -47,7 +47,7 @@ def arguments(parser):
     parser.add_argument("--blobs", type=int, default=20000)
     parser.add_argument("--leaves", type=int, default=841)
     parser.add_argument("--contestants", default="floor,ours-2", metavar="NAME,...",
-                        help="floor, ours-N, seed")
+                        help="floor, ours-N, script")
     parser.add_argument("--conditions", default=",".join(CONDITIONS), metavar="NAME,...")
     parser.add_argument("--max-wal-size", default="64MB")
 
