@@ -6,7 +6,7 @@
 -- an interruption, it gives what is left to do. (The setting is read in the default of the argument: there the caller's
 -- search_path is in force.)
 CREATE FUNCTION ntt_mime_suggest_index(
-    target regclass DEFAULT pg_catalog.to_regclass(coalesce(pg_catalog.current_setting('ntt_mime.target', true), 'inode')))
+    target regclass DEFAULT coalesce(pg_catalog.current_setting('ntt_mime.target', true), 'inode')::pg_catalog.regclass)
     RETURNS SETOF text
     LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
     SET search_path = pg_catalog, pg_temp

@@ -8,8 +8,9 @@ BEGIN
     IF owner IS NULL THEN
         CREATE SCHEMA ntt_mime;
     ELSIF owner <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
-        RAISE EXCEPTION 'schema "ntt_mime" exists already and belongs to another role'
-            USING ERRCODE = 'duplicate_schema';
+        RAISE EXCEPTION 'schema "ntt_mime" already exists and belongs to another role'
+            USING ERRCODE = 'duplicate_schema',
+                  HINT = 'Drop or rename it, or create the extension as its owner.';
     END IF;
 END
 $$;
@@ -80,7 +81,7 @@ COMMENT ON COLUMN ntt_mime.run.update_ms IS 'time of all workers spent in UPDATE
 COMMENT ON COLUMN ntt_mime.run.commit_ms IS 'time of all workers spent in COMMIT of updates, in milliseconds';
 COMMENT ON COLUMN ntt_mime.run.libmagic IS 'release of libmagic that detected';
 COMMENT ON COLUMN ntt_mime.run.mime_counts IS 'distinct blobs by MIME type, as detected in this run';
-COMMENT ON COLUMN ntt_mime.run.error IS 'SQLSTATE and message of the error that ended the run';
+COMMENT ON COLUMN ntt_mime.run.error IS 'SQLSTATE and message of the error that ended the run, or why it counts as interrupted';
 COMMENT ON SEQUENCE ntt_mime.run_run_id_seq IS 'numbers of runs';
 COMMENT ON INDEX ntt_mime.run_pkey IS 'runs by number';
 COMMENT ON CONSTRAINT run_pkey ON ntt_mime.run IS 'a run has one row';
@@ -203,7 +204,7 @@ SELECT r.target,
  WHERE (r.options OPERATOR(pg_catalog.->>) 'dry_run'::text)::boolean IS NOT TRUE
  GROUP BY r.target, c.key;
 
-COMMENT ON VIEW ntt_mime.mime_summary IS 'blobs by MIME type, as the runs on record counted them; it reads ntt_mime.run only';
+COMMENT ON VIEW ntt_mime.mime_summary IS 'blobs by MIME type, as the runs in ntt_mime.run counted them; of older runs, which ntt_mime.run_history removes, it knows nothing';
 COMMENT ON COLUMN ntt_mime.mime_summary.target IS 'table whose mime_type was filled';
 COMMENT ON COLUMN ntt_mime.mime_summary.mime_type IS 'MIME type';
 COMMENT ON COLUMN ntt_mime.mime_summary.blobs IS 'blobs that runs detected as such; one that two runs have met counts twice';

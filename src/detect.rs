@@ -15,10 +15,11 @@ use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::note::{self, Keeper, Note};
 use ntt_mime_core::store::{Blob, Store};
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, function_name, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_sys};
 
 use crate::backfill::history;
-use crate::errors::Error;
+use crate::errors::{Error, sentence};
+use crate::pg::encoding::readable;
 use crate::pg::notes;
 use crate::settings;
 
@@ -117,8 +118,8 @@ pub fn complain(complaints: &[String]) {
     ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, function_name!())
         .set_detail(complaints.join("\n"))
         .set_hint(
-            "Check that packages libmagic1 and libmagic-mgc are of one release, and what the \
-             environment variable MAGIC of the server names.",
+            "Check that libmagic and its magic database are of the same release, and what the environment \
+             variable MAGIC of the server names.",
         )
         .report(PgLogLevel::WARNING);
 }
@@ -253,13 +254,21 @@ fn warn(id: &BlobId, failure: &Failure) {
         FailureReason::Quarantined => "is in quarantine",
         _ => "could not be judged",
     };
-    ereport!(
-        PgLogLevel::WARNING,
-        code,
-        format!("blob {id} {what}"),
-        format!(
-            "{}; further ones of this statement are not reported.",
-            failure.detail
-        )
+    let hint = match reason {
+        FailureReason::Missing | FailureReason::Unreadable => {
+            "Check ntt_mime.blob_root, and that the account of the server can read the store."
+        }
+        FailureReason::Quarantined => {
+            "To have it looked at again, delete its row from ntt_mime.failure."
+        }
+        _ => "Function ntt_inspect_blob tells more.",
+    };
+    let detail = format!(
+        "{} Further warnings of this kind are suppressed in this statement.",
+        sentence(&failure.detail)
     );
+    ErrorReport::new(code, format!("blob \"{id}\" {what}"), function_name!())
+        .set_detail(readable(detail))
+        .set_hint(hint)
+        .report(PgLogLevel::WARNING);
 }

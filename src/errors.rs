@@ -20,6 +20,8 @@ pub enum Error {
     Detection { detail: String },
     /// A CALL where its commits aren't possible.
     TransactionBlock,
+    /// An argument that can't be null.
+    NullArgument { name: &'static str },
     /// An argument out of its range.
     Argument {
         name: &'static str,
@@ -28,8 +30,16 @@ pub enum Error {
     },
     /// On a standby.
     Recovery,
+    /// Neither the argument nor the setting names a target.
+    NoTarget,
     /// No table of that name.
     NoSuchTarget { name: String },
+    /// No table of that oid, which was the argument.
+    NoSuchTargetOid { oid: u32 },
+    /// A temporary table, which workers can't see.
+    TemporaryTarget { name: String },
+    /// A table of which no ranges can be scanned.
+    AccessMethod { name: String },
     /// A target that is no table.
     WrongKind { name: String, kind: &'static str },
     /// A target without one of its columns.
@@ -52,11 +62,13 @@ pub enum Error {
     /// The store was there when the run began.
     StoreGone { detail: String },
     /// A process can't leave word of the blob at hand.
-    Note { detail: String, disk_full: bool },
-    /// The thread that looks at blobs can't be made, or has ended.
-    Examiner { detail: String },
+    Note { error: String, disk_full: bool },
+    /// The thread that looks at blobs can't be made.
+    Examiner { error: String },
+    /// The thread that looks at blobs has ended.
+    ExaminerEnded,
     /// A run's memory of its blobs can't be made or found.
-    RunCache { detail: String, full: bool },
+    RunCache { error: String, full: bool },
     /// Another run has the target.
     AlreadyRunning {
         target: String,
@@ -71,6 +83,9 @@ pub enum Error {
     NotOwner { run_id: i64 },
 }
 
+/// What a run that ends early leaves.
+const KEPT: &str = "Batches that were committed before are kept.";
+
 impl Error {
     /// Raises the error.
     pub fn raise(self) -> ! {
@@ -84,7 +99,7 @@ impl Error {
         use std::io::ErrorKind::{OutOfMemory, StorageFull};
         Error::RunCache {
             full: matches!(error.kind(), OutOfMemory | StorageFull),
-            detail: sentence(&error),
+            error: in_words(&error),
         }
     }
 }
@@ -117,7 +132,7 @@ impl From<Error> for ErrorReport {
             report = report.set_detail(readable(detail));
         }
         match words.hint {
-            Some(hint) => report.set_hint(hint),
+            Some(hint) => report.set_hint(readable(hint)),
             None => report,
         }
     }
@@ -126,9 +141,9 @@ impl From<Error> for ErrorReport {
 impl From<Error> for PgError {
     fn from(error: Error) -> PgError {
         let words = Report::from(error);
-        let mut error = PgError::new(words.code, words.message);
-        error.detail = words.detail;
-        error.hint = words.hint;
+        let mut error = PgError::new(words.code, readable(words.message));
+        error.detail = words.detail.map(readable);
+        error.hint = words.hint.map(readable);
         error
     }
 }
@@ -150,23 +165,27 @@ impl From<Error> for Report {
             .set_detail(detail),
             Error::Detector { detail } => report(
                 C::ERRCODE_CONFIG_FILE_ERROR,
-                "could not open the magic database".to_owned(),
+                "could not initialize libmagic".to_owned(),
             )
-            .set_detail(detail)
+            .set_detail(format!("What libmagic says is: {detail}."))
             .set_hint(
-                "Install libmagic's database (package libmagic-mgc), or mend what the environment \
-                 variable MAGIC of the server names.",
+                "Install libmagic's database (on Debian, package libmagic-mgc), or correct the environment \
+                 variable MAGIC of the server.",
             ),
             Error::Detection { detail } => report(
                 C::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
                 "could not detect the MIME type".to_owned(),
             )
-            .set_detail(detail),
+            .set_detail(sentence(&detail)),
             Error::TransactionBlock => report(
                 C::ERRCODE_INVALID_TRANSACTION_TERMINATION,
                 "ntt_backfill_mime cannot run inside a transaction block, a function or a DO block".to_owned(),
             )
             .set_hint("It commits batch by batch: CALL it by itself, with autocommit on."),
+            Error::NullArgument { name } => report(
+                C::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("argument \"{name}\" must not be null"),
+            ),
             Error::Argument { name, value, range } => report(
                 C::ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("invalid value for argument \"{name}\": {value}"),
@@ -174,14 +193,35 @@ impl From<Error> for Report {
             .set_detail(format!("It must be {range}.")),
             Error::Recovery => report(
                 C::ERRCODE_READ_ONLY_SQL_TRANSACTION,
-                "cannot run ntt_backfill_mime during recovery".to_owned(),
+                "cannot execute ntt_backfill_mime during recovery".to_owned(),
             )
             .set_hint("Run it on the primary; ntt_detect_mime works on a standby too."),
+            Error::NoTarget => report(
+                C::ERRCODE_UNDEFINED_TABLE,
+                "no target table is named".to_owned(),
+            )
+            .set_hint("Give the argument target, or set ntt_mime.target."),
             Error::NoSuchTarget { name } => report(
                 C::ERRCODE_UNDEFINED_TABLE,
                 format!("relation \"{name}\" does not exist"),
             )
-            .set_hint("Give the argument target, or set ntt_mime.target."),
+            .set_hint(
+                "Give the argument target, or set ntt_mime.target; name the schema, too, if it is not in search_path.",
+            ),
+            Error::NoSuchTargetOid { oid } => report(
+                C::ERRCODE_UNDEFINED_TABLE,
+                format!("relation with OID {oid} does not exist"),
+            ),
+            Error::TemporaryTarget { name } => report(
+                C::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("cannot fill temporary table \"{name}\""),
+            )
+            .set_detail("Background workers cannot access temporary tables of other sessions."),
+            Error::AccessMethod { name } => report(
+                C::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot fill table \"{name}\""),
+            )
+            .set_detail("Its access method cannot scan ranges of rows."),
             Error::WrongKind { name, kind } => report(
                 C::ERRCODE_WRONG_OBJECT_TYPE,
                 format!("\"{name}\" is not a table"),
@@ -193,28 +233,28 @@ impl From<Error> for Report {
                 C::ERRCODE_UNDEFINED_COLUMN,
                 format!("column \"{column}\" of relation \"{target}\" does not exist"),
             )
-            .set_detail("The target has a column blobid and a column mime_type."),
+            .set_detail("The target must have the columns \"blobid\" and \"mime_type\"."),
             Error::WrongType {
                 target,
                 column,
                 found,
             } => report(
                 C::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("column \"{column}\" of relation \"{target}\" is of type {found}"),
+                format!("column \"{column}\" of relation \"{target}\" must be of type text or character varying"),
             )
-            .set_detail("It must be of type text or character varying."),
+            .set_detail(format!("It is of type {found}.")),
             Error::NoPrivilege { target, role } => report(
                 C::ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("permission denied for table {target}"),
             )
             .set_detail(format!(
-                "Role \"{role}\" has no UPDATE privilege on its column mime_type."
+                "Role \"{role}\" has no UPDATE privilege on its column \"mime_type\"."
             )),
             Error::RowSecurity { target, role } => report(
                 C::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("row-level security of the partitioned table \"{target}\" applies to role \"{role}\""),
+                format!("cannot fill partitioned table \"{target}\" as role \"{role}\" because its row-level security applies"),
             )
-            .set_detail("A run works on the leaf partitions, where these policies don't apply.")
+            .set_detail("A run works on the leaf partitions, where these policies do not apply.")
             .set_hint("Run it as the table's owner or as a role with BYPASSRLS."),
             Error::BlobRoot { detail } => report(
                 C::ERRCODE_UNDEFINED_FILE,
@@ -224,52 +264,57 @@ impl From<Error> for Report {
             .set_hint("Mount the store, or set ntt_mime.blob_root."),
             Error::StoreGone { detail } => report(
                 C::ERRCODE_UNDEFINED_FILE,
-                "the blob store is no longer there".to_owned(),
+                "blob store is no longer accessible".to_owned(),
             )
-            .set_detail(detail)
-            .set_hint(
-                "Mount the store again. Batches that were committed before stay, and no blob was \
-                 recorded as missing for it.",
-            ),
-            Error::Note { detail, disk_full } => report(
+            .set_detail(format!(
+                "{detail} {KEPT} No blob is recorded as missing for it."
+            ))
+            .set_hint("Mount the store again, then run the backfill again."),
+            Error::Note { error, disk_full } => report(
                 match disk_full {
                     true => C::ERRCODE_DISK_FULL,
                     false => C::ERRCODE_IO_ERROR,
                 },
-                "could not note which blob is being looked at".to_owned(),
+                format!("could not access notes in directory \"{}\": {error}", ntt_mime_core::note::FOLDER),
             )
-            .set_detail(detail)
-            .set_hint(format!(
-                "The notes lie in the folder \"{}\" of the data directory.",
-                ntt_mime_core::note::FOLDER
-            )),
-            Error::Examiner { detail } => report(
+            .set_detail(
+                "In it, below the data directory, processes note which blob they are looking at, in case it crashes them.",
+            ),
+            Error::Examiner { error } => report(
                 C::ERRCODE_SYSTEM_ERROR,
-                "could not run the thread that looks at blobs".to_owned(),
+                format!("could not start detection thread: {error}"),
+            ),
+            Error::ExaminerEnded => report(
+                C::ERRCODE_SYSTEM_ERROR,
+                "detection thread ended unexpectedly".to_owned(),
             )
-            .set_detail(detail),
-            Error::RunCache { detail, full } => report(
+            .set_hint("See the server log for details."),
+            Error::RunCache { error, full } => report(
                 match full {
                     true => C::ERRCODE_OUT_OF_MEMORY,
                     false => C::ERRCODE_SYSTEM_ERROR,
                 },
-                "could not share memory for the blobs that a run knows".to_owned(),
+                format!("could not allocate shared memory for the run: {error}"),
             )
-            .set_detail(detail)
-            .set_hint("Its size is ntt_mime.cache_size."),
+            .set_hint("You might need to reduce ntt_mime.cache_size."),
             Error::AlreadyRunning {
                 target,
                 pid,
                 run_id,
             } => {
-                let known = |value: Option<String>| value.unwrap_or_else(|| "unknown".to_owned());
+                let known = [
+                    pid.map(|pid| format!("pid {pid}")),
+                    // Not committed yet in the first moments of a run.
+                    run_id.map(|run_id| format!("run_id {run_id}")),
+                ];
+                let known: Vec<String> = known.into_iter().flatten().collect();
+                let known = match known.is_empty() {
+                    true => String::new(),
+                    false => format!(" ({})", known.join(", ")),
+                };
                 report(
                     C::ERRCODE_OBJECT_IN_USE,
-                    format!(
-                        "a backfill of \"{target}\" is already running (pid {}, run_id {})",
-                        known(pid.map(|pid| pid.to_string())),
-                        known(run_id.map(|run_id| run_id.to_string())),
-                    ),
+                    format!("a backfill of \"{target}\" is already running{known}"),
                 )
                 .set_hint("See ntt_mime.progress; ntt_cancel_backfill(run_id) stops a run.")
             }
@@ -278,20 +323,22 @@ impl From<Error> for Report {
                 "could not start any background worker".to_owned(),
             )
             .set_hint(
-                "Raise max_worker_processes, or wait until others have ended their background \
-                 workers; the server log tells if workers failed to start.",
+                "You might need to increase max_worker_processes, or to wait until other background workers have \
+                 ended. The server log tells if workers could not connect.",
             ),
             Error::WorkerTerminated => report(
                 C::ERRCODE_ADMIN_SHUTDOWN,
                 "a background worker of the backfill was terminated".to_owned(),
             )
-            .set_detail("Batches that were committed before stay.")
-            .set_hint("Run it again: it goes on where this run was."),
+            .set_detail(KEPT)
+            .set_hint("Run the backfill again; it continues where this run ended."),
             Error::NotOwner { run_id } => report(
                 C::ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("must be owner of run {run_id}"),
             )
-            .set_detail("A run is cancelled by the role that started it or by a superuser."),
+            .set_detail(
+                "Only superusers and roles with the privileges of the role that started the run can cancel it.",
+            ),
         }
     }
 }
@@ -301,7 +348,7 @@ impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Error {
         Error::Note {
             disk_full: error.kind() == std::io::ErrorKind::StorageFull,
-            detail: sentence(&error),
+            error: in_words(&error),
         }
     }
 }
@@ -313,10 +360,15 @@ impl From<StartError> for Error {
                 detail: error.to_string(),
             },
             StartError::System(error) => Error::Examiner {
-                detail: sentence(&error),
+                error: in_words(&error),
             },
         }
     }
+}
+
+/// What PostgreSQL's %m says.
+fn in_words(error: &std::io::Error) -> String {
+    ntt_mime_core::store::in_words(error)
 }
 
 /// What is said in the style of a message, as a sentence.
@@ -324,11 +376,42 @@ pub fn sentence(words: &impl std::fmt::Display) -> String {
     let words = words.to_string();
     let mut characters = words.chars();
     match characters.next() {
+        // A name stays as it is.
+        Some(_) if words.starts_with("libmagic") => format!("{words}."),
         Some(first) => first
             .to_uppercase()
             .chain(characters)
             .chain(['.'])
             .collect(),
         None => String::new(),
+    }
+}
+
+/// So many of something: "1 blob", "2 blobs". A noun in -f, such as leaf, becomes one in -ves.
+pub fn counted(count: impl Into<u64>, noun: &str) -> String {
+    match (count.into(), noun.strip_suffix('f')) {
+        (1, _) => format!("1 {noun}"),
+        (count, Some(stem)) => format!("{count} {stem}ves"),
+        (count, None) => format!("{count} {noun}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{counted, sentence};
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(counted(0u64, "blob"), "0 blobs");
+        assert_eq!(counted(1u64, "leaf"), "1 leaf");
+        assert_eq!(counted(2u64, "leaf"), "2 leaves");
+        assert_eq!(counted(2u64, "background worker"), "2 background workers");
+    }
+
+    #[test]
+    fn a_sentence_begins_with_a_capital_unless_a_name_comes_first() {
+        assert_eq!(sentence(&"no file \"a\""), "No file \"a\".");
+        assert_eq!(sentence(&"libmagic gave no type"), "libmagic gave no type.");
+        assert_eq!(sentence(&""), "");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ntt_mime_core::blob_id::BlobId;
+use ntt_mime_core::blob_id::{BlobId, InvalidBlobId};
 use ntt_mime_core::cache::Outcome;
 use ntt_mime_core::dictionary::{Dictionary, MimeId};
 use sha2::{Digest, Sha256};
@@ -14,7 +14,18 @@ use super::leaf::Tid;
 #[derive(PartialEq, Eq, Hash, Clone)]
 pub enum Key {
     Blob(BlobId),
-    Invalid(String),
+    Invalid(Box<Invalid>),
+}
+
+/// A text that is no blobid, as it is needed: it may be long, and there may be many.
+#[derive(PartialEq, Eq, Hash, Clone)]
+pub struct Invalid {
+    /// Stands for it in the run cache, where it has an entry, too, so that it is recorded once a run.
+    entry: BlobId,
+    /// As it is recorded.
+    recorded: String,
+    /// What is wrong with it.
+    pub error: InvalidBlobId,
 }
 
 /// What came of a blob.
@@ -49,7 +60,7 @@ impl Chunk {
     pub fn push(&mut self, tid: Tid, blobid: &str) {
         let key = match BlobId::parse(blobid) {
             Ok(id) => Key::Blob(id),
-            Err(_) => Key::Invalid(blobid.to_owned()),
+            Err(error) => Key::Invalid(Box::new(Invalid::new(blobid, error))),
         };
         let wanted = &mut self.wanted;
         let at = *self.by_key.entry(key).or_insert_with_key(|key| {
@@ -85,17 +96,11 @@ impl Chunk {
 }
 
 impl Key {
-    /// What stands for it in the run cache. A text that isn't a blobid has an entry, too, so that it is recorded
-    /// once a run.
+    /// What stands for it in the run cache.
     pub fn in_cache(&self) -> BlobId {
         match self {
             Key::Blob(id) => *id,
-            Key::Invalid(text) => {
-                let mut hash = Sha256::new();
-                hash.update(b"not a blobid\0");
-                hash.update(text.as_bytes());
-                BlobId::from_bytes(hash.finalize().into())
-            }
+            Key::Invalid(invalid) => invalid.entry,
         }
     }
 
@@ -111,7 +116,20 @@ impl Key {
     pub fn text(&self) -> String {
         match self {
             Key::Blob(id) => id.to_string(),
-            Key::Invalid(text) => history::failure_key(text),
+            Key::Invalid(invalid) => invalid.recorded.clone(),
+        }
+    }
+}
+
+impl Invalid {
+    fn new(text: &str, error: InvalidBlobId) -> Invalid {
+        let mut hash = Sha256::new();
+        hash.update(b"not a blobid\0");
+        hash.update(text.as_bytes());
+        Invalid {
+            entry: BlobId::from_bytes(hash.finalize().into()),
+            recorded: history::failure_key(text),
+            error,
         }
     }
 }
@@ -127,6 +145,8 @@ impl From<Outcome> for Found {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -139,7 +159,7 @@ mod tests {
         }
         assert_eq!((chunk.rows, chunk.wanted.len()), (5, 3));
         assert_eq!(chunk.wanted.iter().map(|w| w.rows).sum::<u64>(), 5);
-        let entry = |text: &str| Key::Invalid(text.to_owned()).in_cache();
-        assert_ne!(entry("nonsense"), entry("NONSENSE"));
+        let entries: HashSet<BlobId> = chunk.wanted.iter().map(|w| w.key.in_cache()).collect();
+        assert_eq!(entries.len(), 3);
     }
 }

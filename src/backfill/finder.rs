@@ -7,7 +7,7 @@
 //! Between [`Finder::begin`] and [`Finder::finish`] its owner may do something else, such as updating the rows of
 //! the chunk before: the examiner needs nobody for its work. One chunk at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use ntt_mime_core::detector::Detection;
 use ntt_mime_core::examiner::{Examined, Examiner, OVERDUE, Trouble};
 use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::memory::Mapping;
-use ntt_mime_core::note::Note;
+use ntt_mime_core::note::{self, Note};
 use ntt_mime_core::store::Store;
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
 
@@ -28,7 +28,7 @@ use super::shared::{Counters, Shared, Stop, add, add_time};
 use crate::errors::{Error, sentence};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::PgError;
-use crate::pg::{descriptors, tx};
+use crate::pg::{descriptors, notes, tx};
 
 /// How long a worker waits for its examiner before it takes what there is and looks after it.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
@@ -46,6 +46,8 @@ pub struct Finder<'a> {
     /// Blobs that it may read ahead.
     read_ahead: usize,
     note: Arc<Note>,
+    /// Blobs at which a worker was killed.
+    suspects: HashSet<BlobId>,
     /// What the examiner is at.
     search: Option<Search>,
     /// Of the chunk at hand.
@@ -128,6 +130,7 @@ impl<'a> Finder<'a> {
             examiner,
             read_ahead,
             note,
+            suspects: note::suspects(&notes::folder(), notes::database()),
             search: None,
             times: Times::default(),
             processors_to_spare: 2 * job.options.workers as usize <= processors,
@@ -290,8 +293,7 @@ impl<'a> Finder<'a> {
                     break;
                 }
                 if dead && done < todo.len() {
-                    let detail = "It has ended; the server log may tell why.".to_owned();
-                    return Err(Error::Examiner { detail }.into());
+                    return Err(Error::ExaminerEnded.into());
                 }
             }
             todo.drain(..done);
@@ -335,11 +337,11 @@ impl<'a> Finder<'a> {
 
     /// Is there a blob to look at? A text that is no blobid is a failure without that.
     fn is_blob(&self, wanted: &mut Wanted, slot: Option<SlotIndex>, records: &mut Records) -> bool {
-        let Key::Invalid(text) = &wanted.key else {
+        let Key::Invalid(invalid) = &wanted.key else {
             return true;
         };
-        let error = BlobId::parse(text).expect_err("a valid one has the other kind of key");
-        self.fail(wanted, slot, error.into(), records);
+        let failure = invalid.error.clone().into();
+        self.fail(wanted, slot, failure, records);
         false
     }
 
@@ -358,6 +360,7 @@ impl<'a> Finder<'a> {
             .and_then(|detection| self.fitting(detection))
         {
             Ok(mime_type) => {
+                self.acquit(&wanted.key);
                 records.note_detected(&wanted.key);
                 match self.shared.dictionary().intern(&mime_type) {
                     Some(id) => self.conclude(wanted, slot, Outcome::Mime(id)),
@@ -422,19 +425,23 @@ impl<'a> Finder<'a> {
             blobid: wanted.key.text(),
             reason: FailureReason::Quarantined,
             detail: format!(
-                "libmagic came to no end within {} s of processor time",
+                "libmagic did not finish within {} s of processor time",
                 OVERDUE.as_secs()
             ),
         };
-        let warning = format!("blob {} has been put into quarantine", failure.blobid);
+        let dry_run = self.job.options.dry_run;
+        let action = match dry_run {
+            true => "would be put",
+            false => "has been put",
+        };
         ereport!(
             PgLogLevel::WARNING,
             PgSqlErrorCode::ERRCODE_WARNING,
-            warning,
-            failure.detail.clone()
+            format!("blob \"{}\" {action} into quarantine", failure.blobid),
+            sentence(&failure.detail)
         );
         // At once, not with the other failures of the chunk: it has cost enough to find out.
-        if !self.job.options.dry_run {
+        if !dry_run {
             let run_id = self.job.run_id;
             tx::transaction(|| history::record_failures(run_id, vec![failure], Vec::new()))?;
             self.shared.note_quarantine();
@@ -443,6 +450,16 @@ impl<'a> Finder<'a> {
         self.examiner = start_examiner(self.job, self.read_ahead, &self.note)?;
         self.worn = true;
         Ok(())
+    }
+
+    /// A suspect blob has been judged, and this process lives.
+    fn acquit(&mut self, key: &Key) {
+        let Some(id) = key.id().filter(|_| !self.suspects.is_empty()) else {
+            return;
+        };
+        if self.suspects.remove(&id) {
+            note::acquit(&notes::folder(), notes::database(), &id);
+        }
     }
 
     fn conclude(&self, wanted: &mut Wanted, slot: Option<SlotIndex>, outcome: Outcome) {

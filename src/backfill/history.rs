@@ -5,6 +5,7 @@
 //! of them can't deadlock. Everything here runs inside a (sub)transaction with a snapshot.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::CStr;
 
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::failure::FailureReason;
@@ -13,9 +14,9 @@ use pgrx::{Spi, pg_sys};
 use serde::Serialize;
 
 use super::options::Options;
-use crate::pg::encoding::readable;
+use crate::pg::encoding::{readable, readable_json};
 use crate::pg::identity::as_owner;
-use crate::pg::lock;
+use crate::pg::{lock, plan};
 
 /// Longest blobid that is recorded as it is: a longer one can't be a key of a B-tree index.
 const MAX_KEY: usize = 256;
@@ -40,7 +41,7 @@ DELETE FROM ntt_mime.run
 
 const INSERT_RUN: &str = "
 INSERT INTO ntt_mime.run (target, status, pid, role_name, options, workers, libmagic)
-VALUES ($1, 'running', $2, $3, $4::pg_catalog.jsonb, $5, $6) RETURNING run_id";
+VALUES ($1, 'running', $2, pg_catalog.convert_from($3, 'UTF8'), $4::pg_catalog.jsonb, $5, $6) RETURNING run_id";
 
 const UPDATE_RUN: &str = "
 UPDATE ntt_mime.run r
@@ -72,12 +73,13 @@ SELECT blobid, reason,
   FROM ntt_mime.failure WHERE blobid = ANY ($1)";
 
 /// Served by an index of its own, since it is asked by each statement that detects.
-const QUARANTINED: &str = "
+const QUARANTINED: &CStr = c"
 SELECT blobid, detail FROM ntt_mime.failure WHERE reason = 'quarantined'";
 
+/// A blob may be told of twice, as when two processes crashed at it.
 const RECORD_FAILURES: &str = "
 INSERT INTO ntt_mime.failure AS f (blobid, reason, detail, first_run_id, last_run_id)
-SELECT n.blobid, n.reason, n.detail, $1, $1
+SELECT DISTINCT ON (n.blobid) n.blobid, n.reason, n.detail, $1, $1
   FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4))
        AS n(blobid, reason, detail)
  ORDER BY n.blobid
@@ -135,6 +137,11 @@ pub struct Additions {
     pub idle_ms: f64,
 }
 
+/// As JSON, of characters that any database has.
+fn json(data: &impl Serialize) -> String {
+    readable_json(serde_json::to_string(data).expect("plain data"))
+}
+
 fn run_sql(sql: &str, arguments: &[DatumWithOid<'_>]) {
     Spi::connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))
         .unwrap_or_else(|error| pgrx::error!("could not write the run history: {error}"));
@@ -152,12 +159,13 @@ pub fn tidy_up() {
 
 /// Writes the row of a new run; returns its run_id.
 pub fn begin(target: &str, role: &str, options: &Options, libmagic: &str) -> i64 {
-    let text = readable(serde_json::to_string(options).expect("options are plain data"));
-    let (target, role) = (readable(target.to_owned()), readable(role.to_owned()));
+    let text = json(options);
+    let target = readable(target.to_owned());
     let arguments = [
         DatumWithOid::from(target.as_str()),
         DatumWithOid::from(crate::pg::latch::my_pid()),
-        DatumWithOid::from(role.as_str()),
+        // As it is, not as people read it: who may cancel a run is decided by it.
+        DatumWithOid::from(role.as_bytes()),
         DatumWithOid::from(text.as_str()),
         DatumWithOid::from(options.workers as i32),
         DatumWithOid::from(libmagic),
@@ -176,7 +184,7 @@ pub fn begin(target: &str, role: &str, options: &Options, libmagic: &str) -> i64
 
 /// Brings the row of a run up to date.
 pub fn update(run_id: i64, row: &RunRow) {
-    let text = readable(serde_json::to_string(row).expect("a row is plain data"));
+    let text = json(row);
     let arguments = [
         DatumWithOid::from(run_id),
         DatumWithOid::from(text.as_str()),
@@ -267,16 +275,7 @@ pub fn databases() -> Vec<u32> {
 /// The blobs in quarantine, each with its detail.
 pub fn quarantined() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    as_owner(|| {
-        Spi::connect(|client| -> pgrx::spi::Result<()> {
-            for row in client.select(QUARANTINED, None, &[])? {
-                let text = |column| row.get::<String>(column).map(Option::unwrap_or_default);
-                found.push((text(1)?, text(2)?));
-            }
-            Ok(())
-        })
-    })
-    .unwrap_or_else(|error| pgrx::error!("could not read ntt_mime.failure: {error}"));
+    as_owner(|| plan::each_two_texts(QUARANTINED, |blobid, detail| found.push((blobid, detail))));
     found
 }
 

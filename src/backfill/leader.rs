@@ -5,8 +5,8 @@
 //! its workers end: by the flag in shared memory, which they look at between two blobs, and by
 //! SIGTERM if they don't see it soon enough.
 //!
-//! Here is its life, from the checks to the last pass; [`crew`] has what it does with its workers, [`report`]
-//! what it tells.
+//! Here is its life, from the checks to the last pass; `crew` has what it does with its workers, `report` what it
+//! tells.
 
 mod crew;
 mod report;
@@ -18,15 +18,17 @@ use ntt_mime_core::failure::FailureReason;
 use ntt_mime_core::memory::Memory;
 use ntt_mime_core::note::{self, LeftBehind};
 use ntt_mime_core::store::{RootIdentity, Store};
-use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, pg_sys};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, function_name, pg_sys};
 
 use super::history::{self, NewFailure};
 use super::options::{Arguments, Job, Options};
 use super::shared::{self, Shared, WorkerState};
 use super::target::{self, ListedLeaf, Target};
-use crate::errors::{Error, sentence};
-use crate::pg::bgworker::{self, Handle, Status};
+use crate::errors::{Error, counted, sentence};
+use crate::pg::bgworker::{self, Handle};
 use crate::pg::dsm::Segment;
+use crate::pg::encoding::readable;
 use crate::pg::latch;
 use crate::pg::lock::{self, SessionLock};
 use crate::pg::tx::{self, PgError};
@@ -98,7 +100,7 @@ struct Leader {
     pass_started: Instant,
     last_record: Instant,
     last_notice: Instant,
-    warned_foreign: bool,
+    warned_of_others: bool,
 }
 
 /// What is known of a leaf.
@@ -130,7 +132,7 @@ impl Leader {
             pass_started: now,
             last_record: now,
             last_notice: now,
-            warned_foreign: false,
+            warned_of_others: false,
         }
     }
 
@@ -189,13 +191,7 @@ impl Leader {
             (run_id, history::any_failure())
         });
         if !left_behind.is_empty() {
-            ereport!(
-                PgLogLevel::WARNING,
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!("{} blobs have been put into quarantine", left_behind.len()),
-                "Processes crashed while they looked at them. They are passed over until their rows in \
-                 ntt_mime.failure are deleted."
-            );
+            warn_of_quarantined(left_behind);
         }
         self.run_id = run_id;
         let key = (run_id & 0xFFFF_FFFF) as u32;
@@ -206,14 +202,15 @@ impl Leader {
 
     fn list_leaves(&mut self) -> Vec<ListedLeaf> {
         let target = &self.target;
-        let (leaves, foreign) =
+        let (leaves, others) =
             tx::in_subtransaction(|| identity::as_owner(|| target::leaves(target)));
-        if foreign > 0 && !self.warned_foreign {
-            self.warned_foreign = true;
+        if others > 0 && !self.warned_of_others {
+            self.warned_of_others = true;
             ereport!(
                 PgLogLevel::WARNING,
                 PgSqlErrorCode::ERRCODE_WARNING,
-                format!("{foreign} foreign partitions are passed over")
+                format!("{} passed over", counted(others, "partition")),
+                "Foreign tables, and tables whose access method cannot scan ranges of rows, are not filled."
             );
         }
         leaves
@@ -270,7 +267,7 @@ impl Leader {
                 let slot = shared.worker(number);
                 match slot.state() {
                     WorkerState::Ready => slot.pass_seen() == generation,
-                    WorkerState::Starting => handle.status() == Status::Stopped,
+                    WorkerState::Starting => handle.has_stopped(),
                     WorkerState::Done | WorkerState::Failed | WorkerState::Retired => true,
                 }
             })
@@ -331,9 +328,6 @@ impl Leader {
         self.write(&row);
         let elapsed = self.started.elapsed();
         self.tell(&row, elapsed);
-        if status == "succeeded" && !limited {
-            note::clear_suspicions(&notes::folder(), notes::database());
-        }
         self.release();
         Summary {
             run_id: self.run_id,
@@ -364,7 +358,8 @@ impl Leader {
             let _ = (0..RECORD_ATTEMPTS).any(|_| tx::with_clean_up(record, |_| ()).is_ok());
             // PostgreSQL serves interrupts after each message, and another cancel must not end this.
             latch::without_cancel(|| {
-                pgrx::log!("ntt_mime run {} {status}: {text}", self.run_id);
+                let text = readable(text);
+                pgrx::log!("ntt_mime {} {} {status}: {text}", self.kind(), self.run_id);
             });
         }
         self.release();
@@ -385,6 +380,28 @@ fn quarantined(left: &LeftBehind) -> NewFailure {
         reason: FailureReason::Quarantined,
         detail: left.detail(),
     }
+}
+
+fn warn_of_quarantined(left_behind: &[LeftBehind]) {
+    const NAMED: usize = 3;
+    let named = left_behind.iter().take(NAMED);
+    let named: Vec<String> = named.map(|left| format!("\"{}\"", left.blob)).collect();
+    let others = match left_behind.len() > NAMED {
+        true => " and others",
+        false => "",
+    };
+    let count = counted(left_behind.len() as u64, "blob");
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!("{count} put into quarantine"),
+        function_name!(),
+    )
+    .set_detail(format!(
+        "Server processes died while they looked at {}{others}.",
+        named.join(", ")
+    ))
+    .set_hint("To have a blob looked at again, delete its row from ntt_mime.failure.")
+    .report(PgLogLevel::WARNING);
 }
 
 /// Sees to it that the workers end when this process does, in whatever way: a FATAL error, such as

@@ -64,7 +64,7 @@ impl From<tx::PgError> for Trouble {
     }
 }
 
-/// Where row security applies.
+/// Where row security applies, and where a blobid isn't stored but computed.
 fn scan_sql(leaf: &str) -> String {
     format!(
         "SELECT ctid, blobid FROM ONLY {leaf} \
@@ -248,9 +248,10 @@ impl<'a> Leaf<'a> {
         limit: u32,
         row: impl FnMut(Tid, &str),
     ) -> u32 {
-        if !self.job.row_security {
+        if !self.job.row_security && !scan::is_computed(locked, c"blobid") {
             return scan::pending(locked, (from, to), limit, row);
         }
+        scan::check_columns(locked);
         plan::with_spi(|| {
             let (oid, name) = (self.oid, &self.name);
             let plan = self.scan.get_or_insert_with(|| {
@@ -262,7 +263,8 @@ impl<'a> Leaf<'a> {
                 pg_sys::Datum::from(i64::from(limit)),
             ];
             let rows = plan.execute(arguments, true);
-            plan::each_tid_and_text(rows, row);
+            // SAFETY: what SCAN selects; the columns' types have been checked under the lock.
+            unsafe { plan::each_tid_and_text(rows, row) };
             rows as u32
         })
     }
@@ -278,6 +280,7 @@ impl<'a> Leaf<'a> {
             true => plan::BY_INDEX,
             false => plan::BY_COST,
         };
+        scan::check_columns(locked);
         plan::with_spi(|| {
             let sql = scan_few_sql(&self.name);
             let mut plan = LeafPlan::prepare(&sql, &SCAN_FEW_ARGUMENTS, self.oid, planner);
@@ -285,7 +288,8 @@ impl<'a> Leaf<'a> {
                 return None;
             }
             let rows = plan.execute(&mut [pg_sys::Datum::from(i64::from(limit))], true);
-            plan::each_tid_and_text(rows, row);
+            // SAFETY: as in `read`.
+            unsafe { plan::each_tid_and_text(rows, row) };
             Some(rows as u32)
         })
     }
@@ -362,7 +366,7 @@ impl<'a> Leaf<'a> {
             true => locked.is_leaf_of(target),
             false => self.oid == target,
         };
-        if !is_leaf || !locked.is_table() {
+        if !is_leaf || !locked.is_table() || !locked.has_tid_ranges() {
             return None;
         }
         let name = locked.qualified_name();

@@ -10,7 +10,7 @@ use crate::errors::Error;
 use crate::pg::bgworker::Session;
 use crate::settings;
 
-/// Largest batch: what the contract allows. A worker makes its batches smaller where one would take
+/// Largest batch. A worker makes its batches smaller where one would take
 /// longer than [`crate::backfill::worker::LONG_BATCH`].
 const MAX_BATCH_SIZE: i32 = 1_000_000;
 
@@ -48,10 +48,16 @@ pub struct Options {
 impl Options {
     /// Checks the arguments and adds the settings.
     pub fn new(arguments: &Arguments) -> Result<Options, Error> {
-        let batch_size = within("batch_size", arguments.batch_size, MAX_BATCH_SIZE)?;
+        let batch_size = not_null("batch_size", arguments.batch_size)?;
+        let batch_size = within("batch_size", batch_size, MAX_BATCH_SIZE, "")?;
         let workers = match arguments.workers {
             None => settings::workers(),
-            some => within("workers", some, settings::MAX_WORKERS)?,
+            Some(workers) => within(
+                "workers",
+                workers,
+                settings::MAX_WORKERS,
+                ", or null for ntt_mime.workers",
+            )?,
         };
         if let Some(max) = arguments.max_blobs.filter(|max| *max < 1) {
             return Err(Error::Argument {
@@ -92,22 +98,20 @@ impl Options {
     }
 }
 
-fn within(name: &'static str, value: Option<i32>, max: i32) -> Result<i32, Error> {
-    value
-        .filter(|value| (1..=max).contains(value))
-        .ok_or_else(|| Error::Argument {
+/// `also` is what besides a number is allowed.
+fn within(name: &'static str, value: i32, max: i32, also: &str) -> Result<i32, Error> {
+    match (1..=max).contains(&value) {
+        true => Ok(value),
+        false => Err(Error::Argument {
             name,
-            value: value.map_or("null".to_owned(), |value| value.to_string()),
-            range: format!("between 1 and {max}"),
-        })
+            value: value.to_string(),
+            range: format!("between 1 and {max}{also}"),
+        }),
+    }
 }
 
-fn not_null(name: &'static str, value: Option<bool>) -> Result<bool, Error> {
-    value.ok_or_else(|| Error::Argument {
-        name,
-        value: "null".to_owned(),
-        range: "true or false".to_owned(),
-    })
+fn not_null<T>(name: &'static str, value: Option<T>) -> Result<T, Error> {
+    value.ok_or(Error::NullArgument { name })
 }
 
 /// All that a worker needs to know; travels through shared memory as JSON.

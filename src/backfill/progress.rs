@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::history::RunRow;
+use crate::errors::counted;
 
 /// How often a NOTICE is printed.
 pub const NOTICE_EVERY: Duration = Duration::from_secs(5);
@@ -31,9 +32,9 @@ impl Progress<'_> {
     /// For the title of a process, which has little room.
     pub fn title(&self) -> String {
         format!(
-            "{:.1}%, {} rows filled",
+            "{:.1}%, {} filled",
             self.fraction() * 100.0,
-            self.row.rows_updated
+            counted(self.row.rows_updated, "row")
         )
     }
 
@@ -42,34 +43,34 @@ impl Progress<'_> {
         let row = self.row;
         let rate = self.rate();
         let left = match self.time_left() {
-            Some(left) => format!("about {} left", human(left)),
-            None => "time left unknown".to_owned(),
+            Some(left) => format!(", about {} left", human(left)),
+            None => String::new(),
         };
         format!(
-            "{:.1}% done, {}, {} rows filled, {rate:.0} blobs/s, {left}",
+            "{:.1}% done, {}, {} filled, {rate:.0} blobs/s{left}",
             self.fraction() * 100.0,
             self.blobs(),
-            row.rows_updated,
+            counted(row.rows_updated, "row"),
         )
     }
 
-    /// All there is to say at the end of the run.
-    pub fn summary(&self, run_id: i64) -> String {
+    /// All there is to say at the end of the run, after its name.
+    pub fn summary(&self) -> String {
         format!(
-            "run {run_id} {}: {}, {} rows filled in {}, {:.0} blobs/s",
+            "{}: {}, {} filled in {}, {:.0} blobs/s",
             self.row.status,
             self.blobs(),
-            self.row.rows_updated,
+            counted(self.row.rows_updated, "row"),
             human(self.elapsed),
             self.rate(),
         )
     }
 
     fn blobs(&self) -> String {
-        let (blobs, failures) = (self.row.blobs, self.row.failures);
-        match failures {
-            0 => format!("{blobs} blobs"),
-            _ => format!("{blobs} blobs ({failures} failed)"),
+        let blobs = counted(self.row.blobs, "blob");
+        match self.row.failures {
+            0 => blobs,
+            failures => format!("{blobs} ({failures} failed)"),
         }
     }
 
@@ -139,8 +140,8 @@ mod tests {
             ..progress
         };
         assert_eq!(
-            progress.summary(7),
-            "run 7 succeeded: 5000 blobs (3 failed), 20000 rows filled in 10.0 s, 500 blobs/s"
+            progress.summary(),
+            "succeeded: 5000 blobs (3 failed), 20000 rows filled in 10.0 s, 500 blobs/s"
         );
     }
 
@@ -166,7 +167,10 @@ mod tests {
             row: &row,
             elapsed: Duration::ZERO,
         };
-        assert!(progress.line().ends_with("time left unknown"));
+        assert_eq!(
+            progress.line(),
+            "0.0% done, 0 blobs, 0 rows filled, 0 blobs/s"
+        );
     }
 
     #[test]

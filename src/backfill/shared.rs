@@ -1,4 +1,5 @@
-//! The shared memory of a run: a segment, written and read through atomics only.
+//! The shared memory of a run: a segment. What changes while others look is written and read through atomics; the
+//! rest is written before they can look.
 //!
 //! ```text
 //! Header | WorkerSlot × workers | LeafEntry × leaves | job (JSON) | settings
@@ -15,7 +16,6 @@ use ntt_mime_core::board::{Board, BoardHeader, LeafEntry};
 use ntt_mime_core::cache::{CacheHeader, RunCache};
 use ntt_mime_core::dictionary::Dictionary;
 use ntt_mime_core::memory::{Mapping, Memory, Place};
-use pgrx::PgSqlErrorCode;
 
 use super::options::Job;
 use crate::pg::dsm::Segment;
@@ -416,17 +416,10 @@ impl WorkerSlot {
 
     /// Leaves the error that ends the worker for the leader to raise.
     pub fn fail(&self, error: &PgError) {
-        let cut = |text: &str| text.chars().take(500).collect::<String>();
-        let mut short = error.clone();
-        short.message = cut(&error.message);
-        short.detail = error.detail.as_deref().map(cut);
-        short.hint = error.hint.as_deref().map(cut);
-        let text = serde_json::to_vec(&short).unwrap_or_default();
-        if text.len() <= ERROR_BYTES {
-            // SAFETY: only the slot's worker writes, once, before the state says Failed.
-            unsafe { (&mut *self.error.get())[..text.len()].copy_from_slice(&text) };
-            self.error_bytes.store(text.len() as u32, Ordering::Relaxed);
-        }
+        let text = error.shortened(ERROR_BYTES);
+        // SAFETY: only the slot's worker writes, once, before the state says Failed.
+        unsafe { (&mut *self.error.get())[..text.len()].copy_from_slice(&text) };
+        self.error_bytes.store(text.len() as u32, Ordering::Relaxed);
         self.set_state(WorkerState::Failed);
     }
 
@@ -435,11 +428,6 @@ impl WorkerSlot {
         let bytes = (self.error_bytes.load(Ordering::Relaxed) as usize).min(ERROR_BYTES);
         // SAFETY: the state was loaded as Failed (Acquire), after which nobody writes any more.
         let text = unsafe { &(&*self.error.get())[..bytes] };
-        serde_json::from_slice(text).unwrap_or_else(|_| {
-            let message = "a background worker of the backfill failed".to_owned();
-            let mut unknown = PgError::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message);
-            unknown.hint = Some("The server log tells why.".to_owned());
-            unknown
-        })
+        serde_json::from_slice(text).expect("written by WorkerSlot::fail")
     }
 }

@@ -1,10 +1,12 @@
 //! The target of a run: finding it, checking it, and listing its leaves without locking any.
 
+use std::collections::HashMap;
+
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
 use crate::errors::Error;
-use crate::pg::lock::qualified_name;
+use crate::pg::lock::{method_scans_tid_ranges, qualified_name};
 
 /// A table that can be filled.
 #[derive(Debug, Clone)]
@@ -33,7 +35,8 @@ SELECT c.relkind::pg_catalog.text,
        b.atttypid, pg_catalog.format_type(b.atttypid, b.atttypmod),
        m.atttypid, pg_catalog.format_type(m.atttypid, m.atttypmod), m.atttypmod,
        coalesce(pg_catalog.has_column_privilege(c.oid, m.attnum, 'UPDATE'), false),
-       pg_catalog.row_security_active(c.oid)
+       pg_catalog.row_security_active(c.oid),
+       a.amhandler::pg_catalog.oid
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
   LEFT JOIN pg_catalog.pg_attribute b
@@ -42,41 +45,42 @@ SELECT c.relkind::pg_catalog.text,
   LEFT JOIN pg_catalog.pg_attribute m
     ON m.attrelid OPERATOR(pg_catalog.=) c.oid AND m.attname OPERATOR(pg_catalog.=) 'mime_type'
    AND NOT m.attisdropped
+  LEFT JOIN pg_catalog.pg_am a ON a.oid OPERATOR(pg_catalog.=) c.relam AND c.relkind OPERATOR(pg_catalog.=) 'r'
  WHERE c.oid OPERATOR(pg_catalog.=) $1";
 
 /// The leaves of a partitioned table at any depth, the largest first. Reads the catalogs only:
 /// `pg_partition_tree` would lock every leaf.
 const LIST_LEAVES: &str = "
-WITH RECURSIVE tree(oid, relkind, relpages) AS (
-    SELECT c.oid, c.relkind, c.relpages
+WITH RECURSIVE tree(oid, relkind, relpages, relam) AS (
+    SELECT c.oid, c.relkind, c.relpages, c.relam
       FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
      WHERE i.inhparent = $1 AND NOT i.inhdetachpending
     UNION ALL
-    SELECT c.oid, c.relkind, c.relpages
+    SELECT c.oid, c.relkind, c.relpages, c.relam
       FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
       JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
      WHERE t.relkind = 'p' AND NOT i.inhdetachpending)
-SELECT oid, greatest(relpages, 0), relkind = 'r'
-  FROM tree WHERE relkind <> 'p' ORDER BY relpages DESC, oid";
+SELECT t.oid, greatest(t.relpages, 0), CASE t.relkind WHEN 'r' THEN a.amhandler::pg_catalog.oid END
+  FROM tree t LEFT JOIN pg_catalog.pg_am a ON a.oid = t.relam
+ WHERE t.relkind <> 'p' ORDER BY t.relpages DESC, t.oid";
 
 /// Finds the target by its oid or by the name in `ntt_mime.target`, and checks that the caller can
 /// fill it. Inside a transaction with a snapshot.
 pub fn resolve(argument: Option<pg_sys::Oid>) -> Result<Target, Error> {
-    let (oid, name) = match argument {
-        Some(oid) => (Some(oid), oid.to_u32().to_string()),
+    let oid = match argument {
+        Some(oid) => oid,
         None => {
             let name = crate::settings::target();
-            (by_name(&name), name)
+            if name.trim().is_empty() {
+                return Err(Error::NoTarget);
+            }
+            by_name(&name).ok_or(Error::NoSuchTarget { name })?
         }
     };
-    let oid = oid.ok_or_else(|| Error::NoSuchTarget { name: name.clone() })?;
-    describe(oid).unwrap_or(Err(Error::NoSuchTarget { name }))
+    describe(oid).unwrap_or(Err(Error::NoSuchTargetOid { oid: oid.to_u32() }))
 }
 
 fn by_name(name: &str) -> Option<pg_sys::Oid> {
-    if name.trim().is_empty() {
-        return None;
-    }
     Spi::connect(|client| {
         let table = client.select(
             "SELECT pg_catalog.to_regclass(pg_catalog.convert_from($1, 'UTF8'))::pg_catalog.oid",
@@ -104,6 +108,7 @@ fn describe(oid: pg_sys::Oid) -> Option<Result<Target, Error>> {
             mime_typmod: row.get::<i32>(7)?.unwrap_or(-1),
             may_update: row.get::<bool>(8)?.unwrap_or(false),
             row_security: row.get::<bool>(9)?.unwrap_or(false),
+            access_method: row.get::<pg_sys::Oid>(10)?,
         }))
     };
     let described = Spi::connect(|client| read(client)).ok().flatten()?;
@@ -119,12 +124,14 @@ struct Described {
     mime_typmod: i32,
     may_update: bool,
     row_security: bool,
+    /// The handler of a plain table's.
+    access_method: Option<pg_sys::Oid>,
 }
 
 impl Described {
     fn check(self, oid: pg_sys::Oid) -> Result<Target, Error> {
         let kind = match (self.kind.as_str(), self.persistence.as_str()) {
-            ("r" | "p", "t") => Some("a temporary table, which background workers cannot see"),
+            ("r" | "p", "t") => return Err(Error::TemporaryTarget { name: self.name }),
             ("r" | "p", _) => None,
             ("v", _) => Some("a view"),
             ("m", _) => Some("a materialized view"),
@@ -138,6 +145,12 @@ impl Described {
         if let Some(kind) = kind {
             let name = self.name;
             return Err(Error::WrongKind { name, kind });
+        }
+        if self
+            .access_method
+            .is_some_and(|method| !method_scans_tid_ranges(method))
+        {
+            return Err(Error::AccessMethod { name: self.name });
         }
         self.check_column("blobid", &self.blobid)?;
         self.check_column("mime_type", &self.mime_type)?;
@@ -180,28 +193,33 @@ impl Described {
     }
 }
 
-/// The leaves as they are now, the largest first, and how many foreign ones were passed over. Inside
-/// a subtransaction, under a safe search path.
-pub fn leaves(target: &Target) -> (Vec<ListedLeaf>, usize) {
+/// The leaves as they are now, the largest first, and how many others can't be filled: foreign tables, and tables
+/// whose access method can't scan ranges of rows. Inside a subtransaction, under a safe search path.
+pub fn leaves(target: &Target) -> (Vec<ListedLeaf>, u64) {
     if !target.partitioned {
         let oid = target.oid.to_u32();
         return (vec![ListedLeaf { oid, blocks: 0 }], 0);
     }
-    let (mut leaves, mut foreign) = (Vec::new(), 0);
+    let (mut leaves, mut others) = (Vec::new(), 0);
+    let mut methods = HashMap::new();
     Spi::connect(|client| -> pgrx::spi::Result<()> {
         let rows = client.select(LIST_LEAVES, None, &[DatumWithOid::from(target.oid)])?;
         for row in rows {
-            if row.get::<bool>(3)? == Some(true) {
+            let usable = row.get::<pg_sys::Oid>(3)?.is_some_and(|method| {
+                let usable = methods.entry(method);
+                *usable.or_insert_with(|| method_scans_tid_ranges(method))
+            });
+            if usable {
                 leaves.push(ListedLeaf {
                     oid: row.get::<pg_sys::Oid>(1)?.map_or(0, |oid| oid.to_u32()),
                     blocks: row.get::<i32>(2)?.unwrap_or(0) as u32,
                 });
             } else {
-                foreign += 1;
+                others += 1;
             }
         }
         Ok(())
     })
     .unwrap_or_else(|error| pgrx::error!("could not list the leaves: {error}"));
-    (leaves, foreign)
+    (leaves, others)
 }

@@ -19,7 +19,7 @@ use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
 use crate::errors::Error;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::{self, PgError};
-use crate::pg::{bgworker, dsm, identity, index_hint, notes};
+use crate::pg::{bgworker, dsm, identity, index_hint, notes, version};
 
 /// An update that takes longer makes the next batches smaller, whatever the batch size: others wait
 /// for the rows it holds, and for the leaf, such as one who creates a partition beside a default one.
@@ -67,12 +67,16 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
         return;
     };
     let slot = shared.worker(number);
+    let mut name = "ntt_mime worker".to_owned();
     let mut settings = shared.settings().to_vec();
     let result = match shared.job() {
-        Ok(job) => tx::returning_errors(|| {
-            bgworker::take_over(&job.session, &mut settings)?;
-            work(&job, shared, number, slot)
-        }),
+        Ok(job) => {
+            name = name_of(number, job.run_id);
+            tx::returning_errors(|| {
+                bgworker::take_over(&job.session, &mut settings)?;
+                work(&job, shared, number, slot)
+            })
+        }
         Err(error) => Err(PgError::new(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
             format!("could not read the options of a run: {error}"),
@@ -80,9 +84,14 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
     };
     match result {
         Ok(state) => slot.set_state(state),
-        Err(error) => slot.fail(&error),
+        Err(error) => slot.fail(&error.while_doing(&name)),
     }
     latch::wake(shared.leader_pid());
+}
+
+/// What a worker is called, in the title of its process and in the context of its errors.
+pub fn name_of(number: usize, run_id: i64) -> String {
+    format!("ntt_mime worker {} of run {run_id}", number + 1)
 }
 
 /// Packs what [`ntt_mime_worker_main`] gets.
@@ -134,9 +143,12 @@ fn apply_own_settings(job: &Job) {
         // ntt_mime.run claims is never ahead of the disk, since the leader commits it synchronously.
         (c"synchronous_commit", c"off"),
         (c"statement_timeout", c"0"),
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        (c"transaction_timeout", c"0"),
-    ] {
+        // Our statements are planned once a leaf; "force_custom_plan" would plan them anew for each batch.
+        (c"plan_cache_mode", c"auto"),
+    ]
+    .into_iter()
+    .chain(version::NO_TIMEOUTS)
+    {
         identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SET);
     }
 }
@@ -186,7 +198,7 @@ impl<'a> Worker<'a> {
                 Turn::Open(index) => {
                     let leaf = self.arrive(&mut current, index, generation);
                     if let Err(trouble) = self.open(leaf, index) {
-                        self.note(index, trouble)?;
+                        self.note(index, leaf, trouble)?;
                         board.skip(index);
                     }
                 }
@@ -200,7 +212,7 @@ impl<'a> Worker<'a> {
                     let result = self.fill_range(leaf, index, &mut done, end);
                     let mut blocks = end - start;
                     if let Err(trouble) = result {
-                        self.note(index, trouble)?;
+                        self.note(index, leaf, trouble)?;
                         blocks += board.abandon(index);
                     }
                     board.finish(index, blocks, done - start);
@@ -247,12 +259,18 @@ impl<'a> Worker<'a> {
     }
 
     /// Notes why a leaf was left; an error that isn't the leaf's ends the worker.
-    fn note(&self, index: usize, trouble: Trouble) -> Result<(), PgError> {
+    fn note(&self, index: usize, leaf: &Leaf<'_>, trouble: Trouble) -> Result<(), PgError> {
         let board = self.shared.board();
         match trouble {
             Trouble::Gone => board.note_gone(index),
             Trouble::Locked | Trouble::Retry => board.note_unseen(index),
-            Trouble::Fatal(error) => return Err(error),
+            Trouble::Fatal(error) => {
+                // It has none before it has been locked.
+                return Err(match leaf.name.is_empty() {
+                    true => error,
+                    false => error.while_doing(&format!("filling leaf {}", leaf.name)),
+                });
+            }
         }
         Ok(())
     }

@@ -13,14 +13,6 @@ pub const BACKEND_TYPE: &str = "ntt_mime worker";
 /// A worker that has been registered.
 pub struct Handle(NonNull<pg_sys::BackgroundWorkerHandle>);
 
-/// Where a worker stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Status {
-    NotYetStarted,
-    Started,
-    Stopped,
-}
-
 impl Handle {
     /// Registers a worker that runs `function` of this library with `argument`; None if there is no
     /// free worker slot.
@@ -52,15 +44,13 @@ impl Handle {
         NonNull::new(handle).map(Handle)
     }
 
-    /// Where it stands now.
-    pub fn status(&self) -> Status {
+    /// Has its process ended, so that its place is free?
+    pub fn has_stopped(&self) -> bool {
+        use pg_sys::BgwHandleStatus::{BGWH_NOT_YET_STARTED, BGWH_STARTED};
         let mut pid = 0;
         // SAFETY: a handle is valid until freed.
-        match unsafe { pg_sys::GetBackgroundWorkerPid(self.0.as_ptr(), &mut pid) } {
-            pg_sys::BgwHandleStatus::BGWH_STARTED => Status::Started,
-            pg_sys::BgwHandleStatus::BGWH_NOT_YET_STARTED => Status::NotYetStarted,
-            _ => Status::Stopped,
-        }
+        let status = unsafe { pg_sys::GetBackgroundWorkerPid(self.0.as_ptr(), &mut pid) };
+        !matches!(status, BGWH_NOT_YET_STARTED | BGWH_STARTED)
     }
 
     /// Has the postmaster send it SIGTERM, or never start it.
@@ -152,7 +142,7 @@ pub fn take_over(session: &Session, settings: &mut [u8]) -> Result<(), tx::PgErr
 
 /// Tells pg_stat_activity what this background worker is doing, and ps as well.
 pub fn report_activity(run_id: i64, activity: &str) {
-    let query = encoding::to_server(&format!("ntt_mime run {run_id}: {activity}"));
+    let query = title(format!("ntt_mime run {run_id}: {activity}"));
     // SAFETY: PostgreSQL copies the string.
     unsafe {
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, query.as_ptr());
@@ -163,9 +153,14 @@ pub fn report_activity(run_id: i64, activity: &str) {
 
 /// Tells ps what this process is doing, behind what its title begins with.
 pub fn report_title(activity: &str) {
-    let activity = encoding::to_server(activity);
+    let activity = title(activity.to_owned());
     // SAFETY: PostgreSQL copies the string.
     unsafe { pg_sys::set_ps_display(activity.as_ptr()) };
+}
+
+/// For people to read. Not converted: outside a transaction PostgreSQL can't.
+fn title(text: String) -> std::ffi::CString {
+    std::ffi::CString::new(encoding::readable(text)).unwrap_or_default()
 }
 
 /// Hands this process's table statistics to the cumulative statistics system, as a regular backend

@@ -11,6 +11,8 @@ use pgrx::pg_sys;
 pub struct Segment {
     segment: NonNull<pg_sys::dsm_segment>,
     handle: pg_sys::dsm_handle,
+    /// Another one of this process has mapped it, and unmaps it.
+    borrowed: bool,
 }
 
 impl Segment {
@@ -26,18 +28,31 @@ impl Segment {
             Segment {
                 handle: pg_sys::dsm_segment_handle(segment),
                 segment: NonNull::new_unchecked(segment),
+                borrowed: false,
             }
         }
     }
 
-    /// Maps a segment that another process made; None when it is gone.
+    /// Maps a segment that another process made; None when it is gone. PostgreSQL maps it once in a process: where it
+    /// is mapped already, as in a worker whose trigger cancels the run, that mapping serves, which has to outlive this.
     pub fn attach(handle: u32) -> Option<Segment> {
         // SAFETY: dsm_attach returns NULL for a segment that doesn't exist any more; it needs no
         // resource owner when the mapping is pinned right away.
         unsafe {
+            if let Some(segment) = NonNull::new(pg_sys::dsm_find_mapping(handle)) {
+                return Some(Segment {
+                    segment,
+                    handle,
+                    borrowed: true,
+                });
+            }
             let segment = NonNull::new(pg_sys::dsm_attach(handle))?;
             pg_sys::dsm_pin_mapping(segment.as_ptr());
-            Some(Segment { segment, handle })
+            Some(Segment {
+                segment,
+                handle,
+                borrowed: false,
+            })
         }
     }
 
@@ -71,21 +86,21 @@ impl Segment {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn detached(segment: *mut pg_sys::dsm_segment, callback: pg_sys::Datum) {
     // SAFETY: `callback` is the function that `on_detach` registered; the segment is still mapped
-    // while detach callbacks run. The view must not detach it again, hence ManuallyDrop.
+    // while detach callbacks run. The view must not detach it again, hence borrowed.
     unsafe {
         let callback: fn(&Segment) = std::mem::transmute(callback.value());
-        let view = std::mem::ManuallyDrop::new(Segment {
+        callback(&Segment {
             handle: pg_sys::dsm_segment_handle(segment),
             segment: NonNull::new_unchecked(segment),
+            borrowed: true,
         });
-        callback(&view);
     }
 }
 
 impl Drop for Segment {
     fn drop(&mut self) {
         // Not while a Rust panic or an error passes through: PostgreSQL unmaps at process exit.
-        if !std::thread::panicking() {
+        if !self.borrowed && !std::thread::panicking() {
             // SAFETY: detached once, here.
             unsafe { pg_sys::dsm_detach(self.segment.as_ptr()) };
         }

@@ -96,3 +96,32 @@ pub fn readable(text: String) -> String {
     });
     escaped.collect()
 }
+
+/// JSON for any database. Its texts become as [`readable`] makes them: JSON's own escapes would be turned into
+/// characters that the database may not have.
+pub fn readable_json(json: String) -> String {
+    if json.is_ascii() || is_utf8() {
+        return json;
+    }
+    ascii_json(&json)
+}
+
+fn ascii_json(json: &str) -> String {
+    let escaped = json.chars().map(|c| match c.is_ascii() {
+        true => c.to_string(),
+        false => format!("\\{}", c.escape_default()),
+    });
+    escaped.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn json_stays_json() {
+        let json = serde_json::to_string("söme \u{1f600} path").unwrap();
+        let ascii = super::ascii_json(&json);
+        assert!(ascii.is_ascii());
+        let text: String = serde_json::from_str(&ascii).unwrap();
+        assert_eq!(text, r"s\u{f6}me \u{1f600} path");
+    }
+}

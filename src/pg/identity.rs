@@ -73,7 +73,7 @@ fn history_owner() -> pg_sys::Oid {
                 ERROR,
                 PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
                 "relation \"ntt_mime.run\" does not exist",
-                "The extension ntt_mime is not installed in this database, or only in part."
+                "Extension ntt_mime is not installed in this database, or only in part."
             );
         }
         let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();

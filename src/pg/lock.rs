@@ -85,6 +85,12 @@ impl LockedLeaf {
         self.form().relkind as u8 == pg_sys::RELKIND_RELATION
     }
 
+    /// Can ranges of its rows be scanned? An access method need not offer that (access/tableam.h).
+    pub fn has_tid_ranges(&self) -> bool {
+        // SAFETY: an open relation.
+        scans_tid_ranges(unsafe { (*self.relation).rd_tableam })
+    }
+
     /// Is it, at this moment, a partition of `root`, at whatever level?
     pub fn is_leaf_of(&self, root: pg_sys::Oid) -> bool {
         if !self.form().relispartition {
@@ -187,6 +193,20 @@ impl LockedLeaf {
             unsafe { super::version::build_partition_constraint(self.relation) };
         }
     }
+}
+
+/// Of a table access method: can it scan ranges of TIDs?
+fn scans_tid_ranges(method: *const pg_sys::TableAmRoutine) -> bool {
+    // SAFETY: null, or a struct that lives as long as the server.
+    unsafe { method.as_ref() }.is_some_and(|method| {
+        method.scan_set_tidrange.is_some() && method.scan_getnextslot_tidrange.is_some()
+    })
+}
+
+/// Likewise, by the function that `pg_am.amhandler` names.
+pub fn method_scans_tid_ranges(handler: pg_sys::Oid) -> bool {
+    // SAFETY: PostgreSQL calls the function, and raises an error if it isn't one of the kind.
+    scans_tid_ranges(unsafe { pg_sys::GetTableAmRoutine(handler) })
 }
 
 impl Drop for LockedLeaf {

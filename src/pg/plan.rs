@@ -214,10 +214,13 @@ pub fn with_spi<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Calls `row` with the two columns of each row of SPI's tuple table, both not null: a TID and a text,
-/// which is valid until the next row.
-pub fn each_tid_and_text(rows: u64, mut row: impl FnMut(pg_sys::ItemPointerData, &str)) {
-    // SAFETY: the columns are of the types tid and text (or varchar), as in the statement.
+/// Calls `row` with the two columns of each row of SPI's tuple table: a TID and a text, which is valid until the next
+/// row.
+///
+/// # Safety
+/// The columns are of the types tid and text (or varchar), and not null.
+pub unsafe fn each_tid_and_text(rows: u64, mut row: impl FnMut(pg_sys::ItemPointerData, &str)) {
+    // SAFETY: as promised.
     unsafe {
         let table = pg_sys::SPI_tuptable;
         for i in 0..rows as usize {
@@ -230,6 +233,32 @@ pub fn each_tid_and_text(rows: u64, mut row: impl FnMut(pg_sys::ItemPointerData,
         }
         pg_sys::SPI_freetuptable(table);
     }
+}
+
+/// Runs a query of two columns of text, and calls `row` with each row of it; null is empty. Also where nothing may be
+/// changed, as in a parallel plan: pgrx's client asks whether the transaction has changed anything already, and then
+/// counts up its commands.
+pub fn each_two_texts(sql: &CStr, mut row: impl FnMut(String, String)) {
+    // SAFETY: a C string; the results are SPI's, read before they are freed, each value a C string or NULL.
+    with_spi(|| unsafe {
+        let code = pg_sys::SPI_execute(sql.as_ptr(), true, 0);
+        if code != pg_sys::SPI_OK_SELECT as i32 {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                format!("could not run a query: SPI error {code}")
+            );
+        }
+        let table = pg_sys::SPI_tuptable;
+        for i in 0..pg_sys::SPI_processed as usize {
+            let text = |column| {
+                let value = pg_sys::SPI_getvalue(*(*table).vals.add(i), (*table).tupdesc, column);
+                encoding::from_server_c(value).unwrap_or_default()
+            };
+            row(text(1), text(2));
+        }
+        pg_sys::SPI_freetuptable(table);
+    })
 }
 
 /// An array of TIDs, in the current memory context.

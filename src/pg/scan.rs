@@ -57,6 +57,29 @@ pub fn pending(
     rows
 }
 
+/// Are the columns of the leaf what they were when the run began? An error if not: somebody may have changed the table
+/// since.
+pub fn check_columns(leaf: &LockedLeaf) {
+    column(leaf, c"blobid");
+    column(leaf, c"mime_type");
+}
+
+/// Is a column's value computed when it is read, so that it isn't in the row? (From PostgreSQL 18 on.)
+pub fn is_computed(leaf: &LockedLeaf, name: &std::ffi::CStr) -> bool {
+    const VIRTUAL: u8 = b'v'; // ATTRIBUTE_GENERATED_VIRTUAL in PostgreSQL's catalog/pg_attribute.h
+    // SAFETY: a catalog look-up inside a transaction; the tuple is released after its use.
+    unsafe {
+        let tuple = pg_sys::SearchSysCacheAttName(leaf.oid(), name.as_ptr());
+        if tuple.is_null() {
+            return false;
+        }
+        let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_attribute>();
+        let generated = (*form).attgenerated as u8;
+        pg_sys::ReleaseSysCache(tuple);
+        generated == VIRTUAL
+    }
+}
+
 /// The number of a column of text. It was there when the run began; somebody may have changed the table since.
 fn column(leaf: &LockedLeaf, name: &'static std::ffi::CStr) -> i16 {
     // SAFETY: catalog look-ups inside a transaction.

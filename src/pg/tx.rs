@@ -5,11 +5,14 @@
 //! worker opens and ends its own ([`transaction`]). Either way an error becomes a [`PgError`] that
 //! Rust code can look at, after the work that raised it has been rolled back.
 
+use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+
+use super::encoding::readable;
 
 /// An error that PostgreSQL raised, caught; or one to be raised.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -20,6 +23,8 @@ pub struct PgError {
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
+    /// Where it came about, line by line from the inside out.
+    context: Option<String>,
 }
 
 impl PgError {
@@ -30,6 +35,40 @@ impl PgError {
             message,
             detail: None,
             hint: None,
+            context: None,
+        }
+    }
+
+    /// Adds a line to the context: what was being done around it.
+    pub fn while_doing(mut self, what: &str) -> PgError {
+        self.context = Some(match self.context {
+            Some(inner) => format!("{inner}\n{what}"),
+            None => what.to_owned(),
+        });
+        self
+    }
+
+    /// The error with its texts shortened, so that it takes at most `bytes` as JSON.
+    pub fn shortened(&self, bytes: usize) -> Vec<u8> {
+        let mut limit = bytes / 4;
+        loop {
+            let cut = |text: &str| text.chars().take(limit).collect::<String>();
+            let short = PgError {
+                code: self.code,
+                message: cut(&self.message),
+                detail: self.detail.as_deref().map(cut),
+                hint: self.hint.as_deref().map(cut),
+                // Its end tells the leaf and the worker.
+                context: self.context.as_ref().map(|text| {
+                    let skipped = text.chars().count().saturating_sub(limit);
+                    text.chars().skip(skipped).collect()
+                }),
+            };
+            let json = serde_json::to_vec(&short).unwrap_or_default();
+            if json.len() <= bytes {
+                return json;
+            }
+            limit /= 2;
         }
     }
 
@@ -43,7 +82,10 @@ impl PgError {
         };
         let mut error = PgError::new(report.sql_error_code(), report.message().to_owned());
         if let CaughtError::PostgresError(_) = caught {
-            error.code = LAST_CODE.get();
+            let (code, context) = LAST.with_borrow(Clone::clone);
+            error.code = code;
+            // Lossy where the database isn't in UTF-8, as pgrx has the other texts.
+            error.context = context.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         }
         error.detail = report.detail().map(str::to_owned);
         error.hint = report.hint().map(str::to_owned);
@@ -62,13 +104,15 @@ impl PgError {
     pub fn into_error_data(self) -> *mut pg_sys::ErrorData {
         use pgrx::memcxt::PgMemoryContexts::CurrentMemoryContext;
         // SAFETY: the current memory context exists; it is the caller's, who outlives the error.
-        let copy = |text: &str| unsafe { CurrentMemoryContext.pstrdup(&text.replace('\0', "")) };
+        let copy =
+            |text: &str| unsafe { CurrentMemoryContext.pstrdup(&readable(text.replace('\0', ""))) };
         let data = pg_sys::ErrorData {
             elevel: pgrx::PgLogLevel::ERROR as i32,
             sqlerrcode: self.code,
             message: copy(&self.message),
             detail: self.detail.as_deref().map_or(std::ptr::null_mut(), copy),
             hint: self.hint.as_deref().map_or(std::ptr::null_mut(), copy),
+            context: self.context.as_deref().map_or(std::ptr::null_mut(), copy),
             ..Default::default()
         };
         CurrentMemoryContext.leak_and_drop_on_delete(data)
@@ -76,16 +120,28 @@ impl PgError {
 }
 
 thread_local! {
-    /// The SQLSTATE of the last message that PostgreSQL raised inside [`catch`]. pgrx knows those of
-    /// its enumeration only.
-    static LAST_CODE: std::cell::Cell<i32> = const { std::cell::Cell::new(0) };
+    /// SQLSTATE and context of the last message that PostgreSQL raised inside [`catch`]. pgrx knows the SQLSTATEs of
+    /// its enumeration only, and no context.
+    static LAST: std::cell::RefCell<(i32, Option<Vec<u8>>)> = const { std::cell::RefCell::new((0, None)) };
 }
 
-/// An error context callback that adds no context: it looks at the SQLSTATE.
+/// An error context callback that adds no context: it looks at what the others have added, who came before.
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn note_code(_unused: *mut std::ffi::c_void) {
-    // SAFETY: PostgreSQL calls this while it raises a message, when geterrcode() is valid.
-    LAST_CODE.set(unsafe { pg_sys::geterrcode() });
+unsafe extern "C-unwind" fn note_last(_unused: *mut std::ffi::c_void) {
+    // SAFETY: PostgreSQL calls this while it raises a message, which CopyErrorData() copies; not into the context that
+    // is current then, which is for the message itself.
+    let last = unsafe {
+        let current = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        let copy = pg_sys::CopyErrorData();
+        let context = (*copy).context;
+        // As it is: to convert it would mean to look into catalogs while an error is being raised.
+        let context = (!context.is_null()).then(|| CStr::from_ptr(context).to_bytes().to_vec());
+        let code = (*copy).sqlerrcode;
+        pg_sys::FreeErrorData(copy);
+        pg_sys::MemoryContextSwitchTo(current);
+        (code, context)
+    };
+    LAST.replace(last);
 }
 
 /// An error caught, as we see it and as pgrx does.
@@ -109,7 +165,7 @@ fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Box<Caught>> {
         let previous = pg_sys::error_context_stack;
         let mut callback = pg_sys::ErrorContextCallback {
             previous,
-            callback: Some(note_code),
+            callback: Some(note_last),
             arg: std::ptr::null_mut(),
         };
         pg_sys::error_context_stack = &mut callback;
@@ -217,6 +273,9 @@ pub fn in_subtransaction<T>(work: impl FnOnce() -> T) -> T {
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
         let result = catch(|| {
+            // What is allocated goes with the subtransaction, or at the next commit: the caller's context lasts as
+            // long as the CALL does.
+            pg_sys::MemoryContextSwitchTo(pg_sys::CurTransactionContext);
             // Between commits of a procedure there is no snapshot unless somebody takes one.
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             let value = work();

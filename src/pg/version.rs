@@ -30,6 +30,14 @@ pub fn wait_event(name: &'static std::ffi::CStr) -> u32 {
     unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) }
 }
 
+/// Settings, and their values, by which a transaction isn't ended for its age, besides `statement_timeout`.
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+pub const NO_TIMEOUTS: [(&std::ffi::CStr, &std::ffi::CStr); 0] = [];
+
+/// Settings, and their values, by which a transaction isn't ended for its age, besides `statement_timeout`.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub const NO_TIMEOUTS: [(&std::ffi::CStr, &std::ffi::CStr); 1] = [(c"transaction_timeout", c"0")];
+
 /// Has SIGTERM end this process as it ends a regular backend: at the next check for interrupts, in the
 /// midst of a statement too.
 pub fn die_of_sigterm() {

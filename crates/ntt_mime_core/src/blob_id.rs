@@ -106,14 +106,14 @@ impl FromStr for BlobId {
 }
 
 /// Why a text isn't a blobid. Displays as a whole sentence for the DETAIL line of an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InvalidBlobId {
     /// The value, fit to print: control characters escaped, cut to a sane length.
     shown: String,
     fault: Fault,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fault {
     Length {
         characters: usize,

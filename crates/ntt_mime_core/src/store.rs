@@ -458,8 +458,8 @@ fn name_of(kind: FileType) -> &'static str {
 }
 
 /// The system's own words, without Rust's addition of the number.
-pub(crate) fn in_words(error: Errno) -> String {
-    let text = std::io::Error::from(error).to_string();
+pub fn in_words(error: impl fmt::Display) -> String {
+    let text = error.to_string();
     match text.rfind(" (os error") {
         Some(end) => text[..end].to_owned(),
         None => text,

@@ -17,6 +17,10 @@ fn blob() -> BlobId {
     BlobId::from_bytes([0xab; 32])
 }
 
+fn other_blob() -> BlobId {
+    BlobId::from_bytes([0xcd; 32])
+}
+
 /// Not a test of its own: the process that dies.
 #[test]
 fn dies() {
@@ -59,6 +63,21 @@ fn dies() {
         "segv in another thread" => {
             note.during(&blob(), || {
                 std::thread::scope(|scope| scope.spawn(|| die("segv")).join().unwrap());
+            });
+        }
+        // The test's own thread isn't the main one, which has a place of its own in the note: a child whose first
+        // thread is this one takes that.
+        how if how.ends_with("beside another look") => {
+            // SAFETY: the child does nothing that another thread's state could matter to.
+            if unsafe { libc::fork() } != 0 {
+                // SAFETY: waits for the only child.
+                unsafe { libc::wait(std::ptr::null_mut()) };
+                return;
+            }
+            let note = Note::begin(Path::new(&folder), DATABASE, keeper).unwrap();
+            note.during(&other_blob(), || {
+                let look = || note.during(&blob(), || die(how.split(' ').next().unwrap()));
+                std::thread::scope(|scope| scope.spawn(look).join().unwrap());
             });
         }
         "end" => {
@@ -141,16 +160,62 @@ fn to_be_killed_makes_suspect_and_to_be_killed_again_blames() {
 }
 
 #[test]
-fn a_run_that_succeeds_clears_suspicions() {
+fn who_judges_a_suspect_and_lives_clears_it() {
     let folder = tempfile::tempdir().unwrap();
     die(folder.path(), "kill");
     assert_eq!(left_behind(folder.path()), []);
-    note::clear_suspicions(folder.path(), DATABASE + 1);
+    assert!(note::suspects(folder.path(), DATABASE + 1).is_empty());
+    assert_eq!(note::suspects(folder.path(), DATABASE), [blob()].into());
+    note::acquit(folder.path(), DATABASE, &other_blob());
+    note::acquit(folder.path(), DATABASE + 1, &blob());
     assert_eq!(files(folder.path()), 1);
-    note::clear_suspicions(folder.path(), DATABASE);
+    note::acquit(folder.path(), DATABASE, &blob());
     assert_eq!(files(folder.path()), 0);
     die(folder.path(), "kill");
+    assert_eq!(left_behind(folder.path()), [], "suspect for the first time");
+}
+
+#[test]
+fn a_suspicion_is_forgotten_when_nobody_has_looked_for_long() {
+    let folder = tempfile::tempdir().unwrap();
+    die(folder.path(), "kill");
+    left_behind(folder.path());
+    let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(path.unwrap().path());
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(31 * 24 * 60 * 60);
+    file.unwrap().set_modified(old).unwrap();
     assert_eq!(left_behind(folder.path()), []);
+    assert_eq!(files(folder.path()), 0);
+}
+
+#[test]
+fn of_two_threads_the_one_that_crashed_blames_its_blob() {
+    let folder = tempfile::tempdir().unwrap();
+    die(folder.path(), "segv beside another look");
+    assert_eq!(left_behind(folder.path()), crashed("SIGSEGV"));
+    assert_eq!(files(folder.path()), 0);
+}
+
+#[test]
+fn of_two_threads_that_were_killed_both_blobs_are_suspect() {
+    let folder = tempfile::tempdir().unwrap();
+    die(folder.path(), "kill beside another look");
+    assert_eq!(left_behind(folder.path()), []);
+    let both = [blob(), other_blob()].into();
+    assert_eq!(note::suspects(folder.path(), DATABASE), both);
+}
+
+#[test]
+fn two_processes_may_crash_at_one_blob() {
+    let folder = tempfile::tempdir().unwrap();
+    die(folder.path(), "segv");
+    die(folder.path(), "abort");
+    let mut left = left_behind(folder.path());
+    left.sort_by_key(|(_, death)| format!("{death:?}"));
+    assert_eq!(left, [crashed("SIGABRT"), crashed("SIGSEGV")].concat());
+    assert_eq!(files(folder.path()), 0);
 }
 
 #[test]

@@ -6,10 +6,10 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
 
 use super::{Leader, RECORD_EVERY};
 use crate::backfill::progress;
-use crate::backfill::shared::{Shared, Stop, WorkerState};
+use crate::backfill::shared::{Stop, WorkerState};
 use crate::backfill::worker;
 use crate::errors::Error;
-use crate::pg::bgworker::{Handle, Status};
+use crate::pg::bgworker::Handle;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::PgError;
 
@@ -41,7 +41,7 @@ impl Leader {
                 PgLogLevel::WARNING,
                 PgSqlErrorCode::ERRCODE_WARNING,
                 format!("only {got} of {wanted} background workers could be started"),
-                "The run goes on with fewer; max_worker_processes is the limit."
+                "The run goes on with fewer. You might need to increase max_worker_processes."
             );
         }
     }
@@ -92,14 +92,15 @@ impl Leader {
         let mut never_ready = 0;
         for number in 0..self.handles.len() {
             // In this order: a worker sets its state before it stops.
-            let stopped = self.handles[number].status() == Status::Stopped;
+            let stopped = self.handles[number].has_stopped();
             let shared = self.shared();
             let slot = shared.worker(number);
             match slot.state() {
                 WorkerState::Failed => return Err(slot.error()),
                 WorkerState::Ready if stopped => Error::WorkerTerminated.raise(),
                 WorkerState::Starting if stopped => never_ready += 1,
-                WorkerState::Done => {}
+                // Only then is its place free for the next run.
+                WorkerState::Done if stopped => {}
                 WorkerState::Retired if stopped && !self.replace_worker(number) => {}
                 _ => continue,
             }
@@ -136,19 +137,21 @@ impl Leader {
     }
 
     fn start_worker(&self, segment: u32, number: usize) -> Option<Handle> {
-        let name = format!("ntt_mime worker {} of run {}", number + 1, self.run_id);
+        let name = worker::name_of(number, self.run_id);
         let argument = worker::to_argument(segment, number);
         Handle::start(&name, c"ntt_mime_worker_main", argument)
     }
 
     pub(super) fn stop_workers(&self) {
-        let Some(segment) = &self.segment else { return };
-        let shared = Shared::view(segment).expect("written by ourselves");
+        if self.segment.is_none() {
+            return;
+        }
+        let shared = self.shared();
         shared.stop(Stop::Now);
         self.wake_workers();
         let begun = Instant::now();
         let mut terminated = false;
-        while self.handles.iter().any(|h| h.status() != Status::Stopped) {
+        while !self.handles.iter().all(Handle::has_stopped) {
             if !terminated && begun.elapsed() > STOP_GRACE {
                 terminated = true;
                 self.handles.iter().for_each(Handle::terminate);

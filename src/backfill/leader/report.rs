@@ -2,38 +2,48 @@
 
 use std::time::Duration;
 
-use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, function_name};
 
 use super::Leader;
 use crate::backfill::history::{self, Additions, RunRow};
 use crate::backfill::progress::{self, Progress};
-use crate::backfill::shared::Shared;
+use crate::errors::counted;
+use crate::pg::encoding::readable;
 use crate::pg::{bgworker, tx};
 
 impl Leader {
     /// A line in the server's log. The options are in the run's row.
     pub(super) fn log_start(&self, leaves: usize) {
         pgrx::log!(
-            "ntt_mime run {} on {} started: {} workers, {} leaves, batches of up to {} rows{}",
+            "ntt_mime {} {} on {} started: {}, {}, batches of up to {}",
+            self.kind(),
             self.run_id,
-            self.target.name,
-            self.handles.len(),
-            leaves,
-            self.options.batch_size,
-            if self.options.dry_run { ", dry" } else { "" },
+            readable(self.target.name.clone()),
+            counted(self.handles.len() as u64, "worker"),
+            counted(leaves as u64, "leaf"),
+            counted(self.options.batch_size, "row"),
         );
+    }
+
+    /// What the run is called in messages.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.options.dry_run {
+            true => "dry run",
+            false => "run",
+        }
     }
 
     /// The run row as of now.
     pub(super) fn row(&self, status: &'static str, error: Option<String>) -> RunRow {
-        let Some(segment) = &self.segment else {
+        if self.segment.is_none() {
             return RunRow {
                 status,
                 error,
                 ..RunRow::default()
             };
-        };
-        let shared = Shared::view(segment).expect("written by ourselves");
+        }
+        let shared = self.shared();
         let totals = shared.totals();
         let board = shared.board();
         let (blocks_done, blocks_total) = board.blocks();
@@ -101,24 +111,31 @@ impl Leader {
     }
 
     pub(super) fn tell(&self, row: &RunRow, elapsed: Duration) {
-        let summary = Progress { row, elapsed }.summary(self.run_id);
+        let summary = Progress { row, elapsed }.summary();
+        let summary = format!("{} {} {summary}", self.kind(), self.run_id);
         pgrx::log!("ntt_mime {summary}");
         let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-        match progress::shares(row) {
-            Some(shares) => ereport!(PgLogLevel::NOTICE, code, summary, shares),
-            None => ereport!(PgLogLevel::NOTICE, code, summary),
+        let mut report = ErrorReport::new(code, summary, function_name!());
+        if let Some(shares) = progress::shares(row) {
+            report = report.set_detail(shares);
         }
+        // A dry run records none.
+        if row.failures > 0 && !self.options.dry_run {
+            report =
+                report.set_hint("Table ntt_mime.failure has the blobs that could not be detected.");
+        }
+        report.report(PgLogLevel::NOTICE);
         let locked = self.leaves.values().filter(|seen| seen.locked).count();
         if locked > 0 {
             ereport!(
                 PgLogLevel::WARNING,
                 PgSqlErrorCode::ERRCODE_WARNING,
-                format!("{locked} leaves were locked by others and are not filled completely"),
+                format!(
+                    "{} not filled completely because of locks held by others",
+                    counted(locked as u64, "leaf")
+                ),
                 "The next run looks at them again."
             );
-        }
-        if row.failures > 0 {
-            pgrx::notice!("see ntt_mime.failure for blobs that could not be detected");
         }
     }
 }

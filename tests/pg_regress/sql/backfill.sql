@@ -4,6 +4,7 @@ CREATE VIEW target_view AS SELECT * FROM target;
 CREATE TABLE without_blobid (mime_type text);
 CREATE TABLE without_mime_type (blobid text);
 CREATE TABLE number (blobid text, mime_type int);
+CREATE MATERIALIZED VIEW kept AS SELECT * FROM target;
 LOAD 'ntt_mime';
 SET ntt_mime.blob_root = '/no/such/folder';
 \set VERBOSITY sqlstate
@@ -24,7 +25,17 @@ SET ntt_mime.target = 'no_such_table';
 CALL ntt_backfill_mime();
 \set VERBOSITY default
 -- Their words.
+CALL ntt_backfill_mime();
+SET ntt_mime.target = '';
+CALL ntt_backfill_mime();
+CALL ntt_backfill_mime(target => 1);
 CALL ntt_backfill_mime(0, target => 'target');
+CALL ntt_backfill_mime(NULL, target => 'target');
+CALL ntt_backfill_mime(workers => 1025, target => 'target');
+CALL ntt_backfill_mime(max_blobs => 0, target => 'target');
+CALL ntt_backfill_mime(dry_run => NULL, target => 'target');
+CALL ntt_backfill_mime(retry_failed => NULL, target => 'target');
+CALL ntt_backfill_mime(target => 'kept');
 CALL ntt_backfill_mime(target => 'target_view');
 CALL ntt_backfill_mime(target => 'without_blobid');
 CALL ntt_backfill_mime(target => 'number');
@@ -35,5 +46,6 @@ ROLLBACK;
 SELECT count(*) FROM ntt_mime.run;
 SELECT count(*) FROM ntt_mime.progress;
 SELECT ntt_cancel_backfill(1);
+DROP MATERIALIZED VIEW kept;
 DROP VIEW target_view;
 DROP TABLE target, without_blobid, without_mime_type, number;

@@ -17,3 +17,6 @@ SELECT path, status, mime_type, size, bytes_read FROM ntt_inspect_blob('not a bl
 SELECT status, mime_type, size, bytes_read FROM ntt_inspect_blob(repeat('0', 64));
 SELECT extension = extversion AS extension, libmagic ~ '^5\.[0-9]+$' AS libmagic, magic_entries > 1000 AS magic_entries
   FROM ntt_mime_version(), pg_extension WHERE extname = 'ntt_mime';
+-- The warning of a blob that isn't there, once a statement, with its words.
+\set VERBOSITY default
+SELECT ntt_detect_mime(repeat('0', 64)), ntt_detect_mime(repeat('1', 64));

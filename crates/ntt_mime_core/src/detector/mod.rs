@@ -194,6 +194,7 @@ impl Detector {
 
     fn detect(&mut self, file: BorrowedFd<'_>, size: u64) -> Result<Detection, Trouble> {
         let mut limit = self.config.first_look();
+        self.buffers.head.clear();
         self.buffers.head.shrink_to(KEPT);
         let mut looks = Looks::new(file, size, &mut self.buffers);
         let mut detection = Detection {

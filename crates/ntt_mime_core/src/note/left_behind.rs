@@ -1,0 +1,262 @@
+//! What dead processes have left: which blobs are to blame, and which are suspect.
+
+use std::collections::HashSet;
+use std::ffi::c_int;
+use std::fs::{self, File};
+use std::io;
+use std::mem::offset_of;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::signals::CRASHES;
+use super::{Keeper, MAGIC, Page, Sight};
+use crate::blob_id::BlobId;
+
+/// Age at which a file without a lock won't be locked any more.
+const UNFINISHED: Duration = Duration::from_secs(60);
+
+/// Age at which a suspicion is forgotten: nobody has looked at the blob since.
+const SUSPICION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How a process died that was looking at a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// It crashed.
+    Crashed { signal: &'static str },
+    /// It was killed, and so was one before it, at the same blob.
+    KilledTwice,
+}
+
+/// A blob that a dead process of this database was looking at.
+#[derive(Debug)]
+pub struct LeftBehind {
+    pub blob: BlobId,
+    pub death: Death,
+    pub pid: u32,
+    path: PathBuf,
+    /// Locked, so that no other run takes the same note.
+    _file: Arc<File>,
+}
+
+/// What is said of a blob at which a process crashed.
+pub fn crash_detail(process: &str, signal: &str) -> String {
+    format!("{process} was terminated by {signal} while it looked at the blob")
+}
+
+impl LeftBehind {
+    /// What happened, in words.
+    pub fn detail(&self) -> String {
+        let process = format!("process {}", self.pid);
+        match self.death {
+            Death::Crashed { signal } => crash_detail(&process, signal),
+            Death::KilledTwice => {
+                format!("{process} and one before it were killed while they looked at the blob")
+            }
+        }
+    }
+
+    /// Removes the note: the blob is in quarantine.
+    pub fn settle(self) {
+        // A note that stays is read again, which does no harm.
+        let _ = fs::remove_file(&self.path);
+        if let Some(folder) = self.path.parent() {
+            let database = database_of(&self.path).unwrap_or_default();
+            let _ = fs::remove_file(suspicion(folder, database, &self.blob));
+        }
+    }
+}
+
+/// Reads and tidies up the notes of dead processes: what has crashed processes of `database`. A blob
+/// over which a worker was killed for the first time becomes suspect and is not among them.
+///
+/// `databases` are the oids of those that exist: notes of others are of no use to anybody.
+pub fn left_behind(folder: &Path, database: u32, databases: &[u32]) -> io::Result<Vec<LeftBehind>> {
+    let mut found = Vec::new();
+    for entry in entries(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        let Some(of) = database_of(&path) else {
+            remove_unfinished(&entry);
+            continue;
+        };
+        if of != database && databases.contains(&of) {
+            continue;
+        }
+        if suspect(&path).is_some() {
+            if of != database || is_older(&entry, SUSPICION) {
+                let _ = fs::remove_file(&path);
+            }
+            continue;
+        }
+        let Some((file, seen)) = dead(&path) else {
+            continue;
+        };
+        let file = Arc::new(file);
+        let mut blamed = false;
+        for (blob, signal) in seen.verdicts().filter(|_| of == database) {
+            let suspicion = suspicion(folder, database, &blob);
+            let death = match signal {
+                Some(signal) => Death::Crashed { signal },
+                None if suspicion.exists() => Death::KilledTwice,
+                None => {
+                    File::create(suspicion)?;
+                    continue;
+                }
+            };
+            blamed = true;
+            found.push(LeftBehind {
+                blob,
+                death,
+                pid: pid_of(&path),
+                path: path.clone(),
+                _file: Arc::clone(&file),
+            });
+        }
+        if !blamed {
+            let _ = fs::remove_file(path);
+        }
+    }
+    Ok(found)
+}
+
+/// The blobs of a database that are suspect.
+pub fn suspects(folder: &Path, database: u32) -> HashSet<BlobId> {
+    let entries = entries(folder).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths
+        .filter(|path| database_of(path) == Some(database))
+        .filter_map(|path| suspect(&path))
+        .collect()
+}
+
+/// Clears a suspect blob: a process has judged it, and lives.
+pub fn acquit(folder: &Path, database: u32, blob: &BlobId) {
+    let _ = fs::remove_file(suspicion(folder, database, blob));
+}
+
+/// Blobs that have crashed processes of `database` and wait for the next run to put them into
+/// quarantine, with the signals' names. Changes nothing, so that a standby can ask, too.
+pub fn crashes(folder: &Path, database: u32) -> Vec<(BlobId, &'static str)> {
+    let mut found = Vec::new();
+    for entry in entries(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if database_of(&path) != Some(database) || suspect(&path).is_some() {
+            continue;
+        }
+        // Nobody outlives the mark, so it doesn't matter whether it is dead already.
+        let Ok(seen) = File::open(&path).and_then(|file| Seen::read(&file)) else {
+            continue;
+        };
+        let crashes = seen
+            .verdicts()
+            .filter_map(|(blob, signal)| Some((blob, signal?)));
+        found.extend(crashes);
+    }
+    found
+}
+
+/// Removes a note that its keeper never finished, once it can't be at it any more.
+fn remove_unfinished(entry: &fs::DirEntry) {
+    if is_older(entry, UNFINISHED) {
+        let _ = fs::remove_file(entry.path());
+    }
+}
+
+fn is_older(entry: &fs::DirEntry, limit: Duration) -> bool {
+    let age = entry.metadata().and_then(|file| file.modified());
+    let age = age.ok().and_then(|written| written.elapsed().ok());
+    age.is_some_and(|age| age > limit)
+}
+
+/// What a note says.
+struct Seen {
+    bytes: [u8; size_of::<Page>()],
+}
+
+impl Seen {
+    fn read(file: &File) -> io::Result<Seen> {
+        let mut bytes = [0; size_of::<Page>()];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(Seen { bytes })
+    }
+
+    fn word(&self, offset: usize) -> u32 {
+        let bytes = self.bytes[offset..offset + 4].try_into();
+        u32::from_ne_bytes(bytes.expect("four bytes"))
+    }
+
+    /// The blobs that are to blame, with the signal if there was a crash: the one at which it crashed, or else all
+    /// that were being looked at.
+    fn verdicts(&self) -> impl Iterator<Item = (BlobId, Option<&'static str>)> {
+        let known = self.word(offset_of!(Page, magic)) == MAGIC;
+        let worker = self.word(offset_of!(Page, keeper)) == Keeper::Worker as u32;
+        let excused = self.word(offset_of!(Page, excused)) != 0;
+        let sights = [0, 1].map(|number| self.sight(number).filter(|_| known));
+        let crashed = sights.iter().flatten().any(|(_, signal)| signal.is_some());
+        let blamed = move |(_, signal): &(BlobId, Option<&'static str>)| match crashed {
+            true => signal.is_some(),
+            false => worker && !excused,
+        };
+        sights.into_iter().flatten().filter(blamed)
+    }
+
+    /// What a thread was looking at, if it was, and the signal by which it crashed.
+    fn sight(&self, number: usize) -> Option<(BlobId, Option<&'static str>)> {
+        let start = offset_of!(Page, sights) + number * size_of::<Sight>();
+        if self.word(start + offset_of!(Sight, thread)) == 0 {
+            return None;
+        }
+        let at = start + offset_of!(Sight, blob);
+        let blob = BlobId::from_bytes(self.bytes[at..at + 32].try_into().expect("32 bytes"));
+        let signal = self.word(start + offset_of!(Sight, signal)) as c_int;
+        let name = CRASHES.iter().find(|(known, _)| *known == signal);
+        Some((blob, name.map(|(_, name)| *name)))
+    }
+}
+
+/// The note at `path`, locked, if its keeper is dead.
+fn dead(path: &Path) -> Option<(File, Seen)> {
+    let file = File::open(path).ok()?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+    let seen = Seen::read(&file).ok()?;
+    Some((file, seen))
+}
+
+fn entries(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>>> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None.into_iter().flatten()),
+        result => Ok(Some(result?).into_iter().flatten()),
+    }
+}
+
+/// Files are called `<database>.<pid>`, `new.<database>.<pid>` until they are locked, and
+/// `<database>.suspect.<blobid>`.
+fn parts(path: &Path) -> Vec<&str> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.unwrap_or_default().split('.').collect()
+}
+
+fn database_of(path: &Path) -> Option<u32> {
+    parts(path).first()?.parse().ok()
+}
+
+fn pid_of(path: &Path) -> u32 {
+    let last = parts(path).last().and_then(|pid| pid.parse().ok());
+    last.unwrap_or_default()
+}
+
+/// The suspect blob of a file that tells of one.
+fn suspect(path: &Path) -> Option<BlobId> {
+    match parts(path)[..] {
+        [_, "suspect", blob] => blob.parse().ok(),
+        _ => None,
+    }
+}
+
+fn suspicion(folder: &Path, database: u32, blob: &BlobId) -> PathBuf {
+    folder.join(format!("{database}.suspect.{blob}"))
+}
