@@ -46,7 +46,7 @@ demo-stop: ## stop the demo's cluster; its folder stays
 test: ## every test there is
 	@scripts/test.sh
 
-test-matrix: ## the same on Debian 12, 13 and 14 (PostgreSQL 15, 17, 18); MATRIX=trixie chooses
+test-matrix: ## make test on Debian 12, 13 and 14 (PostgreSQL 15, 17, 18); MATRIX=trixie chooses
 	@scripts/matrix.sh
 
 test-deb: ## the package in a clean Debian: install, upgrade, remove; RELEASE=trixie
