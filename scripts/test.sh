@@ -74,6 +74,7 @@ phase_format() { cargo_do fmt --all --check; }
 
 phase_lint() {
     cargo_do clippy --workspace --all-targets "${features[@]}" -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo_do doc --quiet --workspace --no-deps "${features[@]}"
 }
 
 phase_core() {

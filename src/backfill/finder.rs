@@ -1,11 +1,11 @@
-//! How a worker finds the MIME type of each distinct blob of a chunk.
+//! How a worker finds the MIME type of each distinct blob of a batch.
 //!
 //! The files are opened and judged by an [`Examiner`], a thread of this process; here we wait for its
 //! results where an interrupt reaches us. All of it happens outside any transaction, but for a look at
 //! known failures and the record of new ones, each in a short transaction of its own.
 //!
 //! Between [`Finder::begin`] and [`Finder::finish`] its owner may do something else, such as updating the rows of
-//! the chunk before: the examiner needs nobody for its work. One chunk at a time.
+//! the batch before: the examiner needs nobody for its work. One batch at a time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use ntt_mime_core::note::{self, Note};
 use ntt_mime_core::store::Store;
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
 
-use super::chunk::{Chunk, Found, Key, Wanted};
+use super::batch::{Batch, BlobKey, Found, Wanted};
 use super::history::{self, KnownFailure, NewFailure};
 use super::options::Job;
 use super::shared::{Counters, Shared, Stop, add, add_time};
@@ -50,23 +50,23 @@ pub struct Finder<'a> {
     suspects: HashSet<BlobId>,
     /// What the examiner is at.
     search: Option<Search>,
-    /// Of the chunk at hand.
+    /// Of the batch at hand.
     times: Times,
     /// There are processors enough for the workers and their examiners.
     processors_to_spare: bool,
     /// An examiner of this process is lost in a blob. It ends with the process only.
-    pub worn: bool,
+    pub lost_examiner: bool,
 }
 
-/// A chunk whose blobs are being looked at.
+/// A batch whose blobs are being looked at.
 struct Search {
-    chunk: Chunk,
+    batch: Batch,
     todo: Vec<Todo>,
     waiting: Vec<Waiting>,
     records: Records,
 }
 
-/// Where the time of a chunk goes.
+/// Where the time of a batch goes.
 #[derive(Default)]
 struct Times {
     /// The examiner's, for opening and reading blobs.
@@ -87,19 +87,19 @@ impl Times {
     }
 }
 
-/// A blob of a chunk that this worker has to look at, with its place in the cache if it has one.
+/// A blob of a batch that this worker has to look at, with its place in the cache if it has one.
 struct Todo {
     at: usize,
     slot: Option<SlotIndex>,
 }
 
-/// A blob of a chunk that another worker is at, and its place in the cache.
+/// A blob of a batch that another worker is at, and its place in the cache.
 struct Waiting {
     at: usize,
     slot: SlotIndex,
 }
 
-/// What a chunk changes in `ntt_mime.failure`, and what is on record there of its blobs.
+/// What a batch changes in `ntt_mime.failure`, and what is on record there of its blobs.
 #[derive(Default)]
 struct Records {
     known: HashMap<String, KnownFailure>,
@@ -134,11 +134,11 @@ impl<'a> Finder<'a> {
             search: None,
             times: Times::default(),
             processors_to_spare: 2 * job.options.workers as usize <= processors,
-            worn: false,
+            lost_examiner: false,
         })
     }
 
-    /// Does it pay to begin a chunk while the rows of the one before are updated? It does on a slow store, and where
+    /// Does it pay to begin a batch while the rows of the one before are updated? It does on a slow store, and where
     /// an examiner takes its processor from nobody. With as many workers as processors, updates would be interrupted
     /// while others wait for what they have locked: 98,000 mixed blobs took 1.11 times as long with two workers on
     /// two processors, and 0.84 times as long with one.
@@ -146,16 +146,16 @@ impl<'a> Finder<'a> {
         self.processors_to_spare || self.times.read_share() > 0.5
     }
 
-    /// Begins to find the type of each distinct blob of a chunk.
-    pub fn begin(&mut self, mut chunk: Chunk) -> Result<(), PgError> {
+    /// Begins to find the type of each distinct blob of a batch.
+    pub fn begin(&mut self, mut batch: Batch) -> Result<(), PgError> {
         let begun = Instant::now();
         self.times = Times::default();
-        let (mut todo, waiting) = self.look_up(&mut chunk);
+        let (mut todo, waiting) = self.look_up(&mut batch);
         let mut records = Records::default();
-        self.prepare(&mut chunk, &mut todo, &mut records)?;
-        self.order(&chunk, &todo);
+        self.prepare(&mut batch, &mut todo, &mut records)?;
+        self.order(&batch, &todo);
         self.search = Some(Search {
-            chunk,
+            batch,
             todo,
             waiting,
             records,
@@ -164,9 +164,9 @@ impl<'a> Finder<'a> {
         Ok(())
     }
 
-    /// The chunk that was begun, with the types of its blobs; None if none was, or if the run has been stopped
+    /// The batch that was begun, with the types of its blobs; None if none was, or if the run has been stopped
     /// meanwhile, so that it is not to be used.
-    pub fn finish(&mut self) -> Result<Option<Chunk>, PgError> {
+    pub fn finish(&mut self) -> Result<Option<Batch>, PgError> {
         let Some(search) = self.search.take() else {
             return Ok(None);
         };
@@ -182,14 +182,14 @@ impl<'a> Finder<'a> {
         found
     }
 
-    fn finish_search(&mut self, search: Search) -> Result<Option<Chunk>, PgError> {
+    fn finish_search(&mut self, search: Search) -> Result<Option<Batch>, PgError> {
         let Search {
-            mut chunk,
+            mut batch,
             todo,
             waiting,
             mut records,
         } = search;
-        if !self.collect(&mut chunk, todo, &mut records)? {
+        if !self.collect(&mut batch, todo, &mut records)? {
             return Ok(None);
         }
         for Waiting { at, slot } in waiting {
@@ -197,14 +197,14 @@ impl<'a> Finder<'a> {
                 None => return Ok(None),
                 Some(Lookup::Known(outcome)) => {
                     add(&self.counters.cache_hits, 1);
-                    chunk.wanted[at].found = outcome.into();
+                    batch.wanted[at].found = outcome.into();
                 }
                 Some(_) => {
                     let slot = Some(slot);
                     let mut todo = vec![Todo { at, slot }];
-                    self.prepare(&mut chunk, &mut todo, &mut records)?;
-                    self.order(&chunk, &todo);
-                    if !self.collect(&mut chunk, todo, &mut records)? {
+                    self.prepare(&mut batch, &mut todo, &mut records)?;
+                    self.order(&batch, &todo);
+                    if !self.collect(&mut batch, todo, &mut records)? {
                         return Ok(None);
                     }
                 }
@@ -215,13 +215,13 @@ impl<'a> Finder<'a> {
         if !nothing_new && !self.job.options.dry_run {
             tx::transaction(|| history::record_failures(self.job.run_id, failed, mended))?;
         }
-        Ok(Some(chunk))
+        Ok(Some(batch))
     }
 
     /// Takes from the cache what is known; returns what is to be done here and what others are at.
-    fn look_up(&self, chunk: &mut Chunk) -> (Vec<Todo>, Vec<Waiting>) {
+    fn look_up(&self, batch: &mut Batch) -> (Vec<Todo>, Vec<Waiting>) {
         let (mut todo, mut waiting) = (Vec::new(), Vec::new());
-        for (at, wanted) in chunk.wanted.iter_mut().enumerate() {
+        for (at, wanted) in batch.wanted.iter_mut().enumerate() {
             let id = wanted.key.in_cache();
             let max = self.job.options.max_blobs;
             let mut take = |slot| todo.push(Todo { at, slot });
@@ -245,20 +245,20 @@ impl<'a> Finder<'a> {
     /// Takes blobs off the list that aren't to be looked at.
     fn prepare(
         &self,
-        chunk: &mut Chunk,
+        batch: &mut Batch,
         todo: &mut Vec<Todo>,
         records: &mut Records,
     ) -> Result<(), PgError> {
-        self.pass_over_known(chunk, todo, records)?;
-        todo.retain(|todo| self.is_blob(&mut chunk.wanted[todo.at], todo.slot, records));
+        self.pass_over_known(batch, todo, records)?;
+        todo.retain(|todo| self.is_blob(&mut batch.wanted[todo.at], todo.slot, records));
         Ok(())
     }
 
-    /// Has the examiner look at blobs of a chunk.
-    fn order(&mut self, chunk: &Chunk, todo: &[Todo]) {
+    /// Has the examiner look at blobs of a batch.
+    fn order(&mut self, batch: &Batch, todo: &[Todo]) {
         let ids = todo
             .iter()
-            .filter_map(|todo| chunk.wanted[todo.at].key.id());
+            .filter_map(|todo| batch.wanted[todo.at].key.id());
         if !todo.is_empty() {
             self.examiner.order(ids.collect());
         }
@@ -267,7 +267,7 @@ impl<'a> Finder<'a> {
     /// Takes what comes of blobs that have been ordered. False if the run was stopped meanwhile.
     fn collect(
         &mut self,
-        chunk: &mut Chunk,
+        batch: &mut Batch,
         mut todo: Vec<Todo>,
         records: &mut Records,
     ) -> Result<bool, PgError> {
@@ -283,12 +283,12 @@ impl<'a> Finder<'a> {
                 let overdue = self.examiner.overdue();
                 for examined in self.examiner.collect() {
                     let Todo { at, slot } = todo[examined.number];
-                    self.take(&mut chunk.wanted[at], slot, examined, records)?;
+                    self.take(&mut batch.wanted[at], slot, examined, records)?;
                     done += 1;
                 }
                 if let Some(number) = overdue.filter(|number| *number == done) {
                     let Todo { at, slot } = todo[number];
-                    self.give_up_on(&mut chunk.wanted[at], slot)?;
+                    self.give_up_on(&mut batch.wanted[at], slot)?;
                     done += 1;
                     break;
                 }
@@ -298,7 +298,7 @@ impl<'a> Finder<'a> {
             }
             todo.drain(..done);
             // If there are more, they have been lost with an examiner.
-            self.order(chunk, &todo);
+            self.order(batch, &todo);
         }
         Ok(true)
     }
@@ -307,7 +307,7 @@ impl<'a> Finder<'a> {
     /// the others that are on record.
     fn pass_over_known(
         &self,
-        chunk: &mut Chunk,
+        batch: &mut Batch,
         todo: &mut Vec<Todo>,
         records: &mut Records,
     ) -> Result<(), PgError> {
@@ -318,11 +318,11 @@ impl<'a> Finder<'a> {
         }
         let texts: Vec<String> = todo
             .iter()
-            .map(|todo| chunk.wanted[todo.at].key.text())
+            .map(|todo| batch.wanted[todo.at].key.text())
             .collect();
         let known = tx::transaction(|| history::known_failures(&self.job.options, texts))?;
         todo.retain(|todo| {
-            let wanted = &mut chunk.wanted[todo.at];
+            let wanted = &mut batch.wanted[todo.at];
             let recent = known
                 .get(&wanted.key.text())
                 .filter(|failure| failure.pass_over);
@@ -337,7 +337,7 @@ impl<'a> Finder<'a> {
 
     /// Is there a blob to look at? A text that is no blobid is a failure without that.
     fn is_blob(&self, wanted: &mut Wanted, slot: Option<SlotIndex>, records: &mut Records) -> bool {
-        let Key::Invalid(invalid) = &wanted.key else {
+        let BlobKey::Invalid(invalid) = &wanted.key else {
             return true;
         };
         let failure = invalid.error.clone().into();
@@ -440,7 +440,7 @@ impl<'a> Finder<'a> {
             format!("blob \"{}\" {action} into quarantine", failure.blobid),
             sentence(&failure.detail)
         );
-        // At once, not with the other failures of the chunk: it has cost enough to find out.
+        // At once, not with the other failures of the batch: it has cost enough to find out.
         if !dry_run {
             let run_id = self.job.run_id;
             tx::transaction(|| history::record_failures(run_id, vec![failure], Vec::new()))?;
@@ -448,12 +448,12 @@ impl<'a> Finder<'a> {
         }
         self.conclude(wanted, slot, Outcome::Failed(FailureReason::Quarantined));
         self.examiner = start_examiner(self.job, self.read_ahead, &self.note)?;
-        self.worn = true;
+        self.lost_examiner = true;
         Ok(())
     }
 
     /// A suspect blob has been judged, and this process lives.
-    fn acquit(&mut self, key: &Key) {
+    fn acquit(&mut self, key: &BlobKey) {
         let Some(id) = key.id().filter(|_| !self.suspects.is_empty()) else {
             return;
         };
@@ -496,7 +496,7 @@ impl<'a> Finder<'a> {
 
 impl Records {
     /// A blob on record as a failure has been detected.
-    fn note_detected(&mut self, key: &Key) {
+    fn note_detected(&mut self, key: &BlobKey) {
         // Nearly always nothing is on record, and the text of the key isn't worth making.
         if self.known.is_empty() {
             return;

@@ -43,7 +43,7 @@ pub fn block_of(tid: Tid) -> u32 {
 
 /// Why a leaf, or a part of it, can't be worked on.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum LeafError {
     /// It has been dropped or detached, or never was a table.
     Gone,
     /// Somebody holds a lock that we need.
@@ -54,12 +54,12 @@ pub enum Trouble {
     Fatal(tx::PgError),
 }
 
-impl From<tx::PgError> for Trouble {
-    fn from(error: tx::PgError) -> Trouble {
+impl From<tx::PgError> for LeafError {
+    fn from(error: tx::PgError) -> LeafError {
         match error.sqlstate().as_str() {
-            "55P03" => Trouble::Locked,
-            "40P01" | "40001" => Trouble::Retry,
-            _ => Trouble::Fatal(error),
+            "55P03" => LeafError::Locked,
+            "40P01" | "40001" => LeafError::Retry,
+            _ => LeafError::Fatal(error),
         }
     }
 }
@@ -195,7 +195,11 @@ impl<'a> Leaf<'a> {
     /// the leaf is small, or an index of it knows them: one of rows without a MIME type, or another that
     /// PostgreSQL takes to be cheaper than reading the leaf. If it is [`Opened::Blocks`] in the end, these
     /// rows are to be forgotten.
-    pub fn open(&mut self, limit: u32, mut row: impl FnMut(Tid, &str)) -> Result<Opened, Trouble> {
+    pub fn open(
+        &mut self,
+        limit: u32,
+        mut row: impl FnMut(Tid, &str),
+    ) -> Result<Opened, LeafError> {
         let opened = tx::transaction(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
             let blocks = locked.blocks();
@@ -214,7 +218,7 @@ impl<'a> Leaf<'a> {
                 false => Opened::Blocks(blocks),
             })
         })?;
-        opened.ok_or(Trouble::Gone)
+        opened.ok_or(LeafError::Gone)
     }
 
     /// Reads up to `limit` pending rows between two places, both exclusive, in physical order.
@@ -224,14 +228,14 @@ impl<'a> Leaf<'a> {
         to: Tid,
         limit: u32,
         row: impl FnMut(Tid, &str),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), LeafError> {
         let done = tx::transaction(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
             let rows = self.read(&locked, (from, to), limit, row);
             self.get_ready_to_update(&locked, rows);
             Some(())
         })?;
-        done.ok_or(Trouble::Gone)
+        done.ok_or(LeafError::Gone)
     }
 
     /// The last thing of a transaction that has read so many pending rows.
@@ -301,7 +305,7 @@ impl<'a> Leaf<'a> {
         rows: Rows<'_>,
         blobids: &[String],
         mime_types: &[&str],
-    ) -> Result<Updated, Trouble> {
+    ) -> Result<Updated, LeafError> {
         for attempt in 1.. {
             let insist = attempt == CONSTRAINT_ATTEMPTS;
             let (updated, commit_time) = tx::transaction_timed(|| {
@@ -321,7 +325,7 @@ impl<'a> Leaf<'a> {
                         locked.cache_partition_constraint();
                     }
                 })?,
-                None => return Err(Trouble::Gone),
+                None => return Err(LeafError::Gone),
             }
         }
         unreachable!("the last attempt returns")

@@ -9,18 +9,18 @@
 //!  list the leaves ──► board ─────────────────►    | no transaction: detect distinct blobs,
 //!                      (shared memory)             |   each once a run ◄──► cache, dictionary
 //!  every second: counters ◄── shared counters ◄──  | short transaction: UPDATE ONLY leaf
-//!    to ntt_mime.run, COMMIT; NOTICEs              | next chunk …
+//!    to ntt_mime.run, COMMIT; NOTICEs              | next batch …
 //!  pass over? look again at what was missed       next task …
 //!  last row of ntt_mime.run, result row           end when the board is closed
 //! ```
 //!
 //! Nobody holds a snapshot, a transaction or a lock on a table while waiting or while reading files.
 //! Where each thing is: [`options`] what a run is asked to do, [`target`] the table and its leaves,
-//! [`shared`] the shared memory, [`leader`], [`worker`], [`chunk`] the rows of one batch, [`finder`] how the
+//! [`shared`] the shared memory, [`leader`], [`worker`], [`batch`] the rows of one batch, [`finder`] how the
 //! types of their blobs are found, [`leaf`] what is done to one leaf, [`history`] the tables `run` and
 //! `failure`, [`progress`] what the caller reads meanwhile, [`procedure`] the SQL surface.
 
-pub mod chunk;
+pub mod batch;
 pub mod finder;
 pub mod history;
 pub mod leader;

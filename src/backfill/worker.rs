@@ -11,9 +11,9 @@ use ntt_mime_core::memory::Mapping;
 use ntt_mime_core::note::Keeper;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-use super::chunk::Chunk;
+use super::batch::Batch;
 use super::finder::Finder;
-use super::leaf::{Leaf, Opened, Place, Rows, Tid, Trouble, block_of, start_of_block};
+use super::leaf::{Leaf, LeafError, Opened, Place, Rows, Tid, block_of, start_of_block};
 use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
 use crate::errors::Error;
@@ -123,7 +123,7 @@ fn work(
         shared,
         slot,
         finder,
-        batch: FIRST_BATCH.min(job.options.batch_size),
+        batch_rows: FIRST_BATCH.min(job.options.batch_size),
         leaves_seen: 0,
         large: false,
     };
@@ -159,7 +159,7 @@ struct Worker<'a> {
     slot: &'a WorkerSlot,
     finder: Finder<'a>,
     /// Rows of the next batch at most.
-    batch: u32,
+    batch_rows: u32,
     leaves_seen: u32,
     /// It takes more memory than it should.
     large: bool,
@@ -181,7 +181,7 @@ impl<'a> Worker<'a> {
             let now = Instant::now();
             add_time(&self.slot.counters.worker_us, now - since);
             since = now;
-            if self.finder.worn || self.large {
+            if self.finder.lost_examiner || self.large {
                 return Ok(WorkerState::Retired);
             }
             let generation = board.generation();
@@ -259,12 +259,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Notes why a leaf was left; an error that isn't the leaf's ends the worker.
-    fn note(&self, index: usize, leaf: &Leaf<'_>, trouble: Trouble) -> Result<(), PgError> {
+    fn note(&self, index: usize, leaf: &Leaf<'_>, trouble: LeafError) -> Result<(), PgError> {
         let board = self.shared.board();
         match trouble {
-            Trouble::Gone => board.note_gone(index),
-            Trouble::Locked | Trouble::Retry => board.note_unseen(index),
-            Trouble::Fatal(error) => {
+            LeafError::Gone => board.note_gone(index),
+            LeafError::Locked | LeafError::Retry => board.note_unseen(index),
+            LeafError::Fatal(error) => {
                 // It has none before it has been locked.
                 return Err(match leaf.name.is_empty() {
                     true => error,
@@ -276,18 +276,18 @@ impl<'a> Worker<'a> {
     }
 
     /// Opens a leaf: tells the board its size, or does all of it, if that is little.
-    fn open(&mut self, leaf: &mut Leaf<'_>, index: usize) -> Result<(), Trouble> {
+    fn open(&mut self, leaf: &mut Leaf<'_>, index: usize) -> Result<(), LeafError> {
         let board = self.shared.board();
         let counters = &self.slot.counters;
-        let (mut chunk, mut tids) = (Chunk::default(), Vec::new());
+        let (mut batch, mut tids) = (Batch::default(), Vec::new());
         self.report("opening a leaf");
         let begun = Instant::now();
-        let opened = leaf.open(self.batch, |tid, blobid| {
-            chunk.push(tid, blobid);
+        let opened = leaf.open(self.batch_rows, |tid, blobid| {
+            batch.push(tid, blobid);
             tids.push(tid);
         })?;
         add_time(&counters.scan_us, begun.elapsed());
-        let (blocks, place) = match (opened, chunk.last) {
+        let (blocks, place) = match (opened, batch.last) {
             (Opened::Blocks(blocks), _) => {
                 board.size(index, blocks);
                 return Ok(());
@@ -299,9 +299,9 @@ impl<'a> Worker<'a> {
             (Opened::Few(blocks), last) => (blocks, last.map(|_| Place::Few(&tids))),
         };
         if let Some(place) = place {
-            self.begin(chunk)?;
-            if let Some(chunk) = self.found(leaf)? {
-                self.fill(leaf, index, place, &chunk)?;
+            self.begin(batch)?;
+            if let Some(batch) = self.found(leaf)? {
+                self.fill(leaf, index, place, &batch)?;
             }
             self.pause();
         }
@@ -320,25 +320,25 @@ impl<'a> Worker<'a> {
         index: usize,
         done: &mut u32,
         end: u32,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), LeafError> {
         let (mut from, to) = (start_of_block(*done), start_of_block(end));
         if !self.is_stopping() {
             self.read(leaf, from, to)?;
         }
-        while let Some(chunk) = self.found(leaf)? {
-            let last = chunk.last.expect("a chunk that was begun has rows");
-            let early = chunk.more && self.finder.works_ahead() && !self.is_stopping();
+        while let Some(batch) = self.found(leaf)? {
+            let last = batch.last.expect("a batch that was begun has rows");
+            let early = batch.more && self.finder.works_ahead() && !self.is_stopping();
             let ahead = match early {
                 true => self.read(leaf, last, to),
                 false => Ok(()),
             };
-            if let Err(trouble) = self.fill(leaf, index, Place::Range(from, last), &chunk) {
+            if let Err(trouble) = self.fill(leaf, index, Place::Range(from, last), &batch) {
                 // Others may wait for what we have begun.
                 self.found(leaf)?;
                 return Err(trouble);
             }
             ahead?;
-            if !chunk.more {
+            if !batch.more {
                 break;
             }
             from = last;
@@ -354,29 +354,29 @@ impl<'a> Worker<'a> {
     }
 
     /// Reads the pending rows of the next batch, and has its blobs looked at.
-    fn read(&mut self, leaf: &mut Leaf<'_>, from: Tid, to: Tid) -> Result<(), Trouble> {
-        let limit = self.batch;
-        let mut chunk = Chunk::default();
+    fn read(&mut self, leaf: &mut Leaf<'_>, from: Tid, to: Tid) -> Result<(), LeafError> {
+        let limit = self.batch_rows;
+        let mut batch = Batch::default();
         self.report(&format!("reading {}", leaf.name));
         let begun = Instant::now();
-        leaf.scan(from, to, limit, |tid, blobid| chunk.push(tid, blobid))?;
+        leaf.scan(from, to, limit, |tid, blobid| batch.push(tid, blobid))?;
         add_time(&self.slot.counters.scan_us, begun.elapsed());
-        chunk.more = chunk.rows == u64::from(limit);
-        match chunk.rows {
+        batch.more = batch.rows == u64::from(limit);
+        match batch.rows {
             0 => Ok(()),
-            _ => self.begin(chunk),
+            _ => self.begin(batch),
         }
     }
 
-    fn begin(&mut self, chunk: Chunk) -> Result<(), Trouble> {
-        add(&self.slot.counters.rows_scanned, chunk.rows);
-        self.finder.begin(chunk).map_err(Trouble::Fatal)
+    fn begin(&mut self, batch: Batch) -> Result<(), LeafError> {
+        add(&self.slot.counters.rows_scanned, batch.rows);
+        self.finder.begin(batch).map_err(LeafError::Fatal)
     }
 
     /// The batch that was begun, if one was, and unless the run has been stopped meanwhile.
-    fn found(&mut self, leaf: &Leaf<'_>) -> Result<Option<Chunk>, Trouble> {
+    fn found(&mut self, leaf: &Leaf<'_>) -> Result<Option<Batch>, LeafError> {
         self.report(&format!("detecting blobs of {}", leaf.name));
-        self.finder.finish().map_err(Trouble::Fatal)
+        self.finder.finish().map_err(LeafError::Fatal)
     }
 
     /// Updates the rows of a batch.
@@ -385,16 +385,16 @@ impl<'a> Worker<'a> {
         leaf: &mut Leaf<'_>,
         index: usize,
         place: Place<'_>,
-        chunk: &Chunk,
-    ) -> Result<(), Trouble> {
+        batch: &Batch,
+    ) -> Result<(), LeafError> {
         let (board, counters) = (self.shared.board(), &self.slot.counters);
         let (expected, updated) = match self.job.options.dry_run {
             true => (0, 0),
-            false => match self.update(leaf, place, chunk) {
+            false => match self.update(leaf, place, batch) {
                 Ok(filled) => filled,
                 // These rows have to wait for another pass; what comes after them may be free. If it
                 // is the leaf that is locked, the next look at it will tell.
-                Err(Trouble::Locked | Trouble::Retry) => {
+                Err(LeafError::Locked | LeafError::Retry) => {
                     board.note_locked(index);
                     (0, 0)
                 }
@@ -403,7 +403,7 @@ impl<'a> Worker<'a> {
         };
         let missed = expected.saturating_sub(updated);
         add(&counters.rows_retried, missed);
-        let left = chunk.rows.saturating_sub(updated);
+        let left = batch.rows.saturating_sub(updated);
         if left > 0 {
             board.note_left(index, left, missed > 0);
         }
@@ -416,9 +416,9 @@ impl<'a> Worker<'a> {
         &mut self,
         leaf: &mut Leaf<'_>,
         place: Place<'_>,
-        chunk: &Chunk,
-    ) -> Result<(u64, u64), Trouble> {
-        let (blobids, mime_types, expected) = chunk.filled(self.shared.dictionary());
+        batch: &Batch,
+    ) -> Result<(u64, u64), LeafError> {
+        let (blobids, mime_types, expected) = batch.filled(self.shared.dictionary());
         if blobids.is_empty() {
             return Ok((0, 0));
         }
@@ -439,15 +439,15 @@ impl<'a> Worker<'a> {
                     add_time(&counters.commit_us, updated.commit_time);
                     let update_time = took.saturating_sub(updated.commit_time);
                     add_time(&counters.update_us, update_time);
-                    self.adapt(took, chunk.rows);
+                    self.adapt(took, batch.rows);
                     return Ok((expected, updated.rows));
                 }
                 Err(trouble) => {
                     add_time(&counters.update_us, took);
                     match trouble {
                         // Perhaps it isn't the leaf that is locked, but some of its rows.
-                        Trouble::Locked if !rows.free_only => rows.free_only = true,
-                        Trouble::Retry if attempt < RETRIES => {
+                        LeafError::Locked if !rows.free_only => rows.free_only = true,
+                        LeafError::Retry if attempt < RETRIES => {
                             attempt += 1;
                             self.wait(Duration::from_millis(20) * attempt, WaitEvent::Delay);
                         }
@@ -462,9 +462,9 @@ impl<'a> Worker<'a> {
     fn adapt(&mut self, took: Duration, rows: u64) {
         let max = self.job.options.batch_size;
         if took > LONG_BATCH {
-            self.batch = (self.batch / 2).max(1);
-        } else if took < LONG_BATCH / 4 && rows >= u64::from(self.batch) {
-            self.batch = self.batch.saturating_mul(2).min(max);
+            self.batch_rows = (self.batch_rows / 2).max(1);
+        } else if took < LONG_BATCH / 4 && rows >= u64::from(self.batch_rows) {
+            self.batch_rows = self.batch_rows.saturating_mul(2).min(max);
         }
     }
 

@@ -12,7 +12,7 @@ use super::leaf::Tid;
 
 /// The blobid of a row: of a blob, or text that isn't one.
 #[derive(PartialEq, Eq, Hash, Clone)]
-pub enum Key {
+pub enum BlobKey {
     Blob(BlobId),
     Invalid(Box<Invalid>),
 }
@@ -31,43 +31,43 @@ pub struct Invalid {
 /// What came of a blob.
 pub enum Found {
     /// Not looked at: the run ends before.
-    Not,
+    NotLookedAt,
     Mime(MimeId),
     /// A type that did not fit into the dictionary.
     Text(String),
     Failed,
 }
 
-/// A distinct blob of a chunk, and how many rows wait for it.
+/// A distinct blob of a batch, and how many rows wait for it.
 pub struct Wanted {
-    pub key: Key,
+    pub key: BlobKey,
     pub rows: u64,
     pub found: Found,
 }
 
 /// Pending rows of one range, and their distinct blobs.
 #[derive(Default)]
-pub struct Chunk {
+pub struct Batch {
     pub wanted: Vec<Wanted>,
-    by_key: HashMap<Key, usize>,
+    by_key: HashMap<BlobKey, usize>,
     pub rows: u64,
     pub last: Option<Tid>,
     /// There may be more rows behind the last one.
     pub more: bool,
 }
 
-impl Chunk {
+impl Batch {
     pub fn push(&mut self, tid: Tid, blobid: &str) {
         let key = match BlobId::parse(blobid) {
-            Ok(id) => Key::Blob(id),
-            Err(error) => Key::Invalid(Box::new(Invalid::new(blobid, error))),
+            Ok(id) => BlobKey::Blob(id),
+            Err(error) => BlobKey::Invalid(Box::new(Invalid::new(blobid, error))),
         };
         let wanted = &mut self.wanted;
         let at = *self.by_key.entry(key).or_insert_with_key(|key| {
             wanted.push(Wanted {
                 key: key.clone(),
                 rows: 0,
-                found: Found::Not,
+                found: Found::NotLookedAt,
             });
             wanted.len() - 1
         });
@@ -83,9 +83,9 @@ impl Chunk {
             let mime_type = match &wanted.found {
                 Found::Mime(id) => dictionary.get(*id),
                 Found::Text(text) => text,
-                Found::Not | Found::Failed => continue,
+                Found::NotLookedAt | Found::Failed => continue,
             };
-            if let Key::Blob(id) = &wanted.key {
+            if let BlobKey::Blob(id) = &wanted.key {
                 blobids.push(id.to_string());
                 mime_types.push(mime_type);
                 rows += wanted.rows;
@@ -95,28 +95,28 @@ impl Chunk {
     }
 }
 
-impl Key {
+impl BlobKey {
     /// What stands for it in the run cache.
     pub fn in_cache(&self) -> BlobId {
         match self {
-            Key::Blob(id) => *id,
-            Key::Invalid(invalid) => invalid.entry,
+            BlobKey::Blob(id) => *id,
+            BlobKey::Invalid(invalid) => invalid.entry,
         }
     }
 
     /// Of a blob.
     pub fn id(&self) -> Option<BlobId> {
         match self {
-            Key::Blob(id) => Some(*id),
-            Key::Invalid(_) => None,
+            BlobKey::Blob(id) => Some(*id),
+            BlobKey::Invalid(_) => None,
         }
     }
 
     /// As failures are recorded under.
     pub fn text(&self) -> String {
         match self {
-            Key::Blob(id) => id.to_string(),
-            Key::Invalid(invalid) => invalid.recorded.clone(),
+            BlobKey::Blob(id) => id.to_string(),
+            BlobKey::Invalid(invalid) => invalid.recorded.clone(),
         }
     }
 }
@@ -150,16 +150,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chunk_knows_its_distinct_blobs() {
-        let mut chunk = Chunk::default();
+    fn a_batch_knows_its_distinct_blobs() {
+        let mut batch = Batch::default();
         let place = super::super::leaf::start_of_block(1);
         let id = "ab".repeat(32);
         for text in [id.as_str(), "nonsense", id.as_str(), "NONSENSE", "nonsense"] {
-            chunk.push(place, text);
+            batch.push(place, text);
         }
-        assert_eq!((chunk.rows, chunk.wanted.len()), (5, 3));
-        assert_eq!(chunk.wanted.iter().map(|w| w.rows).sum::<u64>(), 5);
-        let entries: HashSet<BlobId> = chunk.wanted.iter().map(|w| w.key.in_cache()).collect();
+        assert_eq!((batch.rows, batch.wanted.len()), (5, 3));
+        assert_eq!(batch.wanted.iter().map(|w| w.rows).sum::<u64>(), 5);
+        let entries: HashSet<BlobId> = batch.wanted.iter().map(|w| w.key.in_cache()).collect();
         assert_eq!(entries.len(), 3);
     }
 }
