@@ -226,12 +226,13 @@ fn one<T: pgrx::FromDatum + pgrx::IntoDatum>(
 
 /// A run that is going on: who started it, and the handle of its shared memory.
 pub struct Running {
-    pub role_name: String,
+    /// None if there is no such role any more.
+    pub role: Option<pg_sys::Oid>,
     pub handle: Option<u32>,
 }
 
 const RUNNING: &str = "
-SELECT r.role_name,
+SELECT (SELECT a.oid FROM pg_catalog.pg_roles a WHERE a.rolname::pg_catalog.text = r.role_name),
        (SELECT h.objid FROM pg_catalog.pg_locks h
          WHERE h.locktype = 'advisory' AND h.granted AND h.objsubid = 3 AND h.pid = r.pid
            AND h.database = l.database AND h.classid = $2 LIMIT 1)
@@ -257,7 +258,7 @@ pub fn running(run_id: i64) -> Option<Running> {
                 return Ok(None);
             }
             Ok(Some(Running {
-                role_name: row.get::<String>(1)?.unwrap_or_default(),
+                role: row.get::<pg_sys::Oid>(1)?,
                 handle: row.get::<pg_sys::Oid>(2)?.map(|oid| oid.to_u32()),
             }))
         })

@@ -118,8 +118,7 @@ fn ntt_cancel_backfill(run_id: i64) -> bool {
     let Some(run) = history::running(run_id) else {
         return false;
     };
-    let owner = identity::role_oid(&run.role_name);
-    if !owner.is_some_and(identity::acts_for) && !identity::is_superuser() {
+    if !run.role.is_some_and(identity::acts_for) && !identity::is_superuser() {
         Error::NotOwner { run_id }.raise();
     }
     let Some(segment) = run.handle.and_then(Segment::attach) else {

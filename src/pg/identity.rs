@@ -116,14 +116,6 @@ pub fn acts_for(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
 }
 
-/// A role by its name.
-pub fn role_oid(name: &str) -> Option<pg_sys::Oid> {
-    let name = super::encoding::to_server(name);
-    // SAFETY: a catalog look-up inside a transaction.
-    let oid = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
-    (oid != pg_sys::InvalidOid).then_some(oid)
-}
-
 /// Is the current user a superuser?
 pub fn is_superuser() -> bool {
     // SAFETY: a catalog look-up inside a transaction.
