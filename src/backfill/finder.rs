@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::cache::{Lookup, Outcome, RunCache, SlotIndex};
 use ntt_mime_core::detector::Detection;
-use ntt_mime_core::examiner::{Examined, Examiner, OVERDUE, Trouble};
+use ntt_mime_core::examiner::{ExamineError, Examined, Examiner, OVERDUE};
 use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::memory::Mapping;
 use ntt_mime_core::note::{self, Note};
@@ -372,8 +372,8 @@ impl<'a> Finder<'a> {
                     }
                 }
             }
-            Err(Trouble::Blob(failure)) => self.fail(wanted, slot, failure, records),
-            Err(Trouble::Store(error)) => {
+            Err(ExamineError::Blob(failure)) => self.fail(wanted, slot, failure, records),
+            Err(ExamineError::Store(error)) => {
                 let detail = sentence(&error);
                 return Err(Error::StoreGone { detail }.into());
             }
@@ -382,7 +382,7 @@ impl<'a> Finder<'a> {
     }
 
     /// The type that was detected, if it fits into the column.
-    fn fitting(&mut self, detection: Detection) -> Result<String, Trouble> {
+    fn fitting(&mut self, detection: Detection) -> Result<String, ExamineError> {
         add(&self.counters.detections, 1);
         add(&self.counters.bytes_read, detection.bytes_read);
         add(&self.counters.prefiltered, detection.prefiltered.into());
@@ -392,7 +392,7 @@ impl<'a> Finder<'a> {
         );
         match self.job.mime_type_limit {
             Some(limit) if detection.mime_type.chars().count() > limit => {
-                Err(Trouble::Blob(Failure {
+                Err(ExamineError::Blob(Failure {
                     reason: FailureReason::Error,
                     detail: format!(
                         "\"{}\" is too long for a mime_type of {limit} characters",

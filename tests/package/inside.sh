@@ -84,7 +84,7 @@ for ((seconds = 0; seconds < 180; seconds++)); do
 done
 sql -c "SELECT cron.unschedule('ntt-mime')" \
     -c "SELECT status, return_message FROM cron.job_run_details ORDER BY runid" \
-    -c "SELECT run_id, status, blobs, rows_updated, elapsed FROM ntt_mime.run"
+    -c "SELECT run_id, status, blobs, rows_updated, finished_at - started_at AS elapsed FROM ntt_mime.run"
 expect "the job has ended well" "$(value "SELECT status FROM cron.job_run_details ORDER BY runid LIMIT 1")" succeeded
 expect "so has its run" "$(value "SELECT status FROM ntt_mime.run ORDER BY run_id LIMIT 1")" succeeded
 expect_all

@@ -161,7 +161,8 @@ impl fmt::Display for InvalidBlobId {
                 let plural = if characters == 1 { "" } else { "s" };
                 write!(
                     f,
-                    "A blobid has {DIGITS} lower-case hexadecimal digits; \"{shown}\" has {characters} character{plural}."
+                    "A blobid has {DIGITS} lower-case hexadecimal digits; \"{shown}\" has \
+                     {characters} character{plural}."
                 )
             }
             Fault::Character {
@@ -170,7 +171,8 @@ impl fmt::Display for InvalidBlobId {
             } => {
                 write!(
                     f,
-                    "A blobid has {DIGITS} lower-case hexadecimal digits; character {position} of \"{shown}\" is \"{}\".",
+                    "A blobid has {DIGITS} lower-case hexadecimal digits; character {position} of \
+                     \"{shown}\" is \"{}\".",
                     escaped(character)
                 )
             }

@@ -2,8 +2,8 @@
 //!
 //! A task is a range of blocks of one leaf. The leader writes the leaves of a *pass* on the board,
 //! the largest first; workers take leaves in that order and cut them themselves: whoever opens a leaf
-//! first tells its number of blocks, and from then on anybody may take its next range with one atomic
-//! addition. So a big leaf is worked on by many workers without anyone having planned it, a leaf's
+//! first tells its number of blocks, and from then on anybody may take its next range in one atomic
+//! step. So a big leaf is worked on by many workers without anyone having planned it, a leaf's
 //! size is asked for only when it is its turn, and the leader needs no lock on any leaf.
 //!
 //! Plain memory touched through atomics, zeroed when new, like the other shared parts of a run.
@@ -31,6 +31,7 @@ pub struct LeafEntry {
     oid: AtomicU32,
     sized: AtomicU32,
     blocks: AtomicU32,
+    /// The first block that nobody has taken; at least `blocks` if none is left to take.
     next_block: AtomicU32,
     blocks_done: AtomicU32,
     flags: AtomicU32,
@@ -96,14 +97,9 @@ impl<'a> Board<'a> {
         Board { header, leaves }
     }
 
-    /// Leaves that fit.
-    pub fn capacity(&self) -> usize {
-        self.leaves.len()
-    }
-
     /// Writes the leaves of a pass, each with its oid and expected number of blocks, in the order in
     /// which they are to be taken, and opens it. Only for the leader, and only when every worker has
-    /// seen the end of the pass before. At most `capacity` leaves are taken over; returns how many.
+    /// seen the end of the pass before. Only as many as fit are taken over; returns how many.
     pub fn open_pass(&self, leaves: impl IntoIterator<Item = (u32, u32)>) -> usize {
         let h = self.header;
         let generation = h.generation.load(Ordering::Relaxed);
@@ -148,11 +144,6 @@ impl<'a> Board<'a> {
         self.header.open.load(Ordering::Acquire)
     }
 
-    /// Leaves of this pass.
-    pub fn pass_len(&self) -> usize {
-        self.len()
-    }
-
     /// Blocks done with, and blocks in all, over all passes so far.
     pub fn blocks(&self) -> (i64, i64) {
         let h = self.header;
@@ -160,6 +151,7 @@ impl<'a> Board<'a> {
         (load(&h.blocks_done), load(&h.blocks_total))
     }
 
+    /// Leaves of this pass.
     fn len(&self) -> usize {
         (self.header.len.load(Ordering::Acquire) as usize).min(self.leaves.len())
     }
@@ -202,16 +194,18 @@ impl<'a> Board<'a> {
             return None;
         }
         let blocks = entry.blocks.load(Ordering::Relaxed);
-        if entry.next_block.load(Ordering::Relaxed) >= blocks {
-            return None;
-        }
+        // Block numbers have 32 bits, and a leaf may have nearly as many blocks.
+        let after = |start: u32| start.saturating_add(BLOCKS_PER_TASK).min(blocks);
         let start = entry
             .next_block
-            .fetch_add(BLOCKS_PER_TASK, Ordering::AcqRel);
-        (start < blocks).then(|| Turn::Range {
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |next| {
+                (next < blocks).then(|| after(next))
+            })
+            .ok()?;
+        Some(Turn::Range {
             leaf,
             start,
-            end: start.saturating_add(BLOCKS_PER_TASK).min(blocks),
+            end: after(start),
         })
     }
 
@@ -268,7 +262,7 @@ impl<'a> Board<'a> {
     pub fn abandon(&self, leaf: usize) -> u32 {
         let entry = &self.leaves[leaf];
         let blocks = entry.blocks.load(Ordering::Relaxed);
-        let next = entry.next_block.swap(u32::MAX / 2, Ordering::AcqRel);
+        let next = entry.next_block.swap(u32::MAX, Ordering::AcqRel);
         blocks.saturating_sub(next)
     }
 
@@ -326,144 +320,4 @@ impl<'a> Board<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn zeroed(leaves: usize) -> (BoardHeader, Vec<LeafEntry>) {
-        let header = BoardHeader {
-            generation: AtomicU32::new(0),
-            len: AtomicU32::new(0),
-            next: AtomicU32::new(0),
-            open: AtomicU32::new(0),
-            closed: AtomicU32::new(0),
-            blocks_total: AtomicI64::new(0),
-            blocks_done: AtomicI64::new(0),
-        };
-        let entry = || LeafEntry {
-            oid: AtomicU32::new(0),
-            sized: AtomicU32::new(0),
-            blocks: AtomicU32::new(0),
-            next_block: AtomicU32::new(0),
-            blocks_done: AtomicU32::new(0),
-            flags: AtomicU32::new(0),
-            rows_left: AtomicU64::new(0),
-        };
-        (header, (0..leaves).map(|_| entry()).collect())
-    }
-
-    /// Works until the pass is over; returns every block taken, as (leaf, block).
-    fn work(board: &Board, sizes: &[u32]) -> Vec<(usize, u32)> {
-        let (mut taken, mut current) = (Vec::new(), None);
-        loop {
-            match board.take(current) {
-                Turn::Open(leaf) => {
-                    board.size(leaf, sizes[leaf]);
-                    current = Some(leaf);
-                }
-                Turn::Range { leaf, start, end } => {
-                    assert!(end - start <= BLOCKS_PER_TASK);
-                    taken.extend((start..end).map(|block| (leaf, block)));
-                    board.finish(leaf, end - start, 0);
-                    current = Some(leaf);
-                }
-                Turn::Wait => std::thread::yield_now(),
-                Turn::PassDone | Turn::Closed => return taken,
-            }
-        }
-    }
-
-    fn all_blocks(sizes: &[u32]) -> Vec<(usize, u32)> {
-        let of = |(leaf, size): (usize, &u32)| (0..*size).map(move |block| (leaf, block));
-        sizes.iter().enumerate().flat_map(of).collect()
-    }
-
-    proptest! {
-        #[test]
-        fn every_block_is_taken_exactly_once(
-            sizes in prop::collection::vec(0u32..5000, 0..40),
-            workers in 1usize..5,
-        ) {
-            let (header, leaves) = zeroed(sizes.len());
-            let board = Board::new(&header, &leaves);
-            board.open_pass((1..=sizes.len() as u32).map(|oid| (oid, 10)));
-            let mut taken: Vec<_> = std::thread::scope(|scope| {
-                let handles: Vec<_> = (0..workers)
-                    .map(|_| scope.spawn(|| work(&Board::new(&header, &leaves), &sizes)))
-                    .collect();
-                handles.into_iter().flat_map(|h| h.join().unwrap()).collect()
-            });
-            taken.sort_unstable();
-            prop_assert_eq!(taken, all_blocks(&sizes));
-            prop_assert_eq!(board.open_leaves(), 0);
-            let blocks = i64::from(sizes.iter().sum::<u32>());
-            prop_assert_eq!(board.blocks(), (blocks, blocks));
-        }
-    }
-
-    #[test]
-    fn an_abandoned_leaf_still_finishes() {
-        let (header, leaves) = zeroed(1);
-        let board = Board::new(&header, &leaves);
-        board.open_pass([(42, 0)]);
-        assert_eq!(board.take(None), Turn::Open(0));
-        assert!(!board.size(0, 3000));
-        let Turn::Range { start, end, .. } = board.take(Some(0)) else {
-            panic!("a sized leaf has ranges");
-        };
-        assert_eq!((start, end), (0, BLOCKS_PER_TASK));
-        board.note_locked(0);
-        let skipped = board.abandon(0);
-        assert_eq!(skipped, 3000 - BLOCKS_PER_TASK);
-        assert_eq!(board.abandon(0), 0);
-        assert_eq!(board.take(Some(0)), Turn::Wait);
-        assert!(board.finish(0, end - start + skipped, 0));
-        assert_eq!(board.take(Some(0)), Turn::PassDone);
-        let state = board.leaves().next().unwrap();
-        assert!(state.locked && !state.missed && !state.gone && state.oid == 42);
-    }
-
-    #[test]
-    fn a_leaf_done_as_a_whole_has_no_ranges() {
-        let (header, leaves) = zeroed(2);
-        let board = Board::new(&header, &leaves);
-        board.open_pass([(1, 10), (2, 10)]);
-        assert_eq!(board.take(None), Turn::Open(0));
-        board.finish_whole(0, 5000);
-        assert_eq!(board.take(Some(0)), Turn::Open(1));
-        board.finish_whole(1, 0);
-        assert_eq!(board.take(Some(1)), Turn::PassDone);
-        assert_eq!(board.blocks(), (5000, 5000));
-    }
-
-    #[test]
-    fn passes_follow_each_other_until_the_board_is_closed() {
-        let (header, leaves) = zeroed(2);
-        let board = Board::new(&header, &leaves);
-        assert_eq!(board.take(None), Turn::Wait);
-        assert_eq!(board.open_pass([(1, 0), (2, 0), (3, 0)]), 2);
-        board.note_left(0, 5, true);
-        assert_eq!(board.leaves().next().unwrap().rows_left, 5);
-        assert_eq!(work(&board, &[1, 1]).len(), 2);
-        let first = board.generation();
-        assert_eq!(board.open_pass([(2, 9)]), 1);
-        assert_ne!(board.generation(), first);
-        assert_eq!(board.leaves().next().unwrap().rows_left, 0);
-        assert_eq!(work(&board, &[7]).len(), 7);
-        board.close();
-        assert_eq!(board.take(Some(0)), Turn::Closed);
-        assert_eq!(board.open_pass([]), 0);
-    }
-
-    #[test]
-    fn a_skipped_leaf_is_finished() {
-        let (header, leaves) = zeroed(1);
-        let board = Board::new(&header, &leaves);
-        board.open_pass([(9, 5)]);
-        assert_eq!(board.take(None), Turn::Open(0));
-        board.note_gone(0);
-        board.skip(0);
-        assert_eq!(board.take(None), Turn::PassDone);
-        assert!(board.leaves().next().unwrap().gone);
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! The results of a run, shared by its workers: which blobs have been met, and what came of each.
 //!
-//! It lives in memory that several processes map (PostgreSQL's dynamic shared memory), so it is a
-//! fixed array of plain slots touched only through atomics: no pointer, no allocation, no lock.
+//! It lives in memory that several processes map ([`memory`](crate::memory)), so it is a fixed array of
+//! plain slots touched only through atomics: no pointer, no allocation, no lock.
 //! Open addressing with linear probing; a slot is never freed or moved, so a key once found stays
 //! where it is and a probe that meets an empty slot has proved that the key is absent.
 //!
@@ -216,16 +216,6 @@ impl<'a> RunCache<'a> {
     pub fn poll(&self, at: SlotIndex) -> Lookup {
         self.lookup_at(at.0, self.slots[at.0].state.load(Ordering::Acquire))
     }
-
-    /// Keys in the cache.
-    pub fn len(&self) -> u64 {
-        self.header.used.load(Ordering::Relaxed)
-    }
-
-    /// No key yet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl Slot {
@@ -264,136 +254,4 @@ fn hash(key: &[u32; 8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashMap;
-
-    fn zeroed(n: usize) -> (CacheHeader, Vec<Slot>) {
-        let slots = (0..n)
-            .map(|_| Slot {
-                state: AtomicU32::new(0),
-                key: Default::default(),
-            })
-            .collect();
-        (
-            CacheHeader {
-                used: AtomicU64::new(0),
-            },
-            slots,
-        )
-    }
-
-    fn id(n: u64) -> BlobId {
-        let mut bytes = [0; 32];
-        bytes[24..].copy_from_slice(&n.to_be_bytes());
-        BlobId::from_bytes(bytes)
-    }
-
-    #[test]
-    fn a_blob_is_claimed_once_and_then_known() {
-        let (header, slots) = zeroed(100);
-        let cache = RunCache::new(&header, &slots);
-        let Lookup::Claimed(at) = cache.claim(&id(1)) else {
-            panic!("first meeting must claim");
-        };
-        assert_eq!(cache.claim(&id(1)), Lookup::Busy(at));
-        let outcome = Outcome::Mime(MimeId::from_index(7));
-        cache.resolve(at, outcome);
-        assert_eq!(cache.claim(&id(1)), Lookup::Known(outcome));
-        assert_eq!(cache.len(), 1);
-    }
-
-    #[test]
-    fn failures_are_outcomes_too() {
-        let (header, slots) = zeroed(10);
-        let cache = RunCache::new(&header, &slots);
-        for (n, reason) in FailureReason::ALL.iter().enumerate() {
-            let Lookup::Claimed(at) = cache.claim(&id(n as u64)) else {
-                panic!("first meeting must claim");
-            };
-            cache.resolve(at, Outcome::Failed(*reason));
-            let known = Lookup::Known(Outcome::Failed(*reason));
-            assert_eq!(cache.claim(&id(n as u64)), known);
-        }
-    }
-
-    #[test]
-    fn a_claim_given_back_is_taken_over_once() {
-        let (header, slots) = zeroed(10);
-        let cache = RunCache::new(&header, &slots);
-        let Lookup::Claimed(at) = cache.claim(&id(5)) else {
-            panic!("first meeting must claim");
-        };
-        assert_eq!(cache.poll(at), Lookup::Busy(at));
-        cache.release(at);
-        assert_eq!(cache.poll(at), Lookup::TakenOver(at));
-        assert_eq!(cache.claim(&id(5)), Lookup::Busy(at));
-        assert_eq!(cache.len(), 1);
-    }
-
-    #[test]
-    fn a_full_cache_says_so_and_keeps_what_it_has() {
-        let (header, slots) = zeroed(20);
-        let cache = RunCache::new(&header, &slots);
-        let mut claimed = 0;
-        for n in 0..1000 {
-            match cache.claim(&id(n)) {
-                Lookup::Claimed(at) => {
-                    cache.resolve(at, Outcome::Mime(MimeId::from_index(n as u16)));
-                    claimed += 1;
-                }
-                Lookup::Full => {}
-                other => panic!("unexpected {other:?}"),
-            }
-        }
-        assert_eq!(claimed, 17); // 85 % of 20
-        for n in 0..17 {
-            let known = Lookup::Known(Outcome::Mime(MimeId::from_index(n as u16)));
-            assert_eq!(cache.claim(&id(n)), known);
-        }
-        let none: [Slot; 0] = [];
-        assert_eq!(RunCache::new(&header, &none).claim(&id(1)), Lookup::Full);
-    }
-
-    #[test]
-    fn concurrent_workers_claim_each_blob_exactly_once() {
-        const BLOBS: u64 = 20_000;
-        let (header, slots) = zeroed(30_000);
-        let claims: Vec<HashMap<u64, u16>> = std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..8u16)
-                .map(|worker| {
-                    let (header, slots) = (&header, &slots);
-                    scope.spawn(move || {
-                        let cache = RunCache::new(header, slots);
-                        let mut mine = HashMap::new();
-                        for step in 0..BLOBS {
-                            // Different orders, so that workers collide everywhere.
-                            let n = (step * (2 * u64::from(worker) + 1)) % BLOBS;
-                            match cache.claim(&id(n)) {
-                                Lookup::Claimed(at) => {
-                                    mine.insert(n, worker);
-                                    let outcome = Outcome::Mime(MimeId::from_index(n as u16));
-                                    cache.resolve(at, outcome);
-                                }
-                                Lookup::Known(outcome) => {
-                                    let right = Outcome::Mime(MimeId::from_index(n as u16));
-                                    assert_eq!(outcome, right);
-                                }
-                                Lookup::Busy(_) => {}
-                                other => panic!("unexpected {other:?}"),
-                            }
-                        }
-                        mine
-                    })
-                })
-                .collect();
-            handles.into_iter().map(|h| h.join().unwrap()).collect()
-        });
-        let total: usize = claims.iter().map(HashMap::len).sum();
-        let mut all = HashMap::new();
-        claims.into_iter().for_each(|mine| all.extend(mine));
-        assert_eq!(total, BLOBS as usize);
-        assert_eq!(all.len(), BLOBS as usize);
-        assert_eq!(RunCache::new(&header, &slots).len(), BLOBS);
-    }
-}
+mod tests;

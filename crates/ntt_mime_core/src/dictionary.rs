@@ -122,13 +122,8 @@ impl Dictionary {
     }
 
     /// Types met.
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         (self.len.load(Ordering::Acquire) as usize).min(CAPACITY)
-    }
-
-    /// No type yet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

@@ -12,7 +12,7 @@
 //! from memory that others may unmap (the shared memory of a run), its owner does.
 //!
 //! Orders and results travel in lots, so that a change of threads is paid for once for many blobs. On a slow store
-//! more threads fetch the blobs of a lot before it gets there ([`read_ahead`]).
+//! more threads fetch the blobs of a lot before it gets there (`read_ahead`).
 
 mod read_ahead;
 mod waits;
@@ -50,7 +50,7 @@ const LOT: usize = 64;
 pub struct Examined {
     /// Its place in the order.
     pub number: usize,
-    pub result: Result<Detection, Trouble>,
+    pub result: Result<Detection, ExamineError>,
     /// Time that opening and reading it took.
     pub read_time: Duration,
     /// Time that all of the look took.
@@ -59,7 +59,7 @@ pub struct Examined {
 
 /// Why a blob has no type.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum ExamineError {
     /// For a reason of its own.
     Blob(Failure),
     /// The store as a whole has gone, so nothing can be said of any blob.
@@ -279,7 +279,7 @@ impl Thread {
                 self.desk.looks.fetch_add(1, Ordering::Release);
                 let examined = self.examine(number, id);
                 self.desk.looks.fetch_add(1, Ordering::Release);
-                let waited = waits.within(examined.read_time);
+                let waited = waits.waited_of(examined.read_time);
                 self.read_ahead.note(number, waited);
                 self.put(examined, number == last);
             }
@@ -324,14 +324,14 @@ impl Thread {
     }
 
     /// Is it the blob's failure, or has the store gone?
-    fn trouble(&self, failure: Failure) -> Trouble {
+    fn trouble(&self, failure: Failure) -> ExamineError {
         use FailureReason::{Missing, Unreadable};
         match failure.reason {
             Missing | Unreadable => match self.store.check() {
-                Ok(()) => Trouble::Blob(failure),
-                Err(error) => Trouble::Store(error),
+                Ok(()) => ExamineError::Blob(failure),
+                Err(error) => ExamineError::Store(error),
             },
-            _ => Trouble::Blob(failure),
+            _ => ExamineError::Blob(failure),
         }
     }
 }

@@ -21,9 +21,10 @@ pub enum FailureReason {
     NotAFile = 3,
     /// The blobid isn't 64 lower-case hexadecimal digits.
     Invalid = 4,
-    /// libmagic failed.
+    /// libmagic failed, or gave an answer that isn't a MIME type or doesn't fit into the column.
     Error = 5,
-    /// A worker died while it looked at the blob; nobody looks again.
+    /// A process, a run's worker or a session, died while it looked at the blob, or the look had no end; nobody looks
+    /// again.
     Quarantined = 6,
 }
 

@@ -82,8 +82,8 @@ impl Mapping {
         Mapping::of(&file, bytes, protection, MapFlags::SHARED)
     }
 
-    /// Maps the first `bytes` of a file, more than none, to be read only. Whoever makes the file shorter meanwhile kills
-    /// those who read on.
+    /// Maps the first `bytes` of a file, more than none, to be read only. Whoever makes the file shorter meanwhile
+    /// kills those who read on.
     pub fn of_file(file: &File, bytes: usize) -> io::Result<Mapping> {
         Mapping::of(file, bytes, ProtFlags::READ, MapFlags::PRIVATE)
     }

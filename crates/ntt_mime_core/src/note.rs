@@ -3,7 +3,7 @@
 //! A file that crashes libmagic takes its process down, and the whole server with it, and no code of
 //! ours runs afterwards. So each process that detects keeps a *note* where it outlives the process: a
 //! small file in a folder of the server's data directory, mapped into memory, so that noting a blob
-//! costs a few stores. Who comes next reads the notes of the dead ([`left_behind`]) and quarantines
+//! costs a few stores. Who comes next reads the notes of the dead ([`left_behind()`]) and quarantines
 //! what they were looking at.
 //!
 //! Processes die for other reasons too, and a blob that happened to be at hand then must not be
@@ -33,7 +33,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -111,7 +112,10 @@ impl Note {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let name = format!("{database}.{}", std::process::id());
+        // With the time, since a dead process may have had the same number, and its note may be unread.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |since| since.as_nanos());
+        let name = format!("{database}.{now}.{}", std::process::id());
         // Under another name until it is locked: a file without a lock is a dead one's.
         let unfinished = folder.join(format!("new.{name}"));
         let path = folder.join(name);
@@ -134,6 +138,9 @@ impl Note {
     pub fn during<T>(&self, id: &BlobId, look: impl FnOnce() -> T) -> T {
         let thread = this_thread();
         let sight = &self.page.sights[usize::from(!is_main(thread))];
+        // Nobody's while it is written: an examiner that was given up may still stand there with its blob.
+        sight.thread.store(0, Ordering::Relaxed);
+        fence(Ordering::Release);
         for (cell, bytes) in sight.blob.iter().zip(id.as_bytes().chunks_exact(8)) {
             let word = u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
             cell.store(word, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::detector::{Detector, DetectorConfig};
-use ntt_mime_core::examiner::{Examined, Examiner, Trouble};
+use ntt_mime_core::examiner::{ExamineError, Examined, Examiner};
 use ntt_mime_core::failure::FailureReason;
 use ntt_mime_core::note::{Keeper, Note};
 use ntt_mime_core::store::Store;
@@ -113,8 +113,8 @@ fn a_blob_without_a_file_is_its_own_failure() {
         .into_iter()
         .filter_map(|examined| match examined.result {
             Ok(_) => None,
-            Err(Trouble::Blob(failure)) => Some((examined.number, failure.reason)),
-            Err(Trouble::Store(error)) => panic!("{error}"),
+            Err(ExamineError::Blob(failure)) => Some((examined.number, failure.reason)),
+            Err(ExamineError::Store(error)) => panic!("{error}"),
         })
         .collect();
     let expected = [(1, FailureReason::NotAFile), (2, FailureReason::Missing)];
@@ -132,7 +132,7 @@ fn a_store_that_has_gone_is_not_a_failure_of_its_blobs() {
     // What can still be read through the open directory is right; what isn't there proves nothing.
     let done = examine(&mut examiner, vec![id(1), id(2)]);
     assert!(done[0].result.is_ok());
-    assert!(matches!(done[1].result, Err(Trouble::Store(_))));
+    assert!(matches!(done[1].result, Err(ExamineError::Store(_))));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::note::{self, Death, Keeper, Note};
@@ -31,9 +32,12 @@ fn dies() {
         true => Keeper::Session,
         false => Keeper::Worker,
     };
-    // As in a server process. (Rust's runtime has a handler here, which bears a signal from outside.)
-    // SAFETY: the default action.
-    unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
+    // As in a server process. (Rust's runtime has a handler for the first, which bears a signal from outside.)
+    // SAFETY: the default action, and a handler that only counts.
+    unsafe {
+        libc::signal(libc::SIGSEGV, libc::SIG_DFL);
+        libc::signal(libc::SIGFPE, count_signal as *const () as usize);
+    }
     let note = Note::begin(Path::new(&folder), DATABASE, keeper).unwrap();
     // SAFETY: none is claimed; these are made to end the process.
     let die = |how: &str| unsafe {
@@ -41,6 +45,7 @@ fn dies() {
             "segv" => std::ptr::without_provenance_mut::<u8>(8).write_volatile(1),
             "abort" => std::process::abort(),
             "kill" => drop(libc::raise(libc::SIGKILL)),
+            "fpe" => drop(libc::raise(libc::SIGFPE)),
             "overflow" => drop(endless(1)),
             "segv from outside" => {
                 let pid = std::process::id().to_string();
@@ -59,6 +64,13 @@ fn dies() {
         "segv elsewhere" => {
             note.during(&blob(), || ());
             die("segv");
+        }
+        "fpe after others" => {
+            for n in 1..=2 {
+                die("fpe");
+                assert_eq!(COUNTED.load(Ordering::Relaxed), n);
+            }
+            note.during(&blob(), || die("fpe"));
         }
         "segv in another thread" => {
             note.during(&blob(), || {
@@ -86,6 +98,13 @@ fn dies() {
         }
         how => note.during(&blob(), || die(how)),
     }
+}
+
+/// Signals that have come to the handler that was there before.
+static COUNTED: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count_signal(_signal: std::ffi::c_int) {
+    COUNTED.fetch_add(1, Ordering::Relaxed);
 }
 
 #[allow(unconditional_recursion, reason = "it is to have no end")]
@@ -205,6 +224,29 @@ fn of_two_threads_that_were_killed_both_blobs_are_suspect() {
     assert_eq!(left_behind(folder.path()), []);
     let both = [blob(), other_blob()].into();
     assert_eq!(note::suspects(folder.path(), DATABASE), both);
+}
+
+#[test]
+fn one_that_was_suspect_before_clears_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    die(folder.path(), "kill");
+    left_behind(folder.path());
+    die(folder.path(), "kill beside another look");
+    // Also if the run that reads it doesn't come to settle it.
+    for _ in 0..2 {
+        let left = note::left_behind(folder.path(), DATABASE, &[DATABASE]).unwrap();
+        let blamed: Vec<_> = left.iter().map(|left| (left.blob, left.death)).collect();
+        assert_eq!(blamed, [(blob(), Death::KilledTwice)]);
+    }
+    assert_eq!(note::suspects(folder.path(), DATABASE), [blob()].into());
+}
+
+#[test]
+fn a_handler_that_was_there_is_called_each_time_but_for_a_blob() {
+    let folder = tempfile::tempdir().unwrap();
+    let died = die(folder.path(), "fpe after others");
+    assert_eq!(died.signal(), Some(libc::SIGFPE));
+    assert_eq!(left_behind(folder.path()), crashed("SIGFPE"));
 }
 
 #[test]

@@ -92,9 +92,9 @@ impl Cookie {
     ///
     /// # Safety
     ///
-    /// The buffers must stay where they are as long as the cookie lives, and hold what `check_buffer` (src/apprentice.c)
-    /// believes of them: whole entries of the version that libmagic reads, as many as their headers say. They may be
-    /// written to while no call into this cookie is under way.
+    /// The buffers must stay where they are as long as the cookie lives, and hold what `check_buffer`
+    /// (src/apprentice.c) believes of them: whole entries of the version that libmagic reads, as many as their headers
+    /// say. They may be written to while no call into this cookie is under way.
     pub unsafe fn with_buffers(
         buffers: &mut [NonNull<c_void>],
         sizes: &mut [usize],

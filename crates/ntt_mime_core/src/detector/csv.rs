@@ -1,9 +1,9 @@
-//! How much of a text libmagic needs to see to take it for CSV, or not to.
+//! Does libmagic take a text for CSV, and how much of it does it need to see for that?
 //!
 //! It counts commas in the first ten lines, quoted ones excepted (`csv_parse` in is_csv.c, in essence the
 //! same in releases 5.44 to 5.48), and is content with fewer lines if there are no more. Most texts
 //! contradict it in the first line, which has no comma; but where lines are long, the head of a text
-//! doesn't decide it.
+//! doesn't decide it. How many lines and commas it takes differs by release; here it is the least.
 
 /// Lines that are counted: CSV_LINES in is_csv.c.
 const LINES: usize = 10;
@@ -13,51 +13,59 @@ const FEW: usize = 2;
 
 /// What some of a text tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum CsvVerdict {
     /// A line doesn't fit, or ten do.
     Final(bool),
     /// So many lines fit, and there are no more here.
     So(usize),
 }
 
+/// False if libmagic, which looks at no more than this, won't call it CSV. Whether it is text isn't looked at.
+pub fn may_be_csv(bytes: &[u8]) -> bool {
+    match verdict(bytes) {
+        CsvVerdict::Final(yes) => yes,
+        CsvVerdict::So(lines) => lines >= FEW,
+    }
+}
+
 /// Could libmagic decide otherwise when it sees all of `more` instead of its beginning, `head`?
 pub fn decides_otherwise(head: &[u8], more: &[u8]) -> bool {
     match verdict(head) {
-        Verdict::Final(_) => false,
-        Verdict::So(before) => match verdict(more) {
-            Verdict::Final(true) => true,
-            Verdict::Final(false) => before >= FEW,
-            Verdict::So(after) => after > before && after >= FEW,
+        CsvVerdict::Final(_) => false,
+        CsvVerdict::So(before) => match verdict(more) {
+            CsvVerdict::Final(true) => true,
+            CsvVerdict::Final(false) => before >= FEW,
+            CsvVerdict::So(after) => after > before && after >= FEW,
         },
     }
 }
 
-fn verdict(text: &[u8]) -> Verdict {
+fn verdict(text: &[u8]) -> CsvVerdict {
     let mut rest = text;
     let (mut lines, mut commas, mut expected) = (0, 0, 0);
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        match first {
+    while let Some(found) = memchr::memchr3(b'"', b',', b'\n', rest) {
+        let byte = rest[found];
+        rest = &rest[found + 1..];
+        match byte {
             b'"' => rest = behind_quote(rest),
             b',' => commas += 1,
-            b'\n' => {
+            _ => {
                 if commas == 0 || expected != 0 && expected != commas {
-                    return Verdict::Final(false);
+                    return CsvVerdict::Final(false);
                 }
                 lines += 1;
                 if lines == LINES {
-                    return Verdict::Final(true);
+                    return CsvVerdict::Final(true);
                 }
                 expected = commas;
                 commas = 0;
             }
-            _ => {}
         }
     }
-    Verdict::So(lines)
+    CsvVerdict::So(lines)
 }
 
-/// What follows a quoted field; a doubled quote doesn't end it.
+/// What follows a quoted field; a doubled quote doesn't end it (`eatquote`).
 fn behind_quote(mut rest: &[u8]) -> &[u8] {
     loop {
         let Some(quote) = memchr::memchr(b'"', rest) else {
@@ -77,24 +85,45 @@ mod tests {
 
     #[test]
     fn ten_lines_decide() {
-        assert_eq!(verdict(&b"a,b\n".repeat(9)), Verdict::So(9));
-        assert_eq!(verdict(&b"a,b\n".repeat(10)), Verdict::Final(true));
+        assert_eq!(verdict(&b"a,b\n".repeat(9)), CsvVerdict::So(9));
+        assert_eq!(verdict(&b"a,b\n".repeat(10)), CsvVerdict::Final(true));
     }
 
     #[test]
     fn a_line_that_does_not_fit_decides() {
         for text in ["prose\nand more, of it\n", "a,b\nc\n", "a,b\nc,d,e\n"] {
-            assert_eq!(verdict(text.as_bytes()), Verdict::Final(false), "{text}");
+            assert_eq!(verdict(text.as_bytes()), CsvVerdict::Final(false), "{text}");
         }
-        assert_eq!(verdict(b"a,b\nc"), Verdict::So(1));
-        assert_eq!(verdict(b""), Verdict::So(0));
+        assert_eq!(verdict(b"a,b\nc"), CsvVerdict::So(1));
+        assert_eq!(verdict(b""), CsvVerdict::So(0));
     }
 
     #[test]
     fn what_is_quoted_does_not_count() {
-        assert_eq!(verdict(b"\"a,\n\"\"b\",c\nd,e\n"), Verdict::So(2));
-        assert_eq!(verdict(b"\"a,\n\"\"b\"\nd,e\n"), Verdict::Final(false));
-        assert_eq!(verdict(b"a,b\nc,\"never\nended\nd\n"), Verdict::So(1));
+        assert_eq!(verdict(b"\"a,\n\"\"b\",c\nd,e\n"), CsvVerdict::So(2));
+        assert_eq!(verdict(b"\"a,\n\"\"b\"\nd,e\n"), CsvVerdict::Final(false));
+        assert_eq!(verdict(b"a,b\nc,\"never\nended\nd\n"), CsvVerdict::So(1));
+    }
+
+    #[test]
+    fn what_is_seen_whole_is_csv_by_fewer_lines() {
+        for (text, expected) in [
+            ("a,b\nc,d\n", true),
+            ("a,b\nc,d\ne", true),
+            ("a,b\nc,\"d\n", false),
+            ("a,b\n", false),
+            ("a,b\nc,d\ne\n", false),
+            ("", false),
+        ] {
+            assert_eq!(may_be_csv(text.as_bytes()), expected, "{text}");
+        }
+        // Nothing after the tenth line counts, and a comma less in it does.
+        assert!(may_be_csv(
+            &[&b"a,b\n".repeat(10), b"c\n".as_slice()].concat()
+        ));
+        assert!(!may_be_csv(
+            &[&b"a,b\n".repeat(9), b"c\n".as_slice()].concat()
+        ));
     }
 
     #[test]

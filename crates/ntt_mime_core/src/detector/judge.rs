@@ -44,8 +44,8 @@ pub enum By {
     AllRules,
     /// Those that the prefilter left, if any.
     FewerRules,
-    /// The prefilter wasn't sure.
-    AllRulesAfterAll,
+    /// All rules, since the prefilter wasn't sure.
+    Fallback,
 }
 
 /// What came of it.
@@ -107,7 +107,7 @@ impl Judge {
                 Verdict::Known(said) => break (By::FewerRules, Ok(said.to_owned()), Some(0)),
                 Verdict::Try(cookie, next) => (By::FewerRules, cookie, Some(next)),
                 Verdict::Ask(cookie) => (By::FewerRules, cookie, None),
-                Verdict::Unsure => (By::AllRulesAfterAll, &mut self.cookie, None),
+                Verdict::Unsure => (By::Fallback, &mut self.cookie, None),
             };
             let (said, read) = self
                 .reads

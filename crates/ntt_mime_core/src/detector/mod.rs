@@ -14,6 +14,7 @@ mod csv;
 mod database;
 mod json;
 mod judge;
+mod limits;
 mod plan;
 mod prefilter;
 mod reads;
@@ -35,7 +36,7 @@ use cookie::MagicError;
 pub use database::{MagicDatabase, magic_database};
 use judge::{By, Judge, Look};
 /// What tells text from other content, in bytes from the start.
-pub(crate) use plan::SECOND as TEXT;
+pub(crate) use limits::ENCODING_MAX as TEXT;
 use plan::View;
 pub use plan::{Json, Steps};
 /// What rules look at of a file's end, in bytes.
@@ -100,7 +101,7 @@ pub struct Detection {
     pub detect_time: Duration,
 }
 
-/// A warm libmagic. Neither Send nor Sync: one a backend.
+/// A warm libmagic. Neither Send nor Sync: it belongs to the thread that opened it, a session's or an examiner's.
 pub struct Detector {
     config: DetectorConfig,
     steps: Steps,
@@ -143,11 +144,6 @@ impl Detector {
         }
     }
 
-    /// How it detects.
-    pub fn config(&self) -> DetectorConfig {
-        self.config
-    }
-
     /// Changes how it detects; costs nothing.
     pub fn set_config(&mut self, config: DetectorConfig) {
         self.config = config;
@@ -188,11 +184,12 @@ impl Detector {
     /// of tiny known files, and what its release is known for. Takes a millisecond or two.
     pub fn complaints(&mut self) -> Vec<String> {
         let mut complaints = selfcheck::run(self);
-        complaints.extend(release::known_bad(cookie::version()));
+        let release = cookie::version();
+        complaints.extend(release::complaint(release, release::KNOWN_BAD));
         complaints
     }
 
-    fn detect(&mut self, file: BorrowedFd<'_>, size: u64) -> Result<Detection, Trouble> {
+    fn detect(&mut self, file: BorrowedFd<'_>, size: u64) -> Result<Detection, LookError> {
         let mut limit = self.config.first_look();
         self.buffers.head.clear();
         self.buffers.head.shrink_to(KEPT);
@@ -226,7 +223,7 @@ impl Detector {
             match judgement.by {
                 By::AllRules => {}
                 By::FewerRules => detection.prefiltered += 1,
-                By::AllRulesAfterAll => detection.fallbacks += 1,
+                By::Fallback => detection.fallbacks += 1,
             }
             // It read what we had read, and more; a longer look goes for the same elsewhere, and more.
             let read = judgement.read;
@@ -253,8 +250,8 @@ struct Looks<'a> {
     file: BorrowedFd<'a>,
     size: u64,
     buffers: &'a mut Buffers,
-    /// See [`View::end_was_asked_for`]; the prefilter reads the end where libmagic would. What that reads for OLE and ELF
-    /// counts as if it were the end.
+    /// See [`View::end_was_asked_for`]; the prefilter reads the end where libmagic would. What that reads for OLE and
+    /// ELF counts as if it were the end.
     end_was_asked_for: bool,
     /// Time that reading took.
     time: Duration,
@@ -292,7 +289,7 @@ impl<'a> Looks<'a> {
     }
 
     /// Reads up to `end`, from where it has been read already.
-    fn read_to(&mut self, end: usize) -> Result<(), Trouble> {
+    fn read_to(&mut self, end: usize) -> Result<(), LookError> {
         let begun = Instant::now();
         let end = wanted(self.size, end);
         let head = &mut self.buffers.head;
@@ -308,13 +305,13 @@ impl<'a> Looks<'a> {
 }
 
 impl View for Looks<'_> {
-    type Error = Trouble;
+    type Error = LookError;
 
     fn size(&self) -> u64 {
         self.size
     }
 
-    fn head(&mut self, end: usize) -> Result<&[u8], Trouble> {
+    fn head(&mut self, end: usize) -> Result<&[u8], LookError> {
         self.read_to(end)?;
         let head = &self.buffers.head;
         Ok(&head[..head.len().min(end)])
@@ -324,7 +321,7 @@ impl View for Looks<'_> {
         self.end_was_asked_for
     }
 
-    fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
+    fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, LookError> {
         // What is wanted of the end may be in hand.
         let end = &self.buffers.end;
         let begins = self.size - end.len() as u64;
@@ -350,12 +347,12 @@ fn wanted(size: u64, limit: usize) -> usize {
 }
 
 /// Fills the buffer from there on, as far as the file goes; tells how far that was.
-fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, Trouble> {
+fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, LookError> {
     let mut have = 0;
     while have < buffer.len() {
         let rest = &mut buffer[have..];
         let read = retry_on_intr(|| rustix::io::pread(file, &mut *rest, offset + have as u64));
-        match read.map_err(Trouble::Reading)? {
+        match read.map_err(LookError::Reading)? {
             0 => break,
             n => have += n,
         }
@@ -364,34 +361,34 @@ fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize
 }
 
 /// What can go wrong with a file that is open.
-enum Trouble {
+enum LookError {
     Reading(Errno),
     Judging(MagicError),
     /// Something that is no MIME type, as far as it can be shown.
     Nonsense(String),
 }
 
-impl From<MagicError> for Trouble {
-    fn from(error: MagicError) -> Trouble {
+impl From<MagicError> for LookError {
+    fn from(error: MagicError) -> LookError {
         match error.reading() {
-            Some(errno) => Trouble::Reading(errno),
-            None => Trouble::Judging(error),
+            Some(errno) => LookError::Reading(errno),
+            None => LookError::Judging(error),
         }
     }
 }
 
-impl Trouble {
+impl LookError {
     fn about(&self, what: &str) -> Failure {
         match self {
-            Trouble::Reading(errno) => Failure::new(
+            LookError::Reading(errno) => Failure::new(
                 FailureReason::Unreadable,
                 format!("could not read {what}: {}", in_words(*errno)),
             ),
-            Trouble::Judging(error) => Failure::new(
+            LookError::Judging(error) => Failure::new(
                 FailureReason::Error,
                 format!("libmagic could not judge {what}: {error}"),
             ),
-            Trouble::Nonsense(answer) => Failure::new(
+            LookError::Nonsense(answer) => Failure::new(
                 FailureReason::Error,
                 format!("libmagic gave no MIME type for {what} but \"{answer}\""),
             ),
@@ -404,7 +401,7 @@ impl Trouble {
 /// Of damaged ELF files it says more than was asked for, such as "application/x-sharedlib, corrupted
 /// program header size" (readelf.c of 5.44 to 5.48 doesn't look whether a MIME type is wanted). The type
 /// is what stands before the comma.
-fn believed(answer: String) -> Result<String, Trouble> {
+fn believed(answer: String) -> Result<String, LookError> {
     let mime_type = answer.split(", ").next().unwrap_or_default();
     let sane = mime_type.len() <= MAX_MIME_TYPE
         && mime_type.contains('/')
@@ -413,7 +410,7 @@ fn believed(answer: String) -> Result<String, Trouble> {
         return Ok(mime_type.to_owned());
     }
     let start: String = answer.chars().take(100).collect();
-    Err(Trouble::Nonsense(start.escape_default().to_string()))
+    Err(LookError::Nonsense(start.escape_default().to_string()))
 }
 
 /// A file without a name, as libmagic would find one in a store: an ordinary one. (Files in memory

@@ -22,20 +22,19 @@ use memchr::memmem;
 
 use super::csv;
 use super::json::may_become_json;
+use super::limits::{BYTES_MAX, DATA, ENCODING_MAX, REGEX_MAX};
+use super::prefilter::text::is_surely_text;
 
 /// Less than this is a setting gone wrong: no look is shorter.
 const SHORTEST: usize = 512;
 
-/// As far as libmagic goes to tell text from binary: FILE_ENCODING_MAX in its file.h.
-pub const SECOND: usize = 64 * 1024;
+/// As far as libmagic goes to tell text from binary.
+const SECOND: usize = ENCODING_MAX;
 
-/// How far file(1) looks, so there is no point in going further: FILE_BYTES_MAX in the same.
-const WHOLE: usize = 7 * 1024 * 1024;
+/// There is no point in going further than file(1) does.
+const WHOLE: usize = BYTES_MAX;
 
-/// What libmagic says of content that no rule knows.
-const UNNAMED: &str = "application/octet-stream";
-
-/// What it says of a tape: that all it saw is in order.
+/// What libmagic says of a tape: that all it saw is in order.
 const TAPE: &str = "application/SIMH-tape-data";
 
 /// Answers that give way to a mark further in, besides text and none: what hybrid CDs also are, and what
@@ -141,7 +140,7 @@ fn wanted<V: View>(
         Json::Bracket => begins_with_bracket(head),
         Json::Possible => may_become_json(head),
     };
-    let unnamed = mime_type == UNNAMED;
+    let unnamed = mime_type == DATA;
     let text = mime_type.starts_with("text/");
     if json || steps.text > 0 && (unnamed || text) && is_padded_text(head) {
         return Ok(Some(WHOLE));
@@ -189,7 +188,7 @@ fn look_into_archive<V: View>(
     view: &mut V,
     looked: usize,
 ) -> Result<Option<usize>, V::Error> {
-    if mime_type == UNNAMED {
+    if mime_type == DATA {
         return Ok(Some(WHOLE));
     }
     if !matches!(mime_type, "application/zip" | "application/java-archive") {
@@ -203,10 +202,10 @@ fn look_into_archive<V: View>(
 }
 
 /// Does a name stand near the beginning that Microsoft's documents have there? As the rules ask: a
-/// regular expression, which sees 8 kB (FILE_REGEX_MAX in file.h) from the first name on.
+/// regular expression, which sees 8 kB from the first name on.
 fn is_document_archive(head: &[u8]) -> bool {
     let near = head.get(30..).unwrap_or_default();
-    let near = &near[..near.len().min(8192)];
+    let near = &near[..near.len().min(REGEX_MAX)];
     let names: [&[u8]; 4] = [
         b"[Content_Types].xml",
         b"_rels/.rels",
@@ -216,12 +215,17 @@ fn is_document_archive(head: &[u8]) -> bool {
     names.iter().any(|name| memmem::find(near, name).is_some())
 }
 
-/// Where the rules stop to look for the fourth member: behind the first one they search 6 kB for each
-/// of the next three.
+/// As far behind the first member as the rules go to tell documents apart. From there they search 6,000 bytes for the
+/// next member, the same from its name on for the one after it, and so on, four times in 5.44, and compare names of at
+/// most 16 bytes that stand 30 bytes behind: 4 * (6,000 + 30) + 16 bytes. 5.46 goes on to one more member, and 5.47
+/// searches 10,000 bytes each; what tells a document only beyond this is missed there.
+const MEMBERS: usize = 24 * 1024;
+
+/// Where that ends.
 fn members_end(head: &[u8]) -> usize {
     let length = head.get(18..22).and_then(|bytes| bytes.try_into().ok());
     let length = length.map_or(0, u32::from_le_bytes);
-    49 + length as usize + 3 * 8192
+    49 + length as usize + MEMBERS
 }
 
 /// The end of a ZIP archive without a comment.
@@ -345,7 +349,7 @@ fn look_beyond_text<V: View>(
     end: usize,
 ) -> Result<Option<usize>, V::Error> {
     let head = view.head(looked)?;
-    if !is_text(head) {
+    if !is_surely_text(head) {
         // Text in units of two or four bytes, or in EBCDIC.
         return Ok(text.then_some(SECOND));
     }
@@ -353,7 +357,8 @@ fn look_beyond_text<V: View>(
     let (head, more) = longer.split_at(looked.min(longer.len()));
     // The words may begin in the head.
     let words = &longer[head.len().saturating_sub(SCRIPT_MARK)..];
-    let again = !is_text(more) || has_script_mark(words) || csv::decides_otherwise(head, longer);
+    let again =
+        !is_surely_text(more) || has_script_mark(words) || csv::decides_otherwise(head, longer);
     Ok(again.then_some(end))
 }
 
@@ -379,321 +384,8 @@ fn has_script_mark(text: &[u8]) -> bool {
 /// and how many that leaves depends on where the file ends.
 fn is_padded_text(head: &[u8]) -> bool {
     let end = head.iter().rposition(|byte| *byte != 0);
-    end.is_some_and(|end| end + 1 < head.len() && is_text(&head[..=end]))
-}
-
-/// None of these bytes keeps a file from being text in an encoding of one byte or UTF-8, by
-/// `text_chars` in libmagic's encoding.c. Control-Z counts as text from 5.48 on; it doesn't here, so
-/// that libmagic decides.
-fn is_text(bytes: &[u8]) -> bool {
-    // Without branches, so that it goes by many bytes at a time.
-    let strange = |byte| matches!(byte, 0..=6 | 14..=26 | 28..=31 | 127);
-    let mut chunks = bytes.chunks(256);
-    chunks.all(|chunk| !chunk.iter().fold(false, |any, byte| any | strange(*byte)))
+    end.is_some_and(|end| end + 1 < head.len() && is_surely_text(&head[..=end]))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::convert::Infallible;
-
-    const HEAD: usize = 16 * 1024;
-
-    /// A file in memory, with zeros behind.
-    struct Content<'a> {
-        bytes: &'a [u8],
-        size: u64,
-        end_was_asked_for: bool,
-        head: Vec<u8>,
-    }
-
-    impl View for Content<'_> {
-        type Error = Infallible;
-
-        fn size(&self) -> u64 {
-            self.size
-        }
-
-        fn head(&mut self, end: usize) -> Result<&[u8], Infallible> {
-            let end = usize::try_from(self.size).map_or(end, |size| size.min(end));
-            self.head = self.bytes[..self.bytes.len().min(end)].to_vec();
-            self.head.resize(end, 0);
-            Ok(&self.head)
-        }
-
-        fn end_was_asked_for(&self) -> bool {
-            self.end_was_asked_for
-        }
-
-        fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Infallible> {
-            for (n, byte) in buffer.iter_mut().enumerate() {
-                let at = usize::try_from(offset).unwrap() + n;
-                *byte = self.bytes.get(at).copied().unwrap_or(0);
-            }
-            Ok(buffer.len())
-        }
-    }
-
-    fn after(mime_type: &str, bytes: &[u8], looked: usize, size: usize) -> Option<usize> {
-        let mut view = Content {
-            bytes,
-            size: size as u64,
-            end_was_asked_for: mime_type != "image/png",
-            head: Vec::new(),
-        };
-        let Ok(next) = next(&Steps::IN_USE, mime_type, &mut view, looked);
-        next
-    }
-
-    /// After the first look at all of `bytes`.
-    fn first(mime_type: &str, bytes: &[u8]) -> Option<usize> {
-        after(mime_type, bytes, HEAD, bytes.len())
-    }
-
-    fn long(start: &[u8], filler: u8) -> Vec<u8> {
-        let mut content = start.to_vec();
-        content.resize(200_000, filler);
-        content
-    }
-
-    #[test]
-    fn the_first_look_is_what_is_set_within_reason() {
-        assert_eq!(first_look(HEAD), HEAD);
-        assert_eq!(first_look(0), SHORTEST);
-        assert_eq!(first_look(usize::MAX), WHOLE);
-    }
-
-    #[test]
-    fn a_file_seen_whole_is_not_looked_at_again() {
-        for start in [b"{\"a\"".as_slice(), b"PK\x03\x04", b"ID3", b"text"] {
-            assert_eq!(after(UNNAMED, start, HEAD, HEAD), None);
-            assert_eq!(after(UNNAMED, start, WHOLE, 1 << 30), None);
-        }
-    }
-
-    #[test]
-    fn what_bears_no_mark_is_looked_at_once() {
-        assert_eq!(first(UNNAMED, &long(b"\x01", 0xff)), None);
-        assert_eq!(first("application/pdf", &long(b"%PDF", 0xff)), None);
-        assert_eq!(first("image/png", &long(b"\x89PNG\r\n\x1a\n", 0)), None);
-    }
-
-    #[test]
-    fn cd_images_are_looked_for_where_they_are() {
-        for (at, mark) in [
-            (32769, b"CD001"),
-            (32769, b"BEA01"),
-            (32777, b"CDROM"),
-            (37385, b"CD001"),
-            (37633, b"CD001"),
-            (37657, b"CD001"),
-        ] {
-            let mut image = long(b"", 0);
-            image[at..at + 5].copy_from_slice(mark);
-            assert_eq!(first(UNNAMED, &image), Some(CD));
-            assert_eq!(after(UNNAMED, &image, CD, image.len()), None);
-            assert_eq!(first(WEAK[0], &image), Some(CD));
-            assert_eq!(first("application/x-something", &image), None);
-        }
-    }
-
-    #[test]
-    fn mp3_is_looked_at_behind_its_tag() {
-        let song = long(b"ID3\x04\0\0\x00\x03\x31\x76", 0xff);
-        let tag = (3 << 14) + (0x31 << 7) + 0x76;
-        assert_eq!(first(UNNAMED, &song), Some(10 + tag + SOUND));
-        assert_eq!(after(UNNAMED, &song, 10 + tag + SOUND, 1 << 30), None);
-        // No look is longer because another one was.
-        for length in [0, 100, 12_000, 13_000] {
-            let [high, low] = [(length >> 7) as u8, (length & 0x7f) as u8];
-            let song = long(
-                &[b"ID3\x04\0\0\0\0".as_slice(), &[high, low]].concat(),
-                0xff,
-            );
-            let again = (10 + length + SOUND / 4 > HEAD).then_some(10 + length + SOUND);
-            assert_eq!(first(UNNAMED, &song), again, "{length}");
-        }
-        assert_eq!(first("audio/mpeg", &song), None);
-    }
-
-    #[test]
-    fn programs_of_dos_are_looked_at_as_far_as_they_jump() {
-        let program = |distance: i16| {
-            let [low, high] = distance.to_le_bytes();
-            long(&[0xe9, low, high, b'\n'], b' ')
-        };
-        assert_eq!(first(UNNAMED, &program(30_000)), Some(30_004));
-        assert_eq!(
-            first("text/plain", &program(-1000)),
-            Some(65_536 - 1000 + 4)
-        );
-        assert_eq!(first("application/x-dosexec", &program(30_000)), None);
-        assert_eq!(first(UNNAMED, &program(3)), None);
-    }
-
-    #[test]
-    fn tapes_are_looked_at_whole() {
-        let mut tape = long(&50_001u32.to_le_bytes(), 1);
-        assert_eq!(first(UNNAMED, &tape), None);
-        tape[50_006..50_010].copy_from_slice(&50_002u32.to_le_bytes());
-        assert_eq!(first(UNNAMED, &tape), Some(WHOLE));
-        assert_eq!(first(TAPE, &long(b"\x01", 1)), Some(WHOLE));
-        let endless = long(b"\xff\xff\xff\xff", 0xff);
-        assert_eq!(first(UNNAMED, &endless), None);
-    }
-
-    fn archive(name: &[u8], first_member: u32, signed: bool) -> Vec<u8> {
-        let mut archive = long(b"PK\x03\x04", 1);
-        archive[18..22].copy_from_slice(&first_member.to_le_bytes());
-        archive[30..30 + name.len()].copy_from_slice(name);
-        if signed {
-            archive[100_000 - 16..100_000].copy_from_slice(b"APK Sig Block 42");
-        }
-        let end = archive.len() - ARCHIVE_END;
-        archive[end..end + 4].copy_from_slice(b"PK\x05\x06");
-        archive[end + 16..end + 20].copy_from_slice(&100_000u32.to_le_bytes());
-        archive
-    }
-
-    #[test]
-    fn archives_are_looked_into_for_their_members() {
-        let document = archive(b"[Content_Types].xml", 50_000, false);
-        let end = 49 + 50_000 + 3 * 8192;
-        assert_eq!(first("application/zip", &document), Some(end));
-        assert_eq!(after("application/zip", &document, end, 200_000), None);
-        assert_eq!(first("application/epub+zip", &document), None);
-        // The first member may be longer than anything: only what says it is a document is believed.
-        let photos = archive(b"photo.jpg", u32::MAX, false);
-        assert_eq!(first("application/zip", &photos), None);
-        let strange = archive(b"docProps/", u32::MAX, false);
-        assert_eq!(first("application/zip", &strange), Some(WHOLE));
-    }
-
-    #[test]
-    fn archives_are_looked_at_whole_for_their_end() {
-        let package = archive(b"META-INF/MANIFEST.MF", 100, true);
-        assert_eq!(first("application/java-archive", &package), Some(WHOLE));
-        assert_eq!(first("application/zip", &package), Some(WHOLE));
-        let library = archive(b"META-INF/MANIFEST.MF", 100, false);
-        assert_eq!(first("application/java-archive", &library), None);
-        assert_eq!(first(UNNAMED, &library), Some(WHOLE));
-        let mut damaged = library;
-        damaged[..1000].fill(0);
-        assert_eq!(first(UNNAMED, &damaged), Some(WHOLE));
-        // Something in front of it. If libmagic didn't ask for the end, it wouldn't of more either.
-        damaged[..8].copy_from_slice(b"\x89PNG\r\n\x1a\n");
-        assert_eq!(
-            first("application/x-bytecode.python", &damaged),
-            Some(WHOLE)
-        );
-        assert_eq!(first("image/png", &damaged), None);
-    }
-
-    #[test]
-    fn what_may_be_json_is_looked_at_whole() {
-        let text = |start| long(start, b' ');
-        assert_eq!(first("text/plain", &text(b"\n\t {\"a\"")), Some(WHOLE));
-        assert_eq!(first(UNNAMED, &text(b"[1")), Some(WHOLE));
-        assert_eq!(first("text/plain", &text(b"hello {")), None);
-        assert_eq!(first("text/rtf", &text(b"{\\rtf1\\ansi")), None);
-        // One value, and the head ends: the rest may be anything.
-        assert_eq!(first("application/json", &text(b"{}")), Some(WHOLE));
-        assert_eq!(first("application/x-ndjson", &text(b"{}\n{}\n{")), None);
-    }
-
-    #[test]
-    fn text_is_read_on() {
-        let text = long(b"words\n", b'x');
-        assert_eq!(first("text/plain", &text), None);
-        for (at, expected) in [
-            (HEAD, Some(SECOND)),
-            (SECOND - 1, Some(SECOND)),
-            (SECOND, None),
-        ] {
-            let mut holed = text.clone();
-            holed[at] = 0;
-            assert_eq!(first("text/plain", &holed), expected, "{at}");
-        }
-        assert_eq!(
-            first("text/plain", &long(b"\xff\xfew\0", b'x')),
-            Some(SECOND)
-        );
-        assert_eq!(first(UNNAMED, &long(b"\xff\xfew\0", b'x')), None);
-        assert!(is_text(
-            b"\x07\x08\t\n\x0b\x0c\r\x1b na\xc3\xafve \x80\x85\xff"
-        ));
-        for byte in [0, 6, 14, 26, 28, 31, 127] {
-            let mut text = [b'x'; 1000];
-            assert!(is_text(&text));
-            text[999] = byte;
-            assert!(!is_text(&text), "{byte}");
-        }
-    }
-
-    #[test]
-    fn csv_with_long_lines_is_looked_at_again() {
-        let mut table = [b"a,".as_slice(), &b"x".repeat(20_000)].concat();
-        table.push(b'\n');
-        table.extend(b"b,c\n".repeat(20_000));
-        assert_eq!(first("text/plain", &table), Some(SECOND));
-        assert_eq!(
-            after("text/csv", &table, SECOND, table.len() + 100_000),
-            None
-        );
-        assert_eq!(first("text/plain", &long(b"a,b\n", b'x')), None);
-        assert_eq!(first("text/csv", &b"a,b\n".repeat(10_000)), None);
-    }
-
-    #[test]
-    fn words_that_make_javascript_are_seen() {
-        for (words, expected) in [
-            ("\"use strict\"", Some(SECOND)),
-            ("'use strict'", Some(SECOND)),
-            ("'use strict\"", None),
-            (" use strict ", None),
-        ] {
-            for at in [HEAD - 11, HEAD - 1, HEAD, 30_000, SECOND - 12] {
-                let mut text = long(b"words\n", b'x');
-                text[at..at + words.len()].copy_from_slice(words.as_bytes());
-                assert_eq!(first("text/plain", &text), expected, "{words} at {at}");
-            }
-        }
-        assert!(!has_script_mark(b"use strict\"") && !has_script_mark(b"\"use strict"));
-    }
-
-    #[test]
-    fn padded_text_is_looked_at_to_its_end() {
-        for mime_type in ["text/plain", UNNAMED] {
-            assert_eq!(first(mime_type, &long(b"words", 0)), Some(WHOLE));
-        }
-        assert_eq!(first(UNNAMED, &long(b"", 0)), None);
-        assert_eq!(first(UNNAMED, &long(b"\x01words", 0)), None);
-    }
-
-    #[test]
-    fn it_ends() {
-        let starts: [&[u8]; 9] = [
-            b"ID3\x04\0\0\0\0\x01\0",
-            b"ID3\x04\0\0\0\0\x60\0",
-            b"\xe9\xf0\x7f",
-            b"[",
-            b"x",
-            b"\0",
-            b"ID3\0\0\0\x7f\x7f\x7f\x7f",
-            b"PK\x03\x04",
-            b"\xff\xfe",
-        ];
-        for mime_type in [UNNAMED, "application/zip", "text/plain"] {
-            for content in starts.map(|start| long(start, 0)) {
-                let mut looked = first_look(0);
-                let mut looks = 1;
-                while let Some(limit) = after(mime_type, &content, looked, 1 << 30) {
-                    assert!(limit > looked);
-                    looked = limit;
-                    looks += 1;
-                }
-                assert!(looks <= 3);
-            }
-        }
-    }
-}
+mod tests;

@@ -42,7 +42,8 @@ use crate::blob_id::BlobId;
 use crate::detector::{END, TEXT};
 use crate::store::Store;
 
-/// Time waited for a disk to open and read a blob, on average, from which on a store counts as slow. For tests of what comes then, every store is slow.
+/// Time waited for a disk to open and read a blob, on average, from which on a store counts as slow. For tests of what
+/// comes then, every store is slow.
 const SLOW: Duration = match cfg!(feature = "poison") {
     false => Duration::from_micros(100),
     true => Duration::ZERO,
@@ -265,7 +266,7 @@ impl Crew {
             let (mut waits, begun) = (Waits::begin(), Instant::now());
             // A defect is one blob's matter: the examiner reads it for itself.
             let _ = catch_unwind(AssertUnwindSafe(|| (self.fetch)(&id, &mut piece)));
-            let waited = waits.within(begun.elapsed()).min(LONGEST);
+            let waited = waits.waited_of(begun.elapsed()).min(LONGEST);
             self.waited
                 .fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
             self.fetched.fetch_add(1, Ordering::Relaxed);

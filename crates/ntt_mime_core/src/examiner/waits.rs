@@ -18,10 +18,10 @@ impl Waits {
         Waits { before: so_far() }
     }
 
-    /// What is to be made of the time that some work took: none, if the thread hasn't waited since this was begun or
-    /// asked last. So that asking is rare, it isn't begun anew for each piece of work: a wait in between counts, if the
-    /// work took long as well.
-    pub fn within(&mut self, took: Duration) -> Duration {
+    /// How much of the time that some work took counts as waited: none, if the thread hasn't waited since this was
+    /// begun or asked last, and all otherwise. So that asking is rare, it isn't begun anew for each piece of work: a
+    /// wait in between counts, if the work took long as well.
+    pub fn waited_of(&mut self, took: Duration) -> Duration {
         if took < SHORT {
             return Duration::ZERO;
         }
@@ -56,7 +56,7 @@ mod tests {
             while begun.elapsed() < Duration::from_millis(5) {
                 std::hint::spin_loop();
             }
-            none += usize::from(waits.within(begun.elapsed()) == Duration::ZERO);
+            none += usize::from(waits.waited_of(begun.elapsed()) == Duration::ZERO);
         }
         assert_eq!(none, 10, "after {:?}", begun.elapsed());
     }
@@ -66,8 +66,8 @@ mod tests {
         let mut waits = Waits::begin();
         let time = Duration::from_millis(1);
         std::thread::sleep(time);
-        assert_eq!(waits.within(Duration::from_micros(1)), Duration::ZERO);
-        assert_eq!(waits.within(time), time);
-        assert_eq!(waits.within(time), Duration::ZERO);
+        assert_eq!(waits.waited_of(Duration::from_micros(1)), Duration::ZERO);
+        assert_eq!(waits.waited_of(time), time);
+        assert_eq!(waits.waited_of(time), Duration::ZERO);
     }
 }

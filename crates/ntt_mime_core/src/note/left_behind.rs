@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use std::fs::{self, File};
 use std::io;
 use std::mem::offset_of;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,28 +96,28 @@ pub fn left_behind(folder: &Path, database: u32, databases: &[u32]) -> io::Resul
             continue;
         };
         let file = Arc::new(file);
-        let mut blamed = false;
-        for (blob, signal) in seen.verdicts().filter(|_| of == database) {
-            let suspicion = suspicion(folder, database, &blob);
+        let verdicts: Vec<_> = seen.verdicts().filter(|_| of == database).collect();
+        let before = found.len();
+        for (blob, signal) in &verdicts {
             let death = match signal {
                 Some(signal) => Death::Crashed { signal },
-                None if suspicion.exists() => Death::KilledTwice,
-                None => {
-                    File::create(suspicion)?;
-                    continue;
-                }
+                None if suspicion(folder, database, blob).exists() => Death::KilledTwice,
+                None => continue,
             };
-            blamed = true;
             found.push(LeftBehind {
-                blob,
+                blob: *blob,
                 death,
                 pid: pid_of(&path),
                 path: path.clone(),
                 _file: Arc::clone(&file),
             });
         }
-        if !blamed {
-            let _ = fs::remove_file(path);
+        // Of two blobs at hand, one that was suspect before clears the other. And the note goes first: read again, it
+        // would tell of a second death.
+        if found.len() == before && fs::remove_file(&path).is_ok() {
+            for (blob, _) in &verdicts {
+                File::create(suspicion(folder, database, blob))?;
+            }
         }
     }
     Ok(found)
@@ -218,10 +218,11 @@ impl Seen {
     }
 }
 
-/// The note at `path`, locked, if its keeper is dead.
+/// The note at `path`, locked, if its keeper is dead, and no other run has settled it in the meantime.
 fn dead(path: &Path) -> Option<(File, Seen)> {
     let file = File::open(path).ok()?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+    file.metadata().ok().filter(|file| file.nlink() > 0)?;
     let seen = Seen::read(&file).ok()?;
     Some((file, seen))
 }
@@ -233,7 +234,7 @@ fn entries(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirE
     }
 }
 
-/// Files are called `<database>.<pid>`, `new.<database>.<pid>` until they are locked, and
+/// Files are called `<database>.<time>.<pid>`, with `new.` in front until they are locked, and
 /// `<database>.suspect.<blobid>`.
 fn parts(path: &Path) -> Vec<&str> {
     let name = path.file_name().and_then(|name| name.to_str());

@@ -50,6 +50,10 @@ static EARLIER: [AtomicPtr<libc::sigaction>; CRASHES.len()] =
 
 pub(super) fn take_over() {
     for ((signal, _), earlier) in CRASHES.iter().zip(&EARLIER) {
+        // Once: ours stay, and a handler put over them since may call them.
+        if !earlier.load(Ordering::Acquire).is_null() {
+            continue;
+        }
         // SAFETY: plain system calls; the handler is async-signal-safe, and what it needs is stored
         // before it is in place. Leaked, a few bytes once a process.
         unsafe {
@@ -57,43 +61,81 @@ pub(super) fn take_over() {
             if libc::sigaction(*signal, std::ptr::null(), &mut present) != 0 {
                 continue;
             }
-            if present.sa_sigaction == crashed as *const () as usize {
-                continue;
-            }
             earlier.store(Box::leak(Box::new(present)), Ordering::Release);
             let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_flags = libc::SA_ONSTACK;
+            if is_callable(&present) {
+                // Called from ours it finds all as it has asked for. PostgreSQL's for SIGFPE raises an error: it
+                // must be on the thread's own stack, whose depth it measures.
+                action = present;
+            }
             action.sa_sigaction = crashed as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            action.sa_flags |= libc::SA_SIGINFO;
             libc::sigaction(*signal, &action, std::ptr::null_mut());
+        }
+    }
+}
+
+/// Is it a handler, and one that may be called again and again?
+fn is_callable(action: &libc::sigaction) -> bool {
+    let none = [libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction);
+    !none && action.sa_flags & libc::SA_RESETHAND == 0
+}
+
+/// Calls the handler of an action, which may jump away instead of returning.
+///
+/// # Safety
+///
+/// The action is [callable](is_callable), and what is handed on comes from the system.
+unsafe fn call(
+    action: &libc::sigaction,
+    signal: c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut c_void,
+) {
+    type Informed = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+    type Plain = extern "C" fn(c_int);
+    let handler = action.sa_sigaction;
+    // SAFETY: a function of the one kind or the other, by its flags.
+    unsafe {
+        match action.sa_flags & libc::SA_SIGINFO {
+            0 => std::mem::transmute::<usize, Plain>(handler)(signal),
+            _ => std::mem::transmute::<usize, Informed>(handler)(signal, info, context),
         }
     }
 }
 
 /// The handler. Async-signal-safe: atomics and system calls only.
 ///
-/// It returns with an earlier action in force; the instruction at fault, or abort(), then raises the
-/// signal again. One that somebody else has sent isn't raised again by itself.
-extern "C" fn crashed(signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
+/// What isn't a crash over a blob goes to the handler that was there before, and ours stays: PostgreSQL makes an error
+/// of SIGFPE and goes on, and the next one may be libmagic's.
+///
+/// Where there is none, ours returns with the earlier action in force; the instruction at fault, or abort(), then
+/// raises the signal again. One that somebody else has sent isn't raised again by itself.
+extern "C" fn crashed(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the system passes valid information; PAGE and EARLIER hold null or what lives for good.
     unsafe {
         let from_processor = (*info).si_code > 0;
         let from_within = from_processor
             || (*info).si_code == libc::SI_TKILL && (*info).si_pid() == libc::getpid();
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = libc::SIG_DFL;
         let looking = PAGE.load(Ordering::Acquire).as_ref().and_then(|page| {
             let this = libc::gettid();
             let mut sights = page.sights.iter();
             sights.find(|sight| sight.thread.load(Ordering::Relaxed) == this)
         });
-        match looking.filter(|_| from_within) {
-            // PostgreSQL would make an error of SIGFPE and jump out of libmagic: not there.
-            Some(sight) => sight.signal.store(signal as u32, Ordering::Release),
-            None => {
-                let number = CRASHES.iter().position(|(known, _)| *known == signal);
-                let earlier = number.and_then(|i| EARLIER[i].load(Ordering::Acquire).as_ref());
-                action = earlier.copied().unwrap_or(action);
+        let number = CRASHES.iter().position(|(known, _)| *known == signal);
+        let earlier = number.and_then(|i| EARLIER[i].load(Ordering::Acquire).as_ref());
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        match (looking.filter(|_| from_within), earlier) {
+            // PostgreSQL would jump out of libmagic: not there.
+            (Some(sight), _) => sight.signal.store(signal as u32, Ordering::Release),
+            // No destructor is skipped if it jumps away from here.
+            (None, Some(earlier)) if is_callable(earlier) => {
+                return call(earlier, signal, info, context);
             }
+            (None, Some(earlier)) => action = *earlier,
+            (None, None) => {}
         }
         libc::sigaction(signal, &action, std::ptr::null_mut());
         if !from_processor {

@@ -1,18 +1,11 @@
-//! The tests of libmagic that aren't rules, and what it says when nothing is found.
+//! The tests of libmagic that aren't rules.
 //!
 //! `file_buffer` (src/funcs.c, 5.44, 5.46, 5.47) tries tar, JSON, CSV, OLE and, from 5.45 on, SIMH tapes before the
-//! rules, and in the end says octet-stream of what isn't text, and plain text of what is (`file_default`,
-//! `file_ascmagic_with_encoding` in src/ascmagic.c). What it finds in ELF files counts only if a rule matches.
+//! rules. What it finds in ELF files counts only if a rule matches.
 
-use super::check::is_space;
+use super::check::string::is_space;
 use super::format::Compiled;
-use crate::detector::json;
-
-/// Of a file that isn't text.
-pub const DATA: &str = "application/octet-stream";
-
-/// Of text.
-pub const PLAIN: &str = "text/plain";
+use crate::detector::{csv, json};
 
 /// The first version of the database whose libmagic knows SIMH tapes.
 const KNOWS_TAPES: u32 = 20;
@@ -21,7 +14,7 @@ const KNOWS_TAPES: u32 = 20;
 pub fn may_succeed(compiled: &Compiled, bytes: &[u8]) -> bool {
     may_be_tar(bytes)
         || json::may_be_json(bytes)
-        || may_be_csv(bytes)
+        || csv::may_be_csv(bytes)
         || bytes.starts_with(b"\xD0\xCF\x11\xE0")
         || compiled.version() >= KNOWS_TAPES && may_be_tape(bytes)
 }
@@ -47,50 +40,6 @@ fn may_be_tar(bytes: &[u8]) -> bool {
     let wanted = octal.fold(0, |sum, digit| sum << 3 | u32::from(digit - b'0'));
     let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
     wanted == sum(header) - sum(field) + 8 * u32::from(b' ')
-}
-
-/// `csv_parse` in src/is_csv.c: as many commas in each of the first ten lines, outside quotes. How many lines and
-/// fields it takes differs by release; here it's the least. Whether it is text isn't looked at.
-fn may_be_csv(bytes: &[u8]) -> bool {
-    const LINES: usize = 10;
-    let (mut fields, mut first, mut lines) = (0, 0, 0);
-    let mut at = 0;
-    while let Some(found) = memchr::memchr3(b'"', b',', b'\n', &bytes[at..]) {
-        let byte = bytes[at + found];
-        at += found + 1;
-        match byte {
-            b'"' => at = after_quote(bytes, at),
-            b',' => fields += 1,
-            _ => {
-                lines += 1;
-                if lines == LINES {
-                    return first != 0 && first == fields;
-                }
-                if first == 0 {
-                    if fields == 0 {
-                        return false;
-                    }
-                    first = fields;
-                } else if first != fields {
-                    return false;
-                }
-                fields = 0;
-            }
-        }
-    }
-    first != 0 && lines >= 2
-}
-
-/// `eatquote`: up to what follows a quote that isn't doubled.
-fn after_quote(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(found) = memchr::memchr(b'"', &bytes[at..]) {
-        at += found + 1;
-        if bytes.get(at) != Some(&b'"') {
-            return at;
-        }
-        at += 1;
-    }
-    bytes.len()
 }
 
 /// `simh_parse` in src/is_simh.c (5.46, 5.47): the length of a record stands before it and after it.

@@ -24,8 +24,8 @@ enum State {
 }
 
 impl<'a> End<'a> {
-    /// The end of a file of which libmagic reads the first `length` bytes; `front` if that is all it has. `read` fills a
-    /// buffer with the file's last bytes, and says whether it could.
+    /// The end of a file of which libmagic reads the first `length` bytes; `front` if that is all it has. `read` fills
+    /// a buffer with the file's last bytes, and says whether it could.
     pub fn new(length: usize, front: bool, read: &'a mut dyn FnMut(&mut [u8]) -> bool) -> End<'a> {
         End {
             length,

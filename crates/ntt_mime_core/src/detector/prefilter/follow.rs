@@ -15,7 +15,8 @@
 use std::collections::HashMap;
 
 use super::Compiled;
-use super::check::{Answer, Found, Indirection, anywhere, check, indirection};
+use super::check::number::{Indirection, indirection};
+use super::check::{Answer, Found, anywhere, check};
 use super::end::End;
 use super::format::{Entry, VALUE_BYTES, flag, kind};
 use super::tables::Tables;
@@ -247,8 +248,8 @@ impl Follower<'_, '_> {
         }
     }
 
-    /// The offset of a test that counts from the end, and what comes after it too; or, if it counts from the test before,
-    /// backwards, and what comes after it from the start again.
+    /// The offset of a test that counts from the end, and what comes after it too; or, if it counts from the test
+    /// before, backwards, and what comes after it from the start again.
     fn turned(
         &self,
         entry: &Entry<'_>,

@@ -10,19 +10,19 @@
 //! `match` (src/softmagic.c, 5.44, 5.46 and 5.47) walks over the entries of a database. An entry of level 0 begins a
 //! rule; if its test fails, the walk goes on with the next rule, and nothing is kept: what it has written into
 //! `magic_set` (`offset`, `search`, `ms_value`, `c.li`) is written anew before it is read, by the first test of the
-//! next rule. So a rule whose first test fails can be left out. If it succeeds, its continuations are tried ([`follow`]).
-//! There are three ways for that to end, when only MIME types are asked for: an entry with a MIME type is reached, and
-//! ends everything; or only entries with a description, which isn't printed but sets `found_match`, so that the
-//! walk ends behind this rule; or nothing with either, and the walk goes on just as if the rule weren't there.
+//! next rule. So a rule whose first test fails can be left out. If it succeeds, its continuations are tried
+//! ([`follow`]). There are three ways for that to end, when only MIME types are asked for: an entry with a MIME type is
+//! reached, and ends everything; or only entries with a description, which isn't printed but sets `found_match`, so
+//! that the walk ends behind this rule; or nothing with either, and the walk goes on just as if the rule weren't there.
 //!
 //! Each test is known to fail, known to succeed, or *undecided*:
 //!
-//! - strings and numbers at an offset that can be told are compared as `mget`, `mconvert` and `magiccheck` do ([`check`]),
-//!   the first tests of rules after a look at a table by their first bytes ([`Tables`]);
-//! - so are searches, the long ones of rules for text only if an automaton has seen the longest piece of theirs that
-//!   has no white space in it, in any case;
-//! - regular expressions are matched in the same language by another engine ([`regex`]), those of rules for text only if
-//!   the same automaton has seen a piece that is part of any match;
+//! - strings and numbers at an offset that can be told are compared as `mget`, `mconvert` and `magiccheck` do
+//!   ([`check`]), the first tests of rules after a look at a table by their first bytes ([`beginnings`]);
+//! - so are searches, the long ones of rules for text only if an automaton ([`tables`]) has seen the longest piece of
+//!   theirs that has no white space in it, in any case;
+//! - regular expressions are matched in the same language by another engine ([`regex`]), those of rules for text only
+//!   if the same automaton has seen a piece that is part of any match;
 //! - rules for text are tried on the text as libmagic converts it ([`text`]).
 //!
 //! An undecided test keeps its rule, unless nothing that it may lead to says anything; and a rule that is kept is
@@ -38,6 +38,7 @@
 //!
 //! See [`subset`].
 
+pub mod beginnings;
 mod builtin;
 pub mod check;
 pub mod end;
@@ -60,12 +61,7 @@ use self::subset::Subsets;
 use self::tables::{Hits, Tables};
 use self::text::{Text, looks_like_text, text_of};
 use super::cookie::Cookie;
-
-/// Bytes that a regular expression is matched against (FILE_REGEX_MAX in src/file.h).
-const REGEX_MAX: usize = 8192;
-
-/// Bytes by which the encoding of a text is told, beyond which it is cut off (FILE_ENCODING_MAX in src/file.h).
-const ENCODING_MAX: usize = 64 * 1024;
+use super::limits::{DATA, PLAIN};
 
 /// Of rules, by number.
 const ALL: Range<u32> = 0..u32::MAX;
@@ -93,7 +89,7 @@ impl Rule {
 
 /// What may match.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+enum WalkOutcome {
     /// None at all; then this is said, if nothing else than rules finds something.
     Nothing(&'static str),
     /// One that was collected last, of which this entry matches before anything else can, and has a MIME type.
@@ -118,7 +114,7 @@ pub enum Stage {
 
 /// Is it more than what libmagic says when nothing is found?
 pub fn found_something(said: &str) -> bool {
-    said != builtin::DATA && said != builtin::PLAIN
+    said != DATA && said != PLAIN
 }
 
 /// How a file is to be judged.
@@ -127,8 +123,8 @@ pub enum Verdict<'a> {
     Known(&'a str),
     /// By libmagic with the rules that may match.
     Ask(&'a mut Cookie),
-    /// By libmagic with those of them that come first. If it [finds something](found_something), that is the answer, for
-    /// it stops at the first that matches; otherwise the next stage tells.
+    /// By libmagic with those of them that come first. If it [finds something](found_something), that is the answer,
+    /// for it stops at the first that matches; otherwise the next stage tells.
     Try(&'a mut Cookie, Stage),
     /// By libmagic with all rules.
     Unsure,
@@ -169,7 +165,7 @@ impl Prefilter {
         let outcome = match stage {
             Stage::Builtin if builtin::may_succeed(&self.compiled, bytes) => {
                 self.candidates.clear();
-                Outcome::First(Stage::Early)
+                WalkOutcome::First(Stage::Early)
             }
             Stage::Builtin | Stage::Early => self.collect(true, bytes, end),
             Stage::All => self.collect(false, bytes, end),
@@ -177,14 +173,14 @@ impl Prefilter {
         match outcome {
             // The other tests can't succeed, or have been tried in the first stage. Of a single byte libmagic says
             // nothing but that it is short.
-            Outcome::Nothing(said) if bytes.len() > 1 => return Verdict::Known(said),
-            Outcome::Entry(entry) => {
+            WalkOutcome::Nothing(said) if bytes.len() > 1 => return Verdict::Known(said),
+            WalkOutcome::Entry(entry) => {
                 let said = self.compiled.entry(entry).plain_mime_type();
                 if let Some(said) = said.filter(|_| bytes.len() > 1) {
                     return Verdict::Known(said);
                 }
             }
-            Outcome::All => return Verdict::Unsure,
+            WalkOutcome::All => return Verdict::Unsure,
             _ => {}
         }
         // Rules for both kinds of content are tried in both walks, and come once.
@@ -195,13 +191,13 @@ impl Prefilter {
             .cookie(&self.compiled, &self.rules, &self.candidates);
         match (cookie, outcome) {
             (None, _) => Verdict::Unsure,
-            (Some(cookie), Outcome::First(next)) => Verdict::Try(cookie, next),
+            (Some(cookie), WalkOutcome::First(next)) => Verdict::Try(cookie, next),
             (Some(cookie), _) => Verdict::Ask(cookie),
         }
     }
 
     /// Collects the rules that may match; if asked for, the early ones only, if there are any for text among them.
-    fn collect(&mut self, early: bool, bytes: &[u8], end: &mut End<'_>) -> Outcome {
+    fn collect(&mut self, early: bool, bytes: &[u8], end: &mut End<'_>) -> WalkOutcome {
         let Prefilter {
             compiled,
             rules,
@@ -225,14 +221,14 @@ impl Prefilter {
             is_text: OnceCell::new(),
         };
         match walk.over(hits.iter(ALL), bytes, Some(end)) {
-            Ending::Entry(entry) => return Outcome::Entry(entry),
-            Ending::Indirect => return Outcome::All,
+            Ending::Entry(entry) => return WalkOutcome::Entry(entry),
+            Ending::Indirect => return WalkOutcome::All,
             Ending::Here | Ending::Through => {}
         }
         let (text, said) = match text_of(bytes, &mut self.converted) {
-            Text::Binary => (None, builtin::DATA),
-            Text::Utf8(text) => (Some(text), builtin::PLAIN),
-            Text::Unknown => return Outcome::All,
+            Text::Binary => (None, DATA),
+            Text::Utf8(text) => (Some(text), PLAIN),
+            Text::Unknown => return WalkOutcome::All,
         };
         if let Some(text) = text {
             hits.clear();
@@ -242,20 +238,20 @@ impl Prefilter {
             let mut ending = walk.over(hits.iter(0..first_searched), text, None);
             if let Ending::Through = ending {
                 if early && walk.candidates.len() > before {
-                    return Outcome::First(Stage::All);
+                    return WalkOutcome::First(Stage::All);
                 }
                 tables.search_text(text, hits);
                 ending = walk.over(hits.iter(first_searched..u32::MAX), text, None);
             }
             match ending {
-                Ending::Entry(entry) => return Outcome::Entry(entry),
-                Ending::Indirect => return Outcome::All,
+                Ending::Entry(entry) => return WalkOutcome::Entry(entry),
+                Ending::Indirect => return WalkOutcome::All,
                 Ending::Here | Ending::Through => {}
             }
         }
         match walk.sure {
-            true => Outcome::Nothing(said),
-            false => Outcome::These,
+            true => WalkOutcome::Nothing(said),
+            false => WalkOutcome::These,
         }
     }
 }

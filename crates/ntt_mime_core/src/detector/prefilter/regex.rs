@@ -1,9 +1,9 @@
 //! POSIX extended regular expressions, said again for the `regex` crate.
 //!
 //! libmagic compiles the regular expressions of its rules with regcomp(3), REG_EXTENDED and REG_NEWLINE (and REG_ICASE
-//! for some), in the C locale (`alloc_regex` in src/softmagic.c, `file_regcomp` in src/funcs.c; 5.44, 5.46, 5.47). All
-//! that is asked of a rule is whether its expression matches anywhere, so which match POSIX prefers is of no interest, and
-//! what is left is the same language:
+//! for some), in the C locale (`alloc_regex` in src/softmagic.c, `file_regcomp` in src/funcs.c; 5.44, 5.46, 5.47).
+//! All that is asked of a rule is whether its expression matches anywhere, so which match POSIX prefers is of no
+//! interest, and what is left is the same language:
 //!
 //! - bytes, not characters;
 //! - with REG_NEWLINE a period and a list that is negated don't match a line feed; `^` and `$` match after and before
@@ -28,8 +28,8 @@ pub fn translate(posix: &[u8], ignore_case: bool) -> Option<String> {
     translator.rest.is_empty().then_some(translator.out)
 }
 
-/// Of these pieces of text, which are in lower case, one is found in some case wherever the translation matches. None if
-/// there are none that are long enough to be of use.
+/// Of these pieces of text, which are in lower case, one is found in some case wherever the translation matches. None
+/// if there are none that are long enough to be of use.
 pub fn required(translation: &str) -> Option<Vec<Vec<u8>>> {
     let mut parser = ParserBuilder::new().unicode(false).utf8(false).build();
     pieces(&parser.parse(translation).ok()?)

@@ -24,10 +24,10 @@ use super::format::Compiled;
 use crate::detector::cookie::Cookie;
 use crate::detector::database::MAGIC_NUMBER;
 
-/// Entries that a gap may have room for. The smallest that is enough is taken.
-const ROOMS: [usize; 4] = [24, 96, 384, 1536];
+/// Entries that a gap may have. The smallest that is enough is taken.
+const GAPS: [usize; 4] = [24, 96, 384, 1536];
 
-/// Memory for rooms of all kinds together.
+/// Memory for all rooms together.
 const BYTES: usize = 2 << 20;
 
 /// Subsets that are kept.
@@ -40,7 +40,7 @@ pub struct Subsets {
     /// Those used last come last. Dropped before what they point to.
     kept: Vec<Subset>,
     /// The database of named rules.
-    named: Memory,
+    named: Room,
     /// Bytes of all rooms.
     bytes: usize,
     /// The rules with regular expressions that are wanted now.
@@ -51,10 +51,11 @@ pub struct Subsets {
 struct Subset {
     /// Dropped before what it points to.
     cookie: Cookie,
-    memory: Memory,
+    room: Room,
     /// The rules with regular expressions.
     key: Vec<u32>,
-    room: usize,
+    /// Entries that each gap has.
+    gap_entries: usize,
     /// Where each gap begins, and how many of its entries are in use.
     gaps: Vec<Gap>,
 }
@@ -66,17 +67,17 @@ struct Gap {
 }
 
 /// Memory that libmagic reads while we write to it now and then, never at the same time: nothing but raw pointers.
-struct Memory {
+struct Room {
     address: NonNull<u64>,
     words: usize,
 }
 
-impl Memory {
-    fn zeroed(bytes: usize) -> Memory {
+impl Room {
+    fn zeroed(bytes: usize) -> Room {
         let boxed = vec![0u64; bytes.div_ceil(8)].into_boxed_slice();
         let words = boxed.len();
         let address = NonNull::new(Box::into_raw(boxed).cast()).expect("a box");
-        Memory { address, words }
+        Room { address, words }
     }
 
     fn write(&mut self, at: usize, bytes: &[u8]) {
@@ -89,7 +90,7 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for Room {
     fn drop(&mut self) {
         let slice = std::ptr::slice_from_raw_parts_mut(self.address.as_ptr(), self.words);
         // SAFETY: what `zeroed` took apart.
@@ -100,7 +101,7 @@ impl Drop for Memory {
 impl Subsets {
     pub fn new(compiled: &Compiled) -> Subsets {
         let named_bytes = (compiled.named() + 1) * compiled.entry_bytes();
-        let mut named = Memory::zeroed(named_bytes);
+        let mut named = Room::zeroed(named_bytes);
         named.write(0, &header(compiled, 0, compiled.named()));
         named.write(
             compiled.entry_bytes(),
@@ -135,17 +136,17 @@ impl Subsets {
             }
         }
         most = most.max(here);
-        let room = ROOMS.into_iter().find(|room| *room >= most)?;
+        let gap_entries = GAPS.into_iter().find(|gap| *gap >= most)?;
         if self.key.len() > REGEX_RULES {
             return None;
         }
         let found = self
             .kept
             .iter()
-            .rposition(|subset| subset.room == room && subset.key == self.key);
+            .rposition(|subset| subset.gap_entries == gap_entries && subset.key == self.key);
         let subset = match found {
             Some(at) => self.kept.remove(at),
-            None => self.make(compiled, rules, room)?,
+            None => self.make(compiled, rules, gap_entries)?,
         };
         self.kept.push(subset);
         let subset = self.kept.last_mut()?;
@@ -159,43 +160,43 @@ impl Subsets {
         (self.kept.len(), self.bytes)
     }
 
-    fn make(&mut self, compiled: &Compiled, rules: &[Rule], room: usize) -> Option<Subset> {
+    fn make(&mut self, compiled: &Compiled, rules: &[Rule], gap_entries: usize) -> Option<Subset> {
         let size = compiled.entry_bytes();
         let fixed: usize = self.key.iter().map(|n| rules[*n as usize].entries()).sum();
-        let entries = (self.key.len() + 1) * room + fixed;
+        let entries = (self.key.len() + 1) * gap_entries + fixed;
         let bytes = (entries + 1) * size;
         if bytes > BYTES {
             return None;
         }
         while self.bytes + bytes > BYTES || self.kept.len() >= KEPT {
             let oldest = self.kept.remove(0);
-            self.bytes -= oldest.memory.words * 8;
+            self.bytes -= oldest.room.words * 8;
         }
-        let mut memory = Memory::zeroed(bytes);
-        memory.write(0, &header(compiled, entries, 0));
+        let mut room = Room::zeroed(bytes);
+        room.write(0, &header(compiled, entries, 0));
         let mut gaps = Vec::new();
         let mut at = 1;
         for number in &self.key {
             gaps.push(Gap { begin: at, used: 0 });
-            at += room;
+            at += gap_entries;
             let rule = &rules[*number as usize];
             let n = rule.entries();
-            memory.write(at * size, compiled.entries(rule.first, n));
+            room.write(at * size, compiled.entries(rule.first, n));
             at += n;
         }
         gaps.push(Gap { begin: at, used: 0 });
         let named_bytes = (compiled.named() + 1) * size;
-        let mut buffers = [memory.address.cast::<c_void>(), self.named.address.cast()];
+        let mut buffers = [room.address.cast::<c_void>(), self.named.address.cast()];
         let mut sizes = [bytes, named_bytes];
         // SAFETY: the buffers outlive the cookie, which `Subset` and `Subsets` drop first, and stay where they are.
         // They hold whole entries behind a header that says how many.
         let cookie = unsafe { Cookie::with_buffers(&mut buffers, &mut sizes) }.ok()?;
-        self.bytes += memory.words * 8;
+        self.bytes += room.words * 8;
         Some(Subset {
             cookie,
-            memory,
-            key: self.key.clone(),
             room,
+            key: self.key.clone(),
+            gap_entries,
             gaps,
         })
     }
@@ -213,24 +214,24 @@ impl Subset {
         for number in wanted {
             let rule = &rules[*number as usize];
             if rule.regex {
-                clear(&mut self.memory, size, gap, used);
+                clear(&mut self.room, size, gap, used);
                 gap = gaps.next().expect("as many as before");
                 used = 0;
                 continue;
             }
             let n = rule.entries();
-            self.memory
+            self.room
                 .write((gap.begin + used) * size, compiled.entries(rule.first, n));
             used += n;
         }
-        clear(&mut self.memory, size, gap, used);
+        clear(&mut self.room, size, gap, used);
     }
 }
 
 /// Makes fillers of the entries that were in use before and aren't now: all zero in what `match` looks at.
-fn clear(memory: &mut Memory, size: usize, gap: &mut Gap, used: usize) {
+fn clear(room: &mut Room, size: usize, gap: &mut Gap, used: usize) {
     for entry in used..gap.used {
-        memory.write((gap.begin + entry) * size, &[0; 12]);
+        room.write((gap.begin + entry) * size, &[0; 12]);
     }
     gap.used = used;
 }

@@ -11,10 +11,13 @@ use regex::bytes::{Regex, RegexBuilder};
 use regex_automata::hybrid::dfa;
 use regex_automata::{Anchored, Input};
 
-use super::check::{Answer, Beginning, is_space, offset_of};
+use super::Rule;
+use super::beginnings::{Beginning, Beginnings};
+use super::check::string::is_space;
+use super::check::{Answer, offset_of};
 use super::format::{Compiled, Entry, kind, str_flag};
 use super::regex::{required, translate};
-use super::{REGEX_MAX, Rule};
+use crate::detector::limits::REGEX_MAX;
 
 /// Searches with a range up to this are tried one by one: they look at hardly anything.
 const SHORT_RANGE: usize = 64;
@@ -41,7 +44,8 @@ impl Hits {
         self.words.fill(0);
     }
 
-    fn add(&mut self, rule: u32) {
+    /// One more.
+    pub fn add(&mut self, rule: u32) {
         self.words[rule as usize / 64] |= 1 << (rule % 64);
     }
 
@@ -159,8 +163,8 @@ impl Tables {
         self.first_searched
     }
 
-    /// Does the regular expression of this entry match in `region`, which is what libmagic matches it against? And where,
-    /// if that is asked.
+    /// Does the regular expression of this entry match in `region`, which is what libmagic matches it against? And
+    /// where, if that is asked.
     pub fn regex(
         &self,
         number: usize,
@@ -329,90 +333,6 @@ fn needles_of_regex(entry: &Entry<'_>, source: &str) -> Option<(Vec<Vec<u8>>, us
     let offset = offset_of(entry, None)?;
     let needles = required(source)?;
     Some((needles, offset + REGEX_MAX))
-}
-
-/// Tests for equality at fixed places.
-struct Beginnings {
-    /// Those at the very start, by their first byte.
-    by_first_byte: Vec<Vec<At>>,
-    /// All others.
-    elsewhere: Vec<At>,
-}
-
-struct At {
-    offset: u32,
-    rule: u32,
-    mask: u64,
-    bytes: u64,
-}
-
-impl Beginnings {
-    fn new(all: Vec<(Beginning, u32)>) -> Beginnings {
-        let mut by_first_byte: Vec<Vec<At>> = (0..256).map(|_| Vec::new()).collect();
-        let mut elsewhere = Vec::new();
-        for (
-            Beginning {
-                offset,
-                mask,
-                bytes,
-            },
-            rule,
-        ) in all
-        {
-            let at = At {
-                offset: offset as u32,
-                rule,
-                mask,
-                bytes,
-            };
-            match offset == 0 && mask & 0xFF == 0xFF {
-                true => by_first_byte[(bytes & 0xFF) as usize].push(at),
-                false => elsewhere.push(at),
-            }
-        }
-        elsewhere.sort_by_key(|at| at.offset);
-        Beginnings {
-            by_first_byte,
-            elsewhere,
-        }
-    }
-
-    fn find(&self, bytes: &[u8], hits: &mut Hits) {
-        let Some(first) = bytes.first() else { return };
-        let word = word_at(bytes, 0);
-        for at in &self.by_first_byte[usize::from(*first)] {
-            if word & at.mask == at.bytes {
-                hits.add(at.rule);
-            }
-        }
-        let (mut offset, mut word) = (0, word);
-        for at in &self.elsewhere {
-            if at.offset != offset {
-                // They are in order.
-                if at.offset as usize >= bytes.len() + 8 {
-                    break;
-                }
-                offset = at.offset;
-                word = word_at(bytes, offset as usize);
-            }
-            if word & at.mask == at.bytes {
-                hits.add(at.rule);
-            }
-        }
-    }
-}
-
-/// Eight bytes from there on, with zeros beyond the end.
-fn word_at(bytes: &[u8], offset: usize) -> u64 {
-    match bytes.get(offset..offset + 8) {
-        Some(word) => u64::from_le_bytes(word.try_into().expect("eight bytes")),
-        None => {
-            let rest = bytes.get(offset..).unwrap_or_default();
-            let mut word = [0; 8];
-            word[..rest.len()].copy_from_slice(rest);
-            u64::from_le_bytes(word)
-        }
-    }
 }
 
 /// The names of rules that may have all rules applied to another part of a file, by themselves or through others.

@@ -89,9 +89,9 @@ impl Pair {
 
 /// What file(1) says of a file, in a process whose memory holds nothing of other files.
 ///
-/// libmagic looks at the byte after a whole word (`STRING_FULL_WORD` in `file_strncmp`, src/softmagic.c of 5.46) even where
-/// a converted text ends with that word: in memory that hasn't been written to, or was for another file (`utf8_buf` in
-/// src/ascmagic.c). So what it says there in a process that lives on depends on what came before.
+/// libmagic looks at the byte after a whole word (`STRING_FULL_WORD` in `file_strncmp`, src/softmagic.c of 5.46) even
+/// where a converted text ends with that word: in memory that hasn't been written to, or was for another file
+/// (`utf8_buf` in src/ascmagic.c). So what it says there in a process that lives on depends on what came before.
 fn file_says(path: &Path) -> String {
     let said = std::process::Command::new("/usr/bin/file")
         .args(["--brief", "--mime-type"])

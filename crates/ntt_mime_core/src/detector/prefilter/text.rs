@@ -6,7 +6,7 @@
 //! UTF-16, ISO 8859, other extensions of ASCII, EBCDIC. What is none of them is not text, and the rules for text
 //! aren't tried.
 
-use super::ENCODING_MAX;
+use crate::detector::limits::ENCODING_MAX;
 
 /// What a file is to the rules for text.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,6 +68,15 @@ const CLASSES: [u8; 256] = {
 fn classes_of(bytes: &[u8]) -> u8 {
     let class = |byte: &u8| CLASSES[usize::from(*byte)];
     bytes.iter().fold(0, |seen, byte| seen | class(byte))
+}
+
+/// None of these bytes keeps a file from being text in an encoding of one byte or UTF-8, in any release. Control-Z
+/// does, so that libmagic decides.
+pub fn is_surely_text(bytes: &[u8]) -> bool {
+    // Without the table, so that it goes by many bytes at a time.
+    let strange = |byte: &u8| class(*byte) & (NEVER | LATELY) != 0;
+    let mut pieces = bytes.chunks(256);
+    pieces.all(|piece| !piece.iter().fold(false, |any, byte| any | strange(byte)))
 }
 
 /// Does libmagic take these bytes for text when it looks at them for the first time, with zeros at the end
@@ -181,6 +190,19 @@ mod tests {
         assert_text(b"a", Text::Binary);
         assert_text(b"\x9e\0\0", Text::Binary);
         assert_text(b"\x01\x02\x00\x7f data", Text::Binary);
+    }
+
+    #[test]
+    fn what_is_surely_text_has_nothing_strange_in_it() {
+        assert!(is_surely_text(
+            b"\x07\x08\t\n\x0b\x0c\r\x1b na\xc3\xafve \x80\x85\xff"
+        ));
+        for byte in [0, 6, 14, 26, 28, 31, 127] {
+            let mut text = [b'x'; 1000];
+            assert!(is_surely_text(&text));
+            text[999] = byte;
+            assert!(!is_surely_text(&text), "{byte}");
+        }
     }
 
     #[test]

@@ -1,0 +1,165 @@
+use super::*;
+use proptest::prelude::*;
+
+fn zeroed(leaves: usize) -> (BoardHeader, Vec<LeafEntry>) {
+    let header = BoardHeader {
+        generation: AtomicU32::new(0),
+        len: AtomicU32::new(0),
+        next: AtomicU32::new(0),
+        open: AtomicU32::new(0),
+        closed: AtomicU32::new(0),
+        blocks_total: AtomicI64::new(0),
+        blocks_done: AtomicI64::new(0),
+    };
+    let entry = || LeafEntry {
+        oid: AtomicU32::new(0),
+        sized: AtomicU32::new(0),
+        blocks: AtomicU32::new(0),
+        next_block: AtomicU32::new(0),
+        blocks_done: AtomicU32::new(0),
+        flags: AtomicU32::new(0),
+        rows_left: AtomicU64::new(0),
+    };
+    (header, (0..leaves).map(|_| entry()).collect())
+}
+
+/// Works until the pass is over; returns every block taken, as (leaf, block).
+fn work(board: &Board, sizes: &[u32]) -> Vec<(usize, u32)> {
+    let (mut taken, mut current) = (Vec::new(), None);
+    loop {
+        match board.take(current) {
+            Turn::Open(leaf) => {
+                board.size(leaf, sizes[leaf]);
+                current = Some(leaf);
+            }
+            Turn::Range { leaf, start, end } => {
+                assert!(end - start <= BLOCKS_PER_TASK);
+                taken.extend((start..end).map(|block| (leaf, block)));
+                board.finish(leaf, end - start, 0);
+                current = Some(leaf);
+            }
+            Turn::Wait => std::thread::yield_now(),
+            Turn::PassDone | Turn::Closed => return taken,
+        }
+    }
+}
+
+fn all_blocks(sizes: &[u32]) -> Vec<(usize, u32)> {
+    let of = |(leaf, size): (usize, &u32)| (0..*size).map(move |block| (leaf, block));
+    sizes.iter().enumerate().flat_map(of).collect()
+}
+
+proptest! {
+    #[test]
+    fn every_block_is_taken_exactly_once(
+        sizes in prop::collection::vec(0u32..5000, 0..40),
+        workers in 1usize..5,
+    ) {
+        let (header, leaves) = zeroed(sizes.len());
+        let board = Board::new(&header, &leaves);
+        board.open_pass((1..=sizes.len() as u32).map(|oid| (oid, 10)));
+        let mut taken: Vec<_> = std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..workers)
+                .map(|_| scope.spawn(|| work(&Board::new(&header, &leaves), &sizes)))
+                .collect();
+            handles.into_iter().flat_map(|h| h.join().unwrap()).collect()
+        });
+        taken.sort_unstable();
+        prop_assert_eq!(taken, all_blocks(&sizes));
+        prop_assert_eq!(board.open_leaves(), 0);
+        let blocks = i64::from(sizes.iter().sum::<u32>());
+        prop_assert_eq!(board.blocks(), (blocks, blocks));
+    }
+}
+
+#[test]
+fn an_abandoned_leaf_still_finishes() {
+    let (header, leaves) = zeroed(1);
+    let board = Board::new(&header, &leaves);
+    board.open_pass([(42, 0)]);
+    assert_eq!(board.take(None), Turn::Open(0));
+    assert!(!board.size(0, 3000));
+    let Turn::Range { start, end, .. } = board.take(Some(0)) else {
+        panic!("a sized leaf has ranges");
+    };
+    assert_eq!((start, end), (0, BLOCKS_PER_TASK));
+    board.note_locked(0);
+    let skipped = board.abandon(0);
+    assert_eq!(skipped, 3000 - BLOCKS_PER_TASK);
+    assert_eq!(board.abandon(0), 0);
+    assert_eq!(board.take(Some(0)), Turn::Wait);
+    assert!(board.finish(0, end - start + skipped, 0));
+    assert_eq!(board.take(Some(0)), Turn::PassDone);
+    let state = board.leaves().next().unwrap();
+    assert!(state.locked && !state.missed && !state.gone && state.oid == 42);
+}
+
+#[test]
+fn the_largest_leaf_there_can_be_is_taken_to_its_end() {
+    let (header, leaves) = zeroed(1);
+    let board = Board::new(&header, &leaves);
+    board.open_pass([(42, 0)]);
+    assert_eq!(board.take(None), Turn::Open(0));
+    board.size(0, u32::MAX);
+    let range = |start, end| Turn::Range {
+        leaf: 0,
+        start,
+        end,
+    };
+    let last = u32::MAX - BLOCKS_PER_TASK / 2;
+    let before = last - BLOCKS_PER_TASK;
+    leaves[0].next_block.store(before, Ordering::Relaxed);
+    assert_eq!(board.take(Some(0)), range(before, last));
+    assert_eq!(board.take(Some(0)), range(last, u32::MAX));
+    for _ in 0..2 {
+        assert_eq!(board.take(Some(0)), Turn::Wait);
+    }
+    // Given up in the middle.
+    leaves[0].next_block.store(before, Ordering::Relaxed);
+    assert_eq!(board.abandon(0), u32::MAX - before);
+    assert_eq!(board.take(Some(0)), Turn::Wait);
+}
+
+#[test]
+fn a_leaf_done_as_a_whole_has_no_ranges() {
+    let (header, leaves) = zeroed(2);
+    let board = Board::new(&header, &leaves);
+    board.open_pass([(1, 10), (2, 10)]);
+    assert_eq!(board.take(None), Turn::Open(0));
+    board.finish_whole(0, 5000);
+    assert_eq!(board.take(Some(0)), Turn::Open(1));
+    board.finish_whole(1, 0);
+    assert_eq!(board.take(Some(1)), Turn::PassDone);
+    assert_eq!(board.blocks(), (5000, 5000));
+}
+
+#[test]
+fn passes_follow_each_other_until_the_board_is_closed() {
+    let (header, leaves) = zeroed(2);
+    let board = Board::new(&header, &leaves);
+    assert_eq!(board.take(None), Turn::Wait);
+    assert_eq!(board.open_pass([(1, 0), (2, 0), (3, 0)]), 2);
+    board.note_left(0, 5, true);
+    assert_eq!(board.leaves().next().unwrap().rows_left, 5);
+    assert_eq!(work(&board, &[1, 1]).len(), 2);
+    let first = board.generation();
+    assert_eq!(board.open_pass([(2, 9)]), 1);
+    assert_ne!(board.generation(), first);
+    assert_eq!(board.leaves().next().unwrap().rows_left, 0);
+    assert_eq!(work(&board, &[7]).len(), 7);
+    board.close();
+    assert_eq!(board.take(Some(0)), Turn::Closed);
+    assert_eq!(board.open_pass([]), 0);
+}
+
+#[test]
+fn a_skipped_leaf_is_finished() {
+    let (header, leaves) = zeroed(1);
+    let board = Board::new(&header, &leaves);
+    board.open_pass([(9, 5)]);
+    assert_eq!(board.take(None), Turn::Open(0));
+    board.note_gone(0);
+    board.skip(0);
+    assert_eq!(board.take(None), Turn::PassDone);
+    assert!(board.leaves().next().unwrap().gone);
+}

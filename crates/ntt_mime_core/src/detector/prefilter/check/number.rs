@@ -1,0 +1,167 @@
+//! Tests of numbers, and offsets that are numbers in the file.
+
+use super::super::format::{Entry, flag, kind};
+use super::{Answer, Found};
+
+/// How a number is written.
+pub struct Number {
+    pub bytes: usize,
+    pub big_endian: bool,
+}
+
+impl Number {
+    pub fn of(kind: u8) -> Option<Number> {
+        let native = cfg!(target_endian = "big");
+        let (bytes, big_endian) = match kind {
+            kind::BYTE => (1, native),
+            kind::SHORT => (2, native),
+            kind::BESHORT => (2, true),
+            kind::LESHORT => (2, false),
+            kind::LONG | kind::DATE | kind::LDATE => (4, native),
+            kind::BELONG | kind::BEDATE | kind::BELDATE => (4, true),
+            kind::LELONG | kind::LEDATE | kind::LELDATE => (4, false),
+            kind::QUAD => (8, native),
+            kind::BEQUAD => (8, true),
+            kind::LEQUAD => (8, false),
+            _ => return None,
+        };
+        Some(Number { bytes, big_endian })
+    }
+
+    /// The number that is there; None if the bytes aren't.
+    fn read(&self, bytes: &[u8]) -> Option<u64> {
+        let n = self.bytes;
+        let bytes = bytes.get(..n)?;
+        let mut word = [0; 8];
+        Some(match self.big_endian {
+            true => {
+                word[8 - n..].copy_from_slice(bytes);
+                u64::from_be_bytes(word)
+            }
+            false => {
+                word[..n].copy_from_slice(bytes);
+                u64::from_le_bytes(word)
+            }
+        })
+    }
+
+    /// One with a sign of that many bytes.
+    fn signed(&self, value: u64) -> i64 {
+        let shift = 64 - 8 * self.bytes as u32;
+        ((value << shift) as i64) >> shift
+    }
+}
+
+pub const OP_AND: u8 = 0;
+const OP_OR: u8 = 1;
+const OP_XOR: u8 = 2;
+const OP_ADD: u8 = 3;
+const OP_MINUS: u8 = 4;
+const OP_MULTIPLY: u8 = 5;
+const OP_DIVIDE: u8 = 6;
+const OP_MODULO: u8 = 7;
+pub const OPS_MASK: u8 = 0x07;
+pub const OP_INVERSE: u8 = 0x40;
+const OP_INDIRECT: u8 = 0x80;
+const OP_SIGNED: u8 = 0x20;
+
+/// Where an offset leads that is read from the bytes (`mget`, `do_ops`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Indirection {
+    To(usize),
+    /// The bytes aren't there, or say what can't be.
+    Nowhere,
+    /// It isn't followed here.
+    Untold,
+}
+
+/// Follows an indirect offset that is read from here.
+pub fn indirection(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Indirection {
+    let op = entry.in_op();
+    let Some(number) = Number::of(entry.in_kind()).filter(|number| number.bytes <= 4) else {
+        return Indirection::Untold;
+    };
+    let Some(value) = number.read(bytes.get(offset..).unwrap_or_default()) else {
+        return Indirection::Nowhere;
+    };
+    let value = match op & OP_SIGNED {
+        0 => value as i64,
+        _ => number.signed(value),
+    };
+    let by = i64::from(entry.in_offset());
+    let least = i64::from(i32::MIN);
+    let most = i64::from(u32::MAX);
+    if value >= most || value <= least || by <= least {
+        return Indirection::Nowhere;
+    }
+    let to = match op & OPS_MASK {
+        _ if op & (OP_INDIRECT | OP_INVERSE) != 0 => return Indirection::Untold,
+        _ if by == 0 => value,
+        OP_ADD => value + by,
+        OP_MINUS => value - by,
+        OP_MULTIPLY => value * by,
+        _ => return Indirection::Untold,
+    };
+    match to >= most {
+        true => Indirection::Nowhere,
+        // A negative one is a large one.
+        false => Indirection::To(to as u32 as usize),
+    }
+}
+
+/// A number at an offset.
+pub fn number(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+    let Some(number) = Number::of(entry.kind()) else {
+        return Answer::Maybe.into();
+    };
+    let n = number.bytes;
+    let Some(value) = number.read(bytes.get(offset..).unwrap_or_default()) else {
+        // Eight bytes are never missed: `mget` has no such case, and looks at zeros. And what is missed matches
+        // a relation of '!'.
+        return match n < 8 && entry.relation() != b'!' {
+            true => Answer::No.into(),
+            false => Answer::Maybe.into(),
+        };
+    };
+    // Casts to the type's width, as `DO_CVT` does them, by cutting the rest off at the end.
+    let width = 8 * n as u32;
+    let cut = |value: u64| value & (u64::MAX >> (64 - width));
+    let mask = entry.mask();
+    let value = match entry.mask_op() & OPS_MASK {
+        _ if mask == 0 => value,
+        OP_AND => value & mask,
+        OP_OR => value | mask,
+        OP_XOR => value ^ mask,
+        OP_ADD => value.wrapping_add(mask),
+        OP_MINUS => value.wrapping_sub(mask),
+        OP_MULTIPLY => value.wrapping_mul(mask),
+        OP_DIVIDE if cut(mask) != 0 => value / cut(mask),
+        OP_MODULO if cut(mask) != 0 => value % cut(mask),
+        _ => return Answer::Maybe.into(),
+    };
+    let value = match entry.mask_op() & OP_INVERSE {
+        0 => cut(value),
+        _ => cut(!value),
+    };
+    let unsigned = entry.flag() & flag::UNSIGNED != 0;
+    // `file_signextend`.
+    let value = match unsigned {
+        true => value,
+        false => number.signed(value) as u64,
+    };
+    let wanted = entry.number();
+    let signed = |value: u64| value as i64;
+    let yes = match entry.relation() {
+        b'x' => true,
+        b'!' => value != wanted,
+        b'=' => value == wanted,
+        b'>' if unsigned => value > wanted,
+        b'>' => signed(value) > signed(wanted),
+        b'<' if unsigned => value < wanted,
+        b'<' => signed(value) < signed(wanted),
+        b'&' => value & wanted == wanted,
+        b'^' => value & wanted != wanted,
+        _ => return Answer::Maybe.into(),
+    };
+    Found::at(yes, offset + n)
+}

@@ -1,0 +1,313 @@
+//! Tests of strings, of all kinds: at a place, searched for, of 16-bit characters, with their length before them, and
+//! the regions that regular expressions are matched against.
+
+use memchr::memmem;
+
+use super::super::format::{Entry, VALUE_BYTES, flag, kind, str_flag};
+use super::{Answer, Found, HARMLESS, UNDERSTOOD};
+use crate::detector::limits::REGEX_MAX;
+
+/// A string at an offset.
+pub fn string(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+    let flags = entry.str_flags();
+    let wanted = entry.value_length();
+    // A string of the greatest length loses its last byte on the way (`mconvert`).
+    if entry.range() != 0 || flags & !UNDERSTOOD != 0 || wanted >= VALUE_BYTES {
+        return Answer::Maybe.into();
+    }
+    let Some(rest) = bytes.get(offset..).filter(|rest| rest.len() >= wanted) else {
+        // What is missed matches a relation of '!'.
+        return Answer::at_most(entry.relation() == b'!').into();
+    };
+    let value = &entry.value()[..wanted];
+    if flags & !HARMLESS == 0 {
+        let order = rest[..wanted].cmp(value);
+        let unsigned = entry.flag() & flag::UNSIGNED != 0;
+        let yes = match entry.relation() {
+            b'=' => return Found::at(order.is_eq(), offset + wanted),
+            b'!' => return Found::at(order.is_ne(), offset + wanted),
+            b'x' => true,
+            b'>' if !unsigned => order.is_gt(),
+            b'<' if !unsigned => order.is_lt(),
+            _ => return Answer::Maybe.into(),
+        };
+        return Answer::exactly(yes).into();
+    }
+    if entry.relation() != b'=' {
+        return Answer::Maybe.into();
+    }
+    // `mcopy` copies as much as a value has, zeros where the file has ended, and `mconvert` ends it with a zero.
+    let mut copy = [0; VALUE_BYTES];
+    let n = rest.len().min(VALUE_BYTES - 1);
+    copy[..n].copy_from_slice(&rest[..n]);
+    match equals(value, &copy, flags) {
+        Answer::Yes => Found::at(true, offset + wanted),
+        answer => answer.into(),
+    }
+}
+
+/// A string within a range from an offset.
+pub fn search(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+    let flags = entry.str_flags();
+    let wanted = entry.value_length();
+    if entry.relation() != b'=' || flags & !UNDERSTOOD != 0 || wanted == 0 || wanted > VALUE_BYTES {
+        return Answer::Maybe.into();
+    }
+    let Some(rest) = bytes.get(offset..).filter(|rest| rest.len() >= wanted) else {
+        return Answer::No.into();
+    };
+    let value = &entry.value()[..wanted];
+    let range = entry.range();
+    let found = |place: Option<usize>| match (place, flags & str_flag::OFFSET_START) {
+        (None, _) => Answer::No.into(),
+        (Some(place), 0) => Found::at(true, offset + place + wanted),
+        (Some(place), _) => Found::at(true, offset + place),
+    };
+    if flags == 0 {
+        // The last place is `range` itself: memmem gets "range + length" bytes.
+        let end = match range.checked_add(wanted) {
+            Some(end) if range > 0 => end.min(rest.len()),
+            _ => rest.len(),
+        };
+        return found(memmem::find(&rest[..end], value));
+    }
+    // Here it is the place before `range`.
+    let places = rest.len() - wanted + 1;
+    let places = if range == 0 {
+        places
+    } else {
+        places.min(range)
+    };
+    if flags & !HARMLESS == 0 {
+        return found(memmem::find(&rest[..places - 1 + wanted], value));
+    }
+    let matches = |at: usize| equals(value, &rest[at..], flags);
+    // The first place that may be one is one, or none can be told.
+    let first_of = |places: &mut dyn Iterator<Item = usize>| {
+        let mut answers = places.map(|place| (matches(place), place));
+        match answers.find(|(answer, _)| *answer != Answer::No) {
+            Some((Answer::Yes, place)) => found(Some(place)),
+            Some((answer, _)) => answer.into(),
+            None => Answer::No.into(),
+        }
+    };
+    let first = value[0];
+    // Letters have two forms, and may have others outside ASCII: see `equals`.
+    if first.is_ascii() && !is_space(first) && !b"iI".contains(&first) {
+        let (lower, upper) = (first.to_ascii_lowercase(), first.to_ascii_uppercase());
+        return first_of(&mut memchr::memchr2_iter(lower, upper, &rest[..places]));
+    }
+    first_of(&mut (0..places))
+}
+
+/// `file_strncmp`, with both told to end where their slices do. It can't tell what libmagic reads beyond the end, nor
+/// what letters and spaces are outside ASCII, which depends on the locale of the process.
+fn equals(value: &[u8], bytes: &[u8], flags: u32) -> Answer {
+    let (mut a, mut b) = (0, 0);
+    let mut unsure = false;
+    // Without one of the two, no more is looked at than the value is long, which `bytes` has.
+    let whitespace = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
+    let end = match flags & whitespace {
+        0 => value.len().min(bytes.len()),
+        _ => bytes.len(),
+    };
+    let at = |b: usize| bytes.get(b).copied();
+    // One step a byte of the value at most: "while (--len > 0)".
+    for _ in 0..value.len() {
+        if b >= end {
+            return Answer::No;
+        }
+        // What comes after the value is zero.
+        let wanted = value.get(a).copied().unwrap_or(0);
+        if !wanted.is_ascii() {
+            return Answer::Maybe;
+        }
+        // In Turkish locales these have counterparts outside ASCII.
+        if !bytes[b].is_ascii() && flags & str_flag::IGNORE_CASE != 0 && b"iI".contains(&wanted) {
+            (a, b) = (a + 1, b + 1);
+            unsure = true;
+            continue;
+        }
+        if flags & str_flag::IGNORE_LOWERCASE != 0 && wanted.is_ascii_lowercase() {
+            if bytes[b].to_ascii_lowercase() != wanted {
+                return Answer::No;
+            }
+            (a, b) = (a + 1, b + 1);
+        } else if flags & str_flag::IGNORE_UPPERCASE != 0 && wanted.is_ascii_uppercase() {
+            if bytes[b].to_ascii_uppercase() != wanted {
+                return Answer::No;
+            }
+            (a, b) = (a + 1, b + 1);
+        } else if flags & str_flag::COMPACT_WHITESPACE != 0 && is_space(wanted) {
+            a += 1;
+            if !is_space(bytes[b]) {
+                return Answer::at_most(!bytes[b].is_ascii());
+            }
+            b += 1;
+            if !is_space(value.get(a).copied().unwrap_or(0)) {
+                b += spaces(&bytes[b..end]);
+                if at(b).is_some_and(|next| !next.is_ascii()) {
+                    return Answer::Maybe;
+                }
+            }
+        } else if flags & str_flag::COMPACT_OPTIONAL_WHITESPACE != 0 && is_space(wanted) {
+            a += 1;
+            b += spaces(&bytes[b..end]);
+            if at(b).is_some_and(|next| !next.is_ascii()) {
+                return Answer::Maybe;
+            }
+        } else {
+            if bytes[b] != wanted {
+                return Answer::No;
+            }
+            (a, b) = (a + 1, b + 1);
+        }
+    }
+    match at(b) {
+        _ if unsure => Answer::Maybe,
+        _ if flags & str_flag::FULL_WORD == 0 => Answer::Yes,
+        Some(next) if next.is_ascii() => Answer::exactly(next == 0 || is_space(next)),
+        _ => Answer::Maybe,
+    }
+}
+
+fn spaces(bytes: &[u8]) -> usize {
+    let end = bytes.iter().position(|byte| !is_space(*byte));
+    end.unwrap_or(bytes.len())
+}
+
+/// isspace(3), as far as all locales agree.
+pub fn is_space(byte: u8) -> bool {
+    byte == b' ' || (b'\t'..=b'\r').contains(&byte)
+}
+
+/// A string of 16-bit characters, of which the low bytes are compared; those are blanks where only they are zero
+/// (`mcopy`). What is beyond the end isn't known.
+pub fn string16(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+    let wanted = entry.value_length();
+    if entry.relation() != b'=' || wanted >= VALUE_BYTES {
+        return Answer::Maybe.into();
+    }
+    let big_endian = usize::from(entry.kind() == kind::BESTRING16);
+    // Of what isn't there at all, zeros are compared.
+    if offset >= bytes.len() && entry.value()[0] != 0 {
+        return Answer::No.into();
+    }
+    for (n, value) in entry.value()[..wanted].iter().enumerate() {
+        let low = offset + 2 * n + big_endian;
+        let Some(mut there) = bytes.get(low).copied() else {
+            return Answer::Maybe.into();
+        };
+        let high = match big_endian {
+            0 => bytes.get(low + 1).copied(),
+            _ => Some(bytes[low - 1]),
+        };
+        if there == 0 && high.is_some_and(|high| high != 0) {
+            there = b' ';
+        }
+        if there != *value {
+            return Answer::No.into();
+        }
+    }
+    Found::at(true, offset + wanted)
+}
+
+/// A string that has its length before it, in one byte. It is moved to where it is compared, and ended with a zero
+/// (`mconvert`); what is beyond that isn't known.
+pub fn pascal_string(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Answer {
+    let wanted = entry.value_length();
+    let one_byte = entry.str_flags() & str_flag::PSTRING_LEN == str_flag::PSTRING_1;
+    if entry.relation() != b'=' || !one_byte || wanted >= VALUE_BYTES || entry.range() != 0 {
+        return Answer::Maybe;
+    }
+    let Some(text) = bytes.get(offset..).filter(|rest| rest.len() >= wanted) else {
+        return Answer::No;
+    };
+    let Some((length, text)) = text.split_first() else {
+        return Answer::Maybe;
+    };
+    let length = usize::from(*length).min(text.len());
+    let there = text[..length].iter().chain([&0]);
+    let value = &entry.value()[..wanted];
+    Answer::at_most(
+        value
+            .iter()
+            .zip(there)
+            .all(|(wanted, there)| wanted == there),
+    )
+}
+
+/// An element of ASN.1's DER (`gettag`, `getlength` and `der_cmp` in src/der.c): a sequence of any length, or what
+/// isn't followed here.
+pub fn der(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+    const SEQUENCE: u8 = 0x10;
+    if entry.text() != b"seq" {
+        return Answer::Maybe.into();
+    }
+    let rest = bytes.get(offset..).unwrap_or_default();
+    let (Some(tag), Some(length)) = (rest.first(), rest.get(1)) else {
+        return Answer::No.into();
+    };
+    // Tags of more than one byte have another name.
+    if tag & 0x1F != SEQUENCE {
+        return Answer::No.into();
+    }
+    let digits = usize::from(length & 0x7F);
+    let header = match length & 0x80 {
+        0 => 2,
+        _ => 2 + digits,
+    };
+    if 2 + digits >= rest.len() {
+        return Answer::No.into();
+    }
+    let number = rest[2..header]
+        .iter()
+        .fold(0_u64, |number, digit| number << 8 | u64::from(*digit));
+    if header > 2 && (digits > 7 || header as u64 + number > rest.len() as u64) {
+        return Answer::at_most(digits > 7).into();
+    }
+    Found::at(true, offset + header + entry.offset().max(0) as usize)
+}
+
+/// The bytes that a regular expression is matched against (`mcopy`): up to a number of bytes or lines.
+pub fn region<'a>(entry: &Entry<'_>, rest: &'a [u8]) -> &'a [u8] {
+    let lines = entry.str_flags() & str_flag::LINE_COUNT != 0;
+    let bytes = match (entry.range(), lines) {
+        (0, _) => rest.len(),
+        (range, true) => range.saturating_mul(80),
+        (range, false) => range,
+    };
+    let bytes = bytes.min(rest.len()).min(REGEX_MAX);
+    let mut region = &rest[..bytes];
+    if lines && entry.range() > 0 {
+        region = first_lines(region, entry.range());
+    }
+    // What regexec(3) sees of it: the last byte gives way to the zero that ends a C string, and an earlier zero ends
+    // it, too (`magiccheck`).
+    let region = &region[..region.len().saturating_sub(1)];
+    &region[..memchr::memchr(0, region).unwrap_or(region.len())]
+}
+
+/// The loop over lines in `mcopy`.
+fn first_lines(region: &[u8], lines: usize) -> &[u8] {
+    let end = region.len();
+    let (mut left, mut at, mut last) = (lines, 0, end);
+    while left > 0 && at < end {
+        let rest = &region[at..];
+        let Some(found) = memchr::memchr(b'\n', rest).or_else(|| memchr::memchr(b'\r', rest))
+        else {
+            break;
+        };
+        let mut b = at + found;
+        if b + 1 < end && region[b] == b'\r' && region[b + 1] == b'\n' {
+            b += 1;
+        }
+        if b + 1 < end && region[b] == b'\n' {
+            b += 1;
+        }
+        last = b;
+        left -= 1;
+        at = b + 1;
+    }
+    if left > 0 { region } else { &region[..last] }
+}
