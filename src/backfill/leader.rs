@@ -11,7 +11,7 @@
 mod crew;
 mod report;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::failure::FailureReason;
@@ -384,13 +384,17 @@ fn quarantined(left: &LeftBehind) -> NewFailure {
 
 fn warn_of_quarantined(left_behind: &[LeftBehind]) {
     const NAMED: usize = 3;
-    let named = left_behind.iter().take(NAMED);
-    let named: Vec<String> = named.map(|left| format!("\"{}\"", left.blob)).collect();
-    let others = match left_behind.len() > NAMED {
+    // More than one process may have died at a blob.
+    let blobs: BTreeSet<String> = left_behind
+        .iter()
+        .map(|left| format!("\"{}\"", left.blob))
+        .collect();
+    let others = match blobs.len() > NAMED {
         true => " and others",
         false => "",
     };
-    let count = counted(left_behind.len() as u64, "blob");
+    let count = counted(blobs.len() as u64, "blob");
+    let named: Vec<String> = blobs.into_iter().take(NAMED).collect();
     ErrorReport::new(
         PgSqlErrorCode::ERRCODE_WARNING,
         format!("{count} put into quarantine"),

@@ -69,6 +69,14 @@ impl Cluster {
         cluster
     }
 
+    /// A new server with the library of [`poison_path`].
+    pub fn start_poisonous(environment: &[(&str, &str)], settings: &[(&str, &str)]) -> Cluster {
+        let path = poison_path();
+        let mut all = vec![("dynamic_library_path", path.as_str())];
+        all.extend(settings);
+        Cluster::start_in(environment, &all)
+    }
+
     /// A new server in an empty `folder` of the caller's: on a filesystem of its own, say.
     pub fn start_at(folder: PathBuf, settings: &[(&str, &str)]) -> Cluster {
         let cluster = Cluster::in_folder(folder);
@@ -360,6 +368,18 @@ pub(crate) fn stop_shared() {
     if let Some(cluster) = SHARED.get() {
         cluster.stop(Shutdown::Immediate);
     }
+}
+
+/// The `dynamic_library_path` by which a server loads the library that was built with the feature `poison`, in which
+/// blobs that the server's environment names do harm (crates/ntt_mime_core/src/poison.rs), every store is a slow one,
+/// and a worker is large early. `scripts/test.sh integration` builds it and tells where it is.
+pub fn poison_path() -> String {
+    let built = std::env::var("NTT_POISON_LIBRARY")
+        .expect("NTT_POISON_LIBRARY names it; scripts/test.sh integration builds it");
+    // Where the server's account can read it.
+    let folder = scratch::folder("poison");
+    fs::copy(built, folder.join("ntt_mime.so")).expect("it was built");
+    format!("{}:$libdir", folder.display())
 }
 
 fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {

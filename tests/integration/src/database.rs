@@ -10,7 +10,7 @@ use std::time::Duration;
 use postgres::NoTls;
 
 use crate::cluster::{Cluster, SUPERUSER};
-use crate::wait::wait_until;
+use crate::wait::{SOON, wait_until};
 use crate::{Session, Store};
 
 /// Lines of the log that mean a crash of the server.
@@ -46,6 +46,11 @@ impl TestDb<'static> {
     pub fn new(name: &str) -> TestDb<'static> {
         TestDb::on(Cluster::shared(), name)
     }
+
+    /// The same over a store of its own, and a session in it.
+    pub fn with_store(name: &str) -> (TestDb<'static>, Store, Session) {
+        TestDb::with_store_on(Cluster::shared(), name)
+    }
 }
 
 impl<'c> TestDb<'c> {
@@ -59,6 +64,15 @@ impl<'c> TestDb<'c> {
             db.name
         ));
         db
+    }
+
+    /// The same over a store of its own, and a session in it.
+    pub fn with_store_on(cluster: &'c Cluster, name: &str) -> (TestDb<'c>, Store, Session) {
+        let db = TestDb::on(cluster, name);
+        let store = Store::new();
+        db.use_store(&store);
+        let session = db.connect();
+        (db, store, session)
     }
 
     /// A database without the extension.
@@ -124,6 +138,18 @@ impl<'c> TestDb<'c> {
         let mut session = self.connect();
         wait_until(timeout, "the workers to be gone", || {
             self.workers(&mut session) == 0
+        });
+    }
+
+    /// Waits until a worker of this database waits for a lock that another session holds.
+    #[track_caller]
+    pub fn wait_for_waiting_worker(&self) {
+        let mut session = self.connect();
+        wait_until(SOON, "a worker to wait for a lock", || {
+            session.count(
+                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker'
+                    AND datname = current_database() AND wait_event_type = 'Lock'",
+            ) > 0
         });
     }
 

@@ -1,4 +1,5 @@
-//! Assertions about errors of the server: their SQLSTATE first, then their words.
+//! Assertions about errors of the server, their SQLSTATE first, then their words; and about the words of whatever
+//! else it says.
 
 use std::fmt::Debug;
 
@@ -38,10 +39,10 @@ pub fn words(error: &DbError) -> String {
         .join(" | ")
 }
 
-/// PostgreSQL's rules for the form of messages: a message starts in lower case and has no full stop, details and
-/// hints are sentences (manual, "Error Message Style Guide").
+/// PostgreSQL's rules for the form of messages, whatever their severity: a message starts in lower case and has no full
+/// stop, details and hints are sentences (manual, "Error Message Style Guide").
 #[track_caller]
-fn assert_well_put(error: &DbError) {
+pub(crate) fn assert_well_put(error: &DbError) {
     let message = error.message();
     assert!(!message.ends_with('.'), "a full stop after: {message}");
     // A name or an acronym may come first: only a capital followed by a small letter is a capitalized word.
@@ -54,5 +55,8 @@ fn assert_well_put(error: &DbError) {
             sentence.ends_with(['.', '!', '?']),
             "not a sentence: {sentence}"
         );
+        // A name that is written small may come first.
+        let small = sentence.starts_with(char::is_lowercase) && !sentence.starts_with("libmagic");
+        assert!(!small, "starts in lower case: {sentence}");
     }
 }

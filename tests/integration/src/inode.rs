@@ -3,11 +3,12 @@
 //! The order in a test is: make a target ([`partitioned`], [`multilevel`], [`plain`]), [`load_source`] the blobids,
 //! [`fill`] or insert, [`remember`]; then after the run(s) [`check_filled`] or [`check_partly_filled`].
 //! Both compare every row with a copy made before: `remember` keeps each row without its `mime_type` as jsonb, its
-//! `mime_type`, xmin and ctid, and for each blobid the answer of `ntt_inspect_blob`.
+//! `mime_type`, xmin and ctid, and for each blobid the answer of `ntt_inspect_blob`. [`archive`] does all that comes
+//! before a run, over a store of small blobs.
 
 use std::io::Write;
 
-use crate::Session;
+use crate::{Cluster, Session, Store, TestDb};
 
 /// The type of rows that have one before the run: no file has it, so that overwriting shows.
 pub const KEPT: &str = "application/x-kept";
@@ -56,6 +57,33 @@ const FUNCTIONS: &str = "
             EXECUTE format('CREATE TRIGGER del AFTER DELETE ON public.%I REFERENCING OLD TABLE AS old_rows
                             FOR EACH STATEMENT EXECUTE FUNCTION count_deleted()', 'inode_' || medium);
         END $$;";
+
+/// A database with the user's `inode` in some leaves, over a store of its own with `blobs` small blobs, `copies` rows
+/// each, all of it remembered; and a session in it.
+pub fn archive(
+    name: &str,
+    leaves: usize,
+    blobs: usize,
+    copies: usize,
+) -> (TestDb<'static>, Store, Session) {
+    archive_on(Cluster::shared(), name, leaves, blobs, copies)
+}
+
+/// The same in a cluster of the caller's.
+pub fn archive_on<'c>(
+    cluster: &'c Cluster,
+    name: &str,
+    leaves: usize,
+    blobs: usize,
+    copies: usize,
+) -> (TestDb<'c>, Store, Session) {
+    let (db, store, mut s) = TestDb::with_store_on(cluster, name);
+    partitioned(&mut s, leaves);
+    load_source(&mut s, &store.put_synthetic(blobs));
+    fill(&mut s, leaves, copies);
+    remember(&mut s, "inode");
+    (db, store, s)
+}
 
 /// `inode` as the user has it: a leaf a medium (`m0`, `m1`, …), with indexes, triggers and a foreign key to it.
 pub fn partitioned(s: &mut Session, leaves: usize) {

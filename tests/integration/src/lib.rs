@@ -10,6 +10,7 @@
 //! * [`judge`] asks file(1), which the extension has to agree with;
 //! * [`inode`] makes the user's tables, and compares them before and after a run;
 //! * [`opens`] counts how often files are opened, from outside the server;
+//! * [`parallel`] makes queries parallel, and sees that they are;
 //! * [`errors`] and [`wait`] hold the assertions that nearly every test needs.
 //!
 //! The crate can't depend on the extension: that is a `cdylib` full of symbols only a server has. The tests use the
@@ -22,6 +23,7 @@ pub mod errors;
 pub mod inode;
 pub mod judge;
 pub mod opens;
+pub mod parallel;
 pub mod scratch;
 pub mod server;
 pub mod session;
@@ -34,4 +36,4 @@ pub use database::TestDb;
 pub use errors::assert_error;
 pub use session::{Background, Notice, Outcome, Session};
 pub use store::Store;
-pub use wait::{wait_for, wait_until};
+pub use wait::{SOON, wait_for, wait_until};

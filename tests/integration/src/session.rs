@@ -3,25 +3,26 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postgres::error::DbError;
 use postgres::types::FromSqlOwned;
 use postgres::{CancelToken, Client, Error, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
-use crate::wait::wait_until;
+use crate::errors::assert_well_put;
+use crate::wait::{SOON, wait_for, wait_until};
 
 /// Nothing in these tests takes longer, unless it hangs.
 const FOREVER: Duration = Duration::from_secs(120);
 
-/// A NOTICE, WARNING or the like, with the time it arrived.
+/// A NOTICE, WARNING or the like.
 #[derive(Clone, Debug)]
 pub struct Notice {
-    pub at: Instant,
     pub severity: String,
     pub message: String,
     /// Message, detail and hint.
     pub words: String,
+    raised: DbError,
 }
 
 /// A connection to a database.
@@ -57,10 +58,10 @@ impl Session {
         let sink = Arc::clone(&notices);
         config.notice_callback(move |notice: DbError| {
             sink.lock().expect("notices").push(Notice {
-                at: Instant::now(),
                 severity: notice.severity().to_owned(),
                 message: notice.message().to_owned(),
                 words: crate::errors::words(&notice),
+                raised: notice,
             });
         });
         let mut client = config.connect(NoTls)?;
@@ -184,12 +185,45 @@ impl Session {
         }
     }
 
+    /// Columns of a run's row, or expressions over it, as [`Session::table`] gives them.
+    #[track_caller]
+    pub fn run_row(&mut self, run_id: i64, columns: &str) -> String {
+        self.table(&format!(
+            "SELECT {columns} FROM ntt_mime.run WHERE run_id = {run_id}"
+        ))
+        .pop()
+        .unwrap_or_else(|| panic!("run {run_id} has no row"))
+    }
+
+    /// A number in a run's row.
+    #[track_caller]
+    pub fn run_counter(&mut self, run_id: i64, column: &str) -> i64 {
+        let text = self.run_row(run_id, column);
+        text.parse()
+            .unwrap_or_else(|_| panic!("{column} is {text:?}"))
+    }
+
+    /// The run_id of the one run that goes on in this database, as soon as it is to be seen.
+    #[track_caller]
+    pub fn wait_for_run(&mut self) -> i64 {
+        wait_for(SOON, "the run to be seen", || {
+            let runs = self.column("SELECT run_id FROM ntt_mime.progress");
+            runs.first().map(|run_id| run_id.parse().expect("a bigint"))
+        })
+    }
+
     /// What the server said since the last time this was asked.
+    #[track_caller]
     pub fn take_notices(&mut self) -> Vec<Notice> {
-        std::mem::take(&mut *self.notices.lock().expect("notices"))
+        let notices = std::mem::take(&mut *self.notices.lock().expect("notices"));
+        for notice in &notices {
+            assert_well_put(&notice.raised);
+        }
+        notices
     }
 
     /// The WARNINGs among [`Session::take_notices`].
+    #[track_caller]
     pub fn take_warnings(&mut self) -> Vec<String> {
         self.take_notices()
             .into_iter()

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use sha2::{Digest, Sha256};
 
 use crate::scratch;
@@ -107,6 +108,14 @@ impl Drop for Store {
     }
 }
 
+/// Makes a FIFO, or a device if we may; anybody may read it.
+pub fn make_node(path: &Path, kind: FileType, device: u64) -> rustix::io::Result<()> {
+    mknodat(CWD, path, kind, Mode::from_raw_mode(0o666), device)?;
+    // Whatever the umask.
+    set_mode(path, 0o666);
+    Ok(())
+}
+
 /// The name of `content` in a store. The user's stores use BLAKE3; any 64 hex digits do.
 pub fn blobid_of(content: &[u8]) -> String {
     Sha256::digest(content)
@@ -120,7 +129,8 @@ pub fn absent_blobid(n: usize) -> String {
     blobid_of(format!("a blob that was never stored, number {n}").as_bytes())
 }
 
-fn set_mode(path: &Path, mode: u32) {
+/// Sets the mode of a file or folder.
+pub fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
         .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }

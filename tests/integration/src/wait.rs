@@ -3,6 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Nothing that comes soon takes longer, on a loaded machine either.
+pub const SOON: Duration = Duration::from_secs(30);
+
 /// Polls until `closure` says true; panics after `timeout`, naming `what` never came.
 #[track_caller]
 pub fn wait_until(timeout: Duration, what: &str, mut closure: impl FnMut() -> bool) {

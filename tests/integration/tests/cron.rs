@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ntt_mime_integration::{Cluster, Session, Store, TestDb, inode, wait_for};
+use ntt_mime_integration::{Cluster, Session, TestDb, inode, wait_for};
 
 /// The next minute begins within 60 seconds; the rest is for the job.
 const A_MINUTE: Duration = Duration::from_secs(90);
@@ -29,24 +29,12 @@ fn cluster(background_workers: bool) -> (Cluster, Session) {
     (cluster, cron)
 }
 
-/// The user's `inode` with pending rows, over the store.
-fn archive(db: &TestDb, store: &Store) -> Session {
-    db.use_store(store);
-    let mut s = db.connect();
-    inode::partitioned(&mut s, 3);
-    inode::load_source(&mut s, &store.put_synthetic(50));
-    inode::fill(&mut s, 3, 3);
-    inode::remember(&mut s, "inode");
-    s
-}
-
 /// A job for each minute.
 fn schedule(cron: &mut Session, db: &TestDb, name: &str) {
     cron.exec(&format!(
-        "SELECT cron.schedule('{name}', '* * * * *', 'CALL ntt_backfill_mime(10000)')"
+        "SELECT cron.schedule_in_database('{name}', '* * * * *', 'CALL ntt_backfill_mime(10000)', '{}')",
+        db.name
     ));
-    // cron.schedule_in_database takes no name; a job's database is a column.
-    cron.exec(&format!("UPDATE cron.job SET database = '{}'", db.name));
 }
 
 /// Status and message of the next `jobs` jobs to end after those that are known to have ended.
@@ -67,9 +55,7 @@ fn next_tick(cron: &mut Session, known: &mut usize, jobs: usize) -> Vec<String> 
 #[test]
 fn a_job_in_a_background_worker_fills_rows() {
     let (cluster, mut cron) = cluster(true);
-    let db = TestDb::on(&cluster, "cron");
-    let store = Store::new();
-    let mut s = archive(&db, &store);
+    let (db, _store, mut s) = inode::archive_on(&cluster, "cron", 3, 50, 3);
     schedule(&mut cron, &db, "ntt-mime");
     let ended = next_tick(&mut cron, &mut 0, 1);
     cron.exec("SELECT cron.unschedule('ntt-mime')");
@@ -85,9 +71,7 @@ fn a_job_in_a_background_worker_fills_rows() {
 #[test]
 fn jobs_tick_overlap_fail_and_go_on() {
     let (cluster, mut cron) = cluster(false);
-    let db = TestDb::on(&cluster, "cron_ticks");
-    let store = Store::new();
-    let mut s = archive(&db, &store);
+    let (db, store, mut s) = inode::archive_on(&cluster, "cron_ticks", 3, 50, 3);
     let mut known = 0;
 
     // Two jobs in the same minute: one finds the other on its target.

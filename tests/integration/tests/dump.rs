@@ -44,10 +44,7 @@ fn copy(cluster: &Cluster, source: &str, target: &str) {
 
 #[test]
 fn history_survives_a_dump() {
-    let db = TestDb::new("dump");
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
+    let (db, store, mut s) = TestDb::with_store("dump");
     let mut blobids = store.put_synthetic(10);
     blobids.push(absent_blobid(1));
     inode::plain(&mut s, &blobids);
@@ -82,10 +79,7 @@ fn history_survives_a_dump() {
 
 #[test]
 fn it_can_be_dropped_and_made_again() {
-    let db = TestDb::new("drop");
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
+    let (_db, store, mut s) = TestDb::with_store("drop");
     inode::plain(&mut s, &store.put_synthetic(10));
     s.backfill("target => 'blob'");
     s.exec("DROP EXTENSION ntt_mime");

@@ -100,6 +100,27 @@ fn each_kind_of_damage_is_noticed() {
 }
 
 #[test]
+fn messages_that_are_not_well_put_are_noticed() {
+    let mut s = Cluster::shared().connect("postgres", "postgres");
+    let mut warn = |words: &str| {
+        s.exec(&format!("DO $$ BEGIN RAISE WARNING {words}; END $$"));
+        s.take_warnings()
+    };
+    assert_eq!(
+        warn("'well put' USING DETAIL = 'A sentence.', HINT = 'Another one.'"),
+        ["well put | A sentence. | Another one."]
+    );
+    for words in [
+        "'with a full stop.'",
+        "'Capitalized'",
+        "'x' USING DETAIL = 'No full stop'",
+        "'x' USING HINT = 'in lower case.'",
+    ] {
+        assert!(fails(|| drop(warn(words))), "not noticed: {words}");
+    }
+}
+
+#[test]
 fn openings_are_counted() {
     let store = Store::new();
     let [once, never] = [b"once", b"neve"].map(|content| store.path(&store.put(content)));

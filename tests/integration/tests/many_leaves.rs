@@ -2,17 +2,12 @@
 //!
 //! The library under test is the one with the feature `poison`, for which a worker is large early.
 
-use ntt_mime_integration::{Store, TestDb, inode};
-
-use super::quarantine::cluster;
+use ntt_mime_integration::{Cluster, TestDb, inode};
 
 #[test]
 fn workers_that_have_grown_large_are_replaced() {
-    let cluster = cluster(&[("max_worker_processes", "4")]);
-    let db = TestDb::on(&cluster, "many_leaves");
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
+    let cluster = Cluster::start_poisonous(&[], &[("max_worker_processes", "4")]);
+    let (_db, store, mut s) = TestDb::with_store_on(&cluster, "many_leaves");
     let leaves = 400;
     inode::partitioned(&mut s, leaves);
     inode::load_source(&mut s, &store.put_synthetic(400));
@@ -40,9 +35,8 @@ fn workers_that_have_grown_large_are_replaced() {
         processes > 3,
         "{processes} processes updated {leaves} leaves"
     );
-    let row = s.table(&format!(
-        "SELECT status, workers, leaves_done, rows_left FROM ntt_mime.run WHERE run_id = {}",
-        outcome.run_id
-    ));
-    assert_eq!(row, [format!("succeeded|2|{leaves}|0")]);
+    assert_eq!(
+        s.run_row(outcome.run_id, "status, workers, leaves_done, rows_left"),
+        format!("succeeded|2|{leaves}|0")
+    );
 }

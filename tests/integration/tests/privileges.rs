@@ -1,10 +1,10 @@
-//! Who may do what: nothing for PUBLIC, detecting for pg_read_server_files, watching for pg_monitor, a run for who
-//! may execute it and update its target; and no more for workers than for their caller. And that everything is
-//! explained where a DBA looks for it.
+//! What rights are good for: none of PUBLIC's, detecting by pg_read_server_files, watching by pg_monitor, a run by who
+//! may execute it and update its target; and no more by workers than by their caller. What each role is refused is in
+//! `isolation::who_may_do_what`.
 
 use std::time::Duration;
 
-use ntt_mime_integration::{Session, Store, TestDb, assert_error, inode};
+use ntt_mime_integration::{SOON, Session, Store, TestDb, assert_error, inode, wait_until};
 
 /// The extension's members of a catalogue, as a subquery of their oids.
 fn members(catalogue: &str) -> String {
@@ -16,14 +16,7 @@ fn members(catalogue: &str) -> String {
 
 /// A partitioned `inode` with 200 pending rows, and a role that may execute the procedure.
 fn archive_and_role(name: &str, leaves: usize) -> (TestDb<'static>, Store, Session, String) {
-    let db = TestDb::new(name);
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
-    inode::partitioned(&mut s, leaves);
-    inode::load_source(&mut s, &store.put_synthetic(100));
-    inode::fill(&mut s, leaves, 2);
-    inode::remember(&mut s, "inode");
+    let (db, store, mut s) = inode::archive(name, leaves, 100, 2);
     let role = db.role("runner", "LOGIN");
     s.exec(&format!(
         "GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {role};
@@ -77,29 +70,11 @@ fn nothing_for_public() {
             members("pg_class")
         )) >= 3
     );
-
-    let role = db.role("nobody", "LOGIN");
-    let mut nobody = db.connect_as(&role);
-    for sql in [
-        "SELECT ntt_detect_mime('x')",
-        "SELECT ntt_detect_mime('x'::bytea)",
-        "SELECT * FROM ntt_inspect_blob('x')",
-        "SELECT * FROM ntt_mime_version()",
-        "SELECT ntt_cancel_backfill(1)",
-        "CALL ntt_backfill_mime()",
-        "TABLE ntt_mime.run",
-        "TABLE ntt_mime.failure",
-        "TABLE ntt_mime.progress",
-    ] {
-        assert_error(nobody.batch_execute(sql), "42501", "permission denied");
-    }
 }
 
 #[test]
 fn pg_read_server_files_detects() {
-    let db = TestDb::new("analyst");
-    let store = Store::new();
-    db.use_store(&store);
+    let (db, store, _s) = TestDb::with_store("analyst");
     let blobid = store.put(b"#!/bin/sh\n");
     let role = db.role("analyst", "LOGIN IN ROLE pg_read_server_files");
     let mut analyst = db.connect_as(&role);
@@ -115,41 +90,30 @@ fn pg_read_server_files_detects() {
         analyst.column(&format!("SELECT status FROM ntt_inspect_blob('{blobid}')")),
         ["ok"]
     );
-    for sql in [
-        "CALL ntt_backfill_mime()",
-        "SELECT ntt_cancel_backfill(1)",
-        "TABLE ntt_mime.run",
-        "TABLE ntt_mime.failure",
-        "TABLE ntt_mime.progress",
-    ] {
-        assert_error(analyst.batch_execute(sql), "42501", "permission denied");
-    }
 }
 
 #[test]
 fn pg_monitor_watches() {
-    let db = TestDb::new("monitor");
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
-    inode::plain(&mut s, &store.put_synthetic(5));
-    s.backfill("target => 'blob'");
+    let (db, store, mut s) = TestDb::with_store("monitor");
+    inode::plain(&mut s, &store.put_synthetic(500));
+    s.exec("SET ntt_mime.batch_delay = '1min'");
     let role = db.role("monitor", "LOGIN IN ROLE pg_monitor");
     let mut monitor = db.connect_as(&role);
+    // A run of another role, while it goes on and after its end.
+    let running = s.call_in_background("50, target => 'blob', workers => 1");
+    let run_id = monitor.wait_for_run();
+    let progress = "SELECT run_id, pid, target, rows_updated FROM ntt_mime.progress";
+    let shown = format!("{run_id}|{}|public.blob|50", running.pid);
+    wait_until(SOON, "its first batch to be shown", || {
+        monitor.table(progress) == [shown.as_str()]
+    });
+    running.cancel();
+    assert_error(running.finish().1, "57014", "cancel");
+    assert!(monitor.table(progress).is_empty());
     assert_eq!(
-        monitor.table("SELECT status, rows_updated FROM ntt_mime.run"),
-        ["succeeded|5"]
+        monitor.run_row(run_id, "status, rows_updated"),
+        "cancelled|50"
     );
-    assert!(monitor.table("SELECT * FROM ntt_mime.progress").is_empty());
-    for sql in [
-        "TABLE ntt_mime.failure",
-        "UPDATE ntt_mime.run SET error = 'x'",
-        "DELETE FROM ntt_mime.run",
-        "SELECT ntt_detect_mime('x')",
-        "CALL ntt_backfill_mime()",
-    ] {
-        assert_error(monitor.batch_execute(sql), "42501", "permission denied");
-    }
 }
 
 #[test]
@@ -300,134 +264,4 @@ fn row_security_of_a_plain_table_holds() {
         0
     );
     assert_eq!(inode::check_partly_filled(&mut s, "blob"), 30);
-}
-
-#[test]
-fn row_security_of_a_partitioned_table_holds() {
-    let (db, _store, mut s, role) = archive_and_role("rls_parent", 3);
-    // The policy is on the parent, as the rows are reached through it; leaves have none of their own.
-    s.exec(&format!(
-        "GRANT SELECT, UPDATE ON inode, inode_m0, inode_m1, inode_m2 TO {role};
-         ALTER TABLE inode ENABLE ROW LEVEL SECURITY;
-         CREATE POLICY odd ON inode TO {role} USING (ino % 2 = 1)"
-    ));
-    let mut runner = db.connect_as(&role);
-    let result = runner.call("20");
-    let outside = s.count(
-        "SELECT count(*) FROM inode JOIN before ON before.rest = to_jsonb(inode) - 'mime_type'
-          WHERE inode.ino % 2 = 0 AND inode.mime_type IS DISTINCT FROM before.mime_type",
-    );
-    assert_eq!(
-        outside, 0,
-        "rows that the policy hides from the caller were updated"
-    );
-    // Either it fills what the caller may update, or it says that it can't.
-    match result {
-        Ok(outcome) => {
-            assert!(outcome.rows_updated > 0 && inode::check_partly_filled(&mut s, "inode") > 0)
-        }
-        Err(e) => {
-            let code = e.code().expect("a server's error").code().to_owned();
-            assert!(
-                ["42501", "0A000"].contains(&code.as_str()),
-                "{}",
-                ntt_mime_integration::session::describe(&e)
-            );
-        }
-    }
-}
-
-#[test]
-fn settings_that_reach_the_files_are_the_superusers() {
-    let db = TestDb::new("settings");
-    let role = db.role("user", "LOGIN");
-    let mut s = db.connect();
-    s.exec("LOAD 'ntt_mime'");
-    let contexts =
-        s.table("SELECT name, context FROM pg_settings WHERE name LIKE 'ntt_mime.%' ORDER BY 1");
-    assert_eq!(
-        contexts,
-        [
-            "ntt_mime.batch_delay|user",
-            "ntt_mime.blob_root|superuser",
-            "ntt_mime.cache_size|superuser",
-            "ntt_mime.head_bytes|superuser",
-            "ntt_mime.lock_timeout|user",
-            "ntt_mime.prefilter|superuser",
-            "ntt_mime.read_ahead|superuser",
-            "ntt_mime.retry_failures_after|user",
-            "ntt_mime.run_history|superuser",
-            "ntt_mime.target|user",
-            "ntt_mime.workers|user",
-        ]
-    );
-    // The prefix is reserved: a misspelt setting is an error once the library is loaded.
-    assert!(s.batch_execute("SET ntt_mime.blob_rot = '/x'").is_err());
-    s.exec(&format!("SET ROLE {role}"));
-    for name in [
-        "blob_root",
-        "cache_size",
-        "head_bytes",
-        "prefilter",
-        "read_ahead",
-        "run_history",
-    ] {
-        assert_error(
-            s.batch_execute(&format!("SET ntt_mime.{name} = DEFAULT")),
-            "42501",
-            name,
-        );
-    }
-    s.exec("SET ntt_mime.batch_delay = '10ms'; SET ntt_mime.workers = 3; RESET ROLE");
-}
-
-#[test]
-fn everything_is_explained() {
-    let db = TestDb::new("comments");
-    let mut s = db.connect();
-    s.exec("LOAD 'ntt_mime'");
-    let settings = s.column(
-        "SELECT name FROM pg_settings WHERE name LIKE 'ntt_mime.%'
-            AND (coalesce(short_desc, '') = '' OR length(coalesce(extra_desc, '')) < 20)",
-    );
-    assert!(
-        settings.is_empty(),
-        "settings without a long description: {settings:?}"
-    );
-    let functions = s.column(&format!(
-        "SELECT oid::regprocedure FROM pg_proc WHERE oid IN {} AND obj_description(oid, 'pg_proc') IS NULL",
-        members("pg_proc")
-    ));
-    assert!(
-        functions.is_empty(),
-        "functions without a comment: {functions:?}"
-    );
-    let relations = s.column(&format!(
-        "SELECT oid::regclass FROM pg_class WHERE oid IN {} AND relkind IN ('r', 'v')
-            AND obj_description(oid, 'pg_class') IS NULL",
-        members("pg_class")
-    ));
-    assert!(
-        relations.is_empty(),
-        "tables and views without a comment: {relations:?}"
-    );
-    let columns = s.table(&format!(
-        "SELECT attrelid::regclass, attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
-          WHERE attrelid IN {} AND relkind IN ('r', 'v') AND attnum > 0 AND NOT attisdropped
-            AND col_description(attrelid, attnum) IS NULL",
-        members("pg_class")
-    ));
-    assert!(columns.is_empty(), "columns without a comment: {columns:?}");
-    assert!(
-        s.value::<Option<String>>(
-            "SELECT obj_description('ntt_mime'::regnamespace, 'pg_namespace')"
-        )
-        .is_some()
-    );
-    assert!(
-        s.value::<Option<String>>(
-            "SELECT obj_description(oid, 'pg_extension') FROM pg_extension WHERE extname = 'ntt_mime'"
-        )
-        .is_some()
-    );
 }

@@ -2,16 +2,17 @@
 //! limit, once; then it is in quarantine, and the rest of the store is filled.
 //!
 //! The library under test is one built with the feature `poison`, in which blobs that the server's environment names
-//! do such things (crates/ntt_mime_core/src/poison.rs). `scripts/test.sh integration` builds it and tells where it is.
+//! do such things.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ntt_mime_integration::cluster::Shutdown;
-use ntt_mime_integration::{Cluster, Session, Store, TestDb, assert_error, scratch, wait_until};
-
-const SOON: Duration = Duration::from_secs(20);
+use ntt_mime_integration::cluster::{Shutdown, poison_path};
+use ntt_mime_integration::{
+    Cluster, SOON, Session, Store, TestDb, assert_error, inode, parallel, wait_until,
+};
 
 /// Where processes leave notes, below the data folder.
 const NOTES: &str = "pgsql_tmp_ntt_mime";
@@ -22,23 +23,6 @@ struct Poisoned {
     store: Store,
     /// Effect and blobid of each.
     poisons: Vec<(&'static str, String)>,
-}
-
-/// `ntt_mime.so` with the feature, where the server's account can read it.
-fn library() -> PathBuf {
-    let built = std::env::var("NTT_POISON_LIBRARY")
-        .expect("NTT_POISON_LIBRARY names it; scripts/test.sh integration builds it");
-    let folder = scratch::folder("poison");
-    std::fs::copy(built, folder.join("ntt_mime.so")).expect("it was built");
-    folder
-}
-
-/// A server with that library.
-pub fn cluster(settings: &[(&str, &str)]) -> Cluster {
-    let path = format!("{}:$libdir", library().display());
-    let mut all = vec![("dynamic_library_path", path.as_str())];
-    all.extend(settings);
-    Cluster::start_in(&[], &all)
 }
 
 fn poisoned(effects: &[&'static str]) -> Poisoned {
@@ -55,11 +39,7 @@ fn poisoned(effects: &[&'static str]) -> Poisoned {
         .iter()
         .map(|(effect, blobid)| format!("{effect}:{blobid}"))
         .collect();
-    let path = format!("{}:$libdir", library().display());
-    let cluster = Cluster::start_in(
-        &[("NTT_MIME_POISON", &named.join(","))],
-        &[("dynamic_library_path", &path)],
-    );
+    let cluster = Cluster::start_poisonous(&[("NTT_MIME_POISON", &named.join(","))], &[]);
     Poisoned {
         cluster,
         store,
@@ -77,7 +57,7 @@ impl Poisoned {
         for (n, (_, blobid)) in self.poisons.iter().enumerate() {
             blobids.insert(50 + 60 * n, blobid.clone());
         }
-        ntt_mime_integration::inode::plain(&mut db.connect(), &blobids);
+        inode::plain(&mut db.connect(), &blobids);
         db
     }
 
@@ -148,6 +128,39 @@ fn wait_until_held(db: &TestDb) -> i32 {
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker'
             AND datname = current_database() AND query LIKE '%detecting%'",
     )
+}
+
+#[test]
+fn two_processes_may_crash_at_one_blob() {
+    let poisoned = poisoned(&["crash"]);
+    let db = poisoned.database("poison_twice");
+    assert!(
+        db.connect()
+            .call("20, target => 'blob', workers => 1")
+            .is_err()
+    );
+    recovered(&poisoned.cluster, 1);
+    // As a second one would have left it, in a parallel query or another session.
+    let notes = poisoned.cluster.data().join(NOTES);
+    let [note] = poisoned.notes().try_into().expect("one note");
+    let (rest, _pid) = note.rsplit_once('.').expect("it ends with a process ID");
+    let (note, second) = (notes.join(&note), notes.join(format!("{rest}.1")));
+    std::fs::copy(&note, &second).expect("a copy");
+    let owner = std::fs::metadata(&note).expect("it is there").uid();
+    std::os::unix::fs::chown(&second, Some(owner), None).expect("root may, and so may the owner");
+    let mut s = db.connect();
+    let outcome = s.backfill("20, target => 'blob'");
+    assert_eq!(outcome.failures, 1);
+    assert_eq!(failures(&mut s).len(), 1);
+    assert_eq!(pending(&mut s), [poisoned.poisons[0].1.clone()]);
+    let warnings = s.take_warnings();
+    assert!(
+        warnings
+            .iter()
+            .any(|w| w.starts_with("1 blob put into quarantine")),
+        "{warnings:#?}"
+    );
+    assert_eq!(poisoned.notes(), [""; 0], "all notes are settled");
 }
 
 #[test]
@@ -264,7 +277,7 @@ fn a_crash_in_a_query_counts_too() {
         );
     }
     assert!(failures(&mut s).is_empty());
-    s.exec("SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0");
+    parallel::force(&mut s);
     assert_eq!(s.count(query), 300);
     let outcome = s.backfill("target => 'blob'");
     assert_eq!((outcome.rows_updated, outcome.failures), (300, 1));
@@ -282,7 +295,7 @@ fn a_blob_without_end_is_given_up() {
     for (_, blobid) in &poisoned.poisons {
         let why = &failures(&mut s)[blobid];
         assert!(
-            why.starts_with("quarantined|libmagic came to no end within 2 s"),
+            why.starts_with("quarantined|libmagic did not finish within 2 s"),
             "{why}"
         );
     }
@@ -364,6 +377,26 @@ fn a_worker_in_a_blob_without_end_still_stops() {
 }
 
 #[test]
+fn a_worker_holds_nothing_while_it_looks_at_a_blob() {
+    let poisoned = poisoned(&["hang"]);
+    let db = poisoned.database("poison_holds");
+    let running = db
+        .connect()
+        .call_in_background("20, target => 'blob', workers => 1");
+    let worker = wait_until_held(&db);
+    assert_eq!(
+        db.connect().table(&format!(
+            "SELECT query LIKE '%: detecting blobs of public.blob', xact_start IS NULL, backend_xid IS NULL,
+                    backend_xmin IS NULL, (SELECT count(*) FROM pg_locks l WHERE l.pid = a.pid)
+               FROM pg_stat_activity a WHERE pid = {worker}"
+        )),
+        ["t|t|t|t|0"]
+    );
+    running.cancel();
+    assert_error(running.finish().1, "57014", "cancel");
+}
+
+#[test]
 fn who_is_killed_from_outside_makes_a_blob_suspect_only() {
     let poisoned = poisoned(&["hang"]);
     let db = poisoned.database("poison_killed");
@@ -416,11 +449,9 @@ fn a_standby_has_its_own_quarantine() {
     let poisoned = poisoned(&["crash"]);
     let db = poisoned.database("poison_standby");
     let (_, blobid) = &poisoned.poisons[0];
-    let path = format!("{}:$libdir", library().display());
-    let named = format!("crash:{blobid}");
     let standby = poisoned.cluster.standby_in(
-        &[("NTT_MIME_POISON", named.as_str())],
-        &[("dynamic_library_path", path.as_str())],
+        &[("NTT_MIME_POISON", &format!("crash:{blobid}"))],
+        &[("dynamic_library_path", &poison_path())],
     );
     let query = "SELECT count(ntt_detect_mime(blobid)) FROM blob";
     assert!(

@@ -4,12 +4,9 @@
 
 use std::time::Duration;
 
-use ntt_mime_integration::store::absent_blobid;
-use ntt_mime_integration::{Session, Store, TestDb, corpus, inode, wait_until};
-
-use super::quarantine::cluster;
-
-const SOON: Duration = Duration::from_secs(20);
+use ntt_mime_integration::store::{absent_blobid, make_node};
+use ntt_mime_integration::{Cluster, SOON, Session, Store, TestDb, corpus, inode, wait_until};
+use rustix::fs::FileType;
 
 /// What threads that read ahead are called.
 const READER: &str = "ntt_mime read";
@@ -43,21 +40,15 @@ fn fill(s: &mut Session, store: &Store) {
     let (folder, link, fifo) = (absent_blobid(1), absent_blobid(2), absent_blobid(3));
     std::fs::create_dir(store.place(&folder)).expect("a folder");
     std::os::unix::fs::symlink("/etc/passwd", store.place(&link)).expect("a link");
-    let made = std::process::Command::new("mkfifo")
-        .arg(store.place(&fifo))
-        .status();
-    assert!(made.expect("mkfifo").success());
+    make_node(&store.place(&fifo), FileType::Fifo, 0).expect("a FIFO");
     blobids.extend((0..5).map(absent_blobid));
     inode::plain(s, &blobids);
 }
 
 #[test]
 fn the_results_are_the_same_without_and_with_much_of_it() {
-    let cluster = cluster(&[]);
-    let db = TestDb::on(&cluster, "read_ahead");
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
+    let cluster = Cluster::start_poisonous(&[], &[]);
+    let (_db, store, mut s) = TestDb::with_store_on(&cluster, "read_ahead");
     fill(&mut s, &store);
     let without = results(&mut s, 0);
     assert_eq!(without.len(), 6, "{without:#?}");
@@ -68,15 +59,8 @@ fn the_results_are_the_same_without_and_with_much_of_it() {
 
 #[test]
 fn a_server_with_few_descriptors_is_left_enough() {
-    let cluster = cluster(&[("max_files_per_process", "80")]);
-    let db = TestDb::on(&cluster, "few_files");
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
-    inode::partitioned(&mut s, 100);
-    inode::load_source(&mut s, &store.put_synthetic(500));
-    inode::fill(&mut s, 100, 4);
-    inode::remember(&mut s, "inode");
+    let cluster = Cluster::start_poisonous(&[], &[("max_files_per_process", "80")]);
+    let (_db, _store, mut s) = inode::archive_on(&cluster, "few_files", 100, 500, 4);
     s.exec("LOAD 'ntt_mime'; SET ntt_mime.read_ahead = 128");
     let outcome = s.backfill("100");
     inode::check_filled(&mut s, "inode");
@@ -103,11 +87,8 @@ fn readers(s: &mut Session) -> Vec<usize> {
 
 #[test]
 fn there_are_as_many_threads_as_set_and_they_go_with_the_worker() {
-    let cluster = cluster(&[]);
-    let db = TestDb::on(&cluster, "readers");
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
+    let cluster = Cluster::start_poisonous(&[], &[]);
+    let (db, store, mut s) = TestDb::with_store_on(&cluster, "readers");
     inode::plain(&mut s, &store.put_synthetic(2000));
     for (read_ahead, cancel) in [(0, true), (3, true), (16, false)] {
         let mut caller = db.connect();

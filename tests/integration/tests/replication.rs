@@ -2,22 +2,14 @@
 //! ordinary updates, which change nothing but `mime_type`.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use ntt_mime_integration::{
-    Cluster, Session, Store, TestDb, assert_error, corpus, inode, wait_until,
+    Cluster, SOON, Session, Store, TestDb, assert_error, corpus, inode, parallel, wait_until,
 };
-
-const SOON: Duration = Duration::from_secs(30);
 
 /// Every answer for the shared corpus, in order.
 const ANSWERS: &str =
     "SELECT * FROM (SELECT blobid, ntt_detect_mime(blobid) FROM source) a ORDER BY 1";
-
-/// Makes a query over `source` parallel whatever its size.
-const PARALLEL: &str = "
-    SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
-    SET min_parallel_table_scan_size = 0";
 
 /// Waits until a standby has replayed all that its primary has written.
 fn wait_for_replay(primary: &mut Session, standby: &mut Session) {
@@ -52,29 +44,24 @@ fn a_standby_gives_its_primarys_answers_and_takes_over() {
     wait_for_replay(&mut s, &mut there);
     assert!(there.value::<bool>("SELECT pg_is_in_recovery()"));
     assert_eq!(there.table(ANSWERS), answers, "serially");
-    there.exec(PARALLEL);
-    let plan = there
-        .table(
-            "EXPLAIN (ANALYZE, VERBOSE, COSTS OFF) SELECT blobid, ntt_detect_mime(blobid) FROM source",
-        )
-        .join("\n");
-    let below = plan.split("Parallel Seq Scan").nth(1).unwrap_or_default();
-    assert!(
-        below.contains("ntt_detect_mime") && !plan.contains("Workers Launched: 0"),
-        "not parallel:\n{plan}"
-    );
+    parallel::force(&mut there);
+    let query = "SELECT blobid, ntt_detect_mime(blobid) FROM source";
+    parallel::assert_parallel(&mut there, query, "ntt_detect_mime");
     assert_eq!(there.table(ANSWERS), answers, "in a parallel query");
     let wrong = there.table(
         "SELECT i.* FROM source, LATERAL ntt_inspect_blob(blobid) i
           WHERE n % 10 = 0 AND (i.status <> 'ok' OR i.mime_type IS DISTINCT FROM ntt_detect_mime(blobid))",
     );
     assert!(wrong.is_empty(), "{wrong:#?}");
+    let inspected = "SELECT i.* FROM source, LATERAL ntt_inspect_blob(blobid) i WHERE n % 10 = 0 ORDER BY blobid";
+    assert_eq!(there.table(inspected), s.table(inspected));
     let version = "SELECT * FROM ntt_mime_version()";
     assert_eq!(there.table(version), s.table(version));
     assert_eq!(
         there.table("SELECT status, rows_updated FROM ntt_mime.run"),
         s.table("SELECT status, rows_updated FROM ntt_mime.run")
     );
+    assert_eq!(there.count("SELECT count(*) FROM ntt_mime.progress"), 0);
     for arguments in ["", "dry_run => true", "target => 'no_such_table'"] {
         let refused = there.call(arguments);
         if arguments.contains("no_such_table") {
@@ -113,10 +100,7 @@ fn publisher() -> Cluster {
 
 /// A database with the user's `inode` of four leaves.
 fn archive<'c>(cluster: &'c Cluster, name: &str) -> (TestDb<'c>, Store, Session) {
-    let db = TestDb::on(cluster, name);
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
+    let (db, store, mut s) = TestDb::with_store_on(cluster, name);
     inode::load_source(&mut s, &store.put_synthetic(150));
     inode::partitioned(&mut s, 4);
     (db, store, s)

@@ -6,35 +6,19 @@ use std::time::{Duration, Instant};
 
 use ntt_mime_integration::cluster::Shutdown;
 use ntt_mime_integration::{
-    Background, Cluster, Session, Store, TestDb, assert_error, errors, inode, wait_for, wait_until,
+    Background, Cluster, SOON, Session, Store, TestDb, assert_error, inode, wait_for, wait_until,
 };
-
-const SOON: Duration = Duration::from_secs(20);
 
 /// How long stopped workers may take: "a second or so", and a loaded machine.
 const STOPPED: Duration = Duration::from_secs(5);
 
-/// A database with the user's `inode`, 6 leaves and 3,000 rows, for runs that last a few seconds.
-struct Archive<'c> {
-    db: TestDb<'c>,
-    store: Store,
-    s: Session,
-}
-
-fn archive(name: &str) -> Archive<'static> {
+/// The user's `inode` with 6 leaves and 3,000 rows, for runs that last a few seconds.
+fn archive(name: &str) -> (TestDb<'static>, Store, Session) {
     archive_on(Cluster::shared(), name)
 }
 
-fn archive_on<'c>(cluster: &'c Cluster, name: &str) -> Archive<'c> {
-    let db = TestDb::on(cluster, name);
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
-    inode::partitioned(&mut s, 6);
-    inode::load_source(&mut s, &store.put_synthetic(600));
-    inode::fill(&mut s, 6, 5);
-    inode::remember(&mut s, "inode");
-    Archive { db, store, s }
+fn archive_on<'c>(cluster: &'c Cluster, name: &str) -> (TestDb<'c>, Store, Session) {
+    inode::archive_on(cluster, name, 6, 600, 5)
 }
 
 /// Starts a run in small batches with pauses between, and waits until it has filled some rows.
@@ -55,12 +39,6 @@ fn start(db: &TestDb, s: &mut Session, arguments: &str) -> (Background, i64) {
     (running, run_id)
 }
 
-fn status(s: &mut Session, run_id: i64) -> String {
-    s.value(&format!(
-        "SELECT status FROM ntt_mime.run WHERE run_id = {run_id}"
-    ))
-}
-
 /// After a run that was stopped: committed work stays and is counted, nothing is half-written, and the next run
 /// does the rest.
 #[track_caller]
@@ -72,16 +50,26 @@ fn check_goes_on(s: &mut Session) {
     let rest = s.backfill("1000");
     inode::check_filled(s, "inode");
     assert_eq!(filled + rest.rows_updated, expected);
-    assert_eq!(status(s, rest.run_id), "succeeded");
+    assert_eq!(s.run_row(rest.run_id, "status"), "succeeded");
+}
+
+/// After a run whose backend could write nothing more: the next one goes on, and finds what became of it.
+#[track_caller]
+fn check_interrupted(s: &mut Session, run_id: i64) {
+    let row = "status, finished_at IS NOT NULL, error IS NOT NULL";
+    assert_eq!(s.run_row(run_id, row), "running|f|f");
+    assert_eq!(
+        s.count("SELECT count(*) FROM ntt_mime.progress"),
+        0,
+        "nothing runs any more"
+    );
+    check_goes_on(s);
+    assert_eq!(s.run_row(run_id, row), "interrupted|t|t");
 }
 
 #[test]
 fn progress_is_seen_and_fresh() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("progress");
+    let (db, _store, mut s) = archive("progress");
     let (running, run_id) = start(&db, &mut s, "40");
     let total = inode::expected(&mut s).rows;
     // What the view says and what is committed, in one snapshot, until the run ends.
@@ -169,67 +157,53 @@ fn progress_is_seen_and_fresh() {
 
 #[test]
 fn notices_come_while_it_runs() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("notices");
+    let (db, _store, mut s) = archive("notices");
     let (running, _) = start(&db, &mut s, "30");
-    let notice = wait_for(
-        Duration::from_secs(30),
-        "a NOTICE with a percentage",
-        || {
-            assert!(
-                !running.is_finished(),
-                "no progress was told: {:#?}",
-                running.notices()
-            );
-            running
-                .notices()
-                .into_iter()
-                .find(|n| n.severity == "NOTICE" && n.message.contains('%'))
-        },
-    );
-    let done = inode::check_partly_filled(&mut s, "inode");
-    println!("{done} rows: {}", notice.words);
-    assert!(
-        notice.words.contains("/s") || notice.words.contains("per second"),
-        "a rate: {}",
-        notice.words
-    );
-    assert!(
-        notice.words.contains("left") || notice.words.contains("remaining"),
-        "time left: {}",
-        notice.words
-    );
+    let notice = wait_for(SOON, "a NOTICE with a percentage", || {
+        assert!(
+            !running.is_finished(),
+            "no progress was told: {:#?}",
+            running.notices()
+        );
+        running
+            .notices()
+            .into_iter()
+            .find(|n| n.severity == "NOTICE" && n.message.contains('%'))
+    });
+    // As in "25.0% done, 500 blobs, 2000 rows filled, 50 blobs/s, about 30.0 s left".
+    let parts: Vec<&str> = notice.words.split(", ").collect();
+    let ends = ["% done", " blobs", " rows filled", " blobs/s", " left"];
+    assert_eq!(parts.len(), ends.len(), "{}", notice.words);
+    for (part, end) in parts.iter().zip(ends) {
+        let amount = part.strip_suffix(end);
+        let amount = amount.map(|amount| amount.trim_start_matches("about "));
+        assert!(
+            amount.is_some_and(|amount| amount.starts_with(|c: char| c.is_ascii_digit())),
+            "{}",
+            notice.words
+        );
+    }
     running.succeed();
 }
 
 #[test]
 fn another_session_cancels() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("cancel");
+    let (db, _store, mut s) = archive("cancel");
     let (running, run_id) = start(&db, &mut s, "40");
     assert!(
         !s.value::<bool>(&format!("SELECT ntt_cancel_backfill({})", run_id + 1000)),
         "no such run"
     );
     assert!(s.value::<bool>(&format!("SELECT ntt_cancel_backfill({run_id})")));
-    let (_, result) = running.finish();
-    // A run that was asked to stop has done as told: whether CALL then returns or says 57014 is its own to decide.
-    match result {
-        Ok(outcome) => assert_eq!(outcome.run_id, run_id),
-        Err(e) => assert_eq!(e.code().expect("a server's error").code(), "57014"),
-    }
-    assert_eq!(status(&mut s, run_id), "cancelled");
+    // A run that was asked to stop has done as told.
+    let (_, outcome) = running.succeed();
     db.wait_for_no_workers(STOPPED);
-    let counted = s.count(&format!(
-        "SELECT rows_updated FROM ntt_mime.run WHERE run_id = {run_id}"
-    ));
-    assert_eq!(counted, inode::check_partly_filled(&mut s, "inode"));
+    let filled = inode::check_partly_filled(&mut s, "inode");
+    assert_eq!((outcome.run_id, outcome.rows_updated), (run_id, filled));
+    assert_eq!(
+        s.run_row(run_id, "status, rows_updated, error IS NULL"),
+        format!("cancelled|{filled}|t")
+    );
     assert!(
         !s.value::<bool>(&format!("SELECT ntt_cancel_backfill({run_id})")),
         "it is over"
@@ -239,11 +213,7 @@ fn another_session_cancels() {
 
 #[test]
 fn only_owner_and_superuser_cancel() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("cancel_rights");
+    let (db, _store, mut s) = archive("cancel_rights");
     let owner = db.role("owner", "LOGIN");
     let other = db.role("other", "LOGIN");
     s.exec(&format!(
@@ -254,7 +224,7 @@ fn only_owner_and_superuser_cancel() {
     let mut caller = db.connect_as(&owner);
     caller.exec("SET ntt_mime.batch_delay = '200ms'");
     let running = caller.call_in_background("20");
-    let run_id = s_run_id(&mut s);
+    let run_id = s.wait_for_run();
     assert_eq!(
         s.column("SELECT role_name FROM ntt_mime.run"),
         std::slice::from_ref(&owner)
@@ -263,37 +233,23 @@ fn only_owner_and_superuser_cancel() {
     assert_error(db.connect_as(&other).query(&cancel, &[]), "42501", "");
     assert!(!running.is_finished());
     assert!(db.connect_as(&owner).value::<bool>(&cancel));
-    let _ = running.finish();
-    assert_eq!(status(&mut s, run_id), "cancelled");
-}
-
-fn s_run_id(s: &mut Session) -> i64 {
-    wait_for(SOON, "a running run", || {
-        s.query_opt("SELECT run_id FROM ntt_mime.progress", &[])
-            .expect("reads")
-            .map(|row| row.get(0))
-    })
+    running.succeed();
+    assert_eq!(s.run_row(run_id, "status"), "cancelled");
 }
 
 #[test]
 fn ctrl_c_cancels() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("ctrl_c");
+    let (db, _store, mut s) = archive("ctrl_c");
     let (running, run_id) = start(&db, &mut s, "40");
     running.cancel();
     let (mut caller, result) = running.finish();
     assert_error(result, "57014", "cancel");
     db.wait_for_no_workers(STOPPED);
-    assert_eq!(status(&mut s, run_id), "cancelled");
+    let filled = inode::check_partly_filled(&mut s, "inode");
     assert_eq!(
-        s.count(&format!(
-            "SELECT rows_updated FROM ntt_mime.run WHERE run_id = {run_id}"
-        )),
-        inode::check_partly_filled(&mut s, "inode"),
-        "the run's count of committed rows"
+        s.run_row(run_id, "status, rows_updated"),
+        format!("cancelled|{filled}"),
+        "with its count of committed rows"
     );
     assert_eq!(s.count("SELECT count(*) FROM ntt_mime.progress"), 0);
     // The session goes on, and may run another.
@@ -303,32 +259,20 @@ fn ctrl_c_cancels() {
 
 #[test]
 fn statement_timeout_stops_it() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("timeout");
+    let (db, _store, mut s) = archive("timeout");
     let mut caller = db.connect();
     caller.exec("SET ntt_mime.batch_delay = '150ms'; SET statement_timeout = '2500ms'");
     let (mut caller, result) = caller.call_in_background("40").finish();
     assert_error(result, "57014", "statement timeout");
     db.wait_for_no_workers(STOPPED);
-    let statuses = s.column("SELECT status FROM ntt_mime.run");
-    assert!(
-        statuses == ["cancelled"] || statuses == ["failed"],
-        "{statuses:?}"
-    );
+    assert_eq!(s.column("SELECT status FROM ntt_mime.run"), ["cancelled"]);
     caller.exec("RESET statement_timeout");
     check_goes_on(&mut s);
 }
 
 #[test]
 fn the_leader_is_terminated() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("kill_leader");
+    let (db, _store, mut s) = archive("kill_leader");
     let (running, run_id) = start(&db, &mut s, "40");
     s.exec(&format!("SELECT pg_terminate_backend({})", running.pid));
     let (_, result) = running.finish();
@@ -337,88 +281,50 @@ fn the_leader_is_terminated() {
     wait_until(STOPPED, "its progress to go", || {
         s.count("SELECT count(*) FROM ntt_mime.progress") == 0
     });
-    check_goes_on(&mut s);
-    let status = status(&mut s, run_id);
-    assert!(
-        ["interrupted", "cancelled", "failed"].contains(&status.as_str()),
-        "{status}"
-    );
-    assert_eq!(
+    check_interrupted(&mut s, run_id);
+}
+
+/// Terminates workers of a run, which ends it. One that has said what it does has begun; before that it would count
+/// as one that couldn't be started.
+fn terminate_workers(db: &TestDb, s: &mut Session, how_many: i64) {
+    let (running, run_id) = start(db, s, "40");
+    let at_work = "backend_type = 'ntt_mime worker' AND datname = current_database() AND query LIKE 'ntt_mime run%'";
+    wait_until(SOON, "both workers to be at work", || {
         s.count(&format!(
-            "SELECT count(*) FROM ntt_mime.run WHERE run_id = {run_id} AND finished_at IS NOT NULL"
-        )),
-        1
+            "SELECT count(*) FROM pg_stat_activity WHERE {at_work}"
+        )) == 2
+    });
+    let terminated = s.count(&format!(
+        "SELECT count(pg_terminate_backend(pid))
+           FROM (SELECT pid FROM pg_stat_activity WHERE {at_work} LIMIT {how_many}) w"
+    ));
+    assert_eq!(terminated, how_many);
+    const MESSAGE: &str = "a background worker of the backfill was terminated";
+    assert_error(running.finish().1, "57P01", MESSAGE);
+    db.wait_for_no_workers(STOPPED);
+    assert_eq!(
+        s.run_row(run_id, "status, error"),
+        format!("failed|57P01: {MESSAGE}")
     );
+    check_goes_on(s);
 }
 
 #[test]
 fn a_worker_is_terminated() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("kill_worker");
-    let (running, run_id) = start(&db, &mut s, "40");
-    let killed = s.count(
-        "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity
-          WHERE backend_type = 'ntt_mime worker' AND datname = current_database() LIMIT 1) w",
-    );
-    assert_eq!(killed, 1);
-    let (_, result) = running.finish();
-    match result {
-        // It went on with the other one: then everything has to be done.
-        Ok(outcome) => {
-            inode::check_filled(&mut s, "inode");
-            assert_eq!(outcome.rows_updated, inode::expected(&mut s).rows);
-            assert_eq!(status(&mut s, run_id), "succeeded");
-        }
-        Err(e) => {
-            let error = e.as_db_error().expect("the leader lives");
-            assert!(
-                errors::words(error).contains("worker"),
-                "{}",
-                errors::words(error)
-            );
-            assert_eq!(status(&mut s, run_id), "failed");
-            assert!(
-                s.count(&format!(
-                    "SELECT count(*) FROM ntt_mime.run WHERE run_id = {run_id} AND error <> ''"
-                )) == 1
-            );
-            check_goes_on(&mut s);
-        }
-    }
-    db.wait_for_no_workers(STOPPED);
+    let (db, _store, mut s) = archive("kill_worker");
+    terminate_workers(&db, &mut s, 1);
 }
 
 #[test]
 fn all_workers_are_terminated() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("kill_workers");
-    let (running, run_id) = start(&db, &mut s, "40");
-    s.exec(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-          WHERE backend_type = 'ntt_mime worker' AND datname = current_database()",
-    );
-    let (_, result) = running.finish();
-    let error = result.expect_err("nobody is left to do the work");
-    assert!(errors::words(error.as_db_error().expect("the leader lives")).contains("worker"));
-    assert_eq!(status(&mut s, run_id), "failed");
-    check_goes_on(&mut s);
-    db.wait_for_no_workers(STOPPED);
+    let (db, _store, mut s) = archive("kill_workers");
+    terminate_workers(&db, &mut s, 2);
 }
 
 #[test]
 fn the_server_shuts_down() {
     let cluster = Cluster::start(&[]);
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive_on(&cluster, "shutdown");
+    let (db, _store, mut s) = archive_on(&cluster, "shutdown");
     let (running, run_id) = start(&db, &mut s, "40");
     drop(s);
     let took = cluster.stop(Shutdown::Fast);
@@ -429,28 +335,13 @@ fn the_server_shuts_down() {
         "shutting down took {took:?}"
     );
     cluster.launch();
-    let mut s = db.connect();
-    assert_eq!(
-        s.count("SELECT count(*) FROM ntt_mime.progress"),
-        0,
-        "nothing runs after a restart"
-    );
-    check_goes_on(&mut s);
-    let status = status(&mut s, run_id);
-    assert!(
-        ["interrupted", "cancelled", "failed"].contains(&status.as_str()),
-        "{status}"
-    );
+    check_interrupted(&mut db.connect(), run_id);
 }
 
 #[test]
 fn the_server_crashes() {
     let cluster = Cluster::start(&[]);
-    let Archive {
-        mut db,
-        mut s,
-        store: _store,
-    } = archive_on(&cluster, "crash");
+    let (mut db, _store, mut s) = archive_on(&cluster, "crash");
     db.expect_crash();
     let (running, run_id) = start(&db, &mut s, "40");
     // Commits may be asynchronous, as lost batches are simply done again: then they are on disk a little later.
@@ -462,23 +353,17 @@ fn the_server_crashes() {
     assert!(running.finish().1.is_err());
     cluster.launch();
     let mut s = db.connect();
-    assert_eq!(
-        s.count("SELECT count(*) FROM ntt_mime.progress"),
-        0,
-        "nothing runs after a restart"
-    );
     assert!(
         inode::check_partly_filled(&mut s, "inode") >= filled,
         "batches of before have gone"
     );
-    check_goes_on(&mut s);
-    assert_eq!(status(&mut s, run_id), "interrupted");
+    check_interrupted(&mut s, run_id);
 }
 
 /// What a loader does all day, in statements that must neither fail nor wait for the run.
 #[test]
 fn loaders_go_on_beside_it() {
-    let Archive { db, mut s, store } = archive("loader");
+    let (db, store, mut s) = archive("loader");
     // Two further leaves, to be dropped and truncated, large enough to be worked on for a while.
     for medium in ["dropped", "truncated", "detached"] {
         s.exec(&format!(
@@ -548,13 +433,10 @@ fn loaders_go_on_beside_it() {
         detached,
         "a detached leaf isn't the target's any more"
     );
-    assert_eq!(status(&mut s, outcome.run_id), "succeeded");
-    let left = s.count(&format!(
-        "SELECT rows_left FROM ntt_mime.run WHERE run_id = {}",
-        outcome.run_id
-    ));
+    assert_eq!(s.run_row(outcome.run_id, "status"), "succeeded");
     println!(
-        "{left} rows were left, {} are pending now",
+        "{} rows were left, {} are pending now",
+        s.run_row(outcome.run_id, "rows_left"),
         inode::pending(&mut s, "inode")
     );
 
@@ -577,45 +459,8 @@ fn loaders_go_on_beside_it() {
 }
 
 #[test]
-fn a_leaf_is_locked_all_the_time() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("locked");
-    let locked_rows = inode::pending(&mut s, "inode_m2");
-    assert!(locked_rows > 0);
-    let mut ddl = db.connect();
-    ddl.exec("BEGIN; LOCK TABLE ONLY inode_m2 IN ACCESS EXCLUSIVE MODE");
-    s.exec("SET ntt_mime.lock_timeout = '200ms'");
-    let outcome = s.backfill("100");
-    assert_eq!(status(&mut s, outcome.run_id), "succeeded");
-    let (done, total): (i64, i64) = {
-        let row = s
-            .query_one("SELECT leaves_done::bigint, leaves_total::bigint FROM ntt_mime.run WHERE run_id = $1", &[&outcome.run_id])
-            .expect("the run");
-        (row.get(0), row.get(1))
-    };
-    assert_eq!((done, total), (5, 6), "the locked leaf counts as not done");
-    ddl.exec("COMMIT");
-    assert_eq!(inode::pending(&mut s, "inode_m2"), locked_rows);
-    assert_eq!(
-        inode::pending(&mut s, "inode"),
-        locked_rows,
-        "the others are filled"
-    );
-    let rest = s.backfill("100");
-    assert_eq!(rest.rows_updated, locked_rows);
-    inode::check_filled(&mut s, "inode");
-}
-
-#[test]
 fn a_leaf_is_locked_for_a_while() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("locked_a_while");
+    let (db, _store, mut s) = archive("locked_a_while");
     let mut ddl = db.connect();
     ddl.exec("BEGIN; LOCK TABLE ONLY inode_m0 IN ACCESS EXCLUSIVE MODE");
     let mut caller = db.connect();
@@ -640,11 +485,7 @@ fn a_leaf_is_locked_for_a_while() {
 
 #[test]
 fn a_row_is_locked_by_another_session() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("row_lock");
+    let (db, _store, mut s) = archive("row_lock");
     let mut other = db.connect();
     other.exec("BEGIN");
     let ino = other.count(
@@ -652,20 +493,13 @@ fn a_row_is_locked_by_another_session() {
     );
     s.exec("SET ntt_mime.lock_timeout = '200ms'");
     let outcome = s.backfill("50");
-    assert_eq!(status(&mut s, outcome.run_id), "succeeded");
-    let left = inode::check_partly_filled(&mut s, "inode");
-    assert_eq!(left, outcome.rows_updated);
-    let pending = inode::pending(&mut s, "inode");
-    assert!(
-        (1..=50).contains(&pending),
-        "{pending} rows pending: at most the batch of the locked row may wait"
-    );
+    let filled = inode::check_partly_filled(&mut s, "inode");
+    assert_eq!(outcome.rows_updated, filled);
+    assert_eq!(filled, inode::expected(&mut s).rows - 1);
+    // It was looked for in each of the three passes.
     assert_eq!(
-        s.count(&format!(
-            "SELECT rows_left FROM ntt_mime.run WHERE run_id = {}",
-            outcome.run_id
-        )),
-        pending
+        s.run_row(outcome.run_id, "status, rows_left, rows_retried"),
+        "succeeded|1|3"
     );
     assert_eq!(
         s.count(&format!(
@@ -674,13 +508,13 @@ fn a_row_is_locked_by_another_session() {
         1
     );
     other.exec("COMMIT");
-    s.backfill("50");
+    assert_eq!(s.backfill("50").rows_updated, 1);
     inode::check_filled(&mut s, "inode");
 }
 
 #[test]
 fn a_row_changes_while_a_batch_waits_for_it() {
-    let Archive { db, mut s, store } = archive("row_change");
+    let (db, store, mut s) = archive("row_change");
     // Another session gives one row another blob, one a type and one no blob, and commits while the run waits.
     let pdf = store.put(b"%PDF-1.7\n% another one\n");
     // So that the worker waits for the rows and not for the trigger's row of queue_stats.
@@ -702,14 +536,10 @@ fn a_row_changes_while_a_batch_waits_for_it() {
     let mut caller = db.connect();
     caller.exec("SET ntt_mime.lock_timeout = '10s'; SET ntt_mime.batch_delay = '20ms'");
     let running = caller.call_in_background("50");
-    wait_until(SOON, "a worker to wait for the row", || {
-        s.count(
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker'
-                AND datname = current_database() AND wait_event_type = 'Lock'",
-        ) > 0
-    });
+    db.wait_for_waiting_worker();
     other.exec("COMMIT");
-    running.succeed();
+    let (_, outcome) = running.succeed();
+    assert_eq!(s.run_counter(outcome.run_id, "rows_retried"), 3);
     let moved_ahead = s.count(
         "SELECT count(*) FROM inode_m0 JOIN changed USING (ino) WHERE inode_m0.ctid < '(0,10)'",
     );
@@ -756,11 +586,7 @@ struct Sample {
 
 #[test]
 fn it_holds_little_while_it_works() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("holds");
+    let (db, _store, mut s) = archive("holds");
     // Each batch lasts, so that its locks are seen.
     s.exec(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
@@ -881,11 +707,7 @@ fn it_holds_little_while_it_works() {
 
 #[test]
 fn workers_act_as_the_caller() {
-    let Archive {
-        db,
-        mut s,
-        store: _store,
-    } = archive("identity");
+    let (db, _store, mut s) = archive("identity");
     let caller = db.role("caller", "LOGIN");
     let group = db.role("group", "NOLOGIN");
     s.exec(&format!(

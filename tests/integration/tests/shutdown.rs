@@ -1,16 +1,17 @@
 //! How soon the last worker has gone after what ends a run: the server's shutdown, its leader's end in any form, its
-//! client's, its database's; whatever the workers are at. And never by SIGKILL.
+//! client's, its database's, a timeout, a request; whatever the workers are at. And never by SIGKILL.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use ntt_mime_integration::cluster::{SUPERUSER, Shutdown};
-use ntt_mime_integration::{Cluster, Session, TestDb, corpus, inode, wait_until};
-
-const SOON: Duration = Duration::from_secs(20);
+use ntt_mime_integration::{Cluster, SOON, Session, TestDb, corpus, inode, wait_until};
 
 /// "A second or so".
 const AT_MOST: Duration = Duration::from_millis(1500);
+
+/// Time in which the workers come into any state.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the workers are at when the run is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,9 @@ const STATES: [State; 5] = [
 enum Event {
     LeaderTerminated,
     LeaderCancelled,
+    StatementTimeout,
+    /// `ntt_cancel_backfill`.
+    AskedToStop,
     ClientGone,
     DatabaseDropped,
     FastShutdown,
@@ -51,6 +55,8 @@ struct Run<'c> {
     database: String,
     psql: std::process::Child,
     leader: i32,
+    /// When the leader's `statement_timeout` strikes, if it has one.
+    timeout: Instant,
     /// Holds what the workers wait for.
     _blocker: Option<Session>,
 }
@@ -89,11 +95,12 @@ fn prepare(db: &TestDb) {
     ));
 }
 
-/// Starts a run whose workers come into `state`, and waits until they are there.
-fn start<'c>(db: &TestDb<'c>, state: State) -> Run<'c> {
+/// Starts a run whose workers come into `state` before `event` ends it, and waits until they are there.
+fn start<'c>(db: &TestDb<'c>, state: State, event: Event) -> Run<'c> {
     let mut s = db.connect();
     let (arguments, delay) = match state {
-        State::Busy => ("20, target => 'big'", "0"),
+        // It outlasts the timeout.
+        State::Busy => ("2, target => 'big'", "0"),
         State::Pausing => ("20, target => 'big'", "60s"),
         State::ForRows | State::ForTable => ("1000, target => 'small'", "0"),
         State::ForEachOther => ("1000, target => 'slow'", "0"),
@@ -110,11 +117,17 @@ fn start<'c>(db: &TestDb<'c>, state: State) -> Run<'c> {
         blocker.exec(&format!("BEGIN; {lock}"));
         blocker
     });
+    let timeout = match event {
+        Event::StatementTimeout => STATEMENT_TIMEOUT.as_millis(),
+        _ => 0,
+    };
     let psql = db
         .cluster
         .client("psql", &db.name)
         .args(["--no-psqlrc", "--quiet", "--command"])
-        .arg(format!("SET ntt_mime.batch_delay = '{delay}'"))
+        .arg(format!(
+            "SET ntt_mime.batch_delay = '{delay}'; SET statement_timeout = {timeout}"
+        ))
         .arg("--command")
         .arg(format!("CALL ntt_backfill_mime({arguments})"))
         .stdin(Stdio::null())
@@ -127,6 +140,7 @@ fn start<'c>(db: &TestDb<'c>, state: State) -> Run<'c> {
         database: db.name.clone(),
         psql,
         leader: 0,
+        timeout: Instant::now(),
         _blocker: blocker,
     };
     let there = match state {
@@ -145,7 +159,9 @@ fn start<'c>(db: &TestDb<'c>, state: State) -> Run<'c> {
         let row = s
             .query_one(
                 &format!(
-                    "SELECT count(*), count(*) FILTER (WHERE {there}), (SELECT max(pid) FROM ntt_mime.progress)
+                    "SELECT count(*), count(*) FILTER (WHERE {there}), (SELECT max(pid) FROM ntt_mime.progress),
+                            (SELECT extract(epoch FROM clock_timestamp() - query_start)::float8
+                               FROM pg_stat_activity JOIN ntt_mime.progress USING (pid))
                        FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker' AND datname = current_database()"
                 ),
                 &[],
@@ -153,6 +169,8 @@ fn start<'c>(db: &TestDb<'c>, state: State) -> Run<'c> {
             .expect("reads");
         let (all, there): (i64, i64) = (row.get(0), row.get(1));
         run.leader = row.get::<_, Option<i32>>(2).unwrap_or(0);
+        let age = Duration::from_secs_f64(row.get::<_, Option<f64>>(3).unwrap_or(0.0));
+        run.timeout = Instant::now() + STATEMENT_TIMEOUT.saturating_sub(age);
         run.leader != 0 && all == 2 && there > 0
     });
     run
@@ -161,12 +179,21 @@ fn start<'c>(db: &TestDb<'c>, state: State) -> Run<'c> {
 /// Ends the run; how long it took until no worker was left.
 fn end(mut run: Run, event: Event) -> Duration {
     let mut s = run.cluster.connect("postgres", SUPERUSER);
-    let started = Instant::now();
+    let mut inside = match event {
+        Event::AskedToStop => Some(run.cluster.connect(&run.database, SUPERUSER)),
+        _ => None,
+    };
+    let mut started = Instant::now();
     match event {
         Event::LeaderTerminated => {
             s.exec(&format!("SELECT pg_terminate_backend({})", run.leader));
         }
         Event::LeaderCancelled => s.exec(&format!("SELECT pg_cancel_backend({})", run.leader)),
+        Event::StatementTimeout => started = run.timeout,
+        Event::AskedToStop => {
+            let s = inside.as_mut().expect("just connected");
+            assert!(s.value::<bool>("SELECT ntt_cancel_backfill(run_id) FROM ntt_mime.progress"));
+        }
         Event::ClientGone => run.psql.kill().expect("our child"),
         Event::DatabaseDropped => {
             s.exec(&format!("DROP DATABASE {} WITH (FORCE)", run.database));
@@ -182,18 +209,22 @@ fn end(mut run: Run, event: Event) -> Duration {
     started.elapsed()
 }
 
-/// Ends a run by `event` in each of the states.
 fn in_every_state(event: Event, cluster: &Cluster) {
+    in_states(&STATES, event, cluster);
+}
+
+/// Ends a run by `event` in each of the states.
+fn in_states(states: &[State], event: Event, cluster: &Cluster) {
     let log_at_start = cluster.log().len();
     let mut kept: Option<TestDb> = None;
     let mut slow = Vec::new();
-    for state in STATES {
+    for state in states {
         let db = kept.take().unwrap_or_else(|| {
             let db = TestDb::on(cluster, "stop");
             prepare(&db);
             db
         });
-        let took = end(start(&db, state), event);
+        let took = end(start(&db, *state, event), event);
         println!("{event:?}, {state:?}: {took:?}");
         if took > AT_MOST {
             slow.push((state, took));
@@ -230,6 +261,18 @@ fn after_the_leader_was_terminated() {
 #[test]
 fn after_the_leader_was_cancelled() {
     in_every_state(Event::LeaderCancelled, Cluster::shared());
+}
+
+#[test]
+fn after_a_statement_timeout() {
+    in_every_state(Event::StatementTimeout, Cluster::shared());
+}
+
+#[test]
+fn after_it_was_asked_to_stop() {
+    // It finishes its batches first, so those that wait for others, or last, are waited for.
+    let states = [State::Busy, State::Pausing];
+    in_states(&states, Event::AskedToStop, Cluster::shared());
 }
 
 #[test]

@@ -135,3 +135,16 @@ fn everything_has_a_comment() {
         .collect();
     assert_eq!(without, Vec::<String>::new());
 }
+
+#[test]
+fn every_setting_has_a_long_description() {
+    let db = TestDb::new("descriptions");
+    let mut s = db.connect();
+    s.exec("LOAD 'ntt_mime'");
+    let settings = "FROM pg_settings WHERE name LIKE 'ntt_mime.%'";
+    let without = s.column(&format!(
+        "SELECT name {settings} AND (coalesce(short_desc, '') = '' OR length(coalesce(extra_desc, '')) < 20)"
+    ));
+    assert_eq!(without, Vec::<String>::new());
+    assert!(s.count(&format!("SELECT count(*) {settings}")) >= 11);
+}

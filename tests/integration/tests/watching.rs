@@ -1,11 +1,7 @@
 //! What is to be seen of a run from outside: titles, wait events, the server's log, views.
 
-use std::time::Duration;
-
 use ntt_mime_integration::server::major_version;
-use ntt_mime_integration::{Background, Cluster, Store, TestDb, inode, wait_for, wait_until};
-
-const SOON: Duration = Duration::from_secs(20);
+use ntt_mime_integration::{Background, Cluster, SOON, Store, TestDb, inode, wait_for, wait_until};
 
 /// What ps shows of a process.
 fn title(pid: &str) -> String {
@@ -64,7 +60,7 @@ fn processes_and_log_tell_what_a_run_does() {
     let log = cluster.log();
     for line in [
         format!(
-            "LOG:  ntt_mime run {run_id} on public.blob started: 1 workers, 1 leaves, batches of up to 50 rows"
+            "LOG:  ntt_mime run {run_id} on public.blob started: 1 worker, 1 leaf, batches of up to 50 rows"
         ),
         format!(
             "LOG:  ntt_mime run {run_id} cancelled: 57014: canceling statement due to user request"
@@ -72,7 +68,6 @@ fn processes_and_log_tell_what_a_run_does() {
     ] {
         assert!(log.contains(&line), "{line}\n{log}");
     }
-    s.exec("RESET ntt_mime.batch_delay");
     let run_id = s.backfill("target => 'blob'").run_id;
     let line = format!("LOG:  ntt_mime run {run_id} succeeded: ");
     assert!(cluster.log().contains(&line), "{line}");
@@ -80,10 +75,7 @@ fn processes_and_log_tell_what_a_run_does() {
 
 #[test]
 fn a_summary_adds_up_what_runs_counted() {
-    let db = TestDb::new("summary");
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
+    let (_db, store, mut s) = TestDb::with_store("summary");
     let mut blobids = vec![
         store.put(b"%PDF-1.4\n% one\n"),
         store.put(b"%PDF-1.4\n% two\n"),
