@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::history;
 use super::leaf::Tid;
+use crate::pg::encoding::readable;
 
 /// The blobid of a row: of a blob, or text that isn't one.
 #[derive(PartialEq, Eq, Hash, Clone)]
@@ -22,7 +23,7 @@ pub enum BlobKey {
 pub struct Invalid {
     /// Stands for it in the run cache, where it has an entry, too, so that it is recorded once a run.
     entry: BlobId,
-    /// As it is recorded.
+    /// As it is recorded, once it is readable.
     recorded: String,
     /// What is wrong with it.
     pub error: InvalidBlobId,
@@ -116,7 +117,7 @@ impl BlobKey {
     pub fn text(&self) -> String {
         match self {
             BlobKey::Blob(id) => id.to_string(),
-            BlobKey::Invalid(invalid) => invalid.recorded.clone(),
+            BlobKey::Invalid(invalid) => readable(invalid.recorded.clone()),
         }
     }
 }
