@@ -65,7 +65,7 @@ impl LeftBehind {
         let _ = fs::remove_file(&self.path);
         if let Some(folder) = self.path.parent() {
             let database = database_of(&self.path).unwrap_or_default();
-            let _ = fs::remove_file(suspicion(folder, database, &self.blob));
+            acquit(folder, database, &self.blob);
         }
     }
 }
@@ -133,7 +133,7 @@ pub fn suspects(folder: &Path, database: u32) -> HashSet<BlobId> {
         .collect()
 }
 
-/// Clears a suspect blob: a process has judged it, and lives.
+/// A blob is suspect no more: a process has judged it and lives, or it is in quarantine.
 pub fn acquit(folder: &Path, database: u32, blob: &BlobId) {
     let _ = fs::remove_file(suspicion(folder, database, blob));
 }
