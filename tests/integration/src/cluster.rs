@@ -4,6 +4,7 @@
 //! starts its own [`Cluster`], which is removed when it is dropped.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -392,4 +393,25 @@ fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
 fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("a bound socket").port()
+}
+
+/// Runs `psql`, a [`Cluster::client`] of that name, on a script, which has to succeed.
+#[track_caller]
+pub fn run_script(psql: &mut Command, script: &[u8]) {
+    let mut child = psql
+        .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("psql starts");
+    let mut input = child.stdin.take().expect("piped");
+    input.write_all(script).expect("psql reads");
+    drop(input);
+    let output = child.wait_with_output().expect("psql ends");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -1,8 +1,6 @@
 //! The extension as an object: dumped and restored with its history, dropped, installed in another schema.
 
-use std::io::Write;
-use std::process::Stdio;
-
+use ntt_mime_integration::cluster::run_script;
 use ntt_mime_integration::store::absent_blobid;
 use ntt_mime_integration::{Cluster, Store, TestDb, assert_error, inode};
 
@@ -17,29 +15,7 @@ fn copy(cluster: &Cluster, source: &str, target: &str) {
         "{}",
         String::from_utf8_lossy(&dump.stderr)
     );
-    let mut psql = cluster
-        .client("psql", target)
-        .args([
-            "--no-psqlrc",
-            "--quiet",
-            "--set=ON_ERROR_STOP=1",
-            "--output=/dev/null",
-        ])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("psql starts");
-    psql.stdin
-        .take()
-        .expect("piped")
-        .write_all(&dump.stdout)
-        .expect("psql reads");
-    let output = psql.wait_with_output().expect("psql ends");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    run_script(&mut cluster.client("psql", target), &dump.stdout);
 }
 
 #[test]

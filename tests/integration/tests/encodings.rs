@@ -2,17 +2,14 @@
 //!
 //! What a run makes SQL of is converted; what is for people to read is escaped (src/pg/encoding.rs).
 
-use std::io::Write;
 use std::os::unix::fs::symlink;
-use std::process::Stdio;
 
-use ntt_mime_integration::cluster::SUPERUSER;
+use ntt_mime_integration::cluster::{SUPERUSER, run_script};
 use ntt_mime_integration::session::describe;
 use ntt_mime_integration::{Cluster, Session, Store, TestDb, assert_error, inode};
 
-/// A database in LATIN1 with the extension and a target `"Größe"` of 20 blobs, and a session in it. The root of its
-/// store has a name with an umlaut.
-fn latin1(name: &str) -> (TestDb<'static>, Store, Session) {
+/// A database in LATIN1 with the extension.
+fn latin1_database(name: &str) -> TestDb<'static> {
     let cluster = Cluster::shared();
     let db = TestDb::empty(cluster, name);
     let mut dba = cluster.connect("postgres", SUPERUSER);
@@ -22,6 +19,13 @@ fn latin1(name: &str) -> (TestDb<'static>, Store, Session) {
         db.name
     ));
     db.connect().exec("CREATE EXTENSION ntt_mime");
+    db
+}
+
+/// The same with a target `"Größe"` of 20 blobs, and a session in it. The root of its
+/// store has a name with an umlaut.
+fn latin1(name: &str) -> (TestDb<'static>, Store, Session) {
+    let db = latin1_database(name);
     let store = Store::new();
     let blobids = store.put_synthetic(20);
     // Whatever the encoding of the database, names on the disk are taken to be in UTF-8.
@@ -38,29 +42,54 @@ fn latin1(name: &str) -> (TestDb<'static>, Store, Session) {
 }
 
 #[test]
+fn names_in_a_database_of_another_encoding() {
+    let db = latin1_database("latin1");
+    let store = Store::new();
+    db.use_store(&store);
+    let mut s = db.connect();
+    inode::load_source(&mut s, &store.put_synthetic(20));
+    s.exec(
+        r#"CREATE SCHEMA "Größe";
+           CREATE TABLE "Größe"."Café" (number int, blobid text, mime_type text) PARTITION BY LIST (number);
+           CREATE TABLE "Größe"."Café ½" PARTITION OF "Größe"."Café" DEFAULT;
+           INSERT INTO "Größe"."Café" SELECT n, blobid FROM source;
+           INSERT INTO "Größe"."Café" VALUES (100, 'kein Blob: ß')"#,
+    );
+    assert_eq!(
+        s.table("SELECT status FROM ntt_inspect_blob('kein Blob: ß')"),
+        ["invalid"]
+    );
+    assert_error(
+        s.query("SELECT ntt_detect_mime('kein Blob: ß'::text)", &[]),
+        "22023",
+        "invalid blobid",
+    );
+    inode::remember(&mut s, r#""Größe"."Café""#);
+    let outcome = s
+        .call(r#"7, target => '"Größe"."Café"'"#)
+        .unwrap_or_else(|e| panic!("{}", describe(&e)));
+    assert_eq!((outcome.rows_updated, outcome.failures), (20, 1));
+    inode::check_filled(&mut s, r#""Größe"."Café""#);
+    s.exec(r#"SET ntt_mime.target = '"Größe"."Café"'"#);
+    assert_eq!(s.backfill("7").rows_updated, 0);
+    assert_eq!(
+        s.column("SELECT DISTINCT target FROM ntt_mime.run"),
+        [r#""Gr\u{f6}\u{df}e"."Caf\u{e9}""#]
+    );
+    assert_eq!(
+        s.table("SELECT blobid, reason FROM ntt_mime.failure"),
+        [r"kein Blob: \u{df}|invalid"]
+    );
+}
+
+#[test]
 fn a_client_of_another_encoding_runs_a_backfill() {
     let (db, _store, mut s) = latin1("latin1_client");
     inode::remember(&mut s, r#""Größe""#);
-    let mut psql = db
-        .cluster
-        .client("psql", &db.name)
-        .env("PGCLIENTENCODING", "LATIN1")
-        .args(["--no-psqlrc", "--set=ON_ERROR_STOP=1"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("psql starts");
-    psql.stdin
-        .take()
-        .expect("piped")
-        .write_all(b"CALL ntt_backfill_mime(7, target => '\"Gr\xf6\xdfe\"');")
-        .expect("psql reads");
-    let output = psql.wait_with_output().expect("psql ends");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
+    let mut psql = db.cluster.client("psql", &db.name);
+    run_script(
+        psql.env("PGCLIENTENCODING", "LATIN1"),
+        b"CALL ntt_backfill_mime(7, target => '\"Gr\xf6\xdfe\"');",
     );
     inode::check_filled(&mut s, r#""Größe""#);
     assert_eq!(

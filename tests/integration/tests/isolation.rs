@@ -918,56 +918,6 @@ fn triggers_stay_silent_for_a_caller_who_replicates() {
 }
 
 #[test]
-fn names_in_a_database_of_another_encoding() {
-    // What is for people to read is escaped; see src/pg/encoding.rs.
-    let cluster = Cluster::shared();
-    let db = TestDb::empty(cluster, "latin1");
-    let mut dba = cluster.connect("postgres", SUPERUSER);
-    dba.exec(&format!("DROP DATABASE {}", db.name));
-    dba.exec(&format!(
-        "CREATE DATABASE {} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'",
-        db.name
-    ));
-    db.connect().exec("CREATE EXTENSION ntt_mime");
-    let store = Store::new();
-    db.use_store(&store);
-    let mut s = db.connect();
-    inode::load_source(&mut s, &store.put_synthetic(20));
-    s.exec(
-        r#"CREATE SCHEMA "Größe";
-           CREATE TABLE "Größe"."Café" (number int, blobid text, mime_type text) PARTITION BY LIST (number);
-           CREATE TABLE "Größe"."Café ½" PARTITION OF "Größe"."Café" DEFAULT;
-           INSERT INTO "Größe"."Café" SELECT n, blobid FROM source;
-           INSERT INTO "Größe"."Café" VALUES (100, 'kein Blob: ß')"#,
-    );
-    assert_eq!(
-        s.table("SELECT status FROM ntt_inspect_blob('kein Blob: ß')"),
-        ["invalid"]
-    );
-    assert_error(
-        s.query("SELECT ntt_detect_mime('kein Blob: ß'::text)", &[]),
-        "22023",
-        "invalid blobid",
-    );
-    inode::remember(&mut s, r#""Größe"."Café""#);
-    let outcome = s
-        .call(r#"7, target => '"Größe"."Café"'"#)
-        .unwrap_or_else(|e| panic!("{}", describe(&e)));
-    assert_eq!((outcome.rows_updated, outcome.failures), (20, 1));
-    inode::check_filled(&mut s, r#""Größe"."Café""#);
-    s.exec(r#"SET ntt_mime.target = '"Größe"."Café"'"#);
-    assert_eq!(s.backfill("7").rows_updated, 0);
-    assert_eq!(
-        s.column("SELECT DISTINCT target FROM ntt_mime.run"),
-        [r#""Gr\u{f6}\u{df}e"."Caf\u{e9}""#]
-    );
-    assert_eq!(
-        s.table("SELECT blobid, reason FROM ntt_mime.failure"),
-        [r"kein Blob: \u{df}|invalid"]
-    );
-}
-
-#[test]
 fn nobody_holds_a_run_off_with_advisory_locks_of_theirs() {
     let mut g = guarded("advisory");
     // Anybody may take advisory locks; what their keys are anybody may read in pg_locks while a run goes on.
