@@ -87,7 +87,7 @@ pub fn define() {
     GucRegistry::define_int_guc(
         c"ntt_mime.cache_size",
         c"Sets the shared memory of a run for blobs already detected.",
-        c"36 bytes a distinct blob; with room for all of them each blob is read once a run. \
+        c"24 bytes a distinct blob; with room for all of them each blob is read once a run. \
           0 switches the cache off: slower, never wrong.",
         &CACHE_SIZE,
         0,

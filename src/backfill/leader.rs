@@ -229,9 +229,13 @@ impl Leader {
             failures_on_record,
             session: bgworker::Session::current(),
         };
-        let cache = Memory::create("ntt_mime run cache", self.options.cache_bytes)
+        let settings = bgworker::serialize_settings();
+        let (cache, segment) = Memory::create("ntt_mime run cache", self.options.cache_bytes)
+            .and_then(|cache| {
+                let segment = shared::create(&job, leaves, &cache, &settings)?;
+                Ok((cache, segment))
+            })
             .unwrap_or_else(|error| Error::run_cache(error).raise());
-        let segment = shared::create(&job, leaves, &cache, &bgworker::serialize_settings());
         let handle = segment.handle();
         abandon_on_exit(&segment);
         self.segment = Some(segment);

@@ -22,7 +22,7 @@ use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run5");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run6");
 
 /// Alignment of each part: a cache line, so that parts don't share one.
 const ALIGN: usize = 64;
@@ -195,7 +195,12 @@ impl Header {
 }
 
 /// Makes the shared memory of a run whose target has `leaves` leaves now, and whose blobs are known in `cache`.
-pub fn create(job: &Job, leaves: usize, cache: &Memory, settings: &[u8]) -> Segment {
+pub fn create(
+    job: &Job,
+    leaves: usize,
+    cache: &Memory,
+    settings: &[u8],
+) -> std::io::Result<Segment> {
     let job_text = serde_json::to_vec(job).expect("a job is plain data");
     // SAFETY: all zero is a valid header (integers, atomics, an empty dictionary); boxed, since the
     // dictionary is too big for a stack.
@@ -204,6 +209,7 @@ pub fn create(job: &Job, leaves: usize, cache: &Memory, settings: &[u8]) -> Segm
     header.run_id = job.run_id;
     header.workers = u64::from(job.options.workers);
     header.leaves = (leaves + leaves / 4 + SPARE_LEAVES) as u64;
+    header.cache = CacheHeader::new()?;
     header.cache_place = cache.place();
     header.job_bytes = job_text.len() as u64;
     header.settings_bytes = settings.len() as u64;
@@ -218,7 +224,7 @@ pub fn create(job: &Job, leaves: usize, cache: &Memory, settings: &[u8]) -> Segm
         std::ptr::copy_nonoverlapping(job_text.as_ptr(), base.add(layout.job), job_text.len());
         std::ptr::copy_nonoverlapping(settings.as_ptr(), base.add(layout.settings), settings.len());
     }
-    segment
+    Ok(segment)
 }
 
 impl<'a> Shared<'a> {

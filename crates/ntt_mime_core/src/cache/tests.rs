@@ -8,12 +8,7 @@ fn zeroed(n: usize) -> (CacheHeader, Vec<Slot>) {
             key: Default::default(),
         })
         .collect();
-    (
-        CacheHeader {
-            used: AtomicU64::new(0),
-        },
-        slots,
-    )
+    (CacheHeader::new().unwrap(), slots)
 }
 
 fn used(header: &CacheHeader) -> u64 {
