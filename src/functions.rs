@@ -76,6 +76,7 @@ fn inspect(blobid: &str) -> Inspection {
             match look.result {
                 Ok(found) => {
                     let reads = match found.reads {
+                        0 => "empty".to_owned(),
                         1 => "1 look".to_owned(),
                         n => format!("{n} looks, each larger than the one before"),
                     };

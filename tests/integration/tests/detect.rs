@@ -201,9 +201,9 @@ fn empty_files_are_x_empty() {
     );
     assert_eq!(
         s.table(&format!(
-            "SELECT size, bytes_read FROM ntt_inspect_blob('{blobid}')"
+            "SELECT size, bytes_read, detail FROM ntt_inspect_blob('{blobid}')"
         )),
-        ["0|0"]
+        ["0|0|empty"]
     );
 }
 

@@ -31,6 +31,8 @@ fn objects(s: &mut Session) -> Vec<String> {
              SELECT d.classid, d.objid
                FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
               WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'ntt_mime'
+                -- A table's row type is a member of its own from PostgreSQL 17 on.
+                AND d.classid <> 'pg_type'::regclass
          ), part AS (
              SELECT classid, objid, 0 AS objsubid FROM member
              UNION ALL
