@@ -34,6 +34,6 @@ pub use cluster::Cluster;
 pub use corpus::corpus;
 pub use database::TestDb;
 pub use errors::assert_error;
-pub use session::{Background, Notice, Outcome, Session};
+pub use session::{Background, Notice, Outcome, Session, assert_same_rows};
 pub use store::Store;
 pub use wait::{SOON, wait_for, wait_until};

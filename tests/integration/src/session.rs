@@ -317,6 +317,23 @@ fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
         .collect()
 }
 
+/// Asserts that two tables have the same rows, in whatever order; says which only one of them has.
+#[track_caller]
+pub fn assert_same_rows(found: &[String], expected: &[String], what: &str) {
+    let without = |rows: &[String], others: &[String]| -> Vec<String> {
+        let kept = rows.iter().filter(|row| !others.contains(row));
+        kept.cloned().collect()
+    };
+    let lacking = without(expected, found);
+    let others = without(found, expected);
+    assert!(
+        lacking.is_empty() && others.is_empty() && found.len() == expected.len(),
+        "{what}: {} rows where {} were expected; lacking: {lacking:#?}; instead: {others:#?}",
+        found.len(),
+        expected.len()
+    );
+}
+
 fn shorten(sql: &str) -> String {
     sql.chars().take(1000).collect()
 }

@@ -6,7 +6,8 @@ use std::fs;
 use ntt_mime_integration::cluster::SUPERUSER;
 use ntt_mime_integration::store::{absent_blobid, blobid_of};
 use ntt_mime_integration::{
-    Cluster, Session, Store, TestDb, assert_error, corpus, inode, judge, parallel, scratch,
+    Cluster, Session, Store, TestDb, assert_error, assert_same_rows, corpus, inode, judge,
+    parallel, scratch,
 };
 
 /// A session in a new database over the shared corpus, whose blobids are in `source`.
@@ -163,7 +164,7 @@ fn a_longer_first_look_reads_more_and_changes_no_answer() {
     let (usual, bytes) = answers_and_bytes(&mut s);
     s.exec("SET ntt_mime.head_bytes = '64kB'");
     let (answers, more_bytes) = answers_and_bytes(&mut s);
-    assert_eq!(answers, usual);
+    assert_same_rows(&answers, &usual, "64 kB");
     // A shorter one than the usual may cost answers (docs/accuracy.md), and saves bytes.
     s.exec("SET ntt_mime.head_bytes = '4kB'");
     let (_, fewer_bytes) = answers_and_bytes(&mut s);
@@ -179,7 +180,7 @@ fn the_prefilter_changes_no_answer() {
     let usual = answers_and_bytes(&mut s);
     s.exec("SET ntt_mime.prefilter = off");
     assert!(!s.value::<bool>("SELECT prefilter FROM ntt_mime_version()"));
-    assert_eq!(answers_and_bytes(&mut s).0, usual.0);
+    assert_same_rows(&answers_and_bytes(&mut s).0, &usual.0, "prefilter off");
 }
 
 #[test]
@@ -346,7 +347,7 @@ fn parallel_queries_give_the_serial_answers() {
     let serial = s.table(&ordered);
     parallel::force(&mut s);
     parallel::assert_parallel(&mut s, answers, "ntt_detect_mime");
-    assert_eq!(s.table(&ordered), serial);
+    assert_same_rows(&s.table(&ordered), &serial, "in parallel");
 }
 
 #[test]

@@ -941,7 +941,11 @@ fn nobody_holds_a_run_off_with_advisory_locks_of_theirs() {
             "SELECT pg_advisory_lock({class}, ({object}::bigint::bit(32))::int)"
         ));
     }
+    // The first run may have filled a row or two.
+    let left =
+        g.s.count("SELECT count(*) FROM blob WHERE mime_type IS NULL");
+    assert!(left > 50, "{left}");
     let outcome = g.s.backfill("20, target => 'blob'");
-    assert_eq!(outcome.rows_updated, 60);
+    assert_eq!(outcome.rows_updated, left);
     assert_eq!(g.s.count("SELECT count(*) FROM ntt_mime.progress"), 0);
 }

@@ -3,7 +3,7 @@
 //!
 //! Their scripts are in tests/released; `scripts/test.sh integration` puts them where CREATE EXTENSION finds them.
 
-use ntt_mime_integration::{Cluster, Session, Store, TestDb, inode};
+use ntt_mime_integration::{Cluster, Session, Store, TestDb, assert_same_rows, inode};
 
 /// Versions that have been released, each with a script to install it.
 fn released() -> Vec<String> {
@@ -90,10 +90,7 @@ fn an_upgrade_gives_what_a_new_installation_has() {
         s.exec(&format!("CREATE EXTENSION ntt_mime VERSION '{version}'"));
         assert_ne!(objects(&mut s), expected, "{version}");
         s.exec("ALTER EXTENSION ntt_mime UPDATE");
-        let found = objects(&mut s);
-        let lacking: Vec<_> = expected.iter().filter(|o| !found.contains(o)).collect();
-        let others: Vec<_> = found.iter().filter(|o| !expected.contains(o)).collect();
-        assert_eq!((lacking, others), (vec![], vec![]), "{version}");
+        assert_same_rows(&objects(&mut s), &expected, &version);
     }
 }
 
