@@ -261,7 +261,7 @@ fn warn(id: &BlobId, failure: &Failure) {
         FailureReason::Quarantined => {
             "To have it looked at again, delete its row from ntt_mime.failure."
         }
-        _ => "Function ntt_inspect_blob tells more.",
+        _ => "Use ntt_inspect_blob() for details.",
     };
     let detail = format!(
         "{} Further warnings of this kind are suppressed in this statement.",

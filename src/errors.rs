@@ -9,7 +9,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 use crate::pg::encoding::readable;
 use crate::pg::tx::PgError;
 
-/// An error to be raised.
+/// An error to be raised. A relation's name is as [`crate::pg::lock::plain_name`] has it, unless it says otherwise.
 #[derive(Debug, Clone)]
 pub enum Error {
     /// A blobid that isn't 64 lower-case hex digits.
@@ -32,7 +32,7 @@ pub enum Error {
     Recovery,
     /// Neither the argument nor the setting names a target.
     NoTarget,
-    /// No table of that name.
+    /// No table of that name, which is as it was given, in SQL.
     NoSuchTarget { name: String },
     /// No table of that oid, which was the argument.
     NoSuchTargetOid { oid: u32 },
@@ -53,7 +53,7 @@ pub enum Error {
         column: &'static str,
         found: String,
     },
-    /// No right to update the target.
+    /// No right to update the target, whose name is quoted for SQL: no quotes are around it.
     NoPrivilege { target: String, role: String },
     /// Policies on a partitioned target don't apply to its leaves, on which we work.
     RowSecurity { target: String, role: String },
@@ -77,14 +77,20 @@ pub enum Error {
     },
     /// Not a single worker.
     NoWorker,
+    /// A worker of another version of the library than the leader's.
+    OtherVersion,
     /// A worker ended without a word.
     WorkerTerminated,
     /// Somebody else's run.
     NotOwner { run_id: i64 },
 }
 
+/// What to do when a blob has been put into quarantine.
+pub const HOW_TO_ACQUIT: &str =
+    "To have a blob looked at again, delete its row from ntt_mime.failure.";
+
 /// What a run that ends early leaves.
-const KEPT: &str = "Batches that were committed before are kept.";
+const KEPT: &str = "Batches already committed are kept.";
 
 impl Error {
     /// Raises the error.
@@ -167,7 +173,7 @@ impl From<Error> for Report {
                 C::ERRCODE_CONFIG_FILE_ERROR,
                 "could not initialize libmagic".to_owned(),
             )
-            .set_detail(format!("What libmagic says is: {detail}."))
+            .set_detail(stopped(format!("libmagic reported: {detail}")))
             .set_hint(
                 "Install libmagic's database (on Debian, package libmagic-mgc), or correct the environment \
                  variable MAGIC of the server.",
@@ -179,9 +185,9 @@ impl From<Error> for Report {
             .set_detail(sentence(&detail)),
             Error::TransactionBlock => report(
                 C::ERRCODE_INVALID_TRANSACTION_TERMINATION,
-                "ntt_backfill_mime cannot run inside a transaction block, a function or a DO block".to_owned(),
+                "ntt_backfill_mime cannot run inside a transaction block, a function, a procedure, or a DO block".to_owned(),
             )
-            .set_hint("It commits batch by batch: CALL it by itself, with autocommit on."),
+            .set_hint("It commits batch by batch: CALL it as a statement of its own, with autocommit on."),
             Error::NullArgument { name } => report(
                 C::ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("argument \"{name}\" must not be null"),
@@ -198,15 +204,15 @@ impl From<Error> for Report {
             .set_hint("Run it on the primary; ntt_detect_mime works on a standby too."),
             Error::NoTarget => report(
                 C::ERRCODE_UNDEFINED_TABLE,
-                "no target table is named".to_owned(),
+                "no target table specified".to_owned(),
             )
-            .set_hint("Give the argument target, or set ntt_mime.target."),
+            .set_hint("Set ntt_mime.target, or pass the argument target."),
             Error::NoSuchTarget { name } => report(
                 C::ERRCODE_UNDEFINED_TABLE,
-                format!("relation \"{name}\" does not exist"),
+                format!("relation \"{}\" does not exist", unquoted(&name)),
             )
             .set_hint(
-                "Give the argument target, or set ntt_mime.target; name the schema, too, if it is not in search_path.",
+                "Check ntt_mime.target or the argument target, and qualify the name if its schema is not in search_path.",
             ),
             Error::NoSuchTargetOid { oid } => report(
                 C::ERRCODE_UNDEFINED_TABLE,
@@ -221,7 +227,7 @@ impl From<Error> for Report {
                 C::ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("cannot fill table \"{name}\""),
             )
-            .set_detail("Its access method cannot scan ranges of rows."),
+            .set_detail("Its access method does not support TID range scans."),
             Error::WrongKind { name, kind } => report(
                 C::ERRCODE_WRONG_OBJECT_TYPE,
                 format!("\"{name}\" is not a table"),
@@ -248,26 +254,28 @@ impl From<Error> for Report {
                 format!("permission denied for table {target}"),
             )
             .set_detail(format!(
-                "Role \"{role}\" has no UPDATE privilege on its column \"mime_type\"."
+                "Role \"{role}\" must have the UPDATE privilege on column \"mime_type\" of the table."
             )),
             Error::RowSecurity { target, role } => report(
                 C::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("cannot fill partitioned table \"{target}\" as role \"{role}\" because its row-level security applies"),
+                format!("cannot fill partitioned table \"{target}\" because row-level security applies to role \"{role}\""),
             )
-            .set_detail("A run works on the leaf partitions, where these policies do not apply.")
+            .set_detail(
+                "A run works on the leaf partitions, to which the policies of the partitioned table do not apply.",
+            )
             .set_hint("Run it as the table's owner or as a role with BYPASSRLS."),
             Error::BlobRoot { detail } => report(
                 C::ERRCODE_UNDEFINED_FILE,
                 "ntt_mime.blob_root does not name the directories of a blob store".to_owned(),
             )
             .set_detail(detail)
-            .set_hint("Mount the store, or set ntt_mime.blob_root."),
+            .set_hint("Mount the store, let the server's account search it, or correct ntt_mime.blob_root."),
             Error::StoreGone { detail } => report(
                 C::ERRCODE_UNDEFINED_FILE,
                 "blob store is no longer accessible".to_owned(),
             )
             .set_detail(format!(
-                "{detail} {KEPT} No blob is recorded as missing for it."
+                "{detail} {KEPT} No blob is recorded as missing because of this."
             ))
             .set_hint("Mount the store again, then run the backfill again."),
             Error::Note { error, disk_full } => report(
@@ -278,7 +286,8 @@ impl From<Error> for Report {
                 format!("could not access notes in directory \"{}\": {error}", ntt_mime_core::note::FOLDER),
             )
             .set_detail(
-                "In it, below the data directory, processes note which blob they are looking at, in case it crashes them.",
+                "Processes record there, below the data directory, which blob they are examining, so that one that \
+                 crashes a process can be quarantined.",
             ),
             Error::Examiner { error } => report(
                 C::ERRCODE_SYSTEM_ERROR,
@@ -324,8 +333,13 @@ impl From<Error> for Report {
             )
             .set_hint(
                 "You might need to increase max_worker_processes, or to wait until other background workers have \
-                 ended. The server log tells if workers could not connect.",
+                 ended. The server log has the reason if workers could not connect or start.",
             ),
+            Error::OtherVersion => report(
+                C::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "run was started by another version of ntt_mime".to_owned(),
+            )
+            .set_hint("Reconnect the session that calls ntt_backfill_mime()."),
             Error::WorkerTerminated => report(
                 C::ERRCODE_ADMIN_SHUTDOWN,
                 "a background worker of the backfill was terminated".to_owned(),
@@ -377,14 +391,60 @@ pub fn sentence(words: &impl std::fmt::Display) -> String {
     let mut characters = words.chars();
     match characters.next() {
         // A name stays as it is.
-        Some(_) if words.starts_with("libmagic") => format!("{words}."),
-        Some(first) => first
-            .to_uppercase()
-            .chain(characters)
-            .chain(['.'])
-            .collect(),
+        Some(_) if words.starts_with("libmagic") => stopped(words),
+        Some(first) => stopped(first.to_uppercase().chain(characters).collect()),
         None => String::new(),
     }
+}
+
+/// With a full stop, unless it has an end already: what libmagic reports may have one.
+fn stopped(mut words: String) -> String {
+    if !words.ends_with(['.', '!', '?']) {
+        words.push('.');
+    }
+    words
+}
+
+/// A relation's name as a message puts it between quotes, from one as SQL has it: without quotes of its own, and in
+/// lower case where there are none, as PostgreSQL reads it. One whose quotes don't match is no name, and stays.
+fn unquoted(name: &str) -> String {
+    let mut plain = String::new();
+    let mut in_quotes = false;
+    let mut characters = name.trim().chars().peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            '"' if in_quotes && characters.next_if_eq(&'"').is_some() => plain.push('"'),
+            '"' => in_quotes = !in_quotes,
+            c if in_quotes => plain.push(c),
+            c => plain.push(c.to_ascii_lowercase()),
+        }
+    }
+    match in_quotes {
+        true => name.to_owned(),
+        false => plain,
+    }
+}
+
+/// How many of what it counts a message names.
+pub const NAMED: usize = 3;
+
+/// Which ones a message counts, `names` being [`NAMED`] of them at most, as a sentence; None without any.
+pub fn which(names: &[String], count: usize) -> Option<String> {
+    let verb = match (names.len(), count) {
+        (0, _) => return None,
+        (1, 1) => "It is",
+        (named, count) if named == count => "They are",
+        _ => "They include",
+    };
+    let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    Some(format!("{verb} {}.", names.join(", ")))
+}
+
+/// Of something counted, with its verb: "1 blob has", "2 blobs have".
+pub fn counted_with(count: impl Into<u64>, noun: &str, (one, many): (&str, &str)) -> String {
+    let count = count.into();
+    let verb = if count == 1 { one } else { many };
+    format!("{} {verb}", counted(count, noun))
 }
 
 /// So many of something: "1 blob", "2 blobs". A noun in -f, such as leaf, becomes one in -ves.
@@ -398,7 +458,7 @@ pub fn counted(count: impl Into<u64>, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{counted, sentence};
+    use super::{counted, counted_with, sentence, unquoted, which};
 
     #[test]
     fn one_is_not_many() {
@@ -406,6 +466,9 @@ mod tests {
         assert_eq!(counted(1u64, "leaf"), "1 leaf");
         assert_eq!(counted(2u64, "leaf"), "2 leaves");
         assert_eq!(counted(2u64, "background worker"), "2 background workers");
+        let has = ("has", "have");
+        assert_eq!(counted_with(1u64, "blob", has), "1 blob has");
+        assert_eq!(counted_with(2u64, "leaf", has), "2 leaves have");
     }
 
     #[test]
@@ -413,5 +476,38 @@ mod tests {
         assert_eq!(sentence(&"no file \"a\""), "No file \"a\".");
         assert_eq!(sentence(&"libmagic gave no type"), "libmagic gave no type.");
         assert_eq!(sentence(&""), "");
+    }
+
+    #[test]
+    fn a_sentence_has_one_end() {
+        assert_eq!(sentence(&"no magic files!"), "No magic files!");
+        assert_eq!(sentence(&"libmagic gave up."), "libmagic gave up.");
+    }
+
+    #[test]
+    fn a_name_between_quotes_has_none_of_its_own() {
+        assert_eq!(unquoted("Public.inode"), "public.inode");
+        assert_eq!(
+            unquoted(r#" "My Schema"."My Table" "#),
+            "My Schema.My Table"
+        );
+        assert_eq!(unquoted(r#"a."say ""hi""""#), r#"a.say "hi""#);
+        assert_eq!(unquoted(r#""Blob"#), r#""Blob"#);
+        assert_eq!(unquoted(""), "");
+    }
+
+    #[test]
+    fn a_message_says_which_ones_it_counts() {
+        let names = ["public.a", "public.My b"].map(str::to_owned);
+        assert_eq!(which(&[], 2), None);
+        assert_eq!(which(&names[..1], 1).unwrap(), r#"It is "public.a"."#);
+        assert_eq!(
+            which(&names, 2).unwrap(),
+            r#"They are "public.a", "public.My b"."#
+        );
+        assert_eq!(
+            which(&names, 3).unwrap(),
+            r#"They include "public.a", "public.My b"."#
+        );
     }
 }

@@ -19,13 +19,14 @@ use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::memory::Mapping;
 use ntt_mime_core::note::{self, Note};
 use ntt_mime_core::store::Store;
-use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
 use super::batch::{Batch, BlobKey, Found, Wanted};
 use super::history::{self, KnownFailure, NewFailure};
 use super::options::Job;
 use super::shared::{Counters, Shared, Stop, add, add_time};
-use crate::errors::{Error, sentence};
+use crate::errors::{Error, HOW_TO_ACQUIT, sentence};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::PgError;
 use crate::pg::{descriptors, notes, tx};
@@ -434,12 +435,18 @@ impl<'a> Finder<'a> {
             true => "would be put",
             false => "has been put",
         };
-        ereport!(
-            PgLogLevel::WARNING,
+        let report = ErrorReport::new(
             PgSqlErrorCode::ERRCODE_WARNING,
             format!("blob \"{}\" {action} into quarantine", failure.blobid),
-            sentence(&failure.detail)
-        );
+            function_name!(),
+        )
+        .set_detail(sentence(&failure.detail));
+        // A dry run leaves no row to delete.
+        let report = match dry_run {
+            true => report,
+            false => report.set_hint(HOW_TO_ACQUIT),
+        };
+        report.report(PgLogLevel::WARNING);
         // At once, not with the other failures of the batch: it has cost enough to find out.
         if !dry_run {
             let run_id = self.job.run_id;

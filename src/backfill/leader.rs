@@ -19,13 +19,13 @@ use ntt_mime_core::memory::Memory;
 use ntt_mime_core::note::{self, LeftBehind};
 use ntt_mime_core::store::{RootIdentity, Store};
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, function_name, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_sys};
 
 use super::history::{self, NewFailure};
 use super::options::{Arguments, Job, Options};
 use super::shared::{self, Shared, WorkerState};
-use super::target::{self, ListedLeaf, Target};
-use crate::errors::{Error, counted, sentence};
+use super::target::{self, ListedLeaf, Others, Target};
+use crate::errors::{Error, HOW_TO_ACQUIT, NAMED, counted, counted_with, sentence, which};
 use crate::pg::bgworker::{self, Handle};
 use crate::pg::dsm::Segment;
 use crate::pg::encoding::readable;
@@ -160,7 +160,7 @@ impl Leader {
             Some(held) => self.locks.push(held),
             None => {
                 let (pid, run_id) = tx::in_subtransaction(|| history::holder_of_target(oid));
-                let target = self.target.name.clone();
+                let target = self.target.plain_name.clone();
                 Error::AlreadyRunning {
                     target,
                     pid,
@@ -204,14 +204,9 @@ impl Leader {
         let target = &self.target;
         let (leaves, others) =
             tx::in_subtransaction(|| identity::as_owner(|| target::leaves(target)));
-        if others > 0 && !self.warned_of_others {
+        if others.count > 0 && !self.warned_of_others {
             self.warned_of_others = true;
-            ereport!(
-                PgLogLevel::WARNING,
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!("{} passed over", counted(others, "partition")),
-                "Foreign tables, and tables whose access method cannot scan ranges of rows, are not filled."
-            );
+            warn_of_others(&others);
         }
         leaves
     }
@@ -329,9 +324,10 @@ impl Leader {
         if !cancelled && !limited && !self.leaves.values().any(|seen| seen.unseen) {
             row.rows_left = Some(self.leaves.values().map(|seen| seen.rows_left).sum());
         }
+        let locked = self.locked();
         self.write(&row);
         let elapsed = self.started.elapsed();
-        self.tell(&row, elapsed);
+        self.tell(&row, elapsed, &locked);
         self.release();
         Summary {
             run_id: self.run_id,
@@ -386,8 +382,22 @@ fn quarantined(left: &LeftBehind) -> NewFailure {
     }
 }
 
+fn warn_of_others(others: &Others) {
+    let why = "Foreign tables, and tables whose access method does not support TID range scans, are not filled.";
+    let detail = match which(&others.names, others.count) {
+        Some(which) => format!("{which} {why}"),
+        None => why.to_owned(),
+    };
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!("skipped {}", counted(others.count as u64, "partition")),
+        function_name!(),
+    )
+    .set_detail(readable(detail))
+    .report(PgLogLevel::WARNING);
+}
+
 fn warn_of_quarantined(left_behind: &[LeftBehind]) {
-    const NAMED: usize = 3;
     // More than one process may have died at a blob.
     let blobs: BTreeSet<String> = left_behind
         .iter()
@@ -397,18 +407,18 @@ fn warn_of_quarantined(left_behind: &[LeftBehind]) {
         true => " and others",
         false => "",
     };
-    let count = counted(blobs.len() as u64, "blob");
+    let blobs_have = counted_with(blobs.len() as u64, "blob", ("has", "have"));
     let named: Vec<String> = blobs.into_iter().take(NAMED).collect();
     ErrorReport::new(
         PgSqlErrorCode::ERRCODE_WARNING,
-        format!("{count} put into quarantine"),
+        format!("{blobs_have} been put into quarantine"),
         function_name!(),
     )
     .set_detail(format!(
         "Server processes died while they looked at {}{others}.",
         named.join(", ")
     ))
-    .set_hint("To have a blob looked at again, delete its row from ntt_mime.failure.")
+    .set_hint(HOW_TO_ACQUIT)
     .report(PgLogLevel::WARNING);
 }
 

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
-use crate::errors::Error;
-use crate::pg::lock::{method_scans_tid_ranges, qualified_name};
+use crate::errors::{Error, NAMED};
+use crate::pg::lock::{method_scans_tid_ranges, plain_name, qualified_name};
 
 /// A table that can be filled.
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ pub struct Target {
     pub oid: pg_sys::Oid,
     /// Qualified and quoted.
     pub name: String,
+    /// Qualified, for messages that put it between quotes.
+    pub plain_name: String,
     pub partitioned: bool,
     /// Do its policies apply to the caller?
     pub row_security: bool,
@@ -101,6 +103,7 @@ fn describe(oid: pg_sys::Oid) -> Option<Result<Target, Error>> {
         }
         Ok(Some(Described {
             name: qualified_name(oid).unwrap_or_default(),
+            plain_name: plain_name(oid).unwrap_or_default(),
             kind: row.get::<String>(1)?.unwrap_or_default(),
             persistence: row.get::<String>(2)?.unwrap_or_default(),
             blobid: (row.get(3)?, row.get(4)?),
@@ -117,6 +120,7 @@ fn describe(oid: pg_sys::Oid) -> Option<Result<Target, Error>> {
 
 struct Described {
     name: String,
+    plain_name: String,
     kind: String,
     persistence: String,
     blobid: (Option<pg_sys::Oid>, Option<String>),
@@ -131,7 +135,10 @@ struct Described {
 impl Described {
     fn check(self, oid: pg_sys::Oid) -> Result<Target, Error> {
         let kind = match (self.kind.as_str(), self.persistence.as_str()) {
-            ("r" | "p", "t") => return Err(Error::TemporaryTarget { name: self.name }),
+            ("r" | "p", "t") => {
+                let name = self.plain_name;
+                return Err(Error::TemporaryTarget { name });
+            }
             ("r" | "p", _) => None,
             ("v", _) => Some("a view"),
             ("m", _) => Some("a materialized view"),
@@ -143,14 +150,15 @@ impl Described {
         };
         let role = || crate::pg::identity::role_name(crate::pg::identity::current_user());
         if let Some(kind) = kind {
-            let name = self.name;
+            let name = self.plain_name;
             return Err(Error::WrongKind { name, kind });
         }
         if self
             .access_method
             .is_some_and(|method| !method_scans_tid_ranges(method))
         {
-            return Err(Error::AccessMethod { name: self.name });
+            let name = self.plain_name;
+            return Err(Error::AccessMethod { name });
         }
         self.check_column("blobid", &self.blobid)?;
         self.check_column("mime_type", &self.mime_type)?;
@@ -160,13 +168,14 @@ impl Described {
         }
         let partitioned = self.kind == "p";
         if partitioned && self.row_security {
-            let (target, role) = (self.name, role());
+            let (target, role) = (self.plain_name, role());
             return Err(Error::RowSecurity { target, role });
         }
         let limit = self.mime_typmod - pg_sys::VARHDRSZ as i32;
         Ok(Target {
             oid,
             name: self.name,
+            plain_name: self.plain_name,
             partitioned,
             row_security: self.row_security,
             mime_type_limit: usize::try_from(limit).ok(),
@@ -181,41 +190,55 @@ impl Described {
         match type_oid {
             Some(pg_sys::TEXTOID | pg_sys::VARCHAROID) => Ok(()),
             Some(_) => Err(Error::WrongType {
-                target: self.name.clone(),
+                target: self.plain_name.clone(),
                 column,
                 found: type_name.clone().unwrap_or_default(),
             }),
             None => Err(Error::NoSuchColumn {
-                target: self.name.clone(),
+                target: self.plain_name.clone(),
                 column,
             }),
         }
     }
 }
 
-/// The leaves as they are now, the largest first, and how many others can't be filled: foreign tables, and tables
-/// whose access method can't scan ranges of rows. Inside a subtransaction, under a safe search path.
-pub fn leaves(target: &Target) -> (Vec<ListedLeaf>, u64) {
+/// Partitions that can't be filled: foreign tables, and tables whose access method can't scan ranges of rows.
+#[derive(Default)]
+pub struct Others {
+    pub count: usize,
+    /// Of the first [`NAMED`] of them, as messages have them between quotes.
+    pub names: Vec<String>,
+}
+
+/// The leaves as they are now, the largest first, and the partitions that can't be filled. Inside a subtransaction,
+/// under a safe search path.
+pub fn leaves(target: &Target) -> (Vec<ListedLeaf>, Others) {
+    let mut others = Others::default();
     if !target.partitioned {
         let oid = target.oid.to_u32();
-        return (vec![ListedLeaf { oid, blocks: 0 }], 0);
+        return (vec![ListedLeaf { oid, blocks: 0 }], others);
     }
-    let (mut leaves, mut others) = (Vec::new(), 0);
+    let mut leaves = Vec::new();
     let mut methods = HashMap::new();
     Spi::connect(|client| -> pgrx::spi::Result<()> {
         let rows = client.select(LIST_LEAVES, None, &[DatumWithOid::from(target.oid)])?;
         for row in rows {
+            let oid = row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid);
             let usable = row.get::<pg_sys::Oid>(3)?.is_some_and(|method| {
                 let usable = methods.entry(method);
                 *usable.or_insert_with(|| method_scans_tid_ranges(method))
             });
             if usable {
                 leaves.push(ListedLeaf {
-                    oid: row.get::<pg_sys::Oid>(1)?.map_or(0, |oid| oid.to_u32()),
+                    oid: oid.to_u32(),
                     blocks: row.get::<i32>(2)?.unwrap_or(0) as u32,
                 });
             } else {
-                others += 1;
+                if others.count < NAMED {
+                    // One that has been dropped meanwhile has no name any more.
+                    others.names.extend(plain_name(oid));
+                }
+                others.count += 1;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ntt_mime_core::board::Turn;
 use ntt_mime_core::memory::Mapping;
 use ntt_mime_core::note::Keeper;
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::pg_sys;
 
 use super::batch::Batch;
 use super::finder::Finder;
@@ -63,8 +63,11 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
     let Some(segment) = dsm::Segment::attach(handle) else {
         return;
     };
+    // The leader writes all of it before it starts a worker. But it keeps the library that its session has loaded,
+    // while a worker loads the file that is there now. Where the leader would look for an error isn't known then: the
+    // server's log has it.
     let Some(shared) = Shared::view(&segment) else {
-        return;
+        Error::OtherVersion.raise();
     };
     let slot = shared.worker(number);
     let mut name = "ntt_mime worker".to_owned();
@@ -77,10 +80,8 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
                 work(&job, shared, number, slot)
             })
         }
-        Err(error) => Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-            format!("could not read the options of a run: {error}"),
-        )),
+        // Of another version as well, but of the same layout: the leader will understand.
+        Err(_) => Err(Error::OtherVersion.into()),
     };
     match result {
         Ok(state) => slot.set_state(state),

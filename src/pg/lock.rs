@@ -4,7 +4,11 @@
 //! in whatever way it ends, so they, not the rows of `ntt_mime.run`, tell who runs. They are of a kind that
 //! SQL's functions don't take, so nobody can hold runs off with locks of his own.
 
+use std::ffi::c_char;
+
 use pgrx::pg_sys;
+
+use super::encoding::from_server_c;
 
 /// First key of the lock on a target; the second is the target's oid.
 pub const TARGET_CLASS: u32 = 0x4E54_5431;
@@ -221,16 +225,27 @@ impl Drop for LockedLeaf {
 
 /// A relation's name, qualified and quoted for use in SQL; None when it is gone.
 pub fn qualified_name(oid: pg_sys::Oid) -> Option<String> {
+    let (schema, name) = names(oid)?;
+    // SAFETY: two C strings.
+    unsafe { from_server_c(pg_sys::quote_qualified_identifier(schema, name)) }
+}
+
+/// A relation's name, qualified, for a message that puts it between quotes: it has none of its own then, as in
+/// PostgreSQL's messages. None when it is gone.
+pub fn plain_name(oid: pg_sys::Oid) -> Option<String> {
+    let (schema, name) = names(oid)?;
+    // SAFETY: two C strings.
+    let (schema, name) = unsafe { (from_server_c(schema)?, from_server_c(name)?) };
+    Some(format!("{schema}.{name}"))
+}
+
+/// The names of a relation's schema and of itself; None when it is gone.
+fn names(oid: pg_sys::Oid) -> Option<(*mut c_char, *mut c_char)> {
     // SAFETY: catalog look-ups inside a transaction; both names are palloc'ed copies or NULL.
-    unsafe {
+    let (schema, name) = unsafe {
         let name = pg_sys::get_rel_name(oid);
-        if name.is_null() {
-            return None;
-        }
         let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid));
-        if schema.is_null() {
-            return None;
-        }
-        super::encoding::from_server_c(pg_sys::quote_qualified_identifier(schema, name))
-    }
+        (schema, name)
+    };
+    (!schema.is_null() && !name.is_null()).then_some((schema, name))
 }

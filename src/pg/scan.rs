@@ -8,7 +8,7 @@
 use pgrx::pg_sys;
 
 use super::encoding;
-use super::lock::LockedLeaf;
+use super::lock::{LockedLeaf, plain_name};
 use crate::errors::Error;
 
 /// Calls `row` with place and blobid of up to `limit` rows between two places, both exclusive, in physical order,
@@ -90,7 +90,7 @@ fn column(leaf: &LockedLeaf, name: &'static std::ffi::CStr) -> i16 {
     if number > 0 && [pg_sys::TEXTOID, pg_sys::VARCHAROID].contains(&kind) {
         return number;
     }
-    let target = leaf.qualified_name();
+    let target = plain_name(leaf.oid()).unwrap_or_default();
     let column = name.to_str().unwrap_or_default();
     if number < 1 {
         Error::NoSuchColumn { target, column }.raise()

@@ -265,6 +265,15 @@ fn end<T>(result: Result<T, Box<Caught>>) -> Result<(T, Duration), PgError> {
 /// This is how a leader runs queries: an error in one, a cancel request included, must not leave the
 /// query's snapshot behind, or the rollback in [`with_clean_up`] would be refused.
 pub fn in_subtransaction<T>(work: impl FnOnce() -> T) -> T {
+    try_in_subtransaction(work).unwrap_or_else(|caught| caught.original.rethrow())
+}
+
+/// Likewise, for what its caller can do without: None if there was an error, be it a cancel request.
+pub fn if_possible<T>(work: impl FnOnce() -> T) -> Option<T> {
+    try_in_subtransaction(work).ok()
+}
+
+fn try_in_subtransaction<T>(work: impl FnOnce() -> T) -> Result<T, Box<Caught>> {
     // SAFETY: the pattern of plpgsql's exec_stmt_block: remember memory context and resource owner,
     // begin, then either release or roll back, and restore both.
     unsafe {
@@ -289,7 +298,7 @@ pub fn in_subtransaction<T>(work: impl FnOnce() -> T) -> T {
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
-        result.unwrap_or_else(|caught| caught.original.rethrow())
+        result
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
 use super::{Leader, RECORD_EVERY};
 use crate::backfill::progress;
@@ -37,12 +38,14 @@ impl Leader {
         }
         if self.handles.len() < wanted {
             let got = self.handles.len();
-            ereport!(
-                PgLogLevel::WARNING,
+            ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_WARNING,
                 format!("only {got} of {wanted} background workers could be started"),
-                "The run goes on with fewer. You might need to increase max_worker_processes."
-            );
+                function_name!(),
+            )
+            .set_detail("The run goes on with fewer.")
+            .set_hint("You might need to increase max_worker_processes.")
+            .report(PgLogLevel::WARNING);
         }
     }
 

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, ereport, function_name};
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
 use super::Leader;
 use crate::backfill::history::{self, Additions, RunRow};
 use crate::backfill::progress::{self, Progress};
-use crate::errors::counted;
+use crate::errors::{NAMED, counted, counted_with, which};
 use crate::pg::encoding::readable;
-use crate::pg::{bgworker, tx};
+use crate::pg::lock::plain_name;
+use crate::pg::{bgworker, identity, tx};
 
 impl Leader {
     /// A line in the server's log. The options are in the run's row.
@@ -110,7 +112,8 @@ impl Leader {
         pgrx::notice!("{}", Progress { row: &row, elapsed }.line());
     }
 
-    pub(super) fn tell(&self, row: &RunRow, elapsed: Duration) {
+    /// Tells how the run has ended, and which leaves others have kept from it.
+    pub(super) fn tell(&self, row: &RunRow, elapsed: Duration, locked: &Locked) {
         let summary = Progress { row, elapsed }.summary();
         let summary = format!("{} {} {summary}", self.kind(), self.run_id);
         pgrx::log!("ntt_mime {summary}");
@@ -125,17 +128,50 @@ impl Leader {
                 report.set_hint("Table ntt_mime.failure has the blobs that could not be detected.");
         }
         report.report(PgLogLevel::NOTICE);
-        let locked = self.leaves.values().filter(|seen| seen.locked).count();
-        if locked > 0 {
-            ereport!(
-                PgLogLevel::WARNING,
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!(
-                    "{} not filled completely because of locks held by others",
-                    counted(locked as u64, "leaf")
-                ),
-                "The next run looks at them again."
-            );
+        if locked.count > 0 {
+            locked.warn();
         }
+    }
+
+    /// The leaves that others have kept from the run, as of the last pass. Looks into the catalogs: to be called where
+    /// a commit follows.
+    pub(super) fn locked(&self) -> Locked {
+        let locked = self.leaves.iter().filter(|(_, seen)| seen.locked);
+        let mut oids: Vec<u32> = locked.map(|(oid, _)| *oid).collect();
+        // Those that were made first.
+        oids.sort_unstable();
+        let count = oids.len();
+        oids.truncate(NAMED);
+        // One that has been dropped meanwhile has no name any more. As the owner, for the limit to how long we wait
+        // for a catalog; and all has been done, so that the run doesn't fail for want of a name.
+        let named = || oids.into_iter().map(Oid::from).filter_map(plain_name);
+        let names = match count {
+            0 => Vec::new(),
+            _ => tx::if_possible(|| identity::as_owner(|| named().collect())).unwrap_or_default(),
+        };
+        Locked { count, names }
+    }
+}
+
+/// Leaves that others have kept from a run.
+pub(super) struct Locked {
+    count: usize,
+    /// Of some of them.
+    names: Vec<String>,
+}
+
+impl Locked {
+    fn warn(&self) {
+        let leaves = counted_with(self.count as u64, "leaf", ("was", "were"));
+        let mut report = ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!("{leaves} not filled completely because of locks held by others"),
+            function_name!(),
+        )
+        .set_hint("The next run will try again.");
+        if let Some(which) = which(&self.names, self.count) {
+            report = report.set_detail(readable(which));
+        }
+        report.report(PgLogLevel::WARNING);
     }
 }

@@ -130,7 +130,7 @@ fn targets_that_are_not_there() {
     s.exec("SET ntt_mime.target = 'no_such_schema.blob'");
     assert_error(s.call(""), "42P01", "no_such_schema.blob");
     s.exec("SET ntt_mime.target = ''");
-    assert_error(s.call(""), "42P01", "no target table is named");
+    assert_error(s.call(""), "42P01", "no target table specified");
     for nonsense in ["a b c", "blob; DROP TABLE blob", "\"blob"] {
         s.exec(&format!("SET ntt_mime.target = '{nonsense}'"));
         // From PostgreSQL 16 on, to_regclass() doesn't raise an error for what can't be a name.
@@ -184,11 +184,95 @@ fn inside_a_transaction_or_a_function() {
 }
 
 #[test]
-fn inside_a_do_block() {
-    // A DO block outside a transaction isn't atomic, but it is an anonymous function all the same.
+fn inside_a_do_block_or_a_procedure() {
+    // Outside a transaction these aren't atomic, but they are functions all the same.
     let (db, _store, mut s) = plain_target("do_block");
-    let error = assert_error(s.batch_execute(&format!("DO $${BLOCK}$$")), "2D000", "");
-    assert!(error.hint().is_some_and(|hint| !hint.is_empty()), "a hint");
+    s.exec(&format!(
+        "CREATE PROCEDURE in_a_procedure() LANGUAGE plpgsql AS $${BLOCK}$$"
+    ));
+    for sql in [
+        "CALL in_a_procedure()",
+        "DO 'BEGIN CALL in_a_procedure(); END'",
+        &format!("DO $${BLOCK}$$"),
+    ] {
+        println!("{sql}");
+        let error = assert_error(s.batch_execute(sql), "2D000", "a procedure, or a DO block");
+        assert!(error.hint().is_some_and(|hint| !hint.is_empty()), "a hint");
+    }
+    check_nothing_left(&db, &mut s);
+}
+
+/// PostgreSQL's own messages have no quotes within quotes either.
+#[test]
+fn names_that_need_quotes_are_quoted_once() {
+    let (db, _store, mut s) = plain_target("quotes");
+    s.exec(
+        r#"CREATE SCHEMA "My Schema";
+           CREATE VIEW "My Schema"."A View" AS SELECT * FROM blob;
+           CREATE TABLE "My Schema"."No Columns" ();
+           CREATE TABLE "My Schema"."A Number" (blobid int, mime_type text);
+           CREATE TEMPORARY TABLE "Of Mine" (blobid text, mime_type text);
+           CREATE TABLE "My Schema"."My Table" (blobid text, mime_type text);
+           INSERT INTO "My Schema"."My Table" SELECT blobid FROM blob"#,
+    );
+    for (target, sqlstate, message) in [
+        (
+            r#""My Schema"."A View""#,
+            "42809",
+            r#""My Schema.A View" is not a table"#,
+        ),
+        (
+            r#""My Schema"."No Columns""#,
+            "42703",
+            r#"column "blobid" of relation "My Schema.No Columns" does not exist"#,
+        ),
+        (
+            r#""My Schema"."A Number""#,
+            "42809",
+            r#"column "blobid" of relation "My Schema.A Number" must be of type text or character varying"#,
+        ),
+        (r#""Of Mine""#, "42809", r#".Of Mine""#),
+        (
+            r#""My Schema"."No ""Such"" Table""#,
+            "42P01",
+            r#"relation "My Schema.No "Such" Table" does not exist"#,
+        ),
+    ] {
+        println!("{target}");
+        s.exec(&format!("SET ntt_mime.target = '{target}'"));
+        let error = assert_error(s.call(""), sqlstate, message);
+        assert!(error.message().ends_with(message), "{}", error.message());
+    }
+
+    // With and without quotes around it.
+    s.exec(r#"SET ntt_mime.target = '"My Schema"."My Table"'"#);
+    let mut first = db.connect();
+    first.exec(
+        r#"SET ntt_mime.batch_delay = '200ms'; SET ntt_mime.target = '"My Schema"."My Table"'"#,
+    );
+    let first = first.call_in_background("1");
+    s.wait_for_run();
+    assert_error(
+        s.call(""),
+        "55006",
+        r#"a backfill of "My Schema.My Table" is already running"#,
+    );
+    assert_eq!(
+        s.column("SELECT target FROM ntt_mime.progress"),
+        [r#""My Schema"."My Table""#]
+    );
+    first.succeed();
+    let reader = db.role("reader", "LOGIN");
+    s.exec(&format!(
+        r#"GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {reader}; GRANT USAGE ON SCHEMA "My Schema" TO {reader}"#
+    ));
+    let mut session = db.connect_as(&reader);
+    session.exec(r#"SET ntt_mime.target = '"My Schema"."My Table"'"#);
+    assert_error(
+        session.call(""),
+        "42501",
+        r#"permission denied for table "My Schema"."My Table""#,
+    );
     check_nothing_left(&db, &mut s);
 }
 
@@ -269,10 +353,12 @@ fn without_worker_slots() {
     inode::check_filled(&mut s, "blob");
     assert_eq!(s.run_counter(outcome.run_id, "workers"), 2);
     let warnings = s.take_warnings();
-    assert!(
-        matches!(warnings.as_slice(), [only] if only.starts_with("only 2 of 5 background workers could be started")
-            && only.contains("max_worker_processes")),
-        "{warnings:#?}"
+    assert_eq!(
+        warnings,
+        [
+            "only 2 of 5 background workers could be started | The run goes on with fewer. | \
+             You might need to increase max_worker_processes."
+        ]
     );
     db.wait_for_no_workers(Duration::from_secs(5));
 }

@@ -804,7 +804,7 @@ fn a_caller_whom_workers_cannot_follow_is_told() {
         ),
     ] {
         s.exec(&format!("UPDATE blob SET mime_type = NULL; {loss}"));
-        assert_error(session.call(""), "53400", "the server log tells");
+        assert_error(session.call(""), "53400", "the server log has the reason");
         db.wait_for_no_workers(Duration::from_secs(5));
         assert_eq!(inode::pending(&mut s, "blob"), 10, "{loss}");
         assert_eq!(

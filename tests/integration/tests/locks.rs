@@ -58,7 +58,8 @@ fn no_wait_is_longer_than_the_lock_timeout() {
     assert_eq!(
         warnings,
         [
-            "2 leaves not filled completely because of locks held by others | The next run looks at them again."
+            "2 leaves were not filled completely because of locks held by others | They are \"public.inode_m1\", \
+             \"public.inode_m3\". | The next run will try again."
         ]
     );
     // Nobody has seen these rows: how many are left isn't known.
@@ -73,6 +74,44 @@ fn no_wait_is_longer_than_the_lock_timeout() {
     assert_eq!(inode::pending(&mut s, "inode"), locked);
     assert_eq!(s.backfill("1000").rows_updated, locked);
     inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn a_few_of_the_locked_leaves_are_named() {
+    let (db, _store, mut s) = archive("lock_names", 5, 50);
+    s.exec("ALTER TABLE inode_m1 RENAME TO \"Inode M1\"");
+    let mut ddl = db.connect();
+    ddl.exec("BEGIN; LOCK TABLE ONLY \"Inode M1\" IN ACCESS EXCLUSIVE MODE");
+    let warnings = |s: &mut Session| {
+        s.exec("SET ntt_mime.lock_timeout = '50ms'");
+        s.backfill("1000");
+        s.take_warnings()
+    };
+    assert_eq!(
+        warnings(&mut s),
+        [
+            "1 leaf was not filled completely because of locks held by others | It is \"public.Inode M1\". | \
+             The next run will try again."
+        ]
+    );
+    ddl.exec("LOCK TABLE ONLY inode_m0, ONLY inode_m2, ONLY inode_m4 IN ACCESS EXCLUSIVE MODE");
+    assert_eq!(
+        warnings(&mut s),
+        [
+            "4 leaves were not filled completely because of locks held by others | They include \
+             \"public.inode_m0\", \"public.Inode M1\", \"public.inode_m2\". | The next run will try again."
+        ]
+    );
+    // A plain target is its own leaf.
+    let target = "target => 'inode_m4'";
+    s.call(target).expect("locked, and so not filled");
+    assert_eq!(
+        s.take_warnings(),
+        [
+            "1 leaf was not filled completely because of locks held by others | It is \"public.inode_m4\". | \
+             The next run will try again."
+        ]
+    );
 }
 
 /// Deadlocks that PostgreSQL has broken in this database.

@@ -160,7 +160,7 @@ fn two_processes_may_crash_at_one_blob() {
     assert!(
         warnings
             .iter()
-            .any(|w| w.starts_with("1 blob put into quarantine")),
+            .any(|w| w.starts_with("1 blob has been put into quarantine")),
         "{warnings:#?}"
     );
     drop(s);
@@ -303,6 +303,17 @@ fn a_blob_without_end_is_given_up() {
         assert!(
             why.starts_with("quarantined|libmagic did not finish within 2 s"),
             "{why}"
+        );
+        // The server's log tells, and what to do about it.
+        let log = poisoned.cluster.log();
+        let (_, told) = log
+            .split_once(&format!("blob \"{blobid}\" has been put into quarantine"))
+            .unwrap_or_else(|| panic!("nothing of {blobid} in: {log}"));
+        let told: Vec<&str> = told.lines().skip(1).take(2).collect();
+        assert!(
+            told[0].contains("DETAIL:  libmagic did not finish within 2 s of processor time.")
+                && told[1].contains("delete its row from ntt_mime.failure."),
+            "{told:#?}"
         );
     }
     assert_eq!(s.column("SELECT status FROM ntt_mime.run"), ["succeeded"]);
