@@ -14,13 +14,11 @@ use ntt_mime_core::detector::{Detection, Detector, libmagic_release};
 use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::note::{self, Keeper, Note};
 use ntt_mime_core::store::{Blob, Store};
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use crate::backfill::history;
 use crate::errors::{Error, sentence};
-use crate::pg::encoding::readable;
-use crate::pg::notes;
+use crate::pg::{message::Message, notes};
 use crate::settings;
 
 thread_local! {
@@ -115,13 +113,13 @@ pub fn complain(complaints: &[String]) {
         "libmagic {} does not answer as it should",
         libmagic_release()
     );
-    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, function_name!())
+    let report = Message::new(PgSqlErrorCode::ERRCODE_WARNING, message)
         .set_detail(complaints.join("\n"))
         .set_hint(
             "Check that libmagic and its magic database are of the same release, and what the environment \
              variable MAGIC of the server names.",
-        )
-        .report(PgLogLevel::WARNING);
+        );
+    report.send(PgLogLevel::WARNING);
 }
 
 /// Does something with this backend's detector, which is opened at first use. Nothing is borrowed
@@ -267,8 +265,8 @@ fn warn(id: &BlobId, failure: &Failure) {
         "{} Further warnings of this kind are suppressed in this statement.",
         sentence(&failure.detail)
     );
-    ErrorReport::new(code, format!("blob \"{id}\" {what}"), function_name!())
-        .set_detail(readable(detail))
-        .set_hint(hint)
-        .report(PgLogLevel::WARNING);
+    let report = Message::new(code, format!("blob \"{id}\" {what}"))
+        .set_detail(detail)
+        .set_hint(hint);
+    report.send(PgLogLevel::WARNING);
 }

@@ -19,8 +19,7 @@ use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::memory::Mapping;
 use ntt_mime_core::note::{self, Note};
 use ntt_mime_core::store::Store;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::batch::{Batch, BlobKey, Found, Wanted};
 use super::history::{self, KnownFailure, NewFailure};
@@ -29,7 +28,7 @@ use super::shared::{Counters, Shared, Stop, add, add_time};
 use crate::errors::{Error, HOW_TO_ACQUIT, sentence};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::PgError;
-use crate::pg::{descriptors, notes, tx};
+use crate::pg::{descriptors, message::Message, notes, tx};
 
 /// How long a worker waits for its examiner before it takes what there is and looks after it.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
@@ -435,10 +434,9 @@ impl<'a> Finder<'a> {
             true => "would be put",
             false => "has been put",
         };
-        let report = ErrorReport::new(
+        let report = Message::new(
             PgSqlErrorCode::ERRCODE_WARNING,
             format!("blob \"{}\" {action} into quarantine", failure.blobid),
-            function_name!(),
         )
         .set_detail(sentence(&failure.detail));
         // A dry run leaves no row to delete.
@@ -446,7 +444,7 @@ impl<'a> Finder<'a> {
             true => report,
             false => report.set_hint(HOW_TO_ACQUIT),
         };
-        report.report(PgLogLevel::WARNING);
+        report.send(PgLogLevel::WARNING);
         // At once, not with the other failures of the batch: it has cost enough to find out.
         if !dry_run {
             let run_id = self.job.run_id;

@@ -18,8 +18,7 @@ use ntt_mime_core::failure::FailureReason;
 use ntt_mime_core::memory::Memory;
 use ntt_mime_core::note::{self, LeftBehind};
 use ntt_mime_core::store::{RootIdentity, Store};
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use super::history::{self, NewFailure};
 use super::options::{Arguments, Job, Options};
@@ -28,11 +27,14 @@ use super::target::{self, ListedLeaf, Others, Target};
 use crate::errors::{Error, HOW_TO_ACQUIT, NAMED, counted, counted_with, sentence, which};
 use crate::pg::bgworker::{self, Handle};
 use crate::pg::dsm::Segment;
-use crate::pg::encoding::readable;
 use crate::pg::latch;
 use crate::pg::lock::{self, SessionLock};
 use crate::pg::tx::{self, PgError};
-use crate::pg::{identity, notes};
+use crate::pg::{
+    identity,
+    message::{self, Message},
+    notes,
+};
 
 /// Passes over the leaves at most; what is pending then is counted and left to the next run.
 const MAX_PASSES: u32 = 3;
@@ -101,6 +103,8 @@ struct Leader {
     last_record: Instant,
     last_notice: Instant,
     warned_of_others: bool,
+    /// Its row has been written for the last time.
+    finished: bool,
 }
 
 /// What is known of a leaf.
@@ -133,6 +137,7 @@ impl Leader {
             last_record: now,
             last_notice: now,
             warned_of_others: false,
+            finished: false,
         }
     }
 
@@ -326,9 +331,11 @@ impl Leader {
         }
         let locked = self.locked();
         self.write(&row);
+        // From here on the run is what its row says, whatever comes in while its end is told.
+        self.finished = true;
+        self.release();
         let elapsed = self.started.elapsed();
         self.tell(&row, elapsed, &locked);
-        self.release();
         Summary {
             run_id: self.run_id,
             blobs: row.blobs as i64,
@@ -348,7 +355,7 @@ impl Leader {
             "57014" => "cancelled",
             _ => "failed",
         };
-        if self.run_id != 0 {
+        if self.run_id != 0 && !self.finished {
             let text = format!("{}: {}", sqlstate, error.message);
             let record = || {
                 self.record(status, Some(text.clone()));
@@ -358,8 +365,8 @@ impl Leader {
             let _ = (0..RECORD_ATTEMPTS).any(|_| tx::with_clean_up(record, |_| ()).is_ok());
             // PostgreSQL serves interrupts after each message, and another cancel must not end this.
             latch::without_cancel(|| {
-                let text = readable(text);
-                pgrx::log!("ntt_mime {} {} {status}: {text}", self.kind(), self.run_id);
+                let line = format!("ntt_mime {} {} {status}: {text}", self.kind(), self.run_id);
+                message::line(PgLogLevel::LOG, line);
             });
         }
         self.release();
@@ -388,13 +395,12 @@ fn warn_of_others(others: &Others) {
         Some(which) => format!("{which} {why}"),
         None => why.to_owned(),
     };
-    ErrorReport::new(
+    let report = Message::new(
         PgSqlErrorCode::ERRCODE_WARNING,
         format!("skipped {}", counted(others.count as u64, "partition")),
-        function_name!(),
     )
-    .set_detail(readable(detail))
-    .report(PgLogLevel::WARNING);
+    .set_detail(detail);
+    report.send(PgLogLevel::WARNING);
 }
 
 fn warn_of_quarantined(left_behind: &[LeftBehind]) {
@@ -409,17 +415,16 @@ fn warn_of_quarantined(left_behind: &[LeftBehind]) {
     };
     let blobs_have = counted_with(blobs.len() as u64, "blob", ("has", "have"));
     let named: Vec<String> = blobs.into_iter().take(NAMED).collect();
-    ErrorReport::new(
+    let report = Message::new(
         PgSqlErrorCode::ERRCODE_WARNING,
         format!("{blobs_have} been put into quarantine"),
-        function_name!(),
     )
     .set_detail(format!(
         "Server processes died while they looked at {}{others}.",
         named.join(", ")
     ))
-    .set_hint(HOW_TO_ACQUIT)
-    .report(PgLogLevel::WARNING);
+    .set_hint(HOW_TO_ACQUIT);
+    report.send(PgLogLevel::WARNING);
 }
 
 /// Sees to it that the workers end when this process does, in whatever way: a FATAL error, such as

@@ -87,9 +87,24 @@ pub fn to_server(text: &str) -> CString {
 
 /// Text for people, fit for a column or a message of any database.
 pub fn readable(text: String) -> String {
-    if text.is_ascii() || is_utf8() {
-        return text;
+    match text.is_ascii() || is_utf8() {
+        true => text,
+        false => escaped(&text),
     }
+}
+
+/// Text for a message, fit for the client as well.
+pub fn sayable(text: &str) -> String {
+    // SAFETY: reads a backend-local variable.
+    let client = unsafe { pg_sys::pg_get_client_encoding() as pg_sys::pg_enc::Type };
+    let same = client == database_encoding() || client == pg_sys::pg_enc::PG_SQL_ASCII;
+    match text.is_ascii() || is_utf8() && same {
+        true => text.to_owned(),
+        false => escaped(text),
+    }
+}
+
+fn escaped(text: &str) -> String {
     let escaped = text.chars().map(|c| match c.is_ascii() {
         true => c.to_string(),
         false => c.escape_default().to_string(),

@@ -4,7 +4,7 @@
 //! [`bgworker`] background workers, [`lock`] advisory and relation locks, [`latch`] waiting, [`scan`] reading
 //! a leaf's pending rows, [`plan`] prepared statements on one leaf, [`index_hint`] what their indexes are
 //! told, [`descriptors`] of files that others open, [`notes`] the note of this process, [`encoding`] text in other
-//! encodings than UTF-8, [`version`] what differs between PostgreSQL releases.
+//! encodings than UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`version`] what differs between PostgreSQL releases.
 
 pub mod bgworker;
 pub mod descriptors;
@@ -14,6 +14,7 @@ pub mod identity;
 pub mod index_hint;
 pub mod latch;
 pub mod lock;
+pub mod message;
 pub mod notes;
 pub mod plan;
 pub mod scan;

@@ -13,7 +13,7 @@ unsafe extern "C-unwind" {
     fn die(signal: std::ffi::c_int);
     /// libpq/libpq.h. False once the client has closed its end of the connection.
     fn pq_check_connection() -> bool;
-    /// utils/elog.h. Raises an error that was copied from elsewhere.
+    /// utils/elog.h. Raises an error that was copied from elsewhere, or sends a message of any other level.
     fn ThrowErrorData(error: *mut pg_sys::ErrorData);
 }
 
@@ -83,6 +83,15 @@ pub unsafe fn throw(error: *mut pg_sys::ErrorData) -> ! {
     // SAFETY: the caller's promise.
     unsafe { ThrowErrorData(error) };
     unreachable!("an error does not return")
+}
+
+/// Sends a message that is no error.
+///
+/// # Safety
+/// The level is below ERROR, and the texts are C strings or NULL.
+pub unsafe fn send(message: *mut pg_sys::ErrorData) {
+    // SAFETY: the caller's promise; the boundary turns PostgreSQL's errors into Rust's unwinding.
+    unsafe { pg_guard_ffi_boundary(|| ThrowErrorData(message)) }
 }
 
 /// The oids of the partitioned tables above a partition.

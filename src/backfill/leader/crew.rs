@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::{Leader, RECORD_EVERY};
 use crate::backfill::progress;
@@ -12,6 +11,7 @@ use crate::backfill::worker;
 use crate::errors::Error;
 use crate::pg::bgworker::Handle;
 use crate::pg::latch::{self, WaitEvent};
+use crate::pg::message::Message;
 use crate::pg::tx::PgError;
 
 /// How long workers may take to see the flag before they get SIGTERM.
@@ -38,14 +38,13 @@ impl Leader {
         }
         if self.handles.len() < wanted {
             let got = self.handles.len();
-            ErrorReport::new(
+            let report = Message::new(
                 PgSqlErrorCode::ERRCODE_WARNING,
                 format!("only {got} of {wanted} background workers could be started"),
-                function_name!(),
             )
             .set_detail("The run goes on with fewer.")
-            .set_hint("You might need to increase max_worker_processes.")
-            .report(PgLogLevel::WARNING);
+            .set_hint("You might need to increase max_worker_processes.");
+            report.send(PgLogLevel::WARNING);
         }
     }
 

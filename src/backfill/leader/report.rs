@@ -3,29 +3,32 @@
 use std::time::Duration;
 
 use pgrx::pg_sys::Oid;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::Leader;
 use crate::backfill::history::{self, Additions, RunRow};
 use crate::backfill::progress::{self, Progress};
 use crate::errors::{NAMED, counted, counted_with, which};
-use crate::pg::encoding::readable;
 use crate::pg::lock::plain_name;
-use crate::pg::{bgworker, identity, tx};
+use crate::pg::{
+    bgworker, identity,
+    message::{self, Message},
+    tx,
+};
 
 impl Leader {
     /// A line in the server's log. The options are in the run's row.
     pub(super) fn log_start(&self, leaves: usize) {
-        pgrx::log!(
+        let line = format!(
             "ntt_mime {} {} on {} started: {}, {}, batches of up to {}",
             self.kind(),
             self.run_id,
-            readable(self.target.name.clone()),
+            self.target.name,
             counted(self.handles.len() as u64, "worker"),
             counted(leaves as u64, "leaf"),
             counted(self.options.batch_size, "row"),
         );
+        message::line(PgLogLevel::LOG, line);
     }
 
     /// What the run is called in messages.
@@ -109,16 +112,16 @@ impl Leader {
     pub(super) fn notice(&self) {
         let row = self.row("running", None);
         let elapsed = self.started.elapsed();
-        pgrx::notice!("{}", Progress { row: &row, elapsed }.line());
+        message::line(PgLogLevel::NOTICE, Progress { row: &row, elapsed }.line());
     }
 
     /// Tells how the run has ended, and which leaves others have kept from it.
     pub(super) fn tell(&self, row: &RunRow, elapsed: Duration, locked: &Locked) {
         let summary = Progress { row, elapsed }.summary();
         let summary = format!("{} {} {summary}", self.kind(), self.run_id);
-        pgrx::log!("ntt_mime {summary}");
+        message::line(PgLogLevel::LOG, format!("ntt_mime {summary}"));
         let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-        let mut report = ErrorReport::new(code, summary, function_name!());
+        let mut report = Message::new(code, summary);
         if let Some(shares) = progress::shares(row) {
             report = report.set_detail(shares);
         }
@@ -127,7 +130,7 @@ impl Leader {
             report =
                 report.set_hint("Table ntt_mime.failure has the blobs that could not be detected.");
         }
-        report.report(PgLogLevel::NOTICE);
+        report.send(PgLogLevel::NOTICE);
         if locked.count > 0 {
             locked.warn();
         }
@@ -163,15 +166,14 @@ pub(super) struct Locked {
 impl Locked {
     fn warn(&self) {
         let leaves = counted_with(self.count as u64, "leaf", ("was", "were"));
-        let mut report = ErrorReport::new(
+        let mut report = Message::new(
             PgSqlErrorCode::ERRCODE_WARNING,
             format!("{leaves} not filled completely because of locks held by others"),
-            function_name!(),
         )
         .set_hint("The next run will try again.");
         if let Some(which) = which(&self.names, self.count) {
-            report = report.set_detail(readable(which));
+            report = report.set_detail(which);
         }
-        report.report(PgLogLevel::WARNING);
+        report.send(PgLogLevel::WARNING);
     }
 }
