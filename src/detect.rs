@@ -3,7 +3,8 @@
 //! The detector is opened at first use, since that takes milliseconds and megabytes, and kept for
 //! the life of the backend. The store's directories are opened anew in each statement, so that a
 //! session of many hours sees a store that has been mounted again, and a changed setting; and so is
-//! asked what is in quarantine.
+//! asked what is in quarantine. They are closed at the end of the transaction: an idle session mustn't
+//! keep a file system from being unmounted.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -88,8 +89,22 @@ fn with_store<T>(work: impl FnOnce(&mut StatementStore) -> T) -> T {
             warned: Vec::new(),
         };
         STATE.with_borrow_mut(|state| state.store = Some(store));
+        close_at_end_of_transaction();
     }
     STATE.with_borrow_mut(|state| work(state.store().expect("just opened")))
+}
+
+fn close_at_end_of_transaction() {
+    use pgrx::PgXactCallbackEvent::{Abort, Commit, ParallelAbort, ParallelCommit, Prepare};
+    for end in [Commit, Abort, ParallelCommit, ParallelAbort, Prepare] {
+        pgrx::register_xact_callback(end, || {
+            STATE.with(|state| {
+                if let Ok(mut state) = state.try_borrow_mut() {
+                    state.store = None;
+                }
+            });
+        });
+    }
 }
 
 /// What is in quarantine: by `ntt_mime.failure`, and what has crashed a process and waits for the next
