@@ -33,6 +33,10 @@ use crate::pg::{descriptors, message::Message, notes, tx};
 /// How long a worker waits for its examiner before it takes what there is and looks after it.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
 
+/// How often what is on record is asked for, or written, while somebody has locked it: five seconds each
+/// ([`crate::pg::identity::as_owner`]).
+const BOOKING_ATTEMPTS: u32 = 12;
+
 /// Descriptors that a blob takes while it is read ahead: its file, and where it is opened step by step its folder.
 const DESCRIPTORS: usize = 2;
 
@@ -91,6 +95,8 @@ impl Times {
 struct Todo {
     at: usize,
     slot: Option<SlotIndex>,
+    /// The run meets it for the first time: it is to be counted.
+    new: bool,
 }
 
 /// A blob of a batch that another worker is at, and its place in the cache.
@@ -201,7 +207,8 @@ impl<'a> Finder<'a> {
                 }
                 Some(_) => {
                     let slot = Some(slot);
-                    let mut todo = vec![Todo { at, slot }];
+                    let new = false;
+                    let mut todo = vec![Todo { at, slot, new }];
                     self.prepare(&mut batch, &mut todo, &mut records)?;
                     self.order(&batch, &todo);
                     if !self.collect(&mut batch, todo, &mut records)? {
@@ -213,7 +220,8 @@ impl<'a> Finder<'a> {
         let Records { failed, mended, .. } = records;
         let nothing_new = failed.is_empty() && mended.is_empty();
         if !nothing_new && !self.job.options.dry_run {
-            tx::transaction(|| history::record_failures(self.job.run_id, failed, mended))?;
+            let run_id = self.job.run_id;
+            self.book(|| history::record_failures(run_id, &failed, &mended))?;
         }
         Ok(Some(batch))
     }
@@ -223,8 +231,7 @@ impl<'a> Finder<'a> {
         let (mut todo, mut waiting) = (Vec::new(), Vec::new());
         for (at, wanted) in batch.wanted.iter_mut().enumerate() {
             let id = wanted.key.in_cache();
-            let max = self.job.options.max_blobs;
-            let mut take = |slot| todo.push(Todo { at, slot });
+            let mut take = |slot, new| todo.push(Todo { at, slot, new });
             match self.cache.claim(&id) {
                 Lookup::Known(outcome) => {
                     add(&self.counters.cache_hits, 1);
@@ -232,11 +239,9 @@ impl<'a> Finder<'a> {
                 }
                 Lookup::Busy(slot) => waiting.push(Waiting { at, slot }),
                 Lookup::TakenOver(slot) if self.shared.limit_reached() => self.cache.release(slot),
-                Lookup::TakenOver(slot) => take(Some(slot)),
-                Lookup::Claimed(slot) if !self.shared.count_blob(max) => self.cache.release(slot),
-                Lookup::Claimed(slot) => take(Some(slot)),
-                Lookup::Full if !self.shared.count_blob(max) => {}
-                Lookup::Full => take(None),
+                Lookup::TakenOver(slot) => take(Some(slot), false),
+                Lookup::Claimed(slot) => take(Some(slot), true),
+                Lookup::Full => take(None, true),
             }
         }
         (todo, waiting)
@@ -250,8 +255,37 @@ impl<'a> Finder<'a> {
         records: &mut Records,
     ) -> Result<(), PgError> {
         self.pass_over_known(batch, todo, records)?;
+        todo.retain(|todo| self.is_within_limit(todo));
         todo.retain(|todo| self.is_blob(&mut batch.wanted[todo.at], todo.slot, records));
         Ok(())
+    }
+
+    /// Counts a new blob, unless `max_blobs` have been: then nobody of this run is to look at it. What is passed over
+    /// doesn't count there, or a run would come no further than the failures of those before.
+    fn is_within_limit(&self, todo: &Todo) -> bool {
+        let within = !todo.new || self.shared.count_blob(self.job.options.max_blobs);
+        if let Some(slot) = todo.slot.filter(|_| !within) {
+            self.cache.release(slot);
+        }
+        within
+    }
+
+    /// Writes or reads what is on record, in a transaction of its own; tries again for a while if somebody has locked
+    /// it: a run of hours isn't to end for that.
+    fn book<T>(&self, work: impl Fn() -> T) -> Result<T, PgError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match tx::transaction(&work) {
+                Err(error) if error.is_of_locks() && attempt < BOOKING_ATTEMPTS => {
+                    pgrx::check_for_interrupts!();
+                    if self.stopped_now() {
+                        return Err(error);
+                    }
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Has the examiner look at blobs of a batch.
@@ -282,12 +316,12 @@ impl<'a> Finder<'a> {
                 let dead = self.examiner.has_died();
                 let overdue = self.examiner.overdue();
                 for examined in self.examiner.collect() {
-                    let Todo { at, slot } = todo[examined.number];
+                    let Todo { at, slot, .. } = todo[examined.number];
                     self.take(&mut batch.wanted[at], slot, examined, records)?;
                     done += 1;
                 }
                 if let Some(number) = overdue.filter(|number| *number == done) {
-                    let Todo { at, slot } = todo[number];
+                    let Todo { at, slot, .. } = todo[number];
                     self.give_up_on(&mut batch.wanted[at], slot)?;
                     done += 1;
                     break;
@@ -320,13 +354,16 @@ impl<'a> Finder<'a> {
             .iter()
             .map(|todo| batch.wanted[todo.at].key.text())
             .collect();
-        let known = tx::transaction(|| history::known_failures(&self.job.options, texts))?;
+        let known = self.book(|| history::known_failures(&self.job.options, &texts))?;
         todo.retain(|todo| {
             let wanted = &mut batch.wanted[todo.at];
             let recent = known
                 .get(&wanted.key.text())
                 .filter(|failure| failure.pass_over);
             if let Some(failure) = recent {
+                if todo.new {
+                    self.shared.count_passed_over();
+                }
                 self.conclude(wanted, todo.slot, Outcome::Failed(failure.reason));
             }
             recent.is_none()
@@ -355,13 +392,18 @@ impl<'a> Finder<'a> {
     ) -> Result<(), PgError> {
         self.times.read += examined.read_time;
         self.times.look += examined.look_time;
-        match examined
-            .result
-            .and_then(|detection| self.fitting(detection))
-        {
-            Ok(mime_type) => {
+        match examined.result {
+            Ok(detection) => {
+                self.count(&detection);
                 self.acquit(&wanted.key);
                 records.note_detected(&wanted.key);
+                let mime_type = detection.mime_type;
+                if !self.fits(&mime_type) {
+                    // Not on record: that is about blobs, for whatever target.
+                    add(&self.counters.too_long, 1);
+                    self.conclude(wanted, slot, Outcome::Failed(FailureReason::Error));
+                    return Ok(());
+                }
                 match self.shared.dictionary().intern(&mime_type) {
                     Some(id) => self.conclude(wanted, slot, Outcome::Mime(id)),
                     None => {
@@ -381,8 +423,7 @@ impl<'a> Finder<'a> {
         Ok(())
     }
 
-    /// The type that was detected, if it fits into the column.
-    fn fitting(&mut self, detection: Detection) -> Result<String, ExamineError> {
+    fn count(&self, detection: &Detection) {
         add(&self.counters.detections, 1);
         add(&self.counters.bytes_read, detection.bytes_read);
         add(&self.counters.prefiltered, detection.prefiltered.into());
@@ -390,18 +431,12 @@ impl<'a> Finder<'a> {
             &self.counters.prefilter_fallbacks,
             detection.fallbacks.into(),
         );
-        match self.job.mime_type_limit {
-            Some(limit) if detection.mime_type.chars().count() > limit => {
-                Err(ExamineError::Blob(Failure {
-                    reason: FailureReason::Error,
-                    detail: format!(
-                        "\"{}\" is too long for a mime_type of {limit} characters",
-                        detection.mime_type
-                    ),
-                }))
-            }
-            _ => Ok(detection.mime_type),
-        }
+    }
+
+    /// Does a type fit into the column?
+    fn fits(&self, mime_type: &str) -> bool {
+        let limit = self.job.mime_type_limit;
+        limit.is_none_or(|limit| mime_type.chars().count() <= limit)
     }
 
     fn fail(
@@ -448,7 +483,7 @@ impl<'a> Finder<'a> {
         // At once, not with the other failures of the batch: it has cost enough to find out.
         if !dry_run {
             let run_id = self.job.run_id;
-            tx::transaction(|| history::record_failures(run_id, vec![failure], Vec::new()))?;
+            self.book(|| history::record_failures(run_id, std::slice::from_ref(&failure), &[]))?;
             self.shared.note_quarantine();
         }
         self.conclude(wanted, slot, Outcome::Failed(FailureReason::Quarantined));

@@ -92,7 +92,7 @@ const FORGET_FAILURES: &str = "
 DELETE FROM ntt_mime.failure f
  USING (SELECT blobid FROM ntt_mime.failure WHERE blobid = ANY ($1)
          ORDER BY blobid FOR UPDATE) AS mended
- WHERE f.blobid = mended.blobid";
+ WHERE f.blobid = mended.blobid AND f.reason <> 'quarantined'";
 
 /// The columns of `ntt_mime.run` that change while a run goes on; names are the columns'.
 #[derive(Serialize, Default, Clone, Debug)]
@@ -300,9 +300,9 @@ pub struct NewFailure {
 }
 
 /// The failures on record among `blobids`.
-pub fn known_failures(options: &Options, blobids: Vec<String>) -> HashMap<String, KnownFailure> {
+pub fn known_failures(options: &Options, blobids: &[String]) -> HashMap<String, KnownFailure> {
     let arguments = [
-        DatumWithOid::from(blobids),
+        DatumWithOid::from(blobids.to_vec()),
         DatumWithOid::from(options.retry_failed),
         DatumWithOid::from(options.retry_failures_after_s as f64),
     ];
@@ -325,7 +325,7 @@ pub fn known_failures(options: &Options, blobids: Vec<String>) -> HashMap<String
 }
 
 /// Records failures, and forgets those of blobs that have been detected. What is in quarantine stays there.
-pub fn record_failures(run_id: i64, failed: Vec<NewFailure>, mended: Vec<String>) {
+pub fn record_failures(run_id: i64, failed: &[NewFailure], mended: &[String]) {
     as_owner(|| {
         if !failed.is_empty() {
             let column = |of: fn(&NewFailure) -> String| failed.iter().map(of).collect::<Vec<_>>();
@@ -338,7 +338,7 @@ pub fn record_failures(run_id: i64, failed: Vec<NewFailure>, mended: Vec<String>
             run_sql(RECORD_FAILURES, &arguments);
         }
         if !mended.is_empty() {
-            run_sql(FORGET_FAILURES, &[DatumWithOid::from(mended)]);
+            run_sql(FORGET_FAILURES, &[DatumWithOid::from(mended.to_vec())]);
         }
     });
 }

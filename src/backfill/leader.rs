@@ -71,9 +71,12 @@ pub fn run(arguments: &Arguments) -> Result<Summary, PgError> {
 
 /// Everything that can be said before anything is changed.
 fn check(arguments: &Arguments) -> Result<(Options, Target, Vec<RootIdentity>), Error> {
-    // SAFETY: reads shared state that is set once at startup or promotion.
-    if unsafe { pg_sys::RecoveryInProgress() } {
-        return Err(Error::Recovery);
+    // SAFETY: reads shared state that is set once at startup or promotion; then raises an error, if there is one.
+    unsafe {
+        if pg_sys::RecoveryInProgress() {
+            return Err(Error::Recovery);
+        }
+        pg_sys::PreventCommandIfReadOnly(c"ntt_backfill_mime".as_ptr());
     }
     let options = Options::new(arguments)?;
     let target = target::resolve(arguments.target)?;
@@ -191,8 +194,8 @@ impl Leader {
         let (run_id, failures) = tx::in_subtransaction(|| {
             history::tidy_up();
             let run_id = history::begin(&self.target.name, &role, &self.options, &libmagic);
-            let failed = left_behind.iter().map(quarantined).collect();
-            history::record_failures(run_id, failed, Vec::new());
+            let failed: Vec<NewFailure> = left_behind.iter().map(quarantined).collect();
+            history::record_failures(run_id, &failed, &[]);
             (run_id, history::any_failure())
         });
         if !left_behind.is_empty() {
@@ -330,12 +333,13 @@ impl Leader {
             row.rows_left = Some(self.leaves.values().map(|seen| seen.rows_left).sum());
         }
         let locked = self.locked();
+        let too_long = shared.totals().too_long;
         self.write(&row);
         // From here on the run is what its row says, whatever comes in while its end is told.
         self.finished = true;
         self.release();
         let elapsed = self.started.elapsed();
-        self.tell(&row, elapsed, &locked);
+        self.tell(&row, elapsed, &locked, too_long);
         Summary {
             run_id: self.run_id,
             blobs: row.blobs as i64,

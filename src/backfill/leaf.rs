@@ -17,9 +17,10 @@
 use pgrx::pg_sys;
 
 use super::options::Job;
+use super::target;
 use crate::pg::index_hint;
-use crate::pg::lock::LockedLeaf;
-use crate::pg::plan::{self, LeafPlan};
+use crate::pg::lock::{self, LockedLeaf};
+use crate::pg::plan::{self, LeafPlan, Named};
 use crate::pg::{scan, tx};
 
 /// A row's place: block and offset.
@@ -46,8 +47,10 @@ pub fn block_of(tid: Tid) -> u32 {
 pub enum LeafError {
     /// It has been dropped or detached, or never was a table.
     Gone,
-    /// Somebody holds a lock that we need.
+    /// Somebody holds a lock on it, or on a table above it, that keeps us out.
     Locked,
+    /// Somebody holds some of its rows.
+    RowsLocked,
     /// Try again: a deadlock or a serialization failure.
     Retry,
     /// The run can't go on.
@@ -87,6 +90,7 @@ const SCAN_FEW_ARGUMENTS: [pg_sys::Oid; 1] = [pg_sys::INT8OID];
 
 /// Fills the rows of a place ($3, or after $3 up to $4) whose blobid is one of $1, with the type at the same
 /// position of $2. An array of TIDs in the WHERE clause, not joined to, plans as a scan of these.
+/// Byte by byte, since to another collation an upper-case text, which is no blobid, may equal one.
 /// `free_only` is for a place where somebody holds rows: it takes those that are free.
 fn update_sql(leaf: &str, rows: Rows<'_>) -> String {
     let place = match rows.place {
@@ -112,7 +116,8 @@ fn update_sql(leaf: &str, rows: Rows<'_>) -> String {
         "{with}UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
            FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS found(blobid, mime_type){from} \
           WHERE {place}{condition} \
-            AND leaf.blobid OPERATOR(pg_catalog.=) found.blobid AND leaf.mime_type IS NULL"
+            AND leaf.blobid COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) found.blobid \
+            AND leaf.mime_type IS NULL"
     )
 }
 
@@ -134,7 +139,7 @@ const UPDATE_FEW_ARGUMENTS: [pg_sys::Oid; 3] = [
 const WORTH_AN_INDEX: u32 = 64;
 
 /// How often an update is begun again because the partition constraint has gone from the relation
-/// cache meanwhile. After that it goes ahead, with a lock on the parent for this one batch.
+/// cache meanwhile. After that it goes ahead, with a lock on the parent for this one batch, if that is free.
 const CONSTRAINT_ATTEMPTS: u32 = 10;
 
 /// A leaf that a worker is at, with its statements.
@@ -200,7 +205,7 @@ impl<'a> Leaf<'a> {
         limit: u32,
         mut row: impl FnMut(Tid, &str),
     ) -> Result<Opened, LeafError> {
-        let opened = tx::transaction(|| {
+        let (opened, _) = tx::transaction_timed(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
             let blocks = locked.blocks();
             let (read, opened): (_, fn(u32) -> Opened) = match blocks {
@@ -229,7 +234,7 @@ impl<'a> Leaf<'a> {
         limit: u32,
         row: impl FnMut(Tid, &str),
     ) -> Result<(), LeafError> {
-        let done = tx::transaction(|| {
+        let (done, _) = tx::transaction_timed(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
             let rows = self.read(&locked, (from, to), limit, row);
             self.get_ready_to_update(&locked, rows);
@@ -238,7 +243,7 @@ impl<'a> Leaf<'a> {
         done.ok_or(LeafError::Gone)
     }
 
-    /// The last thing of a transaction that has read so many pending rows.
+    /// The last thing of a transaction that has read so many pending rows. If it can't be done now, the update sees to it.
     fn get_ready_to_update(&self, locked: &LockedLeaf, rows: u32) {
         if rows > 0 && !self.job.options.dry_run {
             locked.cache_partition_constraint();
@@ -257,9 +262,9 @@ impl<'a> Leaf<'a> {
         }
         scan::check_columns(locked);
         plan::with_spi(|| {
-            let (oid, name) = (self.oid, &self.name);
+            let (leaf, name) = (self.named(), &self.name);
             let plan = self.scan.get_or_insert_with(|| {
-                LeafPlan::prepare(&scan_sql(name), &SCAN_ARGUMENTS, oid, plan::BY_TID)
+                LeafPlan::prepare(&scan_sql(name), &SCAN_ARGUMENTS, leaf, plan::BY_TID)
             });
             let arguments = &mut [
                 pg_sys::Datum::from(&raw mut from),
@@ -287,7 +292,7 @@ impl<'a> Leaf<'a> {
         scan::check_columns(locked);
         plan::with_spi(|| {
             let sql = scan_few_sql(&self.name);
-            let mut plan = LeafPlan::prepare(&sql, &SCAN_FEW_ARGUMENTS, self.oid, planner);
+            let mut plan = LeafPlan::prepare(&sql, &SCAN_FEW_ARGUMENTS, self.named(), planner);
             if !plan.goes_by_index() {
                 return None;
             }
@@ -307,28 +312,52 @@ impl<'a> Leaf<'a> {
         mime_types: &[&str],
     ) -> Result<Updated, LeafError> {
         for attempt in 1.. {
-            let insist = attempt == CONSTRAINT_ATTEMPTS;
+            let last = attempt == CONSTRAINT_ATTEMPTS;
+            let entered = std::cell::Cell::new(false);
             let (updated, commit_time) = tx::transaction_timed(|| {
                 let locked = self.lock(pg_sys::RowExclusiveLock)?;
                 // Planning and locks on indexes come first: they may cost us the constraint.
                 locked.lock_indexes();
                 plan::with_spi(|| {
                     self.update_plan(rows).make_ready();
-                    let ready = insist || locked.has_partition_constraint_cached();
+                    let ready = match last {
+                        true => locked.cache_partition_constraint(),
+                        false => locked.has_partition_constraint_cached(),
+                    };
+                    entered.set(true);
                     Some(ready.then(|| self.run_update(rows, blobids, mime_types)))
                 })
+            })
+            .map_err(|error| match error.into() {
+                LeafError::Locked if entered.get() => LeafError::RowsLocked,
+                trouble => trouble,
             })?;
             match updated {
                 Some(Some(rows)) => return Ok(Updated { rows, commit_time }),
-                Some(None) => tx::transaction(|| {
-                    if let Some(locked) = self.lock(pg_sys::AccessShareLock) {
-                        locked.cache_partition_constraint();
-                    }
-                })?,
+                Some(None) if last => return Err(LeafError::Locked),
+                Some(None) => self.build_constraint()?,
                 None => return Err(LeafError::Gone),
             }
         }
         unreachable!("the last attempt returns")
+    }
+
+    /// In a transaction of its own, so that the locks above the leaf last no longer.
+    fn build_constraint(&mut self) -> Result<(), LeafError> {
+        tx::transaction_timed(|| {
+            lock::lock_ancestors(self.oid);
+            if let Some(locked) = self.lock(pg_sys::AccessShareLock) {
+                locked.cache_partition_constraint();
+            }
+        })?;
+        Ok(())
+    }
+
+    fn named(&self) -> Named {
+        Named {
+            oid: self.oid,
+            partition: self.job.partitioned,
+        }
     }
 
     fn update_plan(&mut self, rows: Rows<'_>) -> &mut LeafPlan {
@@ -336,9 +365,9 @@ impl<'a> Leaf<'a> {
             Place::Range(..) => (0, &UPDATE_RANGE_ARGUMENTS),
             Place::Few(_) => (1, &UPDATE_FEW_ARGUMENTS),
         };
-        let (oid, name) = (self.oid, &self.name);
+        let (leaf, name) = (self.named(), &self.name);
         self.updates[kind][usize::from(rows.free_only)].get_or_insert_with(|| {
-            LeafPlan::prepare(&update_sql(name, rows), arguments, oid, plan::BY_TID)
+            LeafPlan::prepare(&update_sql(name, rows), arguments, leaf, plan::BY_TID)
         })
     }
 
@@ -361,11 +390,12 @@ impl<'a> Leaf<'a> {
         }
     }
 
-    /// Locks the leaf for the current transaction, makes sure that it still is one, and learns its
-    /// name; None if it isn't.
+    /// Locks the leaf for the current transaction, makes sure that it still is one and that its target may still be
+    /// filled, learns its name, and takes the transaction's snapshot; None if it is no leaf any more.
     fn lock(&mut self, mode: u32) -> Option<LockedLeaf> {
         let target = pg_sys::Oid::from(self.job.target);
         let locked = LockedLeaf::open(self.oid, mode)?;
+        tx::take_snapshot();
         let is_leaf = match self.job.partitioned {
             true => locked.is_leaf_of(target),
             false => self.oid == target,
@@ -373,6 +403,7 @@ impl<'a> Leaf<'a> {
         if !is_leaf || !locked.is_table() || !locked.has_tid_ranges() {
             return None;
         }
+        target::check_rights(target, self.job.partitioned);
         let name = locked.qualified_name();
         if name != self.name {
             // Statements are bound to the name that they were written with.

@@ -22,7 +22,7 @@ use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run6");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run7");
 
 /// Alignment of each part: a cache line, so that parts don't share one.
 const ALIGN: usize = 64;
@@ -60,6 +60,8 @@ struct Header {
     /// A worker has put a blob into quarantine.
     quarantined: AtomicU32,
     blobs: AtomicU64,
+    /// Of these, what counts towards `max_blobs`.
+    limited: AtomicU64,
     board: BoardHeader,
     cache: CacheHeader,
     cache_place: Place,
@@ -125,6 +127,8 @@ counters! {
     cache_hits,
     /// Distinct blobs that could not be detected.
     failures,
+    /// Of these, blobs that could, but whose type is too long for the column.
+    too_long,
     bytes_read,
     /// Looks that the prefilter has spared libmagic, all of it or most of its rules.
     prefiltered,
@@ -335,13 +339,19 @@ impl<'a> Shared<'a> {
         self.header.cancelled.load(Ordering::SeqCst) != 0
     }
 
-    /// Counts one more distinct blob unless `max` is reached, which ends the run.
+    /// Counts one more distinct blob that is passed over: the run has met it, and nothing more.
+    pub fn count_passed_over(&self) {
+        self.header.blobs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one more distinct blob to be looked at unless `max` is reached, which ends the run.
     pub fn count_blob(&self, max: Option<u64>) -> bool {
-        let before = self.header.blobs.fetch_add(1, Ordering::Relaxed);
+        let before = self.header.limited.fetch_add(1, Ordering::Relaxed);
         if max.is_none_or(|max| before < max) {
+            self.header.blobs.fetch_add(1, Ordering::Relaxed);
             return true;
         }
-        self.header.blobs.fetch_sub(1, Ordering::Relaxed);
+        self.header.limited.fetch_sub(1, Ordering::Relaxed);
         self.header.limit_reached.store(1, Ordering::Relaxed);
         self.stop(Stop::AfterBatch);
         false

@@ -6,6 +6,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
 use crate::errors::{Error, NAMED};
+use crate::pg::identity::{current_user, role_name};
 use crate::pg::lock::{method_scans_tid_ranges, plain_name, qualified_name};
 
 /// A table that can be filled.
@@ -29,6 +30,9 @@ pub struct ListedLeaf {
     pub oid: u32,
     pub blocks: u32,
 }
+
+/// As PostgreSQL's utils/rls.h numbers it.
+const RLS_ENABLED: std::ffi::c_int = 2;
 
 /// Everything about the target in one look at the catalogs, without a lock on it.
 const DESCRIBE: &str = "
@@ -80,6 +84,39 @@ pub fn resolve(argument: Option<pg_sys::Oid>) -> Result<Target, Error> {
         }
     };
     describe(oid).unwrap_or(Err(Error::NoSuchTargetOid { oid: oid.to_u32() }))
+}
+
+/// Checks in a worker that what was checked at the start of the run still holds: rights can be revoked, and policies
+/// be made, at any time. Raises the error that a new run would get. Inside a transaction.
+pub fn check_rights(target: pg_sys::Oid, partitioned: bool) {
+    let role = current_user();
+    // SAFETY: look-ups in catalog caches, by oids and a C string.
+    let (may_update, policies_apply) = unsafe {
+        let column = pg_sys::get_attnum(target, c"mime_type".as_ptr());
+        let update = pg_sys::ACL_UPDATE as pg_sys::AclMode;
+        let granted = |result| result == pg_sys::AclResult::ACLCHECK_OK;
+        let may_update = granted(pg_sys::pg_class_aclcheck(target, role, update))
+            || granted(pg_sys::pg_attribute_aclcheck(target, column, role, update));
+        let policies =
+            partitioned.then(|| pg_sys::check_enable_rls(target, pg_sys::InvalidOid, true));
+        (may_update, policies == Some(RLS_ENABLED))
+    };
+    if !may_update {
+        let target = qualified_name(target).unwrap_or_default();
+        Error::NoPrivilege {
+            target,
+            role: role_name(role),
+        }
+        .raise()
+    }
+    if policies_apply {
+        let target = plain_name(target).unwrap_or_default();
+        Error::RowSecurity {
+            target,
+            role: role_name(role),
+        }
+        .raise()
+    }
 }
 
 fn by_name(name: &str) -> Option<pg_sys::Oid> {
@@ -148,7 +185,7 @@ impl Described {
             ("c", _) => Some("a composite type"),
             _ => Some("another kind of relation"),
         };
-        let role = || crate::pg::identity::role_name(crate::pg::identity::current_user());
+        let role = || role_name(current_user());
         if let Some(kind) = kind {
             let name = self.plain_name;
             return Err(Error::WrongKind { name, kind });

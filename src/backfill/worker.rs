@@ -26,8 +26,8 @@ use crate::pg::{bgworker, dsm, identity, index_hint, notes, version};
 /// They are promised less than a second.
 pub const LONG_BATCH: Duration = Duration::from_millis(500);
 
-/// Rows of a worker's first batch: nobody knows yet what a row costs here.
-const FIRST_BATCH: u32 = 1000;
+/// Rows of a worker's first batch: nobody knows yet what a row costs here, with its triggers.
+const FIRST_BATCH: u32 = 100;
 
 /// Memory of a worker's catalog caches from which on it forgets what is in them. A leaf with eleven indexes takes
 /// 0.1 MB of it.
@@ -264,7 +264,9 @@ impl<'a> Worker<'a> {
         let board = self.shared.board();
         match trouble {
             LeafError::Gone => board.note_gone(index),
-            LeafError::Locked | LeafError::Retry => board.note_unseen(index),
+            LeafError::Locked | LeafError::RowsLocked | LeafError::Retry => {
+                board.note_unseen(index)
+            }
             LeafError::Fatal(error) => {
                 // It has none before it has been locked.
                 return Err(match leaf.name.is_empty() {
@@ -328,7 +330,11 @@ impl<'a> Worker<'a> {
         }
         while let Some(batch) = self.found(leaf)? {
             let last = batch.last.expect("a batch that was begun has rows");
-            let early = batch.more && self.finder.works_ahead() && !self.is_stopping();
+            // Not before a pause: others may wait for what we have claimed.
+            let early = batch.more
+                && self.finder.works_ahead()
+                && self.job.options.batch_delay_ms == 0
+                && !self.is_stopping();
             let ahead = match early {
                 true => self.read(leaf, last, to),
                 false => Ok(()),
@@ -393,9 +399,8 @@ impl<'a> Worker<'a> {
             true => (0, 0),
             false => match self.update(leaf, place, batch) {
                 Ok(filled) => filled,
-                // These rows have to wait for another pass; what comes after them may be free. If it
-                // is the leaf that is locked, the next look at it will tell.
-                Err(LeafError::Locked | LeafError::Retry) => {
+                // These rows have to wait for another pass; what comes after them may be free.
+                Err(LeafError::RowsLocked | LeafError::Retry) => {
                     board.note_locked(index);
                     (0, 0)
                 }
@@ -446,8 +451,7 @@ impl<'a> Worker<'a> {
                 Err(trouble) => {
                     add_time(&counters.update_us, took);
                     match trouble {
-                        // Perhaps it isn't the leaf that is locked, but some of its rows.
-                        LeafError::Locked if !rows.free_only => rows.free_only = true,
+                        LeafError::RowsLocked if !rows.free_only => rows.free_only = true,
                         LeafError::Retry if attempt < RETRIES => {
                             attempt += 1;
                             self.wait(Duration::from_millis(20) * attempt, WaitEvent::Delay);

@@ -19,6 +19,7 @@
 use std::cell::Cell;
 
 use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 thread_local! {
     /// The leaf whose UPDATE is about to be started by this process.
@@ -60,7 +61,8 @@ unsafe extern "C-unwind" fn on_executor_start(
     // SAFETY: what PostgreSQL gave us, passed on as it would have.
     unsafe {
         match NEXT.get() {
-            Some(next) => next(query, flags),
+            // A bare function of C, unlike pgrx's of PostgreSQL: its errors must not jump over our frames.
+            Some(next) => pg_guard_ffi_boundary(|| next(query, flags)),
             None => pg_sys::standard_ExecutorStart(query, flags),
         }
     }

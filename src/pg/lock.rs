@@ -97,16 +97,8 @@ impl LockedLeaf {
 
     /// Is it, at this moment, a partition of `root`, at whatever level?
     pub fn is_leaf_of(&self, root: pg_sys::Oid) -> bool {
-        if !self.form().relispartition {
-            return false;
-        }
-        // SAFETY: catalog look-ups inside a transaction, on a relation that we hold a lock on, so
-        // that it can't be detached meanwhile; the list is freed with its memory context.
-        unsafe {
-            let ancestors = super::version::partition_ancestors((*self.relation).rd_id);
-            let ancestors = pgrx::PgList::<pg_sys::Oid>::from_pg(ancestors);
-            (0..ancestors.len()).any(|i| ancestors.get_oid(i) == Some(root))
-        }
+        // Locked, it can't be detached meanwhile.
+        self.form().relispartition && ancestors(self.oid()).contains(&root)
     }
 
     /// Its name, qualified and quoted; can't change while we hold the lock, but for its schema's.
@@ -190,12 +182,43 @@ impl LockedLeaf {
         !self.form().relispartition || unsafe { (*self.relation).rd_partcheckvalid }
     }
 
-    /// Builds the partition constraint into this backend's relation cache, unless it is there.
-    pub fn cache_partition_constraint(&self) {
+    /// Builds the partition constraint into this backend's relation cache, unless it is there; false if that would mean
+    /// to wait for a lock on a table above. Who has one there may be waiting for us: DDL locks a parent before its
+    /// partitions.
+    pub fn cache_partition_constraint(&self) -> bool {
+        let lock = |oid| {
+            // SAFETY: inside a transaction.
+            unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as i32) }
+        };
         if !self.has_partition_constraint_cached() {
+            if !ancestors(self.oid()).into_iter().all(lock) {
+                return false;
+            }
             // SAFETY: an open relation.
             unsafe { super::version::build_partition_constraint(self.relation) };
         }
+        true
+    }
+}
+
+/// The partitioned tables above a table, from its parent up; none if it is no partition, or gone.
+fn ancestors(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: catalog look-ups inside a transaction; the list is freed with its memory context.
+    unsafe {
+        let ancestors = super::version::partition_ancestors(oid);
+        let ancestors = pgrx::PgList::<pg_sys::Oid>::from_pg(ancestors);
+        (0..ancestors.len())
+            .filter_map(|i| ancestors.get_oid(i))
+            .collect()
+    }
+}
+
+/// Locks the tables above a partition for the rest of the transaction, from the root down, as DDL does; waits up to
+/// `lock_timeout` for each. To be done before the partition itself is locked.
+pub fn lock_ancestors(leaf: pg_sys::Oid) {
+    for oid in ancestors(leaf).into_iter().rev() {
+        // SAFETY: inside a transaction; of a table that is gone it is a lock on nothing.
+        unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as i32) };
     }
 }
 

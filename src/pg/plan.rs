@@ -42,12 +42,20 @@ pub const BY_INDEX: Planner = &[
 /// a leaf.
 pub const BY_COST: Planner = &[(c"jit", c"off"), (c"max_parallel_workers_per_gather", c"0")];
 
+/// The table that a statement names.
+#[derive(Clone, Copy)]
+pub struct Named {
+    pub oid: pg_sys::Oid,
+    /// It is named in place of the partitioned table that it belongs to.
+    pub partition: bool,
+}
+
 /// A prepared statement on one leaf. Outlives transactions; freed when dropped.
 pub struct LeafPlan {
     plan: NonNull<pg_sys::_SPI_plan>,
     sql: CString,
     arguments: &'static [pg_sys::Oid],
-    leaf: pg_sys::Oid,
+    leaf: Named,
     planner: Planner,
     /// PostgreSQL's count of the plans that it has built, as of ours.
     generation: i32,
@@ -60,7 +68,7 @@ impl LeafPlan {
     pub fn prepare(
         sql: &str,
         arguments: &'static [pg_sys::Oid],
-        leaf: pg_sys::Oid,
+        leaf: Named,
         planner: Planner,
     ) -> LeafPlan {
         LeafPlan::prepare_c(encoding::to_server(sql), arguments, leaf, planner)
@@ -69,14 +77,16 @@ impl LeafPlan {
     fn prepare_c(
         sql: CString,
         arguments: &'static [pg_sys::Oid],
-        leaf: pg_sys::Oid,
+        leaf: Named,
         planner: Planner,
     ) -> LeafPlan {
         // SAFETY: the string outlives the call and the argument array is only read; the plan is kept
         // before it is used.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
-            for (name, value) in planner {
+            // "off" would make an error of a partition's own policies, which we take off.
+            let row_security = leaf.partition.then_some(&(c"row_security", c"on"));
+            for (name, value) in planner.iter().chain(row_security) {
                 identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
             }
             let plan = pg_sys::SPI_prepare_cursor(

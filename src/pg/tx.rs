@@ -99,6 +99,12 @@ impl PgError {
             .collect()
     }
 
+    /// Has somebody's lock prevented it, so that it may be tried again?
+    pub fn is_of_locks(&self) -> bool {
+        // lock_not_available, deadlock_detected
+        matches!(self.sqlstate().as_str(), "55P03" | "40P01")
+    }
+
     /// The error as PostgreSQL's own structure, in the current memory context: for
     /// [`super::version::throw`], which needs that nothing of Rust's is left to clean up.
     pub fn into_error_data(self) -> *mut pg_sys::ErrorData {
@@ -120,7 +126,7 @@ impl PgError {
 }
 
 thread_local! {
-    /// SQLSTATE and context of the last message that PostgreSQL raised inside [`catch`]. pgrx knows the SQLSTATEs of
+    /// SQLSTATE and context of the last error that PostgreSQL raised inside [`catch`]. pgrx knows the SQLSTATEs of
     /// its enumeration only, and no context.
     static LAST: std::cell::RefCell<(i32, Option<Vec<u8>>)> = const { std::cell::RefCell::new((0, None)) };
 }
@@ -133,15 +139,19 @@ unsafe extern "C-unwind" fn note_last(_unused: *mut std::ffi::c_void) {
     let last = unsafe {
         let current = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
         let copy = pg_sys::CopyErrorData();
+        let is_error = (*copy).elevel >= pgrx::PgLogLevel::ERROR as i32;
         let context = (*copy).context;
         // As it is: to convert it would mean to look into catalogs while an error is being raised.
         let context = (!context.is_null()).then(|| CStr::from_ptr(context).to_bytes().to_vec());
         let code = (*copy).sqlerrcode;
         pg_sys::FreeErrorData(copy);
         pg_sys::MemoryContextSwitchTo(current);
-        (code, context)
+        // A message on the way out of an error is not the one to remember.
+        is_error.then_some((code, context))
     };
-    LAST.replace(last);
+    if let Some(last) = last {
+        LAST.replace(last);
+    }
 }
 
 /// An error caught, as we see it and as pgrx does.
@@ -211,6 +221,10 @@ pub fn returning_errors<T>(work: impl FnOnce() -> Result<T, PgError>) -> Result<
 ///
 /// Only where no transaction is open: in a background worker.
 pub fn transaction<T>(work: impl FnOnce() -> T) -> Result<T, PgError> {
+    let work = || {
+        take_snapshot();
+        work()
+    };
     transaction_timed(work).map(|(value, _)| value)
 }
 
@@ -224,7 +238,8 @@ pub fn transaction_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, Pg
     end(result).map(|(value, _)| value)
 }
 
-/// Like [`transaction`]; tells also how long the commit took.
+/// Runs `work` in a transaction of its own that has no snapshot until `work` takes one ([`take_snapshot`]), and tells
+/// how long the commit took.
 pub fn transaction_timed<T>(work: impl FnOnce() -> T) -> Result<(T, Duration), PgError> {
     let result = catch(|| {
         // SAFETY: no transaction is open; the snapshot is popped before the commit, and an error
@@ -232,15 +247,24 @@ pub fn transaction_timed<T>(work: impl FnOnce() -> T) -> Result<(T, Duration), P
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         }
         let value = work();
         unsafe {
-            pg_sys::PopActiveSnapshot();
+            if pg_sys::ActiveSnapshotSet() {
+                pg_sys::PopActiveSnapshot();
+            }
         }
         value
     });
     end(result)
+}
+
+/// Takes the snapshot of a [`transaction_timed`], once in each: when everything is locked that will be looked at. One
+/// from before a wait for a lock doesn't have the rows that were written meanwhile by who held it, and of TRUNCATE
+/// and of ALTER TABLE, which make new files, no rows at all; and it would hold back vacuum while we wait.
+pub fn take_snapshot() {
+    // SAFETY: inside a transaction; popped at its end.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
 }
 
 /// Ends the transaction in which `result` came about, and tells how long the commit took. An error,
@@ -271,6 +295,16 @@ pub fn in_subtransaction<T>(work: impl FnOnce() -> T) -> T {
 /// Likewise, for what its caller can do without: None if there was an error, be it a cancel request.
 pub fn if_possible<T>(work: impl FnOnce() -> T) -> Option<T> {
     try_in_subtransaction(work).ok()
+}
+
+/// Likewise, for what can be done another time: None if somebody's lock or a deadlock prevented it; any other error is
+/// raised again.
+pub fn unless_locked<T>(work: impl FnOnce() -> T) -> Option<T> {
+    match try_in_subtransaction(work) {
+        Ok(value) => Some(value),
+        Err(caught) if caught.error.is_of_locks() => None,
+        Err(caught) => caught.original.rethrow(),
+    }
 }
 
 fn try_in_subtransaction<T>(work: impl FnOnce() -> T) -> Result<T, Box<Caught>> {

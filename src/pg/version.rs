@@ -97,7 +97,7 @@ pub unsafe fn send(message: *mut pg_sys::ErrorData) {
 /// The oids of the partitioned tables above a partition.
 ///
 /// # Safety
-/// `leaf` must be a partition on which a lock is held.
+/// Inside a transaction. What is found can change, unless a lock is held on `leaf`.
 pub unsafe fn partition_ancestors(leaf: pg_sys::Oid) -> *mut pg_sys::List {
     // SAFETY: the caller's promise; the boundary turns PostgreSQL's errors into Rust's unwinding.
     unsafe { pg_guard_ffi_boundary(|| get_partition_ancestors(leaf)) }
@@ -112,37 +112,46 @@ pub unsafe fn build_partition_constraint(relation: pg_sys::Relation) {
     unsafe { pg_guard_ffi_boundary(|| RelationGetPartitionQual(relation)) };
 }
 
-/// Lets `query` touch the table `relation` without looking at the caller's rights on it.
+/// Lets `query` touch the table `named` without looking at the caller's rights on it, and, if it is a partition,
+/// without its own policies.
 ///
 /// PostgreSQL checks rights on a partitioned table against that table only, not against the
 /// partitions its planner expands it to (`expand_single_inheritance_child` in optimizer/util/inherit.c
-/// gives these no required permissions). We name the leaf ourselves, so we do the same, after the
+/// gives these no required permissions), and of policies it applies the partitioned table's. We name the leaf ourselves, so we do the same, after the
 /// rights on the target have been checked. Up to PostgreSQL 15 the required permissions stand in the
 /// range table entry, from 16 on in a list of their own.
 ///
 /// # Safety
 /// `query` must be an analyzed and rewritten query that nobody else uses.
-pub unsafe fn waive_permissions(query: *mut pg_sys::Query, relation: pg_sys::Oid) {
+pub unsafe fn waive_permissions(query: *mut pg_sys::Query, named: super::plan::Named) {
+    let relation = named.oid;
     // SAFETY: the lists of a Query hold nodes of the given types; the query of a common table expression
     // is a Query once it has been analyzed.
     unsafe {
-        #[cfg(feature = "pg15")]
-        {
-            let entries = pgrx::PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable);
-            for entry in entries.iter_ptr().filter(|e| (**e).relid == relation) {
+        let entries = pgrx::PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable);
+        for entry in entries.iter_ptr().filter(|e| (**e).relid == relation) {
+            #[cfg(feature = "pg15")]
+            {
                 (*entry).requiredPerms = 0;
             }
+            if named.partition {
+                (*entry).securityQuals = std::ptr::null_mut();
+            }
+        }
+        if named.partition {
+            (*query).withCheckOptions = std::ptr::null_mut();
         }
         #[cfg(not(feature = "pg15"))]
         {
             let infos = pgrx::PgList::<pg_sys::RTEPermissionInfo>::from_pg((*query).rteperminfos);
             for info in infos.iter_ptr().filter(|i| (**i).relid == relation) {
-                (*info).requiredPerms = 0;
+                // Not nothing, of which PostgreSQL's assertions would complain.
+                (*info).checkAsUser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
             }
         }
         let expressions = pgrx::PgList::<pg_sys::CommonTableExpr>::from_pg((*query).cteList);
         for expression in expressions.iter_ptr() {
-            waive_permissions((*expression).ctequery.cast(), relation);
+            waive_permissions((*expression).ctequery.cast(), named);
         }
     }
 }

@@ -105,7 +105,12 @@ impl Leader {
     }
 
     pub(super) fn write(&self, row: &RunRow) {
-        tx::in_subtransaction(|| history::update(self.run_id, row));
+        let update = || history::update(self.run_id, row);
+        match row.status {
+            // What somebody's lock has prevented is written a second later.
+            "running" => tx::unless_locked(update).unwrap_or_default(),
+            _ => tx::in_subtransaction(update),
+        }
         tx::commit_and_begin();
     }
 
@@ -115,8 +120,9 @@ impl Leader {
         message::line(PgLogLevel::NOTICE, Progress { row: &row, elapsed }.line());
     }
 
-    /// Tells how the run has ended, and which leaves others have kept from it.
-    pub(super) fn tell(&self, row: &RunRow, elapsed: Duration, locked: &Locked) {
+    /// Tells how the run has ended, which leaves others have kept from it, and of how many blobs the type didn't fit into
+    /// the column.
+    pub(super) fn tell(&self, row: &RunRow, elapsed: Duration, locked: &Locked, too_long: u64) {
         let summary = Progress { row, elapsed }.summary();
         let summary = format!("{} {} {summary}", self.kind(), self.run_id);
         message::line(PgLogLevel::LOG, format!("ntt_mime {summary}"));
@@ -126,11 +132,23 @@ impl Leader {
             report = report.set_detail(shares);
         }
         // A dry run records none.
-        if row.failures > 0 && !self.options.dry_run {
+        if row.failures > too_long && !self.options.dry_run {
             report =
                 report.set_hint("Table ntt_mime.failure has the blobs that could not be detected.");
         }
         report.send(PgLogLevel::NOTICE);
+        if too_long > 0 {
+            Message::new(
+                PgSqlErrorCode::ERRCODE_STRING_DATA_RIGHT_TRUNCATION,
+                format!(
+                    "{} too long a type for column \"mime_type\"",
+                    counted_with(too_long, "blob", ("has", "have"))
+                ),
+            )
+            .set_detail("Their rows were left as they are.")
+            .set_hint("Change the column's type to text, or to varchar(255).")
+            .send(PgLogLevel::WARNING);
+        }
         if locked.count > 0 {
             locked.warn();
         }
