@@ -56,8 +56,12 @@ impl Progress<'_> {
 
     /// All there is to say at the end of the run, after its name.
     pub fn summary(&self) -> String {
+        let left = match self.row.rows_left {
+            None | Some(0) => String::new(),
+            Some(rows) => format!(", {rows} still pending,"),
+        };
         format!(
-            "{}: {}, {} filled in {}, {:.0} blobs/s",
+            "{}: {}, {} filled{left} in {}, {:.0} blobs/s",
             self.row.status,
             self.blobs(),
             counted(self.row.rows_updated, "row"),
@@ -142,6 +146,18 @@ mod tests {
         assert_eq!(
             progress.summary(),
             "succeeded: 5000 blobs (3 failed), 20000 rows filled in 10.0 s, 500 blobs/s"
+        );
+        let row = RunRow {
+            rows_left: Some(7),
+            ..row.clone()
+        };
+        let progress = Progress {
+            row: &row,
+            ..progress
+        };
+        assert_eq!(
+            progress.summary(),
+            "succeeded: 5000 blobs (3 failed), 20000 rows filled, 7 still pending, in 10.0 s, 500 blobs/s"
         );
     }
 
