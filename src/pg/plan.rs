@@ -50,6 +50,17 @@ pub struct Named {
     pub partition: bool,
 }
 
+impl Named {
+    /// What to set while its statement is analyzed: "off" would make an error of a partition's own policies, which we
+    /// take off.
+    fn row_security(self) -> Planner {
+        match self.partition {
+            true => &[(c"row_security", c"on")],
+            false => &[],
+        }
+    }
+}
+
 /// A prepared statement on one leaf. Outlives transactions; freed when dropped.
 pub struct LeafPlan {
     plan: NonNull<pg_sys::_SPI_plan>,
@@ -84,9 +95,7 @@ impl LeafPlan {
         // before it is used.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
-            // "off" would make an error of a partition's own policies, which we take off.
-            let row_security = leaf.partition.then_some(&(c"row_security", c"on"));
-            for (name, value) in planner.iter().chain(row_security) {
+            for (name, value) in planner.iter().chain(leaf.row_security()) {
                 identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
             }
             let plan = pg_sys::SPI_prepare_cursor(
@@ -117,6 +126,10 @@ impl LeafPlan {
                 for query in queries.iter_ptr() {
                     version::waive_permissions(query, leaf);
                 }
+                if leaf.partition {
+                    // Nor is it to be analyzed again because of them.
+                    (*source).dependsOnRLS = false;
+                }
             }
             prepared.generation = prepared.plan_now();
             pg_sys::AtEOXact_GUC(true, level);
@@ -131,7 +144,15 @@ impl LeafPlan {
 
     /// Has PostgreSQL make its plan, unless there is a valid one; the number of plans so far.
     fn plan_now(&self) -> i32 {
-        self.with_plan(|_| ());
+        // SAFETY: the level is closed here, or by the abort of the transaction.
+        unsafe {
+            let level = pg_sys::NewGUCNestLevel();
+            for (name, value) in self.leaf.row_security() {
+                identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
+            }
+            self.with_plan(|_| ());
+            pg_sys::AtEOXact_GUC(true, level);
+        }
         // SAFETY: as above.
         let generation = |source: *mut pg_sys::CachedPlanSource| unsafe { (*source).generation };
         self.sources().iter_ptr().map(generation).sum()

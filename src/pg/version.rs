@@ -117,9 +117,9 @@ pub unsafe fn build_partition_constraint(relation: pg_sys::Relation) {
 ///
 /// PostgreSQL checks rights on a partitioned table against that table only, not against the
 /// partitions its planner expands it to (`expand_single_inheritance_child` in optimizer/util/inherit.c
-/// gives these no required permissions), and of policies it applies the partitioned table's. We name the leaf ourselves, so we do the same, after the
-/// rights on the target have been checked. Up to PostgreSQL 15 the required permissions stand in the
-/// range table entry, from 16 on in a list of their own.
+/// gives these no required permissions), and of policies it applies the partitioned table's. We name the leaf
+/// ourselves, so we do the same, after the rights on the target have been checked. Up to PostgreSQL 15
+/// the required permissions stand in the range table entry, from 16 on in a list of their own.
 ///
 /// # Safety
 /// `query` must be an analyzed and rewritten query that nobody else uses.
