@@ -19,6 +19,7 @@ const FOREVER: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 pub struct Notice {
     pub severity: String,
+    pub sqlstate: String,
     pub message: String,
     /// Message, detail and hint.
     pub words: String,
@@ -59,6 +60,7 @@ impl Session {
         config.notice_callback(move |notice: DbError| {
             sink.lock().expect("notices").push(Notice {
                 severity: notice.severity().to_owned(),
+                sqlstate: notice.code().code().to_owned(),
                 message: notice.message().to_owned(),
                 words: crate::errors::words(&notice),
                 raised: notice,

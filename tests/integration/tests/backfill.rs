@@ -558,6 +558,23 @@ fn settings_of_the_session_reach_the_workers() {
     assert_eq!(s.column("SELECT DISTINCT mime FROM truth"), ["image/gif"]);
 }
 
+/// What a run says of blobs whose type doesn't fit, after their number.
+const TOO_LONG: &str = "too long a type for column \"mime_type\" | Their rows were left as they are. \
+     | Change the column's type to text, or to varchar(255).";
+
+/// SQLSTATE and words of the WARNINGs since the last time; and whether the run's last word leads to `ntt_mime.failure`.
+fn last_words(s: &mut Session) -> (Vec<String>, bool) {
+    let notices = s.take_notices();
+    let warnings = notices.iter().filter(|n| n.severity == "WARNING");
+    let warnings = warnings
+        .map(|n| format!("{} {}", n.sqlstate, n.words))
+        .collect();
+    let summary = notices.iter().rfind(|n| n.severity == "NOTICE");
+    let summary = &summary.expect("a last word").words;
+    assert!(summary.contains("succeeded: "), "{summary}");
+    (warnings, summary.contains("ntt_mime.failure"))
+}
+
 #[test]
 fn a_type_too_long_for_the_column_is_a_failure() {
     let (_db, store, mut s) = TestDb::with_store("narrow");
@@ -567,7 +584,8 @@ fn a_type_too_long_for_the_column_is_a_failure() {
     let shell = store.put(b"#!/bin/sh\n");
     s.exec(&format!(
         "CREATE TABLE blob (blobid text PRIMARY KEY, mime_type varchar(15));
-         INSERT INTO blob VALUES ('{pdf}'), ('{png}'), ('{shell}')"
+         INSERT INTO blob VALUES ('{pdf}'), ('{png}'), ('{shell}');
+         CREATE TABLE wide AS TABLE blob; ALTER TABLE wide ALTER mime_type TYPE text"
     ));
     let outcome = s.backfill("target => 'blob'");
     assert_eq!(
@@ -575,12 +593,8 @@ fn a_type_too_long_for_the_column_is_a_failure() {
         (3, 2, 1)
     );
     assert_eq!(
-        s.table("SELECT blobid, reason FROM ntt_mime.failure"),
-        [format!("{shell}|error")]
-    );
-    assert_eq!(
-        s.column("SELECT detail FROM ntt_mime.failure"),
-        [r#""text/x-shellscript" is too long for a mime_type of 15 characters"#]
+        s.run_row(outcome.run_id, "status, detections, failures, rows_left"),
+        "succeeded|3|1|1"
     );
     assert_eq!(
         s.table(
@@ -588,14 +602,58 @@ fn a_type_too_long_for_the_column_is_a_failure() {
         ),
         [format!("{pdf}|application/pdf"), format!("{png}|image/png")]
     );
-    // Once the column is wide enough, it goes in.
-    s.exec("ALTER TABLE blob ALTER mime_type TYPE varchar(255)");
+    // It is the column's failure, not the blob's: nobody's other target is to pass over it.
     assert_eq!(
-        s.backfill("target => 'blob', retry_failed => true")
-            .rows_updated,
-        1
+        last_words(&mut s),
+        (vec![format!("22001 1 blob has {TOO_LONG}")], false)
     );
     assert_eq!(s.count("SELECT count(*) FROM ntt_mime.failure"), 0);
+    let outcome = s.backfill("target => 'wide'");
+    assert_eq!((outcome.rows_updated, outcome.failures), (3, 0));
+    assert_eq!(
+        s.column(&format!(
+            "SELECT mime_type FROM wide WHERE blobid = '{shell}'"
+        )),
+        ["text/x-shellscript"]
+    );
+    assert_eq!(last_words(&mut s), (vec![], false));
+    // Once the column is wide enough, it goes in.
+    s.exec("ALTER TABLE blob ALTER mime_type TYPE varchar(255)");
+    assert_eq!(s.backfill("target => 'blob'").rows_updated, 1);
+}
+
+#[test]
+fn types_too_long_for_the_column_are_told_apart_from_blobs_on_record() {
+    let (_db, store, mut s) = TestDb::with_store("narrow_and_missing");
+    let scripts = [b"#!/bin/sh\n" as &[u8], b"#!/bin/sh\necho\n"];
+    let missing = blobid_of(scripts[1]);
+    inode::load_source(
+        &mut s,
+        &[store.put(scripts[0]), missing.clone(), absent_blobid(1)],
+    );
+    s.exec("CREATE TABLE blob (blobid text, mime_type varchar(15)); INSERT INTO blob SELECT blobid FROM source");
+    let outcome = s.backfill("target => 'blob'");
+    assert_eq!((outcome.rows_updated, outcome.failures), (0, 3));
+    assert_eq!(
+        last_words(&mut s),
+        (vec![format!("22001 1 blob has {TOO_LONG}")], true)
+    );
+    assert_eq!(
+        s.table("SELECT reason, count(*) FROM ntt_mime.failure GROUP BY 1"),
+        ["missing|2"]
+    );
+    // What was missing is there, and is forgotten, whether its type fits or not.
+    store.put(scripts[1]);
+    let outcome = s.backfill("target => 'blob', retry_failed => true");
+    assert_eq!((outcome.rows_updated, outcome.failures), (0, 3));
+    assert_eq!(
+        last_words(&mut s),
+        (vec![format!("22001 2 blobs have {TOO_LONG}")], true)
+    );
+    assert_eq!(
+        s.column("SELECT blobid FROM ntt_mime.failure"),
+        [absent_blobid(1)]
+    );
 }
 
 #[test]

@@ -2,11 +2,11 @@
 //! forgotten once they are detected.
 
 use ntt_mime_integration::store::{absent_blobid, blobid_of};
-use ntt_mime_integration::{Session, Store, TestDb, inode};
+use ntt_mime_integration::{Outcome, Session, Store, TestDb, inode};
 
 /// A plain table with a good blob, a missing one, an unreadable one and a folder.
 struct Damaged {
-    _db: TestDb<'static>,
+    db: TestDb<'static>,
     store: Store,
     s: Session,
     missing: String,
@@ -27,7 +27,7 @@ fn damaged(name: &str) -> Damaged {
     s.exec("SET ntt_mime.target = 'blob'");
     inode::remember(&mut s, "blob");
     Damaged {
-        _db: db,
+        db,
         store,
         s,
         missing,
@@ -204,5 +204,78 @@ fn nothing_but_failures_ends() {
     assert_eq!(
         s.count("SELECT count(*) FROM ntt_mime.failure WHERE reason = 'missing'"),
         500
+    );
+}
+
+#[test]
+fn on_record_do_not_use_up_max_blobs() {
+    let (_db, store, mut s) = TestDb::with_store("on_record");
+    inode::load_source(&mut s, &(0..200).map(absent_blobid).collect::<Vec<_>>());
+    s.exec(
+        "CREATE TABLE blob (blobid text, mime_type text);
+         INSERT INTO blob SELECT blobid FROM source ORDER BY n;
+         SET ntt_mime.target = 'blob'",
+    );
+    assert_eq!(s.backfill("100").failures, 200);
+    // Whoever reads the table in its physical order meets them first, in two batches.
+    inode::load_source(&mut s, &store.put_synthetic(120));
+    s.exec("INSERT INTO blob SELECT blobid FROM source ORDER BY n");
+    inode::remember(&mut s, "blob");
+    let mut filled = 0;
+    for expected in [50, 50, 20] {
+        // With one worker nobody else has a batch in hand when the limit is met.
+        let Outcome {
+            run_id,
+            blobs,
+            rows_updated,
+            failures,
+            ..
+        } = s.backfill("100, max_blobs => 50, workers => 1");
+        filled += expected;
+        assert_eq!(
+            (blobs, rows_updated, failures),
+            (200 + expected, expected, 200),
+            "after {filled}"
+        );
+        assert_eq!(
+            s.run_row(run_id, "status, blobs, detections"),
+            format!("succeeded|{}|{expected}", 200 + expected)
+        );
+        assert_eq!(inode::check_partly_filled(&mut s, "blob"), filled);
+    }
+    inode::check_filled(&mut s, "blob");
+    assert_eq!(
+        s.table("SELECT count(*), max(attempts) FROM ntt_mime.failure"),
+        ["200|1"],
+        "they were passed over"
+    );
+}
+
+#[test]
+fn a_blob_that_is_put_into_quarantine_meanwhile_stays_there() {
+    let mut d = damaged("meanwhile");
+    let s = &mut d.s;
+    s.backfill("");
+    d.store.put(MISSING);
+    inode::remember(s, "blob");
+    // Not committed: the run finds the blob on record as missing, tries it again, and has to wait with forgetting that.
+    s.exec(&format!(
+        "BEGIN; UPDATE ntt_mime.failure SET reason = 'quarantined', detail = 'by another process' WHERE blobid = '{}'",
+        d.missing
+    ));
+    let run =
+        d.db.connect()
+            .call_in_background("target => 'blob', retry_failed => true, workers => 1");
+    d.db.wait_for_waiting_worker();
+    s.exec("COMMIT");
+    let (_, outcome) = run.succeed();
+    assert_eq!((outcome.rows_updated, outcome.failures), (1, 2));
+    inode::check_filled(s, "blob");
+    assert_eq!(
+        s.table(&format!(
+            "SELECT reason, detail, attempts FROM ntt_mime.failure WHERE blobid = '{}'",
+            d.missing
+        )),
+        ["quarantined|by another process|1"]
     );
 }

@@ -885,13 +885,18 @@ fn transactions_that_may_not_write_are_refused_and_stricter_ones_work() {
         "ALTER ROLE {runner} SET default_transaction_read_only = on"
     ));
     let mut session = db.connect_as(&runner);
-    assert_error(session.call("7, target => 'blob'"), "25006", "read-only");
+    let runs = s.count("SELECT count(*) FROM ntt_mime.run");
+    for arguments in ["7, target => 'blob'", "target => 'blob', dry_run => true"] {
+        let refused = assert_error(session.call(arguments), "25006", "");
+        assert_eq!(
+            errors::words(&refused),
+            "cannot execute ntt_backfill_mime in a read-only transaction",
+            "{arguments}"
+        );
+    }
     assert_eq!(inode::check_partly_filled(&mut s, "blob"), 0);
     assert_eq!(s.count("SELECT count(*) FROM ntt_mime.progress"), 0);
-    assert_eq!(
-        s.count("SELECT count(*) FROM ntt_mime.run WHERE status = 'running'"),
-        0
-    );
+    assert_eq!(s.count("SELECT count(*) FROM ntt_mime.run"), runs);
     session.exec("SET default_transaction_read_only = off");
     assert_eq!(session.backfill("7, target => 'blob'").rows_updated, 30);
     inode::check_filled(&mut s, "blob");
@@ -948,4 +953,87 @@ fn nobody_holds_a_run_off_with_advisory_locks_of_theirs() {
     let outcome = g.s.backfill("20, target => 'blob'");
     assert_eq!(outcome.rows_updated, left);
     assert_eq!(g.s.count("SELECT count(*) FROM ntt_mime.progress"), 0);
+}
+
+/// Has `runner` fill `target`, 60 rows of which lie in `leaf`, by batches of 10; does `change` while the second batch
+/// waits for a row; and expects that batch to be the last one. Returns the error that ends the run.
+fn changed_during_a_run(
+    g: &mut Guarded,
+    (target, leaf): (&str, &str),
+    change: &str,
+    sqlstate: &str,
+) -> postgres::error::DbError {
+    let runner = g.runner.clone();
+    let s = &mut g.s;
+    inode::remember(s, target);
+    let mut session = g.db.connect_as(&runner);
+    session.exec("SET ntt_mime.lock_timeout = '1min'");
+    s.exec(&format!(
+        "BEGIN; SELECT FROM {leaf} WHERE size = 15 FOR UPDATE"
+    ));
+    let run = session.call_in_background(&format!("10, target => 'public.{target}', workers => 1"));
+    g.db.wait_for_waiting_worker();
+    // What the worker waits for is over together with the change, so that it can't be early or late.
+    s.exec(change);
+    s.exec("COMMIT");
+    let (mut session, result) = run.finish();
+    let error = assert_error(result, sqlstate, target);
+    g.db.wait_for_no_workers(Duration::from_secs(5));
+    assert_eq!(inode::check_partly_filled(s, target), 20);
+    assert_eq!(
+        s.table("SELECT status, rows_updated, role_name FROM ntt_mime.run"),
+        [format!("failed|20|{runner}")]
+    );
+    let row: String = s.value("SELECT error FROM ntt_mime.run");
+    assert!(row.contains(error.message()), "{row}");
+    // A new run gets the same error.
+    let again = session.call(&format!("target => 'public.{target}'"));
+    assert_eq!(
+        errors::words(&assert_error(again, sqlstate, target)),
+        errors::words(&error)
+    );
+    assert_eq!(inode::check_partly_filled(s, target), 20);
+    error
+}
+
+#[test]
+fn a_right_revoked_during_a_run_ends_it() {
+    for (name, granted) in [
+        ("revoked", "UPDATE"),
+        ("revoked_column", "UPDATE (mime_type)"),
+    ] {
+        let mut g = guarded(name);
+        let runner = g.runner.clone();
+        g.s.exec(&format!(
+            "REVOKE UPDATE ON blob FROM {runner}; GRANT {granted} ON blob TO {runner}"
+        ));
+        let revoke = format!("REVOKE {granted} ON blob FROM {runner}");
+        let error = changed_during_a_run(&mut g, ("blob", "blob"), &revoke, "42501");
+        assert_eq!(error.message(), "permission denied for table public.blob");
+    }
+}
+
+#[test]
+fn row_security_enabled_during_a_run_of_a_partitioned_table_ends_it() {
+    let mut g = guarded("secured");
+    g.s.exec(&format!(
+        "CREATE TABLE parted (LIKE blob) PARTITION BY RANGE (size);
+         CREATE TABLE parted_all PARTITION OF parted DEFAULT;
+         INSERT INTO parted SELECT * FROM blob ORDER BY size;
+         GRANT UPDATE ON parted TO {}",
+        g.runner
+    ));
+    let error = changed_during_a_run(
+        &mut g,
+        ("parted", "parted_all"),
+        "CREATE POLICY odd ON parted USING (size % 2 = 1); ALTER TABLE parted ENABLE ROW LEVEL SECURITY",
+        "0A000",
+    );
+    assert_eq!(
+        error.message(),
+        format!(
+            "cannot fill partitioned table \"public.parted\" because row-level security applies to role \"{}\"",
+            g.runner
+        )
+    );
 }

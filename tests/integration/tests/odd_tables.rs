@@ -1,7 +1,8 @@
 //! Targets and statements that PostgreSQL allows and a simple implementation doesn't think of.
 
 use ntt_mime_integration::server::major_version;
-use ntt_mime_integration::{TestDb, inode, parallel};
+use ntt_mime_integration::session::describe;
+use ntt_mime_integration::{Outcome, Session, Store, TestDb, assert_error, inode, parallel};
 
 #[test]
 fn a_table_is_made_of_detections_by_a_parallel_plan() {
@@ -86,4 +87,224 @@ fn long_texts_that_are_no_blobids_take_no_memory_to_speak_of() {
     assert_eq!((outcome.rows_updated, outcome.failures), (10, 131));
     let bytes: i64 = s.value("SELECT max(bytes) FROM memory");
     assert!(bytes < 150_000_000, "a worker took {bytes} bytes");
+}
+
+/// A partitioned table whose leaves have policies of their own: one none at all, so that who names it sees no row; the
+/// other one that shows every other row, and lets none be changed. And a role that may fill it.
+struct SecuredLeaves {
+    db: TestDb<'static>,
+    _store: Store,
+    s: Session,
+    runner: String,
+}
+
+impl SecuredLeaves {
+    fn new(name: &str) -> SecuredLeaves {
+        let (db, store, mut s) = TestDb::with_store(name);
+        inode::load_source(&mut s, &store.put_synthetic(40));
+        let runner = db.role("runner", "LOGIN");
+        s.exec(&format!(
+            "CREATE TABLE parted (number int, blobid text, mime_type text) PARTITION BY RANGE (number);
+             CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (MINVALUE) TO (20);
+             CREATE TABLE parted_2 PARTITION OF parted DEFAULT;
+             INSERT INTO parted SELECT n, blobid FROM source ORDER BY n;
+             ALTER TABLE parted_1 ENABLE ROW LEVEL SECURITY;
+             ALTER TABLE parted_2 ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY odd ON parted_2 USING (number % 2 = 1) WITH CHECK (mime_type IS NULL);
+             GRANT SELECT, UPDATE ON parted, parted_1, parted_2 TO {runner};
+             GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+        ));
+        SecuredLeaves {
+            db,
+            _store: store,
+            s,
+            runner,
+        }
+    }
+
+    /// The role fills `rows` rows, whatever its session says of row-level security.
+    #[track_caller]
+    fn fill(&mut self, arguments: &str, rows: i64) {
+        for row_security in ["on", "off"] {
+            let mut session = self.begin(row_security);
+            session.exec("SET ntt_mime.lock_timeout = '50ms'");
+            let called = session.call(&format!("{arguments}, target => 'parted'"));
+            self.check(row_security, called, rows);
+        }
+    }
+
+    /// Empties the column, and makes the role's session.
+    fn begin(&mut self, row_security: &str) -> Session {
+        self.s.exec(
+            "UPDATE parted SET mime_type = NULL WHERE blobid IS NOT NULL AND mime_type IS NOT NULL",
+        );
+        inode::remember(&mut self.s, "parted");
+        let mut session = self.db.connect_as(&self.runner);
+        session.exec(&format!("SET row_security = {row_security}"));
+        session
+    }
+
+    #[track_caller]
+    fn check(&mut self, row_security: &str, called: Result<Outcome, postgres::Error>, rows: i64) {
+        let outcome = match called {
+            Ok(outcome) => outcome,
+            Err(e) => panic!("row_security = {row_security}: {}", describe(&e)),
+        };
+        assert_eq!(
+            (outcome.rows_updated, outcome.failures),
+            (rows, 0),
+            "row_security = {row_security}"
+        );
+        assert_eq!(inode::check_partly_filled(&mut self.s, "parted"), rows);
+    }
+}
+
+#[test]
+fn a_leafs_own_policies_do_not_apply_as_in_an_update_of_its_parent() {
+    let mut leaves = SecuredLeaves::new("leaf_policies");
+    // Who names a leaf meets them; who names the partitioned table doesn't, whatever row_security says.
+    let mut session = leaves.db.connect_as(&leaves.runner);
+    assert_eq!(session.count("SELECT count(*) FROM parted_1"), 0);
+    assert_eq!(session.count("SELECT count(*) FROM parted_2"), 10);
+    session.exec("SET row_security = off");
+    assert_error(
+        session.batch_execute("TABLE parted_1"),
+        "42501",
+        "row-level security",
+    );
+    session.exec("UPDATE parted SET mime_type = 'x/y'");
+    assert_eq!(
+        leaves
+            .s
+            .count("SELECT count(*) FROM parted WHERE mime_type = 'x/y'"),
+        40
+    );
+    leaves.fill("7", 40);
+}
+
+#[test]
+fn a_leafs_own_policies_do_not_apply_to_its_owner_either() {
+    let mut leaves = SecuredLeaves::new("leaf_owner");
+    let runner = leaves.runner.clone();
+    leaves.s.exec(&format!(
+        "ALTER TABLE parted_1 OWNER TO {runner}; ALTER TABLE parted_1 FORCE ROW LEVEL SECURITY"
+    ));
+    leaves.fill("7", 40);
+}
+
+#[test]
+fn a_leafs_own_policies_do_not_apply_where_an_index_knows_the_rows() {
+    let mut leaves = SecuredLeaves::new("leaf_index");
+    // Large enough for an index to be asked.
+    leaves.s.exec(
+        "INSERT INTO parted SELECT -n, NULL, repeat('x', 1000) FROM generate_series(1, 2000) n;
+         CREATE INDEX ON parted_1 (blobid) WHERE mime_type IS NULL AND blobid IS NOT NULL;
+         ANALYZE parted",
+    );
+    leaves.fill("100", 40);
+    leaves.s.exec("SELECT pg_stat_force_next_flush()");
+    let lookups = leaves
+        .s
+        .count("SELECT sum(idx_scan)::bigint FROM pg_stat_user_indexes WHERE relname = 'parted_1'");
+    assert!(lookups >= 2, "{lookups} look-ups in the index");
+}
+
+#[test]
+fn a_leafs_own_policies_do_not_apply_where_others_hold_rows() {
+    let mut leaves = SecuredLeaves::new("leaf_held");
+    let mut other = leaves.db.connect();
+    other.exec("BEGIN; SELECT FROM parted WHERE number IN (5, 25) FOR UPDATE");
+    leaves.fill("7", 38);
+    other.exec("COMMIT");
+    leaves.fill("7", 40);
+}
+
+#[test]
+fn a_leafs_own_policies_do_not_apply_when_statements_are_prepared_anew() {
+    let mut leaves = SecuredLeaves::new("leaf_anew");
+    let mut other = leaves.db.connect();
+    for row_security in ["on", "off"] {
+        let mut session = leaves.begin(row_security);
+        session.exec("SET ntt_mime.lock_timeout = '1min'");
+        // While the worker is in the second batch of the leaf, something changes that plans depend on.
+        other.exec(
+            "BEGIN; SELECT FROM parted_1 WHERE ctid = (SELECT ctid FROM parted_1 ORDER BY ctid OFFSET 7 LIMIT 1) FOR UPDATE",
+        );
+        let run = session.call_in_background("5, target => 'parted', workers => 1");
+        leaves.db.wait_for_waiting_worker();
+        other.exec("ALTER TABLE parted_1 SET (autovacuum_enabled = off); COMMIT");
+        leaves.check(row_security, run.finish().1, 40);
+    }
+}
+
+#[test]
+fn a_leafs_own_policies_do_not_apply_where_a_blobid_is_computed() {
+    let (db, store, mut s) = TestDb::with_store("leaf_computed");
+    if major_version() < 18 {
+        println!("skipped: the server has no virtual columns");
+        return;
+    }
+    inode::load_source(&mut s, &store.put_synthetic(20));
+    let runner = db.role("runner", "LOGIN");
+    s.exec(&format!(
+        "CREATE TABLE parted (number int, name text, mime_type text,
+                              blobid text GENERATED ALWAYS AS (lower(name)) VIRTUAL) PARTITION BY LIST (number);
+         CREATE TABLE parted_1 PARTITION OF parted DEFAULT;
+         INSERT INTO parted SELECT n, upper(blobid) FROM source;
+         ALTER TABLE parted_1 ENABLE ROW LEVEL SECURITY;
+         GRANT UPDATE ON parted TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+    ));
+    inode::remember(&mut s, "parted");
+    let mut session = db.connect_as(&runner);
+    session.exec("SET row_security = off");
+    assert_eq!(session.backfill("7, target => 'parted'").rows_updated, 20);
+    inode::check_filled(&mut s, "parted");
+}
+
+#[test]
+fn texts_equal_to_a_blobid_by_collation_only_are_not_filled() {
+    let (_db, store, mut s) = TestDb::with_store("collation");
+    if s.count("SELECT count(*) FROM pg_collation WHERE collprovider = 'i'") == 0 {
+        println!("skipped: the server has no ICU");
+        return;
+    }
+    inode::load_source(&mut s, &store.put_synthetic(20));
+    s.exec(
+        "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE TABLE blob (blobid text COLLATE ci, mime_type text);
+         INSERT INTO blob SELECT blobid FROM source UNION ALL SELECT upper(blobid) FROM source;
+         CREATE TABLE parted (LIKE blob) PARTITION BY LIST (mime_type);
+         CREATE TABLE parted_rest PARTITION OF parted DEFAULT;
+         INSERT INTO parted TABLE blob",
+    );
+    assert_eq!(
+        s.count("SELECT count(*) FROM blob a JOIN blob b USING (blobid)"),
+        80,
+        "the collation takes them to be equal"
+    );
+    for target in ["blob", "parted"] {
+        // All in one batch: then the upper-case text is in the rows that are updated by the lower-case one.
+        let outcome = s.backfill(&format!("target => '{target}', workers => 1"));
+        assert_eq!(
+            (outcome.blobs, outcome.rows_updated, outcome.failures),
+            (40, 20, 20),
+            "{target}"
+        );
+        assert_eq!(
+            s.table(&format!(
+                "SELECT t.blobid = lower(t.blobid) COLLATE \"C\", count(*),
+                        count(*) FILTER (WHERE t.mime_type = ntt_detect_mime(lower(t.blobid)))
+                   FROM {target} t WHERE t.mime_type IS NOT NULL GROUP BY 1"
+            )),
+            ["t|20|20"],
+            "{target}"
+        );
+        assert_eq!(
+            s.table(
+                "SELECT reason, attempts, count(*), count(s.n)
+                   FROM ntt_mime.failure f LEFT JOIN source s ON f.blobid = upper(s.blobid) GROUP BY 1, 2"
+            ),
+            ["invalid|1|20|20"]
+        );
+    }
 }
