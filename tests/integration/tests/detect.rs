@@ -2,6 +2,7 @@
 //! and bad blobids, serially and in parallel queries. What else can lie in a store than a blob is in `paths`.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use ntt_mime_integration::cluster::SUPERUSER;
 use ntt_mime_integration::store::{absent_blobid, blobid_of};
@@ -336,6 +337,50 @@ fn a_blob_that_appears_later_is_found() {
     assert_eq!(detect(&mut s, &blobid).as_deref(), Some("image/png"));
     store.remove(&blobid);
     assert_eq!(detect(&mut s, &blobid), None);
+}
+
+/// What a session's backend has open in a folder, itself included.
+fn open_in(s: &Session, folder: &Path) -> Vec<PathBuf> {
+    let folder = fs::canonicalize(folder).expect("it is there");
+    fs::read_dir(format!("/proc/{}/fd", s.pid))
+        .expect("the backend lives, and is ours to look at")
+        .filter_map(|entry| fs::read_link(entry.expect("readable").path()).ok())
+        .filter(|path| path.starts_with(&folder))
+        .collect()
+}
+
+#[test]
+fn an_idle_session_keeps_nothing_of_the_store_open() {
+    let (_db, store, mut s) = TestDb::with_store("idle");
+    let blobid = store.put(b"#!/bin/sh\n");
+    let detect = format!("SELECT ntt_detect_mime('{blobid}'::text)");
+    let nothing = Vec::<PathBuf>::new();
+    s.exec(&detect);
+    assert_eq!(open_in(&s, store.root()), nothing, "after a statement");
+
+    let inspect = format!("SELECT * FROM ntt_inspect_blob('{blobid}')");
+    s.exec(&inspect);
+    assert_eq!(open_in(&s, store.root()), nothing, "after another function");
+
+    // After the blob has been judged, the statement fails.
+    let failing =
+        format!("SELECT 1 / (length(found) - length(found)) FROM ({detect} OFFSET 0) d (found)");
+    assert_error(s.batch_execute(&failing), "22012", "division by zero");
+    // The error is told before its transaction ends; the session is idle again before it takes another statement.
+    s.exec("SELECT 1");
+    assert_eq!(open_in(&s, store.root()), nothing, "after an error");
+
+    for end in ["COMMIT", "ROLLBACK"] {
+        s.exec("BEGIN");
+        s.exec(&detect);
+        assert_ne!(
+            open_in(&s, store.root()),
+            nothing,
+            "what is kept for the transaction can be seen here"
+        );
+        s.exec(end);
+        assert_eq!(open_in(&s, store.root()), nothing, "after {end}");
+    }
 }
 
 #[test]

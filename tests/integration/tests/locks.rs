@@ -226,6 +226,188 @@ fn a_leaf_is_dropped_while_a_batch_waits_for_it() {
     );
 }
 
+/// How many workers wait for a lock on a leaf of `inode`.
+fn waiting_for_leaves(s: &mut Session) -> i64 {
+    s.count(
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+          WHERE NOT granted AND locktype = 'relation' AND backend_type = 'ntt_mime worker'
+            AND datname = current_database()
+            AND relation IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'inode'::regclass)",
+    )
+}
+
+/// `statements` give leaf `inode_m0` a new file, in a transaction that ends when a worker waits for the leaf.
+fn given_a_new_file(name: &str, statements: &str) {
+    let (db, _store, mut s) = archive(name, 2, 60);
+    let mut ddl = db.connect();
+    ddl.exec(&format!("BEGIN; {statements}"));
+    // There, for nobody else sees these rows yet.
+    inode::remember(&mut ddl, "inode");
+    let expected = inode::expected(&mut ddl).rows;
+    let mut caller = db.connect();
+    caller.exec("SET ntt_mime.lock_timeout = '10s'");
+    let running = caller.call_in_background("50");
+    wait_until(SOON, "a worker to wait for the leaf", || {
+        waiting_for_leaves(&mut s) > 0
+    });
+    ddl.exec("COMMIT");
+    // To a snapshot from before the wait the new file would have no rows, and nothing would seem to be left.
+    let (mut caller, outcome) = running.succeed();
+    assert_eq!(caller.take_warnings(), Vec::<String>::new());
+    inode::check_filled(&mut s, "inode");
+    assert_eq!(outcome.rows_updated, expected);
+    assert_eq!(
+        s.run_row(outcome.run_id, "status, rows_left"),
+        "succeeded|0"
+    );
+}
+
+#[test]
+fn a_leaf_is_truncated_and_loaded_anew_while_a_worker_waits_for_it() {
+    given_a_new_file(
+        "truncate_waiting",
+        "TRUNCATE inode_m0;
+         INSERT INTO inode_m0 (medium_hash, ino, blobid) SELECT 'm0', 1000000 + n, blobid FROM source",
+    );
+}
+
+#[test]
+fn leaves_are_rewritten_while_workers_wait_for_them() {
+    // A partition's column has the parent's type: only all of them can be changed.
+    given_a_new_file(
+        "rewrite_waiting",
+        "ALTER TABLE inode ALTER COLUMN nlink TYPE bigint",
+    );
+}
+
+/// Workers that wait for a leaf which is locked in `mode` don't hold back vacuum.
+fn no_snapshot_waits(name: &str, mode: &str) {
+    let (db, _store, mut s) = archive(name, 2, 60);
+    let mut other = db.connect();
+    other.exec(&format!(
+        "BEGIN; LOCK TABLE ONLY inode_m0, ONLY inode_m1 IN {mode} MODE"
+    ));
+    let mut caller = db.connect();
+    caller.exec("SET ntt_mime.lock_timeout = '10s'");
+    let running = caller.call_in_background("50");
+    wait_until(SOON, "both workers to wait for a leaf", || {
+        waiting_for_leaves(&mut s) == 2
+    });
+    let horizons = s.table(
+        "SELECT backend_xid, backend_xmin FROM pg_stat_activity
+          WHERE backend_type = 'ntt_mime worker' AND datname = current_database()",
+    );
+    other.exec("COMMIT");
+    let (_, outcome) = running.succeed();
+    assert_eq!(horizons, ["|", "|"], "transaction ids and snapshots");
+    assert_eq!(outcome.rows_updated, inode::expected(&mut s).rows);
+    inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn a_worker_that_waits_to_read_a_leaf_has_no_snapshot() {
+    no_snapshot_waits("waiting_reader", "ACCESS EXCLUSIVE");
+}
+
+#[test]
+fn a_worker_that_waits_to_update_a_leaf_has_no_snapshot() {
+    no_snapshot_waits("waiting_writer", "SHARE");
+}
+
+#[test]
+fn a_worker_holds_no_leaf_while_it_waits_for_the_parent() {
+    let (db, _store, mut s) = archive("parent_first", 1, 60);
+    // As DDL does: the parent first, then the leaf. This session finds a deadlock at once, and would have to give way.
+    let mut ddl = db.connect();
+    ddl.exec("SET deadlock_timeout = '10ms'");
+    ddl.exec("BEGIN; LOCK TABLE ONLY inode IN ACCESS EXCLUSIVE MODE");
+    let mut caller = db.connect();
+    caller.exec("SET ntt_mime.lock_timeout = '10s'");
+    let running = caller.call_in_background("50, workers => 1");
+    // For the parent, of which the partition's constraint is made: the leaf is free.
+    db.wait_for_waiting_worker();
+    ddl.exec("LOCK TABLE ONLY inode_m0 IN ACCESS EXCLUSIVE MODE NOWAIT");
+    ddl.exec("COMMIT");
+    let (_, outcome) = running.succeed();
+    assert_eq!(outcome.rows_updated, inode::expected(&mut s).rows);
+    inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn ddl_on_the_partitioned_table_does_not_deadlock() {
+    let (db, _store, mut s) = archive("ddl_rounds", 50, 1000);
+    let filled = format!(
+        "SELECT count(*) FROM inode WHERE mime_type <> '{}'",
+        inode::KEPT
+    );
+    let mut ddl = db.connect();
+    ddl.exec("SET deadlock_timeout = '10ms'");
+    let mut caller = db.connect();
+    caller.exec("SET ntt_mime.lock_timeout = '10s'");
+    let running = caller.call_in_background("1, workers => 2");
+    for round in 0..10 {
+        // Each of them locks the parent first, then leaf by leaf. The last two have the workers make the partitions'
+        // constraints anew, as they do at each leaf that is new to them.
+        ddl.exec("BEGIN; LOCK TABLE inode IN ACCESS EXCLUSIVE MODE; COMMIT");
+        ddl.exec("ALTER TABLE inode ADD COLUMN note text");
+        ddl.exec("ALTER TABLE inode DROP COLUMN note");
+        let before = s.count(&filled);
+        // Asked without a pause, or the run would be over too soon.
+        while s.count(&filled) == before {
+            assert!(!running.is_finished(), "it was over in round {round}");
+        }
+    }
+    let (mut caller, outcome) = running.succeed();
+    assert_eq!(caller.take_warnings(), Vec::<String>::new());
+    assert_eq!(outcome.rows_updated, inode::expected(&mut s).rows);
+    inode::check_filled(&mut s, "inode");
+    assert_eq!(
+        s.run_row(outcome.run_id, "status, rows_left"),
+        "succeeded|0"
+    );
+    // Nobody else has had to give way either.
+    assert_eq!(deadlocks(&mut s), 0);
+}
+
+#[test]
+fn a_leaf_that_may_only_be_read_is_left_at_once() {
+    let (db, _store, mut s) = archive("share", 3, 200);
+    let locked = inode::pending(&mut s, "inode_m0");
+    let free = inode::pending(&mut s, "inode_m1") + inode::pending(&mut s, "inode_m2");
+    assert!(locked > 20 * 20, "a leaf of many batches");
+    let mut other = db.connect();
+    // As CREATE INDEX does: the leaf's rows can be seen, and not be updated.
+    other.exec("BEGIN; LOCK TABLE ONLY inode_m0 IN SHARE MODE");
+    // With a pause between batches none is read before the one before it has been updated.
+    s.exec("SET ntt_mime.lock_timeout = '100ms'; SET ntt_mime.batch_delay = '1ms'");
+    let outcome = s.backfill("20");
+    assert_eq!(
+        s.take_warnings(),
+        [
+            "1 leaf was not filled completely because of locks held by others | It is \"public.inode_m0\". | \
+             The next run will try again."
+        ]
+    );
+    assert_eq!(outcome.rows_updated, free);
+    assert_eq!(inode::pending(&mut s, "inode"), locked);
+    assert_eq!(
+        s.run_row(
+            outcome.run_id,
+            "status, leaves_done, leaves_total, rows_left IS NULL"
+        ),
+        "succeeded|2|3|t"
+    );
+    // One batch of the leaf in each of the three passes, and after it no other.
+    let scanned = s.run_counter(outcome.run_id, "rows_scanned") - free;
+    assert!(
+        (3..=3 * 20).contains(&scanned),
+        "{scanned} rows of a leaf that can't be updated were read"
+    );
+    other.exec("COMMIT");
+    assert_eq!(s.backfill("20").rows_updated, locked);
+    inode::check_filled(&mut s, "inode");
+}
+
 /// A leaf is detached in the midst of it, by `statement`, and is another table's from then on.
 fn detached(name: &str, statement: &str) {
     let (db, _store, mut s) = archive(name, 2, 60);
@@ -301,11 +483,13 @@ fn a_leaf_is_truncated_and_filled_anew() {
          COMMIT",
         inode::KEPT
     ));
-    running.succeed();
-    inode::remember(&mut s, "inode");
-    let rest = s.backfill("50");
-    inode::check_filled(&mut s, "inode");
-    println!("{} rows were left to the next run", rest.rows_updated);
+    let (_, outcome) = running.succeed();
+    // So many pauses make it a long pass, after which all leaves are looked at again, from their beginning.
+    assert_eq!(inode::pending(&mut s, "inode"), 0);
+    assert_eq!(
+        s.run_row(outcome.run_id, "status, rows_left"),
+        "succeeded|0"
+    );
     let wrong = s.table(
         "SELECT ino, mime_type, mime FROM inode JOIN truth USING (blobid)
           WHERE mime_type IS DISTINCT FROM mime AND mime_type IS DISTINCT FROM 'application/x-kept' LIMIT 5",

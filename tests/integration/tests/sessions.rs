@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ntt_mime_integration::cluster::Shutdown;
+use ntt_mime_integration::store::absent_blobid;
 use ntt_mime_integration::{
     Background, Cluster, SOON, Session, Store, TestDb, assert_error, inode, wait_for, wait_until,
 };
@@ -509,6 +510,101 @@ fn a_row_is_locked_by_another_session() {
     );
     other.exec("COMMIT");
     assert_eq!(s.backfill("50").rows_updated, 1);
+    inode::check_filled(&mut s, "inode");
+}
+
+/// Locks a table of the extension's until somebody has waited for it in vain, for five seconds, and tries again.
+fn lock_until_tried_again(db: &TestDb, s: &mut Session, running: &Background, table: &str) {
+    let mut dba = db.connect();
+    dba.exec(&format!(
+        "BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"
+    ));
+    let waiting_since = format!(
+        "SELECT waitstart::text FROM pg_locks
+          WHERE NOT granted AND waitstart IS NOT NULL AND relation = '{table}'::regclass
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    );
+    let first = wait_for(SOON, "somebody to wait for the table", || {
+        assert!(!running.is_finished(), "it was over before that");
+        s.column(&waiting_since).pop()
+    });
+    wait_until(SOON, "another attempt", || {
+        assert!(!running.is_finished(), "the run ended for it");
+        let now = s.column(&waiting_since).pop();
+        now.is_some_and(|now| now != first)
+    });
+    dba.exec("COMMIT");
+}
+
+#[test]
+fn the_runs_row_is_locked_for_a_while() {
+    let (db, _store, mut s) = archive("run_locked");
+    let (running, run_id) = start(&db, &mut s, "20");
+    lock_until_tried_again(&db, &mut s, &running, "ntt_mime.run");
+    let (_, outcome) = running.succeed();
+    let expected = inode::expected(&mut s).rows;
+    assert_eq!(outcome.rows_updated, expected);
+    assert_eq!(
+        s.run_row(run_id, "status, rows_updated, rows_left, error IS NULL"),
+        format!("succeeded|{expected}|0|t")
+    );
+    inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn the_record_of_failures_is_locked_for_a_while() {
+    let (db, _store, mut s) = archive("failure_locked");
+    // At the end of its leaf, so that the run goes on when it comes to it.
+    let absent = absent_blobid(0);
+    s.exec(&format!(
+        "INSERT INTO inode (medium_hash, ino, blobid) VALUES ('m1', 1000000, '{absent}')"
+    ));
+    inode::remember(&mut s, "inode");
+    let (running, run_id) = start(&db, &mut s, "40");
+    lock_until_tried_again(&db, &mut s, &running, "ntt_mime.failure");
+    let (_, outcome) = running.succeed();
+    let expected = inode::expected(&mut s).rows;
+    assert_eq!((outcome.rows_updated, outcome.failures), (expected, 1));
+    assert_eq!(
+        s.run_row(run_id, "status, rows_left, error IS NULL"),
+        "succeeded|1|t"
+    );
+    assert_eq!(
+        s.table("SELECT blobid, reason, attempts FROM ntt_mime.failure"),
+        [format!("{absent}|missing|1")]
+    );
+    inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn a_warning_that_the_client_cannot_show_ends_no_run() {
+    let (db, _store, mut s) = archive("latin1_warning");
+    s.exec(
+        "CALL add_leaf('漢');
+         INSERT INTO inode (medium_hash, ino, blobid) SELECT '漢', n, blobid FROM source",
+    );
+    inode::remember(&mut s, "inode");
+    let total = inode::expected(&mut s).rows;
+    let locked = inode::pending(&mut s, "\"inode_漢\"");
+    let mut ddl = db.connect();
+    ddl.exec("BEGIN; LOCK TABLE ONLY \"inode_漢\" IN ACCESS EXCLUSIVE MODE");
+    let mut caller = db.connect();
+    caller.exec("SET client_encoding = 'LATIN1'; SET ntt_mime.lock_timeout = '100ms'");
+    let outcome = caller.backfill("1000");
+    assert_eq!(
+        caller.take_warnings(),
+        [
+            "1 leaf was not filled completely because of locks held by others | It is \"public.inode_\\u{6f22}\". | \
+             The next run will try again."
+        ]
+    );
+    assert_eq!(s.run_row(outcome.run_id, "status"), "succeeded");
+    assert_eq!(outcome.rows_updated, total - locked);
+    let advisory = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    assert_eq!(s.count(advisory), 0, "locks of a run that is over");
+    ddl.exec("COMMIT");
+    assert_eq!(caller.backfill("1000").rows_updated, locked);
     inode::check_filled(&mut s, "inode");
 }
 
