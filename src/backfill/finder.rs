@@ -221,7 +221,10 @@ impl<'a> Finder<'a> {
         let nothing_new = failed.is_empty() && mended.is_empty();
         if !nothing_new && !self.job.options.dry_run {
             let run_id = self.job.run_id;
-            self.book(|| history::record_failures(run_id, &failed, &mended))?;
+            let record = || history::record_failures(run_id, &failed, &mended);
+            if self.book(record)?.is_none() {
+                return Ok(None);
+            }
         }
         Ok(Some(batch))
     }
@@ -271,19 +274,22 @@ impl<'a> Finder<'a> {
     }
 
     /// Writes or reads what is on record, in a transaction of its own; tries again for a while if somebody has locked
-    /// it: a run of hours isn't to end for that.
-    fn book<T>(&self, work: impl Fn() -> T) -> Result<T, PgError> {
+    /// it: a run of hours isn't to end for that. None if the run is being stopped meanwhile.
+    fn book<T>(&self, work: impl Fn() -> T) -> Result<Option<T>, PgError> {
         let mut attempt = 0;
         loop {
             attempt += 1;
             match tx::transaction(&work) {
-                Err(error) if error.is_of_locks() && attempt < BOOKING_ATTEMPTS => {
+                Err(error) if error.is_of_locks() => {
                     pgrx::check_for_interrupts!();
-                    if self.stopped_now() {
+                    if self.shared.stopping() != Stop::No {
+                        return Ok(None);
+                    }
+                    if attempt == BOOKING_ATTEMPTS {
                         return Err(error);
                     }
                 }
-                result => return result,
+                result => return result.map(Some),
             }
         }
     }
@@ -355,6 +361,12 @@ impl<'a> Finder<'a> {
             .map(|todo| batch.wanted[todo.at].key.text())
             .collect();
         let known = self.book(|| history::known_failures(&self.job.options, &texts))?;
+        let Some(known) = known else {
+            // Others may wait for what we have claimed.
+            let slots = todo.drain(..).filter_map(|todo| todo.slot);
+            slots.for_each(|slot| self.cache.release(slot));
+            return Ok(());
+        };
         todo.retain(|todo| {
             let wanted = &mut batch.wanted[todo.at];
             let recent = known

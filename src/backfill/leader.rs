@@ -45,6 +45,9 @@ const LONG_PASS: Duration = Duration::from_secs(2);
 /// How often the run row is brought up to date. The view promises two seconds.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the leader tries to write down how a run ended, five seconds each if somebody has locked the table.
+const FINAL_ATTEMPTS: u32 = 12;
+
 /// How often the leader tries to write down how a run failed.
 const RECORD_ATTEMPTS: u32 = 2;
 
@@ -334,7 +337,9 @@ impl Leader {
         }
         let locked = self.locked();
         let too_long = shared.totals().too_long;
-        self.write(&row);
+        if !(1..FINAL_ATTEMPTS).any(|_| self.try_write(&row)) {
+            self.write(&row);
+        }
         // From here on the run is what its row says, whatever comes in while its end is told.
         self.finished = true;
         self.release();

@@ -97,21 +97,28 @@ impl Leader {
 
     pub(super) fn record(&self, status: &'static str, error: Option<String>) -> RunRow {
         let row = self.row(status, error);
-        self.write(&row);
+        match status {
+            // What somebody's lock has prevented is written a second later.
+            "running" => _ = self.try_write(&row),
+            _ => self.write(&row),
+        }
         let elapsed = self.started.elapsed();
         let title = Progress { row: &row, elapsed }.title();
         bgworker::report_title(&format!("CALL, ntt_mime run {}: {title}", self.run_id));
         row
     }
 
+    /// Writes the run row.
     pub(super) fn write(&self, row: &RunRow) {
-        let update = || history::update(self.run_id, row);
-        match row.status {
-            // What somebody's lock has prevented is written a second later.
-            "running" => tx::unless_locked(update).unwrap_or_default(),
-            _ => tx::in_subtransaction(update),
-        }
+        tx::in_subtransaction(|| history::update(self.run_id, row));
         tx::commit_and_begin();
+    }
+
+    /// Likewise; false if somebody's lock prevented it, after five seconds.
+    pub(super) fn try_write(&self, row: &RunRow) -> bool {
+        let written = tx::unless_locked(|| history::update(self.run_id, row));
+        tx::commit_and_begin();
+        written.is_some()
     }
 
     pub(super) fn notice(&self) {
