@@ -513,26 +513,33 @@ fn a_row_is_locked_by_another_session() {
     inode::check_filled(&mut s, "inode");
 }
 
-/// Locks a table of the extension's until somebody has waited for it in vain, for five seconds, and tries again.
-fn lock_until_tried_again(db: &TestDb, s: &mut Session, running: &Background, table: &str) {
+/// Locks a table of the extension's in another session.
+fn lock(db: &TestDb, table: &str) -> Session {
     let mut dba = db.connect();
     dba.exec(&format!(
         "BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"
     ));
+    dba
+}
+
+/// Waits until somebody waits for a table; since when, if not since `before`.
+fn wait_for_waiter(s: &mut Session, running: &Background, table: &str, before: &str) -> String {
     let waiting_since = format!(
         "SELECT waitstart::text FROM pg_locks
           WHERE NOT granted AND waitstart IS NOT NULL AND relation = '{table}'::regclass
             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     );
-    let first = wait_for(SOON, "somebody to wait for the table", || {
+    wait_for(SOON, "somebody to wait for the table", || {
         assert!(!running.is_finished(), "it was over before that");
-        s.column(&waiting_since).pop()
-    });
-    wait_until(SOON, "another attempt", || {
-        assert!(!running.is_finished(), "the run ended for it");
-        let now = s.column(&waiting_since).pop();
-        now.is_some_and(|now| now != first)
-    });
+        s.column(&waiting_since).pop().filter(|now| now != before)
+    })
+}
+
+/// Locks a table of the extension's until somebody has waited for it in vain, for five seconds, and tries again.
+fn lock_until_tried_again(db: &TestDb, s: &mut Session, running: &Background, table: &str) {
+    let mut dba = lock(db, table);
+    let first = wait_for_waiter(s, running, table, "");
+    wait_for_waiter(s, running, table, &first);
     dba.exec("COMMIT");
 }
 
@@ -573,6 +580,45 @@ fn the_record_of_failures_is_locked_for_a_while() {
         s.table("SELECT blobid, reason, attempts FROM ntt_mime.failure"),
         [format!("{absent}|missing|1")]
     );
+    inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn a_cancel_is_answered_while_the_record_of_failures_is_locked() {
+    let (db, _store, mut s) = archive("failure_locked_cancel");
+    let absent = absent_blobid(0);
+    s.exec(&format!(
+        "INSERT INTO inode (medium_hash, ino, blobid) VALUES ('m1', 1000000, '{absent}')"
+    ));
+    inode::remember(&mut s, "inode");
+    let (running, run_id) = start(&db, &mut s, "40");
+    let mut dba = lock(&db, "ntt_mime.failure");
+    wait_for_waiter(&mut s, &running, "ntt_mime.failure", "");
+    assert!(s.value::<bool>(&format!("SELECT ntt_cancel_backfill({run_id})")));
+    running.succeed();
+    assert_eq!(s.run_row(run_id, "status, error IS NULL"), "cancelled|t");
+    dba.exec("COMMIT");
+    s.backfill("");
+    inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn the_runs_row_is_locked_at_its_end() {
+    let (db, _store, mut s) = archive("run_locked_end");
+    let (running, run_id) = start(&db, &mut s, "100");
+    // From before the last batch on: what is left to be done then is done.
+    let mut dba = lock(&db, "ntt_mime.run");
+    let expected = inode::expected(&mut s).rows;
+    wait_until(SOON, "all rows to be filled", || {
+        s.count("SELECT count(*) FROM inode WHERE mime_type IS NOT NULL") >= expected
+    });
+    let mut before = String::new();
+    for _ in 0..3 {
+        before = wait_for_waiter(&mut s, &running, "ntt_mime.run", &before);
+    }
+    dba.exec("COMMIT");
+    running.succeed();
+    assert_eq!(s.run_row(run_id, "status, rows_left"), "succeeded|0");
     inode::check_filled(&mut s, "inode");
 }
 
