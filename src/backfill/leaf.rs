@@ -344,13 +344,19 @@ impl<'a> Leaf<'a> {
 
     /// In a transaction of its own, so that the locks above the leaf last no longer.
     fn build_constraint(&mut self) -> Result<(), LeafError> {
-        tx::transaction_timed(|| {
+        let (free, _) = tx::transaction_timed(|| {
             lock::lock_ancestors(self.oid);
-            if let Some(locked) = self.lock(pg_sys::AccessShareLock) {
+            // Not to be waited for: others may wait for the tables above.
+            let free = lock::lock_if_free(self.oid);
+            if free && let Some(locked) = self.lock(pg_sys::AccessShareLock) {
                 locked.cache_partition_constraint();
             }
+            free
         })?;
-        Ok(())
+        match free {
+            true => Ok(()),
+            false => Err(LeafError::Locked),
+        }
     }
 
     fn named(&self) -> Named {

@@ -186,12 +186,8 @@ impl LockedLeaf {
     /// to wait for a lock on a table above. Who has one there may be waiting for us: DDL locks a parent before its
     /// partitions.
     pub fn cache_partition_constraint(&self) -> bool {
-        let lock = |oid| {
-            // SAFETY: inside a transaction.
-            unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as i32) }
-        };
         if !self.has_partition_constraint_cached() {
-            if !ancestors(self.oid()).into_iter().all(lock) {
+            if !ancestors(self.oid()).into_iter().all(lock_if_free) {
                 return false;
             }
             // SAFETY: an open relation.
@@ -211,6 +207,12 @@ fn ancestors(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
             .filter_map(|i| ancestors.get_oid(i))
             .collect()
     }
+}
+
+/// Locks a table for reading, for the rest of the transaction, unless that would mean to wait.
+pub fn lock_if_free(oid: pg_sys::Oid) -> bool {
+    // SAFETY: inside a transaction; of a table that is gone it is a lock on nothing.
+    unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as i32) }
 }
 
 /// Locks the tables above a partition for the rest of the transaction, from the root down, as DDL does; waits up to
