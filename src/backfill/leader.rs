@@ -230,6 +230,7 @@ impl Leader {
             target: self.target.oid.to_u32(),
             partitioned: self.target.partitioned,
             row_security: self.target.row_security,
+            role: identity::current_user().to_u32(),
             mime_type_limit: self.target.mime_type_limit,
             roots: self.roots.clone(),
             failures_on_record,

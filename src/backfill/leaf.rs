@@ -409,7 +409,7 @@ impl<'a> Leaf<'a> {
         if !is_leaf || !locked.is_table() || !locked.has_tid_ranges() {
             return None;
         }
-        target::check_rights(target, self.job.partitioned);
+        target::check_rights(target, self.job.role.into(), self.job.partitioned);
         let name = locked.qualified_name();
         if name != self.name {
             // Statements are bound to the name that they were written with.

@@ -125,6 +125,8 @@ pub struct Job {
     pub partitioned: bool,
     /// Do policies of the target apply to the role? Only where it isn't partitioned.
     pub row_security: bool,
+    /// The role whose rights count: the caller's at the CALL, whatever a trigger makes of a worker's session.
+    pub role: u32,
     /// Characters that fit into `mime_type`, if that is bounded.
     pub mime_type_limit: Option<usize>,
     /// What tells the store's roots from what may be mounted in their place when a worker opens them.

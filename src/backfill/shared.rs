@@ -22,7 +22,7 @@ use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run7");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run8");
 
 /// Alignment of each part: a cache line, so that parts don't share one.
 const ALIGN: usize = 64;

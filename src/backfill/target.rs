@@ -86,10 +86,9 @@ pub fn resolve(argument: Option<pg_sys::Oid>) -> Result<Target, Error> {
     describe(oid).unwrap_or(Err(Error::NoSuchTargetOid { oid: oid.to_u32() }))
 }
 
-/// Checks in a worker that what was checked at the start of the run still holds: rights can be revoked, and policies
-/// be made, at any time. Raises the error that a new run would get. Inside a transaction.
-pub fn check_rights(target: pg_sys::Oid, partitioned: bool) {
-    let role = current_user();
+/// Checks in a worker that what was checked at the start of the run still holds for its role: rights can be revoked,
+/// and policies be made, at any time. Raises the error that a new run would get. Inside a transaction.
+pub fn check_rights(target: pg_sys::Oid, role: pg_sys::Oid, partitioned: bool) {
     // SAFETY: look-ups in catalog caches, by oids and a C string.
     let (may_update, policies_apply) = unsafe {
         let column = pg_sys::get_attnum(target, c"mime_type".as_ptr());
@@ -97,8 +96,7 @@ pub fn check_rights(target: pg_sys::Oid, partitioned: bool) {
         let granted = |result| result == pg_sys::AclResult::ACLCHECK_OK;
         let may_update = granted(pg_sys::pg_class_aclcheck(target, role, update))
             || granted(pg_sys::pg_attribute_aclcheck(target, column, role, update));
-        let policies =
-            partitioned.then(|| pg_sys::check_enable_rls(target, pg_sys::InvalidOid, true));
+        let policies = partitioned.then(|| pg_sys::check_enable_rls(target, role, true));
         (may_update, policies == Some(RLS_ENABLED))
     };
     if !may_update {
