@@ -320,6 +320,24 @@ fn the_living_are_left_alone_and_other_databases_too() {
 }
 
 #[test]
+fn a_note_that_was_never_finished_goes_with_its_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let dead = Command::new("true").spawn().map(|mut child| {
+        child.wait().unwrap();
+        child.id()
+    });
+    let (dead, living) = (dead.unwrap(), std::process::id());
+    for pid in [dead, living] {
+        let name = format!("new.{DATABASE}.1.{pid}");
+        std::fs::write(folder.path().join(name), "").unwrap();
+    }
+    assert_eq!(left_behind(folder.path()), []);
+    let left = folder.path().join(format!("new.{DATABASE}.1.{living}"));
+    assert!(left.exists());
+    assert_eq!(files(folder.path()), 1);
+}
+
+#[test]
 fn damaged_notes_say_nothing() {
     let folder = tempfile::tempdir().unwrap();
     for (name, content) in [

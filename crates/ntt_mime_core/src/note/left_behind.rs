@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use super::signals::CRASHES;
 use super::{Keeper, MAGIC, Page, Sight};
@@ -161,8 +163,12 @@ pub fn crashes(folder: &Path, database: u32) -> Vec<(BlobId, &'static str)> {
 
 /// Removes a note that its keeper never finished, once it can't be at it any more.
 fn remove_unfinished(entry: &fs::DirEntry) {
-    if is_older(entry, UNFINISHED) {
-        let _ = fs::remove_file(entry.path());
+    let path = entry.path();
+    let pid = i32::try_from(pid_of(&path)).ok().and_then(Pid::from_raw);
+    let is_dead = pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH));
+    // Another process may have its number by now.
+    if is_dead || is_older(entry, UNFINISHED) {
+        let _ = fs::remove_file(path);
     }
 }
 
