@@ -139,24 +139,17 @@ mod tests {
             failures: 3,
             ..row.clone()
         };
-        let progress = Progress {
-            row: &row,
-            ..progress
-        };
+        let summary = |row: &RunRow| Progress { row, ..progress }.summary();
         assert_eq!(
-            progress.summary(),
+            summary(&row),
             "succeeded: 5000 blobs (3 failed), 20000 rows filled in 10.0 s, 500 blobs/s"
         );
         let row = RunRow {
             rows_left: Some(7),
             ..row.clone()
         };
-        let progress = Progress {
-            row: &row,
-            ..progress
-        };
         assert_eq!(
-            progress.summary(),
+            summary(&row),
             "succeeded: 5000 blobs (3 failed), 20000 rows filled, 7 still pending, in 10.0 s, 500 blobs/s"
         );
     }

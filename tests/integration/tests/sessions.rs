@@ -543,6 +543,16 @@ fn lock_until_tried_again(db: &TestDb, s: &mut Session, running: &Background, ta
     dba.exec("COMMIT");
 }
 
+/// A row whose blob isn't there, at the end of its leaf: the run goes on when it comes to it.
+fn add_an_absent_blob(s: &mut Session) -> String {
+    let absent = absent_blobid(0);
+    s.exec(&format!(
+        "INSERT INTO inode (medium_hash, ino, blobid) VALUES ('m1', 1000000, '{absent}')"
+    ));
+    inode::remember(s, "inode");
+    absent
+}
+
 #[test]
 fn the_runs_row_is_locked_for_a_while() {
     let (db, _store, mut s) = archive("run_locked");
@@ -561,12 +571,7 @@ fn the_runs_row_is_locked_for_a_while() {
 #[test]
 fn the_record_of_failures_is_locked_for_a_while() {
     let (db, _store, mut s) = archive("failure_locked");
-    // At the end of its leaf, so that the run goes on when it comes to it.
-    let absent = absent_blobid(0);
-    s.exec(&format!(
-        "INSERT INTO inode (medium_hash, ino, blobid) VALUES ('m1', 1000000, '{absent}')"
-    ));
-    inode::remember(&mut s, "inode");
+    let absent = add_an_absent_blob(&mut s);
     let (running, run_id) = start(&db, &mut s, "40");
     lock_until_tried_again(&db, &mut s, &running, "ntt_mime.failure");
     let (_, outcome) = running.succeed();
@@ -586,11 +591,7 @@ fn the_record_of_failures_is_locked_for_a_while() {
 #[test]
 fn a_cancel_is_answered_while_the_record_of_failures_is_locked() {
     let (db, _store, mut s) = archive("failure_locked_cancel");
-    let absent = absent_blobid(0);
-    s.exec(&format!(
-        "INSERT INTO inode (medium_hash, ino, blobid) VALUES ('m1', 1000000, '{absent}')"
-    ));
-    inode::remember(&mut s, "inode");
+    add_an_absent_blob(&mut s);
     let (running, run_id) = start(&db, &mut s, "40");
     let mut dba = lock(&db, "ntt_mime.failure");
     wait_for_waiter(&mut s, &running, "ntt_mime.failure", "");
