@@ -285,6 +285,11 @@ pub fn any_failure() -> bool {
     as_owner(|| one::<bool>("SELECT true FROM ntt_mime.failure", &[])).unwrap_or(false)
 }
 
+/// As an array's elements.
+fn texts(strings: &[String]) -> Vec<&str> {
+    strings.iter().map(String::as_str).collect()
+}
+
 /// A failure on record.
 pub struct KnownFailure {
     pub reason: FailureReason,
@@ -302,7 +307,7 @@ pub struct NewFailure {
 /// The failures on record among `blobids`.
 pub fn known_failures(options: &Options, blobids: &[String]) -> HashMap<String, KnownFailure> {
     let arguments = [
-        DatumWithOid::from(blobids.to_vec()),
+        DatumWithOid::from(texts(blobids)),
         DatumWithOid::from(options.retry_failed),
         DatumWithOid::from(options.retry_failures_after_s as f64),
     ];
@@ -338,7 +343,7 @@ pub fn record_failures(run_id: i64, failed: &[NewFailure], mended: &[String]) {
             run_sql(RECORD_FAILURES, &arguments);
         }
         if !mended.is_empty() {
-            run_sql(FORGET_FAILURES, &[DatumWithOid::from(mended.to_vec())]);
+            run_sql(FORGET_FAILURES, &[DatumWithOid::from(texts(mended))]);
         }
     });
 }

@@ -29,12 +29,9 @@ use crate::pg::bgworker::{self, Handle};
 use crate::pg::dsm::Segment;
 use crate::pg::latch;
 use crate::pg::lock::{self, SessionLock};
+use crate::pg::message::{self, Message};
 use crate::pg::tx::{self, PgError};
-use crate::pg::{
-    identity,
-    message::{self, Message},
-    notes,
-};
+use crate::pg::{identity, notes};
 
 /// Passes over the leaves at most; what is pending then is counted and left to the next run.
 const MAX_PASSES: u32 = 3;

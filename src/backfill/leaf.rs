@@ -205,7 +205,7 @@ impl<'a> Leaf<'a> {
         limit: u32,
         mut row: impl FnMut(Tid, &str),
     ) -> Result<Opened, LeafError> {
-        let (opened, _) = tx::transaction_timed(|| {
+        let opened = tx::transaction_without_snapshot(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
             let blocks = locked.blocks();
             let (read, opened): (_, fn(u32) -> Opened) = match blocks {
@@ -234,7 +234,7 @@ impl<'a> Leaf<'a> {
         limit: u32,
         row: impl FnMut(Tid, &str),
     ) -> Result<(), LeafError> {
-        let (done, _) = tx::transaction_timed(|| {
+        let done = tx::transaction_without_snapshot(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
             let rows = self.read(&locked, (from, to), limit, row);
             self.get_ready_to_update(&locked, rows);
@@ -344,7 +344,7 @@ impl<'a> Leaf<'a> {
 
     /// In a transaction of its own, so that the locks above the leaf last no longer.
     fn build_constraint(&mut self) -> Result<(), LeafError> {
-        let (free, _) = tx::transaction_timed(|| {
+        let free = tx::transaction_without_snapshot(|| {
             lock::lock_ancestors(self.oid);
             // Not to be waited for: others may wait for the tables above.
             let free = lock::lock_if_free(self.oid);
@@ -409,7 +409,9 @@ impl<'a> Leaf<'a> {
         if !is_leaf || !locked.is_table() || !locked.has_tid_ranges() {
             return None;
         }
-        target::check_rights(target, self.job.role.into(), self.job.partitioned);
+        // Rights can be revoked, and policies be made, at any time.
+        target::check_rights(target, self.job.role.into(), self.job.partitioned)
+            .unwrap_or_else(|error| error.raise());
         let name = locked.qualified_name();
         if name != self.name {
             // Statements are bound to the name that they were written with.

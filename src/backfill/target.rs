@@ -40,7 +40,6 @@ SELECT c.relkind::pg_catalog.text,
        c.relpersistence::pg_catalog.text,
        b.atttypid, pg_catalog.format_type(b.atttypid, b.atttypmod),
        m.atttypid, pg_catalog.format_type(m.atttypid, m.atttypmod), m.atttypmod,
-       coalesce(pg_catalog.has_column_privilege(c.oid, m.attnum, 'UPDATE'), false),
        pg_catalog.row_security_active(c.oid),
        a.amhandler::pg_catalog.oid
   FROM pg_catalog.pg_class c
@@ -86,9 +85,12 @@ pub fn resolve(argument: Option<pg_sys::Oid>) -> Result<Target, Error> {
     describe(oid).unwrap_or(Err(Error::NoSuchTargetOid { oid: oid.to_u32() }))
 }
 
-/// Checks in a worker that what was checked at the start of the run still holds for its role: rights can be revoked,
-/// and policies be made, at any time. Raises the error that a new run would get. Inside a transaction.
-pub fn check_rights(target: pg_sys::Oid, role: pg_sys::Oid, partitioned: bool) {
+/// May a role fill the target? Inside a transaction.
+pub fn check_rights(
+    target: pg_sys::Oid,
+    role: pg_sys::Oid,
+    partitioned: bool,
+) -> Result<(), Error> {
     // SAFETY: look-ups in catalog caches, by oids and a C string.
     let (may_update, policies_apply) = unsafe {
         let column = pg_sys::get_attnum(target, c"mime_type".as_ptr());
@@ -100,21 +102,14 @@ pub fn check_rights(target: pg_sys::Oid, role: pg_sys::Oid, partitioned: bool) {
         (may_update, policies == Some(RLS_ENABLED))
     };
     if !may_update {
-        let target = qualified_name(target).unwrap_or_default();
-        Error::NoPrivilege {
-            target,
-            role: role_name(role),
-        }
-        .raise()
+        let (target, role) = (qualified_name(target).unwrap_or_default(), role_name(role));
+        return Err(Error::NoPrivilege { target, role });
     }
     if policies_apply {
-        let target = plain_name(target).unwrap_or_default();
-        Error::RowSecurity {
-            target,
-            role: role_name(role),
-        }
-        .raise()
+        let (target, role) = (plain_name(target).unwrap_or_default(), role_name(role));
+        return Err(Error::RowSecurity { target, role });
     }
+    Ok(())
 }
 
 fn by_name(name: &str) -> Option<pg_sys::Oid> {
@@ -144,9 +139,8 @@ fn describe(oid: pg_sys::Oid) -> Option<Result<Target, Error>> {
             blobid: (row.get(3)?, row.get(4)?),
             mime_type: (row.get(5)?, row.get(6)?),
             mime_typmod: row.get::<i32>(7)?.unwrap_or(-1),
-            may_update: row.get::<bool>(8)?.unwrap_or(false),
-            row_security: row.get::<bool>(9)?.unwrap_or(false),
-            access_method: row.get::<pg_sys::Oid>(10)?,
+            row_security: row.get::<bool>(8)?.unwrap_or(false),
+            access_method: row.get::<pg_sys::Oid>(9)?,
         }))
     };
     let described = Spi::connect(|client| read(client)).ok().flatten()?;
@@ -161,7 +155,6 @@ struct Described {
     blobid: (Option<pg_sys::Oid>, Option<String>),
     mime_type: (Option<pg_sys::Oid>, Option<String>),
     mime_typmod: i32,
-    may_update: bool,
     row_security: bool,
     /// The handler of a plain table's.
     access_method: Option<pg_sys::Oid>,
@@ -183,7 +176,6 @@ impl Described {
             ("c", _) => Some("a composite type"),
             _ => Some("another kind of relation"),
         };
-        let role = || role_name(current_user());
         if let Some(kind) = kind {
             let name = self.plain_name;
             return Err(Error::WrongKind { name, kind });
@@ -197,15 +189,8 @@ impl Described {
         }
         self.check_column("blobid", &self.blobid)?;
         self.check_column("mime_type", &self.mime_type)?;
-        if !self.may_update {
-            let (target, role) = (self.name, role());
-            return Err(Error::NoPrivilege { target, role });
-        }
         let partitioned = self.kind == "p";
-        if partitioned && self.row_security {
-            let (target, role) = (self.plain_name, role());
-            return Err(Error::RowSecurity { target, role });
-        }
+        check_rights(oid, current_user(), partitioned)?;
         let limit = self.mime_typmod - pg_sys::VARHDRSZ as i32;
         Ok(Target {
             oid,

@@ -221,25 +221,18 @@ pub fn returning_errors<T>(work: impl FnOnce() -> Result<T, PgError>) -> Result<
 ///
 /// Only where no transaction is open: in a background worker.
 pub fn transaction<T>(work: impl FnOnce() -> T) -> Result<T, PgError> {
-    let work = || {
+    transaction_without_snapshot(|| {
         take_snapshot();
         work()
-    };
+    })
+}
+
+/// Likewise, with no snapshot until `work` takes one ([`take_snapshot`]), if it does.
+pub fn transaction_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, PgError> {
     transaction_timed(work).map(|(value, _)| value)
 }
 
-/// Runs `work` in a transaction that takes no snapshot: for what must come before the first one.
-pub fn transaction_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, PgError> {
-    let result = catch(|| {
-        // SAFETY: no transaction is open; ended by the commit or the abort below.
-        unsafe { pg_sys::StartTransactionCommand() };
-        work()
-    });
-    end(result).map(|(value, _)| value)
-}
-
-/// Runs `work` in a transaction of its own that has no snapshot until `work` takes one ([`take_snapshot`]), and tells
-/// how long the commit took.
+/// Like [`transaction_without_snapshot`]; tells also how long the commit took.
 pub fn transaction_timed<T>(work: impl FnOnce() -> T) -> Result<(T, Duration), PgError> {
     let result = catch(|| {
         // SAFETY: no transaction is open; the snapshot is popped before the commit, and an error
@@ -259,7 +252,7 @@ pub fn transaction_timed<T>(work: impl FnOnce() -> T) -> Result<(T, Duration), P
     end(result)
 }
 
-/// Takes the snapshot of a [`transaction_timed`], once in each: when everything is locked that will be looked at. One
+/// Takes the snapshot of a transaction, once in each: when everything is locked that will be looked at. One
 /// from before a wait for a lock doesn't have the rows that were written meanwhile by who held it, and of TRUNCATE
 /// and of ALTER TABLE, which make new files, no rows at all; and it would hold back vacuum while we wait.
 pub fn take_snapshot() {

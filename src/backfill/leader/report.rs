@@ -10,11 +10,8 @@ use crate::backfill::history::{self, Additions, RunRow};
 use crate::backfill::progress::{self, Progress};
 use crate::errors::{NAMED, counted, counted_with, which};
 use crate::pg::lock::plain_name;
-use crate::pg::{
-    bgworker, identity,
-    message::{self, Message},
-    tx,
-};
+use crate::pg::message::{self, Message};
+use crate::pg::{bgworker, identity, tx};
 
 impl Leader {
     /// A line in the server's log. The options are in the run's row.
