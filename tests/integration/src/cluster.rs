@@ -190,9 +190,14 @@ impl Cluster {
             Duration::from_secs(60),
             "the server to take connections",
             || {
-                let mut process = self.process.lock().expect("process");
-                let child = process.as_mut().expect("just started");
-                if let Some(status) = child.try_wait().expect("our child") {
+                // No panic while it is locked: dropping the cluster locks it once more.
+                let ended = self
+                    .process
+                    .lock()
+                    .expect("process")
+                    .as_mut()
+                    .and_then(|child| child.try_wait().expect("our child"));
+                if let Some(status) = ended {
                     panic!("the server ended with {status}:\n{}", self.log());
                 }
                 config.connect(NoTls).is_ok()
@@ -375,11 +380,15 @@ pub(crate) fn stop_shared() {
 /// blobs that the server's environment names do harm (crates/ntt_mime_core/src/poison.rs), every store is a slow one,
 /// and a worker is large early. `scripts/test.sh integration` builds it and tells where it is.
 pub fn poison_path() -> String {
-    let built = std::env::var("NTT_POISON_LIBRARY")
-        .expect("NTT_POISON_LIBRARY names it; scripts/test.sh integration builds it");
-    // Where the server's account can read it.
-    let folder = scratch::folder("poison");
-    fs::copy(built, folder.join("ntt_mime.so")).expect("it was built");
+    // One copy for all, where the server's account can read it.
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let built = std::env::var("NTT_POISON_LIBRARY")
+            .expect("NTT_POISON_LIBRARY names it; scripts/test.sh integration builds it");
+        let folder = scratch::folder("poison");
+        fs::copy(built, folder.join("ntt_mime.so")).expect("it was built");
+        folder
+    });
     format!("{}:$libdir", folder.display())
 }
 
