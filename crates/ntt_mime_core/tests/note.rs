@@ -2,8 +2,9 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::note::{self, Death, Keeper, Note};
@@ -113,16 +114,25 @@ fn endless(depth: u64) -> u64 {
     std::hint::black_box(&frame)[0] + endless(depth + 1)
 }
 
+/// Held to begin a process: until that executes its program it has all our files, and so keeps their locks, also of
+/// those that we close meanwhile. Whoever looks at one note twice holds it for reading.
+static BEGINNING: RwLock<()> = RwLock::new(());
+
 /// Lets a process die over the blob.
 fn die(folder: &Path, how: &str) -> ExitStatus {
-    Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .args(["--exact", "dies", "--test-threads=1"])
         .env(HOW, how)
         .env(FOLDER, folder)
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap()
+        .stderr(Stdio::null());
+    begin(&mut command).wait().unwrap()
+}
+
+fn begin(command: &mut Command) -> Child {
+    let _beginning = BEGINNING.write().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().unwrap()
 }
 
 fn left_behind(folder: &Path) -> Vec<(BlobId, Death)> {
@@ -233,6 +243,7 @@ fn one_that_was_suspect_before_clears_the_other() {
     left_behind(folder.path());
     die(folder.path(), "kill beside another look");
     // Also if the run that reads it doesn't come to settle it.
+    let _nobody_begins = BEGINNING.read().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..2 {
         let left = note::left_behind(folder.path(), DATABASE, &[DATABASE]).unwrap();
         let blamed: Vec<_> = left.iter().map(|left| (left.blob, left.death)).collect();
@@ -322,11 +333,9 @@ fn the_living_are_left_alone_and_other_databases_too() {
 #[test]
 fn a_note_that_was_never_finished_goes_with_its_process() {
     let folder = tempfile::tempdir().unwrap();
-    let dead = Command::new("true").spawn().map(|mut child| {
-        child.wait().unwrap();
-        child.id()
-    });
-    let (dead, living) = (dead.unwrap(), std::process::id());
+    let mut child = begin(&mut Command::new("true"));
+    child.wait().unwrap();
+    let (dead, living) = (child.id(), std::process::id());
     for pid in [dead, living] {
         let name = format!("new.{DATABASE}.1.{pid}");
         std::fs::write(folder.path().join(name), "").unwrap();
