@@ -183,6 +183,14 @@ pg_features() {
     printf '%s\n' --no-default-features --features "pg$PG"
 }
 
+# need_room DIRECTORY GIGABYTES: a disk that fills up midway fails whatever happens to write just then.
+need_room() {
+    local folder=$1 free
+    until [[ -e $folder ]]; do folder=$(dirname -- "$folder"); done
+    free=$(($(stat --file-system --format='%a * %S' -- "$folder") >> 20))
+    [[ $free -ge $(($2 * 1024)) ]] || die "no room in \"$1\": $free MB are free, $2 GB are needed"
+}
+
 # lock DIRECTORY COMMAND: let one run at a time use the directory; held until the script exits.
 # The lock is on the directory itself, so that no account needs to write into it.  Whatever we
 # start that outlives us must not inherit descriptor 9.

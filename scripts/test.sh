@@ -19,7 +19,11 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/cluster.sh"
 
 mapfile -t features < <(pg_features)
 
-phase_setup() { "$REPO/scripts/setup.sh" build test bench; }
+phase_setup() {
+    local folder
+    for folder in "$REPO" "${TEST_DIR%/*}" "${TMPDIR:-/tmp}"; do need_room "$folder" 6; done
+    "$REPO/scripts/setup.sh" build test bench
+}
 
 # What has been released is never edited: whoever has it installed would have something else.
 check_released() {
