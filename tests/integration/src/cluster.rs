@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
@@ -18,7 +17,9 @@ use crate::{Session, scratch, server};
 
 /// Settings of every cluster. Durability against power cuts isn't tested here, so nothing is flushed.
 const SETTINGS: &[(&str, &str)] = &[
-    ("listen_addresses", "127.0.0.1"),
+    ("listen_addresses", ""),
+    // An ANALYZE that nobody asked for would change plans, hold back vacuum, and be in the way of NOWAIT.
+    ("autovacuum", "off"),
     ("fsync", "off"),
     ("full_page_writes", "off"),
     ("max_connections", "80"),
@@ -30,6 +31,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("log_statement", "none"),
     ("lc_messages", "C"),
 ];
+
+/// Only part of a socket's name: each server has a folder of its own, and nobody listens elsewhere.
+const PORT: u16 = 5432;
 
 /// The superuser of every cluster.
 pub const SUPERUSER: &str = "postgres";
@@ -46,7 +50,6 @@ pub enum Shutdown {
 /// A private server with its data folder.
 pub struct Cluster {
     dir: PathBuf,
-    port: u16,
     environment: Vec<(String, String)>,
     process: Mutex<Option<Child>>,
 }
@@ -136,7 +139,6 @@ impl Cluster {
         server::give_to_server(&dir);
         Cluster {
             dir,
-            port: free_port(),
             environment: Vec::new(),
             process: Mutex::new(None),
         }
@@ -153,7 +155,7 @@ impl Cluster {
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        PORT
     }
 
     /// Adds settings; a later one wins. They hold from the next start.
@@ -179,7 +181,7 @@ impl Cluster {
             .arg(self.data())
             .arg("-k")
             .arg(&self.dir)
-            .args(["-p", &self.port.to_string()])
+            .args(["-p", &PORT.to_string()])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("file descriptor"))
             .stderr(log);
@@ -290,7 +292,7 @@ impl Cluster {
         let mut config = postgres::Config::new();
         config
             .host_path(&self.dir)
-            .port(self.port)
+            .port(PORT)
             .dbname(database)
             .user(user)
             .application_name("ntt_itest");
@@ -318,7 +320,7 @@ impl Cluster {
         // Arguments rather than variables: setpriv resets those.
         command.arg("--host").arg(&self.dir).args([
             "--port",
-            &self.port.to_string(),
+            &PORT.to_string(),
             "--username",
             SUPERUSER,
             "--no-password",
@@ -396,12 +398,6 @@ fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
     let each = variables.iter();
     each.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect()
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket").port()
 }
 
 /// Runs `psql`, a [`Cluster::client`] of that name, on a script, which has to succeed.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ntt_mime_integration::cluster::{Shutdown, poison_path};
 use ntt_mime_integration::{
-    Cluster, SOON, Session, Store, TestDb, assert_error, inode, parallel, wait_until,
+    Cluster, SOON, Session, Store, TestDb, assert_error, inode, parallel, wait_for, wait_until,
 };
 
 /// Where processes leave notes, below the data folder.
@@ -112,22 +112,33 @@ fn recovered(cluster: &Cluster, nth: usize) {
     cluster.recover();
 }
 
-/// Waits until a worker has been at the same blob, which holds it, for a moment.
+/// Waits until a worker is held by a blob: until its examiner has taken more processor time than for all the others,
+/// and much less than after which a blob is given up.
 fn wait_until_held(db: &TestDb) -> i32 {
     let mut s = db.connect();
-    let mut since = Instant::now();
-    let mut rows = -1;
-    wait_until(SOON, "a worker to be held by the blob", || {
-        let now = s.count("SELECT coalesce((SELECT blobs FROM ntt_mime.progress), 0)");
-        if now != rows {
-            (rows, since) = (now, Instant::now());
-        }
-        rows > 0 && since.elapsed() > Duration::from_millis(700)
+    wait_for(SOON, "a worker to be held by the blob", || {
+        let workers = s.column(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker'
+                AND datname = current_database() AND query LIKE '%detecting%'",
+        );
+        let held = |pid: &String| examiner_time(pid) > Duration::from_millis(500);
+        let worker = workers.into_iter().find(held)?;
+        Some(worker.parse().expect("a number"))
+    })
+}
+
+/// Processor time that a worker's examiner has taken so far.
+fn examiner_time(pid: &str) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let times = threads.filter_map(|thread| {
+        let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+        // In nanoseconds, before two other numbers.
+        let time = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        let time = time.split(' ').next()?.parse().ok()?;
+        (name.trim() == "ntt_mime look").then_some(Duration::from_nanos(time))
     });
-    s.value(
-        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker'
-            AND datname = current_database() AND query LIKE '%detecting%'",
-    )
+    times.max().unwrap_or_default()
 }
 
 #[test]

@@ -100,6 +100,10 @@ fn there_are_as_many_threads_as_set_and_they_go_with_the_worker() {
         wait_until(SOON, "the first batch to be done", || {
             s.count("SELECT count(*) FROM blob WHERE mime_type IS NOT NULL") > 0
         });
+        // A thread has its name once it runs.
+        wait_until(SOON, "all threads to run", || {
+            readers(&mut s).iter().sum::<usize>() >= read_ahead
+        });
         assert_eq!(readers(&mut s), [read_ahead]);
         match cancel {
             true => running.cancel(),

@@ -75,7 +75,7 @@ fn progress_is_seen_and_fresh() {
     let total = inode::expected(&mut s).rows;
     // What the view says and what is committed, in one snapshot, until the run ends.
     let mut samples: Vec<(Instant, i64, i64)> = Vec::new();
-    let mut percents: Vec<f64> = Vec::new();
+    let (mut percents, mut done): (Vec<f64>, Vec<i64>) = (Vec::new(), Vec::new());
     let started = Instant::now();
     while !running.is_finished() {
         let at = Instant::now();
@@ -106,6 +106,7 @@ fn progress_is_seen_and_fresh() {
         assert_eq!(row.get::<_, i64>(11), 0, "failures");
         assert!(row.get::<_, Option<f64>>(12).unwrap_or(0.0) >= 0.0);
         percents.extend(row.get::<_, Option<f64>>(13));
+        done.push(blocks_done);
         assert!(row.get::<_, bool>(15));
         samples.push((at, row.get(10), row.get(16)));
         std::thread::sleep(Duration::from_millis(100));
@@ -142,7 +143,8 @@ fn progress_is_seen_and_fresh() {
         percents.iter().all(|p| (0.0..=100.0).contains(p)),
         "{percents:?}"
     );
-    assert!(percents.is_sorted(), "{percents:?}");
+    // The share of them may fall: how many blocks there are is known once all leaves have been opened.
+    assert!(done.is_sorted(), "{done:?}");
     assert!(
         percents.iter().any(|p| *p > 0.0 && *p < 100.0),
         "{percents:?}"
@@ -465,7 +467,7 @@ fn a_leaf_is_locked_for_a_while() {
     let mut ddl = db.connect();
     ddl.exec("BEGIN; LOCK TABLE ONLY inode_m0 IN ACCESS EXCLUSIVE MODE");
     let mut caller = db.connect();
-    caller.exec("SET ntt_mime.lock_timeout = '200ms'; SET ntt_mime.batch_delay = '50ms'");
+    caller.exec("SET ntt_mime.lock_timeout = '200ms'; SET ntt_mime.batch_delay = '200ms'");
     let running = caller.call_in_background("100");
     wait_until(SOON, "the run to get on with the others", || {
         assert!(
@@ -493,7 +495,8 @@ fn a_row_is_locked_by_another_session() {
         "SELECT ino FROM inode_m0 WHERE blobid IS NOT NULL AND mime_type IS NULL ORDER BY ino LIMIT 1 FOR UPDATE",
     );
     s.exec("SET ntt_mime.lock_timeout = '200ms'");
-    let outcome = s.backfill("50");
+    // One worker: two might wait for each other, at the row that their trigger counts in.
+    let outcome = s.backfill("50, workers => 1");
     let filled = inode::check_partly_filled(&mut s, "inode");
     assert_eq!(outcome.rows_updated, filled);
     assert_eq!(filled, inode::expected(&mut s).rows - 1);
@@ -611,7 +614,10 @@ fn the_runs_row_is_locked_at_its_end() {
     let mut dba = lock(&db, "ntt_mime.run");
     let expected = inode::expected(&mut s).rows;
     wait_until(SOON, "all rows to be filled", || {
-        s.count("SELECT count(*) FROM inode WHERE mime_type IS NOT NULL") >= expected
+        s.count(&format!(
+            "SELECT count(*) FROM inode WHERE mime_type <> '{}'",
+            inode::KEPT
+        )) >= expected
     });
     let mut before = String::new();
     for _ in 0..3 {

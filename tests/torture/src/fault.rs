@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ntt_mime_integration::cluster::{SUPERUSER, Shutdown};
-use ntt_mime_integration::{Session, session, wait_until};
+use ntt_mime_integration::{SOON, Session, session, wait_until};
 
 use crate::caller::Caller;
 use crate::ground::{DATABASE, Ground, LEAVES, OTHER};
@@ -95,6 +95,8 @@ pub struct Fault {
     pub statuses: &'static [&'static str],
     /// Does it end the run?
     pub ends_run: bool,
+    /// How soon after that, or after the run, no worker is left.
+    pub gone_within: Duration,
     /// Do processes crash by it?
     pub crashes: bool,
     pub leaves: Leaves,
@@ -112,6 +114,7 @@ const USUAL: Fault = Fault {
     endings: &["ok"],
     statuses: &["succeeded"],
     ends_run: true,
+    gone_within: Duration::from_secs(1),
     crashes: false,
     leaves: Leaves::Everything,
     by_psql: false,
@@ -325,6 +328,8 @@ pub const FAULTS: &[Fault] = &[
         // The table, its schema or its function isn't there.
         endings: &["ok", "42P01", "3F000", "42883"],
         statuses: &[],
+        // The leader learns of it when it writes down how far it is, once a second, and lets batches end.
+        gone_within: Duration::from_millis(2500),
         leaves: Leaves::Tables,
         ..USUAL
     },
@@ -370,10 +375,13 @@ fn run(s: &mut Session, sql: &str) -> Result<(), String> {
         .map_err(|error| format!("{sql}: {}", session::describe(&error)))
 }
 
-/// It may be gone already, when the run has just ended.
+/// It may be gone already, when the run has just ended. Waits until its parent has seen that it died: before that, the
+/// server takes connections that it breaks off a moment later.
 fn kill(pid: i32) {
+    let process = PathBuf::from(format!("/proc/{pid}"));
     let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    wait_until(SOON, "the killed process to be gone", || !process.exists());
 }
 
 fn on_worker(scene: &mut Scene<'_>, caller: &mut Caller, function: &str) -> Result<(), String> {

@@ -12,6 +12,7 @@ use ntt_mime_integration::{Cluster, Session, inode};
 use crate::isolation::{Bind, SmallDisk};
 use crate::material::Material;
 use crate::round::{Found, judge};
+use crate::watch;
 
 /// Leaves of the target.
 pub const LEAVES: usize = 17;
@@ -36,6 +37,7 @@ const SMALL_DISK_MB: u32 = 500;
 const SETTINGS: &[(&str, &str)] = &[
     ("max_worker_processes", "10"),
     ("client_connection_check_interval", "200ms"),
+    ("autovacuum", "on"),
     ("autovacuum_naptime", "5s"),
     ("min_wal_size", "32MB"),
     ("max_wal_size", "128MB"),
@@ -123,6 +125,7 @@ impl Ground {
         ground.make_template(material);
         ground.measure();
         ground.check_judge();
+        ground.check_watch();
         ground
     }
 
@@ -200,6 +203,22 @@ impl Ground {
             assert_eq!(seen, expected, "the judge on {change}");
         }
         assert_eq!(spoil("SELECT"), [0; 4], "the judge on rows that are right");
+    }
+
+    /// And what a run holds has to be seen while it holds it.
+    fn check_watch(&self) {
+        self.fresh_database();
+        let running = self.connect().call_in_background(BATCH);
+        let (mut segment, mut cache) = (false, false);
+        while !running.is_finished() {
+            for place in watch::run_memory(&self.data()) {
+                let of_a_process = place.starts_with("/proc");
+                segment |= !of_a_process;
+                cache |= of_a_process;
+            }
+        }
+        running.succeed();
+        assert!(segment && cache, "of a run's memory: {segment}, {cache}");
     }
 
     /// Makes the database of a round from the template.

@@ -11,10 +11,7 @@ use crate::ground::{BATCH, Ground};
 use crate::material::Material;
 use crate::watch::{self, Watch};
 
-/// How long workers may be seen after a run was ended. The goal is a second.
-const WORKERS_GONE: Duration = Duration::from_secs(1);
-
-/// How long this suite waits for them all the same, to say how long it took.
+/// How long this suite waits for workers to go, to say how long it took.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a round found.
@@ -119,7 +116,7 @@ pub fn round(
     read_log(ground, log_before, fault, &mut found);
     if found.struck {
         found.workers_gone = Some(gone);
-        if gone > WORKERS_GONE {
+        if gone > fault.gone_within {
             found.violation(format!("workers were there for {gone:?}"));
         }
     }

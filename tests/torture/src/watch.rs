@@ -15,8 +15,9 @@ use rustix::fs::FlockOperation;
 /// How often is looked.
 const EVERY: Duration = Duration::from_millis(10);
 
-/// How the segment of a run begins (`MAGIC` in src/backfill/shared.rs).
-const RUN_SEGMENT: [u8; 8] = u64::from_be_bytes(*b"ntt_run4").to_ne_bytes();
+/// How the segment of a run begins (`MAGIC` in src/backfill/shared.rs), but for the last letter, which is that of the
+/// layout.
+const RUN_SEGMENT: u64 = u64::from_be_bytes(*b"\0ntt_run");
 
 /// How the memory of a run's cache is called where descriptors are listed.
 const RUN_CACHE: &str = "/memfd:ntt_mime run cache";
@@ -90,7 +91,8 @@ pub fn run_memory(data: &Path) -> Vec<String> {
         let mut beginning = [0; 8];
         let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut beginning));
         // One that has nothing in it yet was left by somebody who was just making it.
-        read.is_ok() && (beginning == RUN_SEGMENT || beginning == [0; 8])
+        let beginning = u64::from_ne_bytes(beginning);
+        read.is_ok() && (beginning >> 8 == RUN_SEGMENT || beginning == 0)
     };
     let segments = entries.map(|entry| entry.path()).filter(is_segment);
     let caches = processes(data).into_iter().filter(|process| {
