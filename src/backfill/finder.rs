@@ -205,6 +205,7 @@ impl<'a> Finder<'a> {
                     add(&self.counters.cache_hits, 1);
                     batch.wanted[at].found = outcome.into();
                 }
+                Some(_) if self.shared.limit_reached() => self.cache.release(slot),
                 Some(_) => {
                     let slot = Some(slot);
                     let new = false;

@@ -342,21 +342,30 @@ impl<'a> Leaf<'a> {
         unreachable!("the last attempt returns")
     }
 
-    /// In a transaction of its own, so that the locks above the leaf last no longer.
+    /// In a transaction of its own, so that the locks above the leaf last no longer. Nothing is waited for while
+    /// another table is locked, since others wait for that then: a table above that isn't free is waited for alone, as
+    /// the first thing of another transaction.
     fn build_constraint(&mut self) -> Result<(), LeafError> {
-        let free = tx::transaction_without_snapshot(|| {
-            lock::lock_ancestors(self.oid);
-            // Not to be waited for: others may wait for the tables above.
-            let free = lock::lock_if_free(self.oid);
-            if free && let Some(locked) = self.lock(pg_sys::AccessShareLock) {
-                locked.cache_partition_constraint();
+        let mut wait_for = None;
+        for _ in 0..CONSTRAINT_ATTEMPTS {
+            let locked = tx::transaction_without_snapshot(|| {
+                if let Some(table) = wait_for {
+                    lock::lock(table);
+                }
+                lock::lock_ancestors_if_free(self.oid)?;
+                let free = lock::lock_if_free(self.oid);
+                if free && let Some(locked) = self.lock(pg_sys::AccessShareLock) {
+                    locked.cache_partition_constraint();
+                }
+                Ok(free)
+            })?;
+            match locked {
+                Ok(true) => return Ok(()),
+                Ok(false) => break,
+                Err(table) => wait_for = Some(table),
             }
-            free
-        })?;
-        match free {
-            true => Ok(()),
-            false => Err(LeafError::Locked),
         }
+        Err(LeafError::Locked)
     }
 
     fn named(&self) -> Named {

@@ -137,6 +137,9 @@ fn apply_own_settings(job: &Job) {
     let lock_timeout = std::ffi::CString::new(lock_timeout).unwrap_or_default();
     for (name, value) in [
         (c"lock_timeout", lock_timeout.as_c_str()),
+        // Whoever finds a deadlock has to give way. We do so for little, so we look early: those who wait for a row
+        // of ours look after a second, as a rule.
+        (c"deadlock_timeout", c"100ms"),
         // A row that others have changed is looked at again, see `Leaf::update`; a snapshot for the
         // whole transaction would make that an error.
         (c"default_transaction_isolation", c"read committed"),
@@ -171,6 +174,23 @@ struct Current<'a> {
     index: usize,
     generation: u32,
     leaf: Leaf<'a>,
+}
+
+/// What has become of the rows of a batch whose blobs have a type.
+#[derive(Default)]
+struct Filled {
+    expected: u64,
+    updated: u64,
+    /// Those that somebody held were passed by.
+    free_only: bool,
+}
+
+impl Filled {
+    /// Others may have put rows of the same blobs into the place meanwhile. They are filled as well, and would make up
+    /// in number for some that were held or have moved.
+    fn may_have_missed(&self) -> bool {
+        self.free_only || self.updated != self.expected
+    }
 }
 
 impl<'a> Worker<'a> {
@@ -395,38 +415,39 @@ impl<'a> Worker<'a> {
         batch: &Batch,
     ) -> Result<(), LeafError> {
         let (board, counters) = (self.shared.board(), &self.slot.counters);
-        let (expected, updated) = match self.job.options.dry_run {
-            true => (0, 0),
+        let filled = match self.job.options.dry_run {
+            true => Filled::default(),
             false => match self.update(leaf, place, batch) {
                 Ok(filled) => filled,
                 // These rows have to wait for another pass; what comes after them may be free.
                 Err(LeafError::RowsLocked | LeafError::Retry) => {
                     board.note_locked(index);
-                    (0, 0)
+                    Filled::default()
                 }
                 Err(trouble) => return Err(trouble),
             },
         };
-        let missed = expected.saturating_sub(updated);
+        let missed = filled.expected.saturating_sub(filled.updated);
         add(&counters.rows_retried, missed);
-        let left = batch.rows.saturating_sub(updated);
-        if left > 0 {
-            board.note_left(index, left, missed > 0);
+        let left = batch.rows.saturating_sub(filled.updated);
+        let again = filled.may_have_missed();
+        if left > 0 || again {
+            board.note_left(index, left, again);
         }
         bgworker::report_statistics();
         Ok(())
     }
 
-    /// Updates one batch; returns how many rows were to be filled and how many were.
+    /// Updates one batch.
     fn update(
         &mut self,
         leaf: &mut Leaf<'_>,
         place: Place<'_>,
         batch: &Batch,
-    ) -> Result<(u64, u64), LeafError> {
+    ) -> Result<Filled, LeafError> {
         let (blobids, mime_types, expected) = batch.filled(self.shared.dictionary());
         if blobids.is_empty() {
-            return Ok((0, 0));
+            return Ok(Filled::default());
         }
         self.report(&format!("updating {}", leaf.name));
         let counters = &self.slot.counters;
@@ -446,7 +467,11 @@ impl<'a> Worker<'a> {
                     let update_time = took.saturating_sub(updated.commit_time);
                     add_time(&counters.update_us, update_time);
                     self.adapt(took, batch.rows);
-                    return Ok((expected, updated.rows));
+                    return Ok(Filled {
+                        expected,
+                        updated: updated.rows,
+                        free_only: rows.free_only,
+                    });
                 }
                 Err(trouble) => {
                     add_time(&counters.update_us, took);

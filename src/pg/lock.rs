@@ -187,7 +187,7 @@ impl LockedLeaf {
     /// partitions.
     pub fn cache_partition_constraint(&self) -> bool {
         if !self.has_partition_constraint_cached() {
-            if !ancestors(self.oid()).into_iter().all(lock_if_free) {
+            if lock_ancestors_if_free(self.oid()).is_err() {
                 return false;
             }
             // SAFETY: an open relation.
@@ -215,13 +215,17 @@ pub fn lock_if_free(oid: pg_sys::Oid) -> bool {
     unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as i32) }
 }
 
-/// Locks the tables above a partition for the rest of the transaction, from the root down, as DDL does; waits up to
-/// `lock_timeout` for each. To be done before the partition itself is locked.
-pub fn lock_ancestors(leaf: pg_sys::Oid) {
-    for oid in ancestors(leaf).into_iter().rev() {
-        // SAFETY: inside a transaction; of a table that is gone it is a lock on nothing.
-        unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as i32) };
-    }
+/// The same, waiting up to `lock_timeout`.
+pub fn lock(oid: pg_sys::Oid) {
+    // SAFETY: as above.
+    unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as i32) };
+}
+
+/// Locks the tables above a partition for reading, for the rest of the transaction; the first one for which that would
+/// mean to wait is the error.
+pub fn lock_ancestors_if_free(leaf: pg_sys::Oid) -> Result<(), pg_sys::Oid> {
+    let busy = ancestors(leaf).into_iter().find(|oid| !lock_if_free(*oid));
+    busy.map_or(Ok(()), Err)
 }
 
 /// Of a table access method: can it scan ranges of TIDs?

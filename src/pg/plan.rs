@@ -51,12 +51,14 @@ pub struct Named {
 }
 
 impl Named {
-    /// What to set while its statement is analyzed: "off" would make an error of a partition's own policies, which we
-    /// take off.
-    fn row_security(self) -> Planner {
+    /// What to set whenever its statement is analyzed or planned, by us or again by PostgreSQL.
+    fn settings(self) -> Planner {
+        // "on" would have the planner look at a partition's constraint, and wait for the tables above it for that.
+        const EXCLUSION: (&CStr, &CStr) = (c"constraint_exclusion", c"partition");
         match self.partition {
-            true => &[(c"row_security", c"on")],
-            false => &[],
+            // "off" would make an error of a partition's own policies, which we take off.
+            true => &[EXCLUSION, (c"row_security", c"on")],
+            false => &[EXCLUSION],
         }
     }
 }
@@ -95,7 +97,7 @@ impl LeafPlan {
         // before it is used.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
-            for (name, value) in planner.iter().chain(leaf.row_security()) {
+            for (name, value) in planner.iter().chain(leaf.settings()) {
                 identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
             }
             let plan = pg_sys::SPI_prepare_cursor(
@@ -147,7 +149,7 @@ impl LeafPlan {
         // SAFETY: the level is closed here, or by the abort of the transaction.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
-            for (name, value) in self.leaf.row_security() {
+            for (name, value) in self.leaf.settings() {
                 identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
             }
             self.with_plan(|_| ());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ntt_mime_integration::cluster::SUPERUSER;
 use ntt_mime_integration::session::describe;
 use ntt_mime_integration::{
-    Cluster, SOON, Session, Store, TestDb, assert_error, errors, inode, wait_for,
+    Cluster, SOON, Session, Store, TestDb, assert_error, errors, inode, wait_for, wait_until,
 };
 
 /// The columns of [`WHO_MAY_DO_WHAT`], in their order.
@@ -881,6 +881,30 @@ fn transactions_that_may_not_write_are_refused_and_stricter_ones_work() {
         inode::remember(&mut s, "blob");
         s.exec(&format!("ALTER ROLE {runner} RESET ALL"));
     }
+    // Two runs would fail each other if they were seen to read what the other writes.
+    let mut caller = db.connect();
+    caller.exec(
+        "SET default_transaction_isolation = 'serializable'; SET ntt_mime.batch_delay = '1s'",
+    );
+    let running = caller.call_in_background("7, target => 'blob', workers => 1");
+    s.wait_for_run();
+    let first = s.count("SELECT rows_updated FROM ntt_mime.progress");
+    // What is read beside another serializable transaction is remembered until that ends.
+    let mut beside = db.connect();
+    beside.exec("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT FROM ntt_mime.failure");
+    wait_until(SOON, "the run to write how far it is", || {
+        s.count("SELECT rows_updated FROM ntt_mime.progress") > first
+    });
+    let remembered = format!(
+        "SELECT count(*) FROM pg_locks WHERE mode = 'SIReadLock' AND pid = {}",
+        running.pid
+    );
+    assert_eq!(s.count(&remembered), 0);
+    beside.exec("COMMIT");
+    running.succeed();
+    s.exec("UPDATE blob SET mime_type = NULL");
+    inode::remember(&mut s, "blob");
+
     s.exec(&format!(
         "ALTER ROLE {runner} SET default_transaction_read_only = on"
     ));

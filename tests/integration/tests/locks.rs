@@ -119,20 +119,36 @@ fn deadlocks(s: &mut Session) -> i64 {
     s.count("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 }
 
-/// Another session holds what `first` takes, and then wants a row that a batch of the run has updated already. The
-/// worker looks for a deadlock after a second, the other session doesn't: so the worker is who has to give way.
+/// Another session holds what `first` takes, and waits for a row that a batch of the run has updated already when the
+/// batch comes to wait for it: whoever looks for a deadlock first has to give way, and the other session has waited
+/// for longer. That has to be the worker all the same, whatever its caller's `deadlock_timeout` is.
 fn deadlock(name: &str, first: &str) {
     let (db, _store, mut s) = archive(name, 1, 40);
+    // At the second row a batch has a rest: then the first one, which a sequence tells, is its own.
+    s.exec(
+        "CREATE SEQUENCE updated; CREATE SEQUENCE first_ino MINVALUE 0;
+         CREATE FUNCTION rest() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 CASE nextval('public.updated')
+                     WHEN 1 THEN PERFORM setval('public.first_ino', NEW.ino);
+                     WHEN 2 THEN PERFORM pg_catalog.pg_sleep(2);
+                     ELSE NULL;
+                 END CASE;
+                 RETURN NEW;
+             END $$;
+         CREATE TRIGGER rest BEFORE UPDATE OF mime_type ON inode_m0 FOR EACH ROW EXECUTE FUNCTION rest()",
+    );
     let mut other = db.connect();
-    other.exec(&format!("SET deadlock_timeout = '10min'; BEGIN; {first}"));
+    other.exec(&format!("SET deadlock_timeout = '6s'; BEGIN; {first}"));
     let mut caller = db.connect();
-    caller.exec("SET deadlock_timeout = '1s'; SET ntt_mime.lock_timeout = '10s'");
+    caller.exec("SET deadlock_timeout = '10min'; SET ntt_mime.lock_timeout = '10s'");
     let running = caller.call_in_background("1000, workers => 1");
-    db.wait_for_waiting_worker();
-    // The first row of the leaf that the batch updates; this waits until the deadlock is broken.
+    wait_until(SOON, "the batch to have its rest", || {
+        s.count("SELECT last_value FROM updated") == 2
+    });
+    // This waits until the deadlock is broken.
     other.exec(
-        "UPDATE inode_m0 SET copied_to = copied_to
-          WHERE ino = (SELECT ino FROM inode_m0 WHERE blobid IS NOT NULL AND mime_type IS NULL ORDER BY ctid LIMIT 1)",
+        "UPDATE inode_m0 SET copied_to = copied_to WHERE ino = (SELECT last_value FROM first_ino)",
     );
     assert!(!running.is_finished());
     other.exec("COMMIT");
@@ -157,7 +173,10 @@ fn a_deadlock_over_the_triggers_row_is_survived() {
 fn a_deadlock_over_rows_is_survived() {
     deadlock(
         "deadlock_rows",
-        "SELECT ino FROM inode_m0 WHERE blobid IS NOT NULL AND mime_type IS NULL ORDER BY ctid DESC LIMIT 1 FOR UPDATE",
+        // One row of the first batch, and none of those before it.
+        "SELECT FROM inode_m0 WHERE ctid =
+            (SELECT ctid FROM inode_m0 WHERE blobid IS NOT NULL AND mime_type IS NULL ORDER BY ctid OFFSET 50 LIMIT 1)
+            FOR UPDATE",
     );
 }
 
@@ -280,6 +299,14 @@ fn leaves_are_rewritten_while_workers_wait_for_them() {
     );
 }
 
+/// Transaction ids and snapshots of workers.
+fn horizons(s: &mut Session) -> Vec<String> {
+    s.table(
+        "SELECT backend_xid, backend_xmin FROM pg_stat_activity
+          WHERE backend_type = 'ntt_mime worker' AND datname = current_database()",
+    )
+}
+
 /// Workers that wait for a leaf which is locked in `mode` don't hold back vacuum.
 fn no_snapshot_waits(name: &str, mode: &str) {
     let (db, _store, mut s) = archive(name, 2, 60);
@@ -293,13 +320,10 @@ fn no_snapshot_waits(name: &str, mode: &str) {
     wait_until(SOON, "both workers to wait for a leaf", || {
         waiting_for_leaves(&mut s) == 2
     });
-    let horizons = s.table(
-        "SELECT backend_xid, backend_xmin FROM pg_stat_activity
-          WHERE backend_type = 'ntt_mime worker' AND datname = current_database()",
-    );
+    let horizons = horizons(&mut s);
     other.exec("COMMIT");
     let (_, outcome) = running.succeed();
-    assert_eq!(horizons, ["|", "|"], "transaction ids and snapshots");
+    assert_eq!(horizons, ["|", "|"]);
     assert_eq!(outcome.rows_updated, inode::expected(&mut s).rows);
     inode::check_filled(&mut s, "inode");
 }
@@ -322,13 +346,41 @@ fn a_worker_holds_no_leaf_while_it_waits_for_the_parent() {
     ddl.exec("SET deadlock_timeout = '10ms'");
     ddl.exec("BEGIN; LOCK TABLE ONLY inode IN ACCESS EXCLUSIVE MODE");
     let mut caller = db.connect();
-    caller.exec("SET ntt_mime.lock_timeout = '10s'");
+    // The setting has the planner look at partitions' constraints.
+    caller.exec("SET ntt_mime.lock_timeout = '10s'; SET constraint_exclusion = on");
     let running = caller.call_in_background("50, workers => 1");
     // For the parent, of which the partition's constraint is made: the leaf is free.
     db.wait_for_waiting_worker();
     ddl.exec("LOCK TABLE ONLY inode_m0 IN ACCESS EXCLUSIVE MODE NOWAIT");
+    assert_eq!(horizons(&mut s), ["|"]);
     ddl.exec("COMMIT");
     let (_, outcome) = running.succeed();
+    assert_eq!(outcome.rows_updated, inode::expected(&mut s).rows);
+    inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn a_worker_holds_no_other_table_while_it_waits_for_one_above_a_leaf() {
+    let (db, _store, mut s) = archive("one_above", 1, 60);
+    s.exec(
+        "ALTER TABLE inode DETACH PARTITION inode_m0;
+         CREATE TABLE inode_middle PARTITION OF inode FOR VALUES IN ('m0') PARTITION BY LIST (medium_hash);
+         ALTER TABLE inode_middle ATTACH PARTITION inode_m0 FOR VALUES IN ('m0')",
+    );
+    inode::remember(&mut s, "inode");
+    // A loader's transaction that has made a partition there.
+    let mut loader = db.connect();
+    loader.exec("BEGIN; LOCK TABLE ONLY inode_middle IN ACCESS EXCLUSIVE MODE");
+    let mut caller = db.connect();
+    caller.exec("SET ntt_mime.lock_timeout = '10s'");
+    let running = caller.call_in_background("50, workers => 1");
+    db.wait_for_waiting_worker();
+    assert_eq!(horizons(&mut s), ["|"]);
+    // And one that makes another at the top.
+    s.exec("BEGIN; LOCK TABLE ONLY inode, ONLY inode_m0 IN ACCESS EXCLUSIVE MODE NOWAIT; COMMIT");
+    loader.exec("COMMIT");
+    let (mut caller, outcome) = running.succeed();
+    assert_eq!(caller.take_warnings(), Vec::<String>::new());
     assert_eq!(outcome.rows_updated, inode::expected(&mut s).rows);
     inode::check_filled(&mut s, "inode");
 }
