@@ -59,6 +59,10 @@ UPDATE ntt_mime.run r
 const RUN_OF_PID: &str = "
 SELECT max(run_id) FROM ntt_mime.run WHERE status = 'running' AND pid = $1";
 
+const RUN_THAT_READ: &str = "
+SELECT max(run_id) FROM ntt_mime.run
+ WHERE bytes_read > 0 AND options OPERATOR(pg_catalog.->>) 'blob_root' = pg_catalog.convert_from($1, 'UTF8')";
+
 const HOLDER: &str = "
 SELECT l.pid FROM pg_catalog.pg_locks l
  WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 3
@@ -198,6 +202,11 @@ pub fn holder_of_target(target: pg_sys::Oid) -> (Option<i32>, Option<i64>) {
     let run_id =
         pid.and_then(|pid| as_owner(|| one::<i64>(RUN_OF_PID, &[DatumWithOid::from(pid)])));
     (pid, run_id)
+}
+
+/// The last run on record that has read blobs below these roots.
+pub fn run_that_read(blob_root: &str) -> Option<i64> {
+    as_owner(|| one::<i64>(RUN_THAT_READ, &[DatumWithOid::from(blob_root.as_bytes())]))
 }
 
 fn lock_holder(class: u32, key: u32) -> Option<i32> {

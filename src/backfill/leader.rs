@@ -83,6 +83,17 @@ fn check(arguments: &Arguments) -> Result<(Options, Target, Vec<RootIdentity>), 
     let store = Store::open(&options.blob_root).map_err(|error| Error::BlobRoot {
         detail: sentence(&error),
     })?;
+    // As it looks when it isn't mounted: all blobs would be recorded as missing, and passed over for a day.
+    if store.is_empty()
+        && let Some(run_id) = history::run_that_read(&options.blob_root)
+    {
+        return Err(Error::BlobRoot {
+            detail: format!(
+                "\"{}\" is empty, and was not when run {run_id} read blobs there.",
+                options.blob_root
+            ),
+        });
+    }
     crate::detect::check_detector()?;
     Ok((options, target, store.identities()))
 }

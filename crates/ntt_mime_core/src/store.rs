@@ -176,6 +176,13 @@ impl Store {
         store
     }
 
+    /// Is there nothing at all in it? A root that can't be listed, which isn't needed otherwise, isn't taken for empty.
+    pub fn is_empty(&self) -> bool {
+        let is_empty =
+            |root: &Root| std::fs::read_dir(&root.path).is_ok_and(|mut list| list.next().is_none());
+        self.roots.iter().all(is_empty)
+    }
+
     /// Is it still the store that was opened, all of it? To be asked when a blob isn't found or can't
     /// be read: a store that has been unmounted, or has become unreadable, must not look like one whose
     /// blobs are missing.

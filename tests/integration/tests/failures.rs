@@ -1,8 +1,10 @@
 //! Blobs that can't be detected: recorded with a reason, passed over, tried again when asked or old enough, and
 //! forgotten once they are detected.
 
+use std::path::Path;
+
 use ntt_mime_integration::store::{absent_blobid, blobid_of};
-use ntt_mime_integration::{Outcome, Session, Store, TestDb, inode};
+use ntt_mime_integration::{Outcome, Session, Store, TestDb, assert_error, errors, inode, scratch};
 
 /// A plain table with a good blob, a missing one, an unreadable one and a folder.
 struct Damaged {
@@ -33,6 +35,60 @@ fn damaged(name: &str) -> Damaged {
         missing,
         unreadable,
     }
+}
+
+/// Exchanges the store for an empty folder, or back.
+fn exchange_with_empty(store: &Store, empty: &Path) {
+    let aside = empty.with_extension("aside");
+    for (from, to) in [
+        (store.root(), aside.as_path()),
+        (empty, store.root()),
+        (&aside, empty),
+    ] {
+        std::fs::rename(from, to).expect("both are ours");
+    }
+}
+
+#[test]
+fn a_store_that_is_not_mounted_is_not_one_without_blobs() {
+    let (_db, store, mut s) = TestDb::with_store("not_mounted");
+    inode::plain(&mut s, &store.put_synthetic(30));
+    s.exec("SET ntt_mime.target = 'blob'");
+    inode::remember(&mut s, "blob");
+    let first = s.backfill("max_blobs => 10");
+    assert_eq!(first.rows_updated, 10);
+    // The directory below a mount point comes to light.
+    let empty = scratch::folder("empty");
+    exchange_with_empty(&store, &empty);
+    let on_record = |s: &mut Session| {
+        s.table(
+            "SELECT (SELECT count(*) FROM ntt_mime.run), (SELECT count(*) FROM ntt_mime.failure)",
+        )
+    };
+    for arguments in ["", "dry_run => true"] {
+        let error = assert_error(s.call(arguments), "58P01", "");
+        assert_eq!(
+            errors::words(&error),
+            format!(
+                "ntt_mime.blob_root does not name the directories of a blob store | \"{}\" is empty, and was not \
+                 when run {} read blobs there. | Mount the store, let the server's account search it, or correct \
+                 ntt_mime.blob_root.",
+                store.root_str(),
+                first.run_id
+            )
+        );
+    }
+    assert_eq!(on_record(&mut s), ["1|0"]);
+    exchange_with_empty(&store, &empty);
+    assert_eq!(s.backfill("").rows_updated, 20);
+    inode::check_filled(&mut s, "blob");
+    // One in which nobody has ever found a blob may be as it should be.
+    s.exec(&format!(
+        "UPDATE blob SET mime_type = NULL; SET ntt_mime.blob_root = '{}'",
+        empty.display()
+    ));
+    assert_eq!(s.backfill("").failures, 30);
+    assert_eq!(on_record(&mut s), ["3|30"]);
 }
 
 /// `reason|attempts|first_run_id|last_run_id` of a blob's failure, if it has one.

@@ -274,7 +274,9 @@ pub const FAULTS: &[Fault] = &[
                 .caller_sql
                 .push(format!("SET ntt_mime.blob_root = '{at}'"));
         },
-        strike: |scene, _| {
+        strike: |scene, caller| {
+            // The empty directory below it is a store, too, to a run that finds nothing else when it begins.
+            scene.a_worker(caller);
             let store = mounted_store(scene);
             let mount = || store.mount_again().expect("it was mounted before");
             scene.afterwards.push(Box::new(mount));
