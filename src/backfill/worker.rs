@@ -430,10 +430,7 @@ impl<'a> Worker<'a> {
         let missed = filled.expected.saturating_sub(filled.updated);
         add(&counters.rows_retried, missed);
         let left = batch.rows.saturating_sub(filled.updated);
-        let again = filled.may_have_missed();
-        if left > 0 || again {
-            board.note_left(index, left, again);
-        }
+        board.note_left(index, left, filled.may_have_missed());
         bgworker::report_statistics();
         Ok(())
     }

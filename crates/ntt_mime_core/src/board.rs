@@ -275,7 +275,7 @@ impl<'a> Board<'a> {
         self.header.open.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Notes rows that were pending when read and are not filled; `missed` of them should have been.
+    /// Notes rows that were pending when read and are not filled; `missed`: some that should have been may be left.
     pub fn note_left(&self, leaf: usize, left: u64, missed: bool) {
         let entry = &self.leaves[leaf];
         entry.rows_left.fetch_add(left, Ordering::Relaxed);

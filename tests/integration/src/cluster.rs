@@ -33,7 +33,7 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 
 /// Only part of a socket's name: each server has a folder of its own, and nobody listens elsewhere.
-const PORT: u16 = 5432;
+pub const PORT: u16 = 5432;
 
 /// The superuser of every cluster.
 pub const SUPERUSER: &str = "postgres";
@@ -152,10 +152,6 @@ impl Cluster {
     /// The folder of the server's Unix socket.
     pub fn socket_dir(&self) -> &Path {
         &self.dir
-    }
-
-    pub fn port(&self) -> u16 {
-        PORT
     }
 
     /// Adds settings; a later one wins. They hold from the next start.
@@ -398,6 +394,15 @@ fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
     let each = variables.iter();
     each.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect()
+}
+
+/// The threads of that name in a process of a server: their folders below `/proc`.
+pub fn threads(pid: &str, name: &str) -> impl Iterator<Item = PathBuf> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let folders = threads.into_iter().flatten().flatten();
+    folders.map(|thread| thread.path()).filter(move |thread| {
+        fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim() == name)
+    })
 }
 
 /// Runs `psql`, a [`Cluster::client`] of that name, on a script, which has to succeed.

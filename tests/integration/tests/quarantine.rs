@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ntt_mime_integration::cluster::{Shutdown, poison_path};
+use ntt_mime_integration::cluster::{Shutdown, poison_path, threads};
 use ntt_mime_integration::{
     Cluster, SOON, Session, Store, TestDb, assert_error, inode, parallel, wait_for, wait_until,
 };
@@ -129,14 +129,11 @@ fn wait_until_held(db: &TestDb) -> i32 {
 
 /// Processor time that a worker's examiner has taken so far.
 fn examiner_time(pid: &str) -> Duration {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
-    let threads = threads.into_iter().flatten().flatten();
-    let times = threads.filter_map(|thread| {
-        let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+    let times = threads(pid, "ntt_mime look").filter_map(|thread| {
         // In nanoseconds, before two other numbers.
-        let time = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        let time = time.split(' ').next()?.parse().ok()?;
-        (name.trim() == "ntt_mime look").then_some(Duration::from_nanos(time))
+        let times = std::fs::read_to_string(thread.join("schedstat")).ok()?;
+        let time = times.split(' ').next()?.parse().ok()?;
+        Some(Duration::from_nanos(time))
     });
     times.max().unwrap_or_default()
 }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use ntt_mime_integration::cluster::threads;
 use ntt_mime_integration::store::{absent_blobid, make_node};
 use ntt_mime_integration::{Cluster, SOON, Session, Store, TestDb, corpus, inode, wait_until};
 use rustix::fs::FileType;
@@ -73,15 +74,7 @@ fn readers(s: &mut Session) -> Vec<usize> {
         "SELECT pid FROM pg_stat_activity
           WHERE backend_type = 'ntt_mime worker' AND datname = current_database()",
     );
-    let count = |pid: &String| {
-        let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let names =
-            threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
-        names.filter(|name| name.trim() == READER).count()
-    };
+    let count = |pid: &String| threads(pid, READER).count();
     workers.iter().map(count).collect()
 }
 

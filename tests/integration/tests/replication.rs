@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use ntt_mime_integration::cluster::PORT;
 use ntt_mime_integration::{
     Cluster, SOON, Session, Store, TestDb, assert_error, assert_same_rows, corpus, inode, parallel,
     wait_until,
@@ -130,7 +131,7 @@ fn subscriber<'c>(publisher: &TestDb<'c>, s: &mut Session, publication: &str) ->
         "CREATE SUBSCRIPTION {publication} CONNECTION 'host={} port={} dbname={} user=postgres'
          PUBLICATION {publication} WITH (create_slot = false, slot_name = '{publication}')",
         cluster.socket_dir().display(),
-        cluster.port(),
+        PORT,
         publisher.name
     ));
     db

@@ -84,7 +84,10 @@ impl Pair {
             let right = file_says(&path);
             // What is wrong with the prefilter would be so again.
             if filtered == right || again == [right.as_str(), right.as_str()] {
-                eprintln!("{what}: {whole} with all rules, {filtered} with some, and by file(1)");
+                eprintln!(
+                    "{what}: {whole} with all rules, {filtered} with some, {right} by file(1)"
+                );
+                std::fs::remove_file(&path).expect("it is ours");
                 self.strayed += 1;
                 return;
             }
