@@ -1,0 +1,3 @@
+-- From 0.2.0 to 0.3.0.
+--
+-- The new library works with the tables and functions of 0.2.0 too, so there is no hurry.
