@@ -11,7 +11,7 @@ use crate::pg::bgworker::Session;
 use crate::settings;
 
 /// Largest batch. A worker makes its batches smaller where one would take
-/// longer than [`crate::backfill::worker::LONG_BATCH`].
+/// longer than half a second.
 const MAX_BATCH_SIZE: i32 = 1_000_000;
 
 /// The arguments as given; None is SQL's NULL.
