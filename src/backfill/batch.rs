@@ -36,6 +36,8 @@ pub enum Found {
     Mime(MimeId),
     /// A type that did not fit into the dictionary.
     Text(String),
+    /// A type that does not fit into the column.
+    TooLong,
     Failed,
 }
 
@@ -84,7 +86,7 @@ impl Batch {
             let mime_type = match &wanted.found {
                 Found::Mime(id) => dictionary.get(*id),
                 Found::Text(text) => text,
-                Found::NotLookedAt | Found::Failed => continue,
+                Found::NotLookedAt | Found::TooLong | Found::Failed => continue,
             };
             if let BlobKey::Blob(id) = &wanted.key {
                 blobids.push(id.to_string());

@@ -191,32 +191,33 @@ impl<'a> Finder<'a> {
     fn finish_search(&mut self, search: Search) -> Result<Option<Batch>, PgError> {
         let Search {
             mut batch,
-            todo,
-            waiting,
+            mut todo,
+            mut waiting,
             mut records,
         } = search;
-        if !self.collect(&mut batch, todo, &mut records)? {
-            return Ok(None);
-        }
-        for Waiting { at, slot } in waiting {
-            match self.wait_for(slot) {
-                None => return Ok(None),
-                Some(Lookup::Known(outcome)) => {
-                    add(&self.counters.cache_hits, 1);
-                    batch.wanted[at].found = outcome.into();
-                }
-                Some(_) if self.shared.limit_reached() => self.cache.release(slot),
-                Some(_) => {
-                    let slot = Some(slot);
-                    let new = false;
-                    let mut todo = vec![Todo { at, slot, new }];
-                    self.prepare(&mut batch, &mut todo, &mut records)?;
-                    self.order(&batch, &todo);
-                    if !self.collect(&mut batch, todo, &mut records)? {
-                        return Ok(None);
-                    }
+        loop {
+            if !self.collect(&mut batch, todo, &mut records)? {
+                return Ok(None);
+            }
+            for Waiting { at, slot } in waiting {
+                let Some(lookup) = self.wait_for(slot) else {
+                    return Ok(None);
+                };
+                let mut todo = self.take_up(&mut batch.wanted[at], at, lookup);
+                self.prepare(&mut batch, &mut todo, &mut records)?;
+                self.order(&batch, &todo);
+                if !self.collect(&mut batch, todo, &mut records)? {
+                    return Ok(None);
                 }
             }
+            match self.wait_for_place(&batch) {
+                None => return Ok(None),
+                Some(false) => break,
+                Some(true) => {}
+            }
+            (todo, waiting) = self.look_up(&mut batch);
+            self.prepare(&mut batch, &mut todo, &mut records)?;
+            self.order(&batch, &todo);
         }
         let Records { failed, mended, .. } = records;
         let nothing_new = failed.is_empty() && mended.is_empty();
@@ -230,25 +231,38 @@ impl<'a> Finder<'a> {
         Ok(Some(batch))
     }
 
-    /// Takes from the cache what is known; returns what is to be done here and what others are at.
+    /// Takes from the cache what is known of blobs that haven't been looked at; returns what is to be done here and
+    /// what others are at.
     fn look_up(&self, batch: &mut Batch) -> (Vec<Todo>, Vec<Waiting>) {
         let (mut todo, mut waiting) = (Vec::new(), Vec::new());
-        for (at, wanted) in batch.wanted.iter_mut().enumerate() {
-            let id = wanted.key.in_cache();
-            let mut take = |slot, new| todo.push(Todo { at, slot, new });
-            match self.cache.claim(&id) {
-                Lookup::Known(outcome) => {
-                    add(&self.counters.cache_hits, 1);
-                    wanted.found = outcome.into();
-                }
+        let wanted = batch.wanted.iter_mut().enumerate();
+        for (at, wanted) in wanted.filter(|(_, w)| matches!(w.found, Found::NotLookedAt)) {
+            match self.cache.claim(&wanted.key.in_cache()) {
                 Lookup::Busy(slot) => waiting.push(Waiting { at, slot }),
-                Lookup::TakenOver(slot) if self.shared.limit_reached() => self.cache.release(slot),
-                Lookup::TakenOver(slot) => take(Some(slot), false),
-                Lookup::Claimed(slot) => take(Some(slot), true),
-                Lookup::Full => take(None, true),
+                lookup => todo.extend(self.take_up(wanted, at, lookup)),
             }
         }
         (todo, waiting)
+    }
+
+    /// Takes what the cache knows of a blob, or the blob as something to be done here.
+    fn take_up(&self, wanted: &mut Wanted, at: usize, lookup: Lookup) -> Vec<Todo> {
+        let todo = |slot, new| vec![Todo { at, slot, new }];
+        match lookup {
+            Lookup::Known(outcome) => {
+                add(&self.counters.cache_hits, 1);
+                wanted.found = outcome.into();
+                Vec::new()
+            }
+            Lookup::TakenOver(slot) if self.shared.limit_reached() => {
+                self.cache.release(slot);
+                Vec::new()
+            }
+            Lookup::TakenOver(slot) => todo(Some(slot), false),
+            Lookup::Claimed(slot) => todo(Some(slot), true),
+            Lookup::Full => todo(None, true),
+            Lookup::Busy(_) => unreachable!("its callers wait"),
+        }
     }
 
     /// Takes blobs off the list that aren't to be looked at.
@@ -260,18 +274,73 @@ impl<'a> Finder<'a> {
     ) -> Result<(), PgError> {
         self.pass_over_known(batch, todo, records)?;
         todo.retain(|todo| self.is_within_limit(todo));
-        todo.retain(|todo| self.is_blob(&mut batch.wanted[todo.at], todo.slot, records));
+        todo.retain(|todo| {
+            let wanted = &mut batch.wanted[todo.at];
+            let is_blob = self.is_blob(wanted, todo.slot, records);
+            if !is_blob {
+                self.settle_place(todo, wanted);
+            }
+            is_blob
+        });
         Ok(())
     }
 
-    /// Counts a new blob, unless `max_blobs` have been: then nobody of this run is to look at it. What is passed over
-    /// doesn't count there, or a run would come no further than the failures of those before.
+    /// Counts a new blob, unless all of `max_blobs` places are taken: then nobody is to look at it for now. What is
+    /// passed over takes none, or a run would come no further than the failures of those before.
     fn is_within_limit(&self, todo: &Todo) -> bool {
-        let within = !todo.new || self.shared.count_blob(self.job.options.max_blobs);
-        if let Some(slot) = todo.slot.filter(|_| !within) {
-            self.cache.release(slot);
+        if !todo.new {
+            return true;
+        }
+        let max = self.job.options.max_blobs;
+        let within = max.is_none_or(|max| self.shared.take_place(max));
+        match (within, todo.slot) {
+            (true, _) => self.shared.count_blob(),
+            (false, Some(slot)) => self.cache.release_unmet(slot),
+            (false, None) => {}
         }
         within
+    }
+
+    /// What has come of a new blob decides whether it counts towards `max_blobs`: not if its type doesn't fit into the
+    /// column. That isn't on record anywhere, so the next run meets the blob again; if it counted, a run could come no
+    /// further than the ones of that kind.
+    fn settle_place(&self, todo: &Todo, wanted: &Wanted) {
+        if !todo.new || self.job.options.max_blobs.is_none() {
+            return;
+        }
+        match wanted.found {
+            Found::TooLong => self.shared.give_place_back(),
+            _ => self.shared.keep_place(),
+        }
+    }
+
+    /// Has the batch blobs for which there was no place, and is there one now? While others have places that they may
+    /// give back, it waits for them: they do all that they have taken up before they wait, so no two can wait for
+    /// each other. If there is none and will be none, the run ends. None: stopped.
+    fn wait_for_place(&mut self, batch: &Batch) -> Option<bool> {
+        let Some(max) = self.job.options.max_blobs else {
+            return Some(false);
+        };
+        let not_looked_at = |wanted: &Wanted| matches!(wanted.found, Found::NotLookedAt);
+        if !batch.wanted.iter().any(not_looked_at) {
+            return Some(false);
+        }
+        let begun = Instant::now();
+        let place = loop {
+            if self.stopped_now() {
+                break None;
+            }
+            match self.shared.has_place(max) {
+                Some(free) => break Some(free),
+                None if self.shared.stopping() != Stop::No => break Some(false),
+                None => latch::wait(Duration::from_millis(1), WaitEvent::OtherWorker),
+            }
+        };
+        self.times.wait += begun.elapsed();
+        if place == Some(false) && self.shared.stopping() == Stop::No {
+            self.shared.end_at_limit();
+        }
+        place.map(|free| free && self.shared.stopping() == Stop::No)
     }
 
     /// Writes or reads what is on record, in a transaction of its own; tries again for a while if somebody has locked
@@ -323,13 +392,17 @@ impl<'a> Finder<'a> {
                 let dead = self.examiner.has_died();
                 let overdue = self.examiner.overdue();
                 for examined in self.examiner.collect() {
-                    let Todo { at, slot, .. } = todo[examined.number];
-                    self.take(&mut batch.wanted[at], slot, examined, records)?;
+                    let todo = &todo[examined.number];
+                    let wanted = &mut batch.wanted[todo.at];
+                    self.take(wanted, todo.slot, examined, records)?;
+                    self.settle_place(todo, wanted);
                     done += 1;
                 }
                 if let Some(number) = overdue.filter(|number| *number == done) {
-                    let Todo { at, slot, .. } = todo[number];
-                    self.give_up_on(&mut batch.wanted[at], slot)?;
+                    let todo = &todo[number];
+                    let wanted = &mut batch.wanted[todo.at];
+                    self.give_up_on(wanted, todo.slot)?;
+                    self.settle_place(todo, wanted);
                     done += 1;
                     break;
                 }
@@ -365,7 +438,7 @@ impl<'a> Finder<'a> {
         let Some(known) = known else {
             // Others may wait for what we have claimed.
             let slots = todo.drain(..).filter_map(|todo| todo.slot);
-            slots.for_each(|slot| self.cache.release(slot));
+            slots.for_each(|slot| self.cache.release_unmet(slot));
             return Ok(());
         };
         todo.retain(|todo| {
@@ -375,7 +448,7 @@ impl<'a> Finder<'a> {
                 .filter(|failure| failure.pass_over);
             if let Some(failure) = recent {
                 if todo.new {
-                    self.shared.count_passed_over();
+                    self.shared.count_blob();
                 }
                 self.conclude(wanted, todo.slot, Outcome::Failed(failure.reason));
             }
@@ -415,6 +488,7 @@ impl<'a> Finder<'a> {
                     // Not on record: that is about blobs, for whatever target.
                     add(&self.counters.too_long, 1);
                     self.conclude(wanted, slot, Outcome::Failed(FailureReason::Error));
+                    wanted.found = Found::TooLong;
                     return Ok(());
                 }
                 match self.shared.dictionary().intern(&mime_type) {

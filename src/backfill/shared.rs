@@ -22,7 +22,7 @@ use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run8");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run9");
 
 /// Alignment of each part: a cache line, so that parts don't share one.
 const ALIGN: usize = 64;
@@ -60,8 +60,10 @@ struct Header {
     /// A worker has put a blob into quarantine.
     quarantined: AtomicU32,
     blobs: AtomicU64,
-    /// Of these, what counts towards `max_blobs`.
-    limited: AtomicU64,
+    /// Of the places that `max_blobs` gives, those that are taken.
+    places_taken: AtomicU64,
+    /// Of these, those that are taken for good.
+    places_kept: AtomicU64,
     board: BoardHeader,
     cache: CacheHeader,
     cache_place: Place,
@@ -339,22 +341,43 @@ impl<'a> Shared<'a> {
         self.header.cancelled.load(Ordering::SeqCst) != 0
     }
 
-    /// Counts one more distinct blob that is passed over: the run has met it, and nothing more.
-    pub fn count_passed_over(&self) {
+    /// Counts one more distinct blob that the run has met.
+    pub fn count_blob(&self) {
         self.header.blobs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts one more distinct blob to be looked at unless `max` is reached, which ends the run.
-    pub fn count_blob(&self, max: Option<u64>) -> bool {
-        let before = self.header.limited.fetch_add(1, Ordering::Relaxed);
-        if max.is_none_or(|max| before < max) {
-            self.header.blobs.fetch_add(1, Ordering::Relaxed);
-            return true;
+    /// Takes one of the `max` places for blobs to be looked at; false if there is none. Who takes one keeps it
+    /// ([`Shared::keep_place`]) or gives it back.
+    pub fn take_place(&self, max: u64) -> bool {
+        let more = |taken| (taken < max).then_some(taken + 1);
+        let taken = &self.header.places_taken;
+        taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    /// The blob for which a place was taken counts towards `max_blobs`.
+    pub fn keep_place(&self) {
+        self.header.places_kept.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It doesn't.
+    pub fn give_place_back(&self) {
+        self.header.places_taken.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Is one of the `max` places free now? None if that isn't decided yet.
+    pub fn has_place(&self, max: u64) -> Option<bool> {
+        if self.header.places_kept.load(Ordering::Relaxed) >= max {
+            return Some(false);
         }
-        self.header.limited.fetch_sub(1, Ordering::Relaxed);
+        (self.header.places_taken.load(Ordering::Relaxed) < max).then_some(true)
+    }
+
+    /// Ends the run, since `max_blobs` have been looked at.
+    pub fn end_at_limit(&self) {
         self.header.limit_reached.store(1, Ordering::Relaxed);
         self.stop(Stop::AfterBatch);
-        false
     }
 
     /// Tells the other workers that a blob has been put into quarantine.

@@ -7,7 +7,7 @@
 //!
 //! Promises:
 //! * a blob is *claimed* by exactly one worker, which then owes an outcome ([`RunCache::resolve`])
-//!   or gives the claim back ([`RunCache::release`]);
+//!   or gives the claim back ([`RunCache::release`], [`RunCache::release_unmet`]);
 //! * full means slower, never wrong: [`Lookup::Full`] tells the worker to detect without the cache.
 //!
 //! A key is a fingerprint of the blob id, 128 bits of SipHash with a secret that each run draws, so that the memory
@@ -39,8 +39,11 @@ const TAG_WRITING: u32 = 1;
 const TAG_CLAIMED: u32 = 2;
 /// The low bits are the outcome.
 const TAG_KNOWN: u32 = 3;
-/// The worker that had claimed it gave up; the next one to ask takes over.
+/// The worker that had claimed it gave up; the next one to ask takes over. The payload tells whether it counts as met.
 const TAG_RELEASED: u32 = 4;
+
+/// Given back as if nobody had met it.
+const UNMET: u32 = 1;
 
 /// The state of a slot that a worker is at.
 const CLAIMED: u32 = TAG_CLAIMED << TAG_SHIFT;
@@ -121,7 +124,7 @@ pub enum Lookup {
     Known(Outcome),
     /// Met for the first time in the run: the caller has to find the outcome.
     Claimed(SlotIndex),
-    /// Given back by another worker, so met before: the caller has to find the outcome.
+    /// Given back by another worker, and met before: the caller has to find the outcome.
     TakenOver(SlotIndex),
     /// Another worker is at it.
     Busy(SlotIndex),
@@ -212,6 +215,7 @@ impl<'a> RunCache<'a> {
                     let slot = &self.slots[at].state;
                     match slot.compare_exchange(state, CLAIMED, Ordering::AcqRel, Ordering::Acquire)
                     {
+                        Ok(_) if payload(state) == UNMET => return Lookup::Claimed(SlotIndex(at)),
                         Ok(_) => return Lookup::TakenOver(SlotIndex(at)),
                         Err(now) => state = now,
                     }
@@ -241,6 +245,13 @@ impl<'a> RunCache<'a> {
         self.slots[at.0]
             .state
             .store(TAG_RELEASED << TAG_SHIFT, Ordering::Release);
+    }
+
+    /// Likewise, as if nobody had met the blob: to the next worker that asks it is [`Lookup::Claimed`].
+    pub fn release_unmet(&self, at: SlotIndex) {
+        self.slots[at.0]
+            .state
+            .store(TAG_RELEASED << TAG_SHIFT | UNMET, Ordering::Release);
     }
 
     /// Asks again after [`Lookup::Busy`]; claims what has been given back.

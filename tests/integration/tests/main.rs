@@ -15,6 +15,7 @@ mod harness;
 mod isolation;
 mod locks;
 mod many_leaves;
+mod narrow;
 mod odd_tables;
 mod paths;
 mod privileges;
