@@ -32,12 +32,22 @@ packages() {
             test)
                 printf '%s\n' shellcheck
                 if [[ $PG_CONFIG_GIVEN == no ]]; then printf '%s\n' "postgresql-$PG-cron"; fi
+                neighbours
                 ;;
             bench) printf '%s\n' python3-magic python3-psycopg2 ;;
             charts) printf '%s\n' python3-matplotlib ;; # large, and only for pictures in docs/
             deb) printf '%s\n' debhelper dpkg-dev fakeroot ;;
             *) die "unrecognized word \"$word\"" "Known are: build, test, bench, charts, deb." ;;
         esac
+    done
+}
+
+# What tests run beside ntt_mime. Not each release of Debian has all of them; Debian 12 has.
+neighbours() {
+    local extension
+    [[ $PG_CONFIG_GIVEN == no ]] || return 0
+    for extension in pg-qualstats pg-stat-kcache pgaudit; do
+        printf '%s\n' "postgresql-$PG-$extension"
     done
 }
 
@@ -49,12 +59,25 @@ missing_packages() {
     printf '%s\n' "$@" | grep -vxF -- "$installed" || true
 }
 
+# Prints those of the packages given that this machine's package sources have.
+known_packages() {
+    local package
+    for package in "$@"; do
+        if apt-cache show --no-all-versions "$package" >/dev/null 2>&1; then printf '%s\n' "$package"; fi
+    done
+}
+
 install_packages() {
-    local list
+    local list optional
     local -a wanted missing
     list=$(packages "$@")
     mapfile -t wanted <<<"$list"
     mapfile -t missing < <(missing_packages "${wanted[@]}")
+    # What Debian doesn't have isn't looked for each time.
+    optional=$(neighbours)
+    if ! printf '%s\n' "${missing[@]}" | grep -qvxF -- "$optional"; then
+        mapfile -t missing < <(known_packages "${missing[@]}")
+    fi
     [[ ${#missing[@]} -eq 0 ]] && return
 
     say "installing packages: ${missing[*]}"
@@ -62,11 +85,12 @@ install_packages() {
 
     local package
     for package in "${missing[@]}"; do
-        apt-cache show --no-all-versions "$package" >/dev/null 2>&1 ||
+        grep -qxF -- "$package" <<<"$optional" || [[ -n $(known_packages "$package") ]] ||
             die "package $package is not in this machine's package sources" \
                 "For a PostgreSQL that the distribution does not have (PG=$PG), add the" \
                 "PostgreSQL project's own apt repository, or choose another with PG=15."
     done
+    mapfile -t missing < <(known_packages "${missing[@]}")
 
     # The first installation of a server makes and starts a cluster "main" on port 5432.  Nobody
     # asked for that, so it is switched off while we install, unless PostgreSQL is here already.

@@ -21,7 +21,7 @@ use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add_time};
 use crate::errors::Error;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::{self, PgError};
-use crate::pg::{bgworker, dsm, identity, index_hint, notes, version};
+use crate::pg::{bgworker, dsm, identity, index_hint, notes, query_id, version};
 
 /// Rows of a worker's first batch: nobody knows yet what a row costs here, with its triggers.
 const FIRST_BATCH: u32 = 100;
@@ -109,6 +109,7 @@ fn work(
     let begun = Instant::now();
     apply_own_settings(job);
     index_hint::install();
+    query_id::install();
     let note = notes::of_this_process(Keeper::Worker).map_err(Error::from)?;
     let memory = Mapping::open(shared.cache_place()).map_err(Error::run_cache)?;
     let finder = Finder::new(job, shared, &memory, number, note)?;

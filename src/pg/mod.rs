@@ -2,9 +2,10 @@
 //!
 //! One file a concern: [`tx`] transactions and errors, [`identity`] who acts, [`dsm`] shared memory,
 //! [`bgworker`] background workers, [`lock`] advisory and relation locks, [`latch`] waiting, [`scan`] reading
-//! a leaf's pending rows, [`plan`] prepared statements on one leaf, [`index_hint`] what their indexes are
-//! told, [`descriptors`] of files that others open, [`notes`] the note of this process, [`encoding`] text in other
-//! encodings than UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`version`] what differs between PostgreSQL releases.
+//! a leaf's pending rows, [`plan`] prepared statements on one leaf, [`query_id`] as what these are counted,
+//! [`index_hint`] what their indexes are told, [`descriptors`] of files that others open, [`notes`] the note of this
+//! process, [`encoding`] text in other encodings than UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`version`] what
+//! differs between PostgreSQL releases.
 
 pub mod bgworker;
 pub mod descriptors;
@@ -17,6 +18,7 @@ pub mod lock;
 pub mod message;
 pub mod notes;
 pub mod plan;
+pub mod query_id;
 pub mod scan;
 pub mod tx;
 pub mod version;

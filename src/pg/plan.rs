@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 
 use pgrx::{PgSqlErrorCode, ereport, pg_sys};
 
-use super::{encoding, identity, version};
+use super::{encoding, identity, query_id, version};
 
 /// Settings under which a statement is planned.
 type Planner = &'static [(&'static CStr, &'static CStr)];
@@ -57,8 +57,12 @@ impl Named {
         const EXCLUSION: (&CStr, &CStr) = (c"constraint_exclusion", c"partition");
         match self.partition {
             // "off" would make an error of a partition's own policies, which we take off.
-            true => &[EXCLUSION, (c"row_security", c"on")],
-            false => &[EXCLUSION],
+            true => &[
+                EXCLUSION,
+                query_id::NONE_OF_ITS_OWN,
+                (c"row_security", c"on"),
+            ],
+            false => &[EXCLUSION, query_id::NONE_OF_ITS_OWN],
         }
     }
 }
@@ -93,6 +97,7 @@ impl LeafPlan {
         leaf: Named,
         planner: Planner,
     ) -> LeafPlan {
+        let wants_id = query_id::wanted();
         // SAFETY: the string outlives the call and the argument array is only read; the plan is kept
         // before it is used.
         unsafe {
@@ -127,6 +132,7 @@ impl LeafPlan {
                 let queries = pgrx::PgList::<pg_sys::Query>::from_pg((*source).query_list);
                 for query in queries.iter_ptr() {
                     version::waive_permissions(query, leaf);
+                    query_id::assign(query, wants_id);
                 }
                 if leaf.partition {
                     // Nor is it to be analyzed again because of them.
@@ -165,7 +171,9 @@ impl LeafPlan {
         // SAFETY: a kept plan of one statement; the cached plan is valid until released, to the owner that
         // SPI_plan_get_cached_plan took it for.
         unsafe {
-            let cached = pg_sys::SPI_plan_get_cached_plan(self.plan.as_ptr());
+            let source = self.sources().get_ptr(0)?;
+            let get = || pg_sys::SPI_plan_get_cached_plan(self.plan.as_ptr());
+            let cached = query_id::while_planning(source, get);
             if cached.is_null() {
                 return None;
             }

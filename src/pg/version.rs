@@ -38,6 +38,14 @@ pub const NO_TIMEOUTS: [(&std::ffi::CStr, &std::ffi::CStr); 0] = [];
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 pub const NO_TIMEOUTS: [(&std::ffi::CStr, &std::ffi::CStr); 1] = [(c"transaction_timeout", c"0")];
 
+/// What tells statements from others in statistics.
+#[cfg(not(feature = "pg18"))]
+pub type QueryId = u64;
+
+/// What tells statements from others in statistics.
+#[cfg(feature = "pg18")]
+pub type QueryId = i64;
+
 /// Has SIGTERM end this process as it ends a regular backend: at the next check for interrupts, in the
 /// midst of a statement too.
 pub fn die_of_sigterm() {

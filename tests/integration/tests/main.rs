@@ -16,6 +16,7 @@ mod isolation;
 mod locks;
 mod many_leaves;
 mod narrow;
+mod neighbours;
 mod odd_tables;
 mod paths;
 mod privileges;
