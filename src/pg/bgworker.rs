@@ -1,6 +1,6 @@
 //! Dynamic background workers: starting and stopping them (leader), and becoming one (worker).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 
 use pgrx::pg_sys;
@@ -75,14 +75,19 @@ fn copy(to: &mut [std::ffi::c_char], from: &[u8]) {
     }
 }
 
-/// The rights and settings of a leader's session, for its workers to take over.
+/// The rights and libraries of a leader's session, for its workers to take over, as its settings.
 #[derive(serde::Serialize, serde::Deserialize, Clone, Debug)]
 pub struct Session {
     database: u32,
     authenticated_user: u32,
     /// Of SET ROLE, if one is in force.
     role: Option<String>,
+    /// Files of libraries that it has loaded, whatever by: extensions that audit or mask have their hooks there.
+    libraries: Vec<CString>,
 }
+
+/// The file of our library has this name, wherever it lies.
+const OURS: &[u8] = b"ntt_mime.so";
 
 impl Session {
     /// This session's.
@@ -93,8 +98,40 @@ impl Session {
             database: unsafe { pg_sys::MyDatabaseId }.to_u32(),
             authenticated_user: identity::authenticated_user().to_u32(),
             role: (role != identity::session_user()).then(|| identity::role_name(role)),
+            libraries: loaded_libraries(),
         }
     }
+
+    /// Loads the libraries, as a parallel worker does: one that can't be loaded any more is an error. To be called inside
+    /// a transaction.
+    fn load_libraries(&self) {
+        let mut state: Vec<u8> = Vec::new();
+        for library in &self.libraries {
+            state.extend(library.to_bytes_with_nul());
+        }
+        state.push(0);
+        // SAFETY: in the form of SerializeLibraryState.
+        unsafe { pg_sys::RestoreLibraryState(state.as_mut_ptr().cast()) };
+    }
+}
+
+/// But for our own: a worker has it already, perhaps from another file, since that has been exchanged.
+fn loaded_libraries() -> Vec<CString> {
+    // SAFETY: the buffer is as large as PostgreSQL estimated.
+    let state = unsafe {
+        let size = pg_sys::EstimateLibraryStateSpace();
+        let mut state = vec![0u8; size];
+        pg_sys::SerializeLibraryState(size, state.as_mut_ptr().cast());
+        state
+    };
+    // Each file's name ends with a zero, and all of them with another one.
+    let files = state
+        .split(|byte| *byte == 0)
+        .filter(|file| !file.is_empty());
+    files
+        .filter(|file| file.rsplit(|byte| *byte == b'/').next() != Some(OURS))
+        .filter_map(|file| CString::new(file).ok())
+        .collect()
 }
 
 /// All settings of this session, in PostgreSQL's own format for parallel workers.
@@ -117,7 +154,7 @@ pub fn become_interruptible() {
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
 }
 
-/// Connects a worker to the leader's database with the leader's rights and settings.
+/// Connects a worker to the leader's database with the leader's rights, libraries and settings.
 pub fn take_over(session: &Session, settings: &mut [u8]) -> Result<(), tx::PgError> {
     // SAFETY: called once, first, by a worker registered with a database connection.
     unsafe {
@@ -129,6 +166,8 @@ pub fn take_over(session: &Session, settings: &mut [u8]) -> Result<(), tx::PgErr
     }
     // Settings of the transaction itself are among them, which can't be set after a snapshot.
     tx::transaction_without_snapshot(|| {
+        // First, since they define settings.
+        session.load_libraries();
         // SAFETY: the state was written by SerializeGUCState of the same server; restored inside a
         // transaction as ParallelWorkerMain in access/transam/parallel.c does.
         unsafe { pg_sys::RestoreGUCState(settings.as_mut_ptr().cast()) };

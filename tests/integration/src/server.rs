@@ -50,6 +50,22 @@ pub fn bindir() -> &'static Path {
     })
 }
 
+/// Where its libraries lie.
+pub fn pkglibdir() -> PathBuf {
+    PathBuf::from(pg_config_says(
+        bindir().join("pg_config").as_os_str(),
+        "--pkglibdir",
+    ))
+}
+
+/// Where what its extensions need lies.
+pub fn sharedir() -> PathBuf {
+    PathBuf::from(pg_config_says(
+        bindir().join("pg_config").as_os_str(),
+        "--sharedir",
+    ))
+}
+
 fn pg_config_says(pg_config: &OsStr, what: &str) -> String {
     let output = Command::new(pg_config)
         .arg(what)

@@ -3,21 +3,14 @@
 //! scripts/setup.sh installs Debian's packages of them. Where one isn't to be had, as of a release of PostgreSQL for
 //! which Debian has none, its tests say so and do nothing.
 
+mod libraries;
 mod statements;
-
-use std::path::Path;
-use std::process::Command;
 
 use ntt_mime_integration::server;
 
 /// Is an extension to be had here? Always with PostgreSQL 15, where none of these may be passed by.
 fn is_there(extension: &str) -> bool {
-    let output = Command::new(server::bindir().join("pg_config"))
-        .arg("--sharedir")
-        .output()
-        .expect("pg_config can be started");
-    let folder = String::from_utf8(output.stdout).expect("a path");
-    let control = Path::new(folder.trim()).join(format!("extension/{extension}.control"));
+    let control = server::sharedir().join(format!("extension/{extension}.control"));
     let there = control.exists();
     assert!(
         there || server::major_version() != 15,
