@@ -65,7 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<Summary, PgError> {
     let leader = std::cell::RefCell::new(leader);
     tx::with_clean_up(
         || leader.borrow_mut().work(),
-        |error| leader.borrow_mut().fail(error),
+        |error| message::not_waiting_for_client(|| leader.borrow_mut().fail(error)),
     )
 }
 
@@ -156,6 +156,13 @@ impl Leader {
     }
 
     fn work(&mut self) -> Result<Summary, PgError> {
+        message::not_waiting_for_client(|| self.start())?;
+        self.wait_for_workers()?;
+        Ok(self.finish())
+    }
+
+    /// All that comes before the workers' first results.
+    fn start(&mut self) -> Result<(), PgError> {
         self.lock_target();
         let left_behind = self.read_notes()?;
         let failures_on_record = self.write_run_row(&left_behind);
@@ -169,8 +176,7 @@ impl Leader {
         self.log_start(leaves.len());
         self.open_pass(leaves);
         self.record("running", None);
-        self.wait_for_workers()?;
-        Ok(self.finish())
+        Ok(())
     }
 
     fn lock_target(&mut self) {
@@ -346,9 +352,11 @@ impl Leader {
         }
         let locked = self.locked();
         let too_long = shared.totals().too_long;
-        if !(1..FINAL_ATTEMPTS).any(|_| self.try_write(&row)) {
-            self.write(&row);
-        }
+        message::not_waiting_for_client(|| {
+            if !(1..FINAL_ATTEMPTS).any(|_| self.try_write(&row)) {
+                self.write(&row);
+            }
+        });
         // From here on the run is what its row says, whatever comes in while its end is told.
         self.finished = true;
         self.release();

@@ -56,6 +56,10 @@ struct Header {
     stop: AtomicU32,
     /// Somebody called ntt_cancel_backfill.
     cancelled: AtomicU32,
+    /// All is done but for the last commit, which may have to wait for a synchronous standby.
+    ending: AtomicU32,
+    /// Somebody has called ntt_cancel_backfill: that is to wait no longer.
+    wait_no_longer: AtomicU32,
     limit_reached: AtomicU32,
     /// A worker has put a blob into quarantine.
     quarantined: AtomicU32,
@@ -326,10 +330,22 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Cancels the run from another session; false if it is ending already.
+    /// Says that all is done but for the last commit. What this gives isn't zero any more once that is to wait no longer for
+    /// a standby.
+    pub fn end(&self) -> &'a AtomicU32 {
+        self.header.ending.store(1, Ordering::SeqCst);
+        &self.header.wait_no_longer
+    }
+
+    /// Cancels the run from another session; false if it is ending already, and waits for nobody.
     pub fn cancel(&self) -> bool {
-        if self.board().is_closed() && !self.is_cancelled() {
+        let over = self.board().is_closed() && !self.is_cancelled();
+        if over && self.header.ending.load(Ordering::SeqCst) == 0 {
             return false;
+        }
+        self.header.wait_no_longer.store(1, Ordering::SeqCst);
+        if over {
+            return true;
         }
         self.header.cancelled.store(1, Ordering::SeqCst);
         self.stop(Stop::AfterBatch);

@@ -67,3 +67,25 @@ impl Message {
 pub fn line(level: PgLogLevel, text: String) {
     Message::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, text).send(level);
 }
+
+/// Runs `work` without ever waiting for the client: what PostgreSQL says meanwhile goes to the server's log alone while the
+/// client doesn't read. A process that waits to send something can't be cancelled, and nothing in it goes on
+/// (`ProcessClientWriteInterrupt` in tcop/postgres.c).
+pub fn not_waiting_for_client<T>(work: impl FnOnce() -> T) -> T {
+    struct Restore(pg_sys::CommandDest::Type);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: this process's own variable.
+            unsafe { pg_sys::whereToSendOutput = self.0 };
+        }
+    }
+    let _restore = (!version::client_reads()).then(|| {
+        // SAFETY: as above.
+        unsafe {
+            let restore = Restore(pg_sys::whereToSendOutput);
+            pg_sys::whereToSendOutput = pg_sys::CommandDest::DestNone;
+            restore
+        }
+    });
+    work()
+}

@@ -4,8 +4,8 @@
 //! [`bgworker`] background workers, [`lock`] advisory and relation locks, [`latch`] waiting, [`scan`] reading
 //! a leaf's pending rows, [`plan`] prepared statements on one leaf, [`query_id`] as what these are counted,
 //! [`index_hint`] what their indexes are told, [`descriptors`] of files that others open, [`notes`] the note of this
-//! process, [`encoding`] text in other encodings than UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`version`] what
-//! differs between PostgreSQL releases.
+//! process, [`encoding`] text in other encodings than UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`standby`] a
+//! commit's wait for a synchronous standby, [`version`] what differs between PostgreSQL releases.
 
 pub mod bgworker;
 pub mod descriptors;
@@ -20,5 +20,6 @@ pub mod notes;
 pub mod plan;
 pub mod query_id;
 pub mod scan;
+pub mod standby;
 pub mod tx;
 pub mod version;

@@ -7,12 +7,14 @@
 
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::encoding::readable;
+use super::standby;
 
 /// An error that PostgreSQL raised, caught; or one to be raised.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -344,9 +346,24 @@ pub fn leave_nonatomic() {
 /// Commits and begins a new transaction, which has neither snapshot nor lock nor transaction id
 /// until something needs one. Only between [`enter_nonatomic`] and [`leave_nonatomic`].
 ///
-/// Synchronous whatever `synchronous_commit` says: it brings to disk what the workers have committed
-/// before, so that a run's row never claims more than a crash would leave.
+/// Flushed to this server's disk whatever `synchronous_commit` says, and with it what the workers have committed before, so
+/// that a run's row never claims more than a crash would leave; but it waits for no standby.
 pub fn commit_and_begin() {
+    standby::locally(commit_as_set);
+}
+
+/// Likewise, for the last thing that a run writes: waits for a synchronous standby as well
+/// if `synchronous_commit` says so, until `told` isn't zero any more.
+pub fn commit_at_last(told: &AtomicU32) {
+    standby::unless_told_otherwise(told, commit_as_set);
+}
+
+/// Likewise, but for a second only: for a run that has been cancelled.
+pub fn commit_when_cancelled() {
+    standby::for_a_second(commit_as_set);
+}
+
+fn commit_as_set() {
     // SAFETY: we are in a non-atomic SPI connection, outside any subtransaction.
     unsafe {
         pg_sys::ForceSyncCommit();

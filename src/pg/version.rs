@@ -1,5 +1,7 @@
 //! What differs between PostgreSQL 15 and 18, and what pgrx's bindings leave out: all in one place.
 
+use std::time::Duration;
+
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
@@ -13,6 +15,12 @@ unsafe extern "C-unwind" {
     fn die(signal: std::ffi::c_int);
     /// libpq/libpq.h. False once the client has closed its end of the connection.
     fn pq_check_connection() -> bool;
+    /// utils/timeout.h. Takes a timeout of a process's own; ends the process if there are too many.
+    fn RegisterTimeout(id: u32, handler: unsafe extern "C-unwind" fn()) -> u32;
+    /// utils/timeout.h. From a time on, so often; in milliseconds.
+    fn enable_timeout_every(id: u32, first: pg_sys::TimestampTz, every: std::ffi::c_int);
+    /// utils/timeout.h.
+    fn disable_timeout(id: u32, keep_indicator: bool);
     /// utils/elog.h. Raises an error that was copied from elsewhere, or sends a message of any other level.
     fn ThrowErrorData(error: *mut pg_sys::ErrorData);
 }
@@ -80,6 +88,55 @@ pub fn client_is_there() -> bool {
     // SAFETY: MyProcPort is NULL in a process without a client; the boundary turns PostgreSQL's errors into
     // Rust's unwinding.
     unsafe { pg_sys::MyProcPort.is_null() || pg_guard_ffi_boundary(|| pq_check_connection()) }
+}
+
+/// Can the client be sent a message of some hundred bytes at once? It can't if it doesn't read. True where there is no
+/// client.
+pub fn client_reads() -> bool {
+    // SAFETY: MyProcPort is NULL in a process without a client; the socket is the first field of a Port
+    // (libpq/libpq-be.h), of which the bindings know nothing.
+    let socket = unsafe {
+        let port = pg_sys::MyProcPort.cast::<std::ffi::c_int>();
+        if port.is_null() {
+            return true;
+        }
+        *port
+    };
+    let mut asked = libc::pollfd {
+        fd: socket,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // Linux calls a socket writable when there is room for a good part of what it may hold.
+    // SAFETY: one entry, which outlives the call. An error is for whoever writes to find.
+    unsafe { libc::poll(&mut asked, 1, 0) != 0 }
+}
+
+/// `USER_TIMEOUT` of PostgreSQL's utils/timeout.h.
+const USER_TIMEOUT: u32 = match cfg!(any(feature = "pg17", feature = "pg18")) {
+    false => 12,
+    true => 13,
+};
+
+/// Takes a timeout of this process's own, at which `handler` is called, by a signal handler. Once; returns its number.
+pub fn register_timeout(handler: extern "C-unwind" fn()) -> u32 {
+    // SAFETY: timeouts are set up at the start of each process that has a database.
+    unsafe { RegisterTimeout(USER_TIMEOUT, handler) }
+}
+
+/// Starts a timeout of ours: after that time, and from then on so often.
+pub fn start_timeout(timeout: u32, first: Duration, every: Duration) {
+    // SAFETY: one that has been registered.
+    unsafe {
+        let first = pg_sys::GetCurrentTimestamp() + first.as_micros() as i64;
+        enable_timeout_every(timeout, first, every.as_millis() as std::ffi::c_int);
+    }
+}
+
+/// Stops it. Raises no error.
+pub fn stop_timeout(timeout: u32) {
+    // SAFETY: one that has been registered.
+    unsafe { disable_timeout(timeout, false) };
 }
 
 /// Raises an error with its SQLSTATE as it is; pgrx's way knows those of its enumeration only.

@@ -11,7 +11,7 @@ use crate::backfill::worker;
 use crate::errors::Error;
 use crate::pg::bgworker::Handle;
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::message::Message;
+use crate::pg::message::{self, Message};
 use crate::pg::tx::PgError;
 
 /// How long workers may take to see the flag before they get SIGTERM.
@@ -58,34 +58,40 @@ impl Leader {
 
     /// The leader's life: waits, adds up, opens further passes, until all workers have ended.
     pub(super) fn wait_for_workers(&mut self) -> Result<(), PgError> {
-        loop {
-            let ended = self.watch_workers()?;
-            if ended == self.handles.len() {
-                if self.shared().board().is_closed() {
-                    return Ok(());
-                }
-                // Each has had to retire, and others have taken the places meanwhile.
-                let since = *self.without_workers.get_or_insert_with(Instant::now);
-                if since.elapsed() > REPLACE_LIMIT {
-                    Error::NoWorker.raise();
-                }
-            } else {
-                self.without_workers = None;
-            }
-            if !self.shared().board().is_closed() && self.pass_is_over() {
-                self.next_pass();
-            }
-            if self.last_record.elapsed() >= RECORD_EVERY {
-                self.last_record = Instant::now();
-                self.record("running", None);
-                latch::look_after_client();
-            }
-            if self.last_notice.elapsed() >= progress::NOTICE_EVERY {
-                self.last_notice = Instant::now();
-                self.notice();
-            }
+        while message::not_waiting_for_client(|| self.look_after_run())? {
             latch::wait(Duration::from_millis(100), WaitEvent::Workers);
         }
+        Ok(())
+    }
+
+    /// Does what there is to do at the moment; false once all workers have ended as they should.
+    fn look_after_run(&mut self) -> Result<bool, PgError> {
+        let ended = self.watch_workers()?;
+        if ended == self.handles.len() {
+            if self.shared().board().is_closed() {
+                return Ok(false);
+            }
+            // Each has had to retire, and others have taken the places meanwhile.
+            let since = *self.without_workers.get_or_insert_with(Instant::now);
+            if since.elapsed() > REPLACE_LIMIT {
+                Error::NoWorker.raise();
+            }
+        } else {
+            self.without_workers = None;
+        }
+        if !self.shared().board().is_closed() && self.pass_is_over() {
+            self.next_pass();
+        }
+        if self.last_record.elapsed() >= RECORD_EVERY {
+            self.last_record = Instant::now();
+            self.record("running", None);
+            latch::look_after_client();
+        }
+        if self.last_notice.elapsed() >= progress::NOTICE_EVERY {
+            self.last_notice = Instant::now();
+            self.notice();
+        }
+        Ok(true)
     }
 
     /// Looks after the workers; returns how many have ended, or the error that ended one.

@@ -108,14 +108,28 @@ impl Leader {
     /// Writes the run row.
     pub(super) fn write(&self, row: &RunRow) {
         tx::in_subtransaction(|| history::update(self.run_id, row));
-        tx::commit_and_begin();
+        self.commit(row.status);
     }
 
     /// Likewise; false if somebody's lock prevented it, after five seconds.
     pub(super) fn try_write(&self, row: &RunRow) -> bool {
-        let written = tx::unless_locked(|| history::update(self.run_id, row));
-        tx::commit_and_begin();
-        written.is_some()
+        let written = tx::unless_locked(|| history::update(self.run_id, row)).is_some();
+        match written {
+            true => self.commit(row.status),
+            false => tx::commit_and_begin(),
+        }
+        written
+    }
+
+    /// Commits a row of that status. Only the last one waits for a synchronous standby, and that of a run that has been
+    /// cancelled not for long.
+    fn commit(&self, status: &str) {
+        match status {
+            _ if self.segment.is_none() => tx::commit_and_begin(),
+            "running" => tx::commit_and_begin(),
+            "cancelled" => tx::commit_when_cancelled(),
+            _ => tx::commit_at_last(self.shared().end()),
+        }
     }
 
     pub(super) fn notice(&self) {

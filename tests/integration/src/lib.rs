@@ -6,6 +6,7 @@
 //! * [`cluster`] starts private servers, and keeps one that all tests share;
 //! * [`database`] gives each test a database of its own, with roles of its own;
 //! * [`session`] is a connection that keeps its notices, and can CALL in the background;
+//! * [`silent`] is a connection that asks and does not read;
 //! * [`store`] makes content-addressed stores, [`mod@corpus`] fills one with real files of this machine;
 //! * [`judge`] asks file(1), which the extension has to agree with;
 //! * [`inode`] makes the user's tables, and compares them before and after a run;
@@ -27,6 +28,7 @@ pub mod parallel;
 pub mod scratch;
 pub mod server;
 pub mod session;
+pub mod silent;
 pub mod store;
 pub mod wait;
 

@@ -4,6 +4,8 @@
 //! which Debian has none, its tests say so and do nothing.
 
 mod libraries;
+mod silent_client;
+mod standby;
 mod statements;
 
 use ntt_mime_integration::server;
