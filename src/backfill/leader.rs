@@ -5,13 +5,14 @@
 //! its workers end: by the flag in shared memory, which they look at between two blobs, and by
 //! SIGTERM if they don't see it soon enough.
 //!
-//! Here is its life, from the checks to the last pass; `crew` has what it does with its workers, `report` what it
-//! tells.
+//! Here is its life, from the checks to the last pass; `crew` has what it does with its workers, `leaves` what it knows of
+//! the leaves, `report` what it tells.
 
 mod crew;
+mod leaves;
 mod report;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::failure::FailureReason;
@@ -20,6 +21,7 @@ use ntt_mime_core::note::{self, LeftBehind};
 use ntt_mime_core::store::{RootIdentity, Store};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
+use self::leaves::Leaves;
 use super::history::{self, NewFailure};
 use super::options::{Arguments, Job, Options};
 use super::shared::{self, Shared, WorkerState};
@@ -33,8 +35,8 @@ use crate::pg::message::{self, Message};
 use crate::pg::tx::{self, PgError};
 use crate::pg::{identity, notes};
 
-/// Passes over the leaves at most; what is pending then is counted and left to the next run.
-const MAX_PASSES: u32 = 3;
+/// Passes in which new leaves are looked for at most; what is made later is left to the next run.
+const PASSES_WITH_NEW_LEAVES: u32 = 3;
 
 /// If a pass took longer, all leaves are looked at again: loaders may have been behind the cursor.
 const LONG_PASS: Duration = Duration::from_secs(2);
@@ -111,24 +113,16 @@ struct Leader {
     handles: Vec<Handle>,
     /// Since when there has been no worker, where there should be.
     without_workers: Option<Instant>,
-    leaves: HashMap<u32, Seen>,
+    leaves: Leaves,
     passes: u32,
     pass_started: Instant,
+    /// Rows filled when the pass began.
+    filled_before: u64,
     last_record: Instant,
     last_notice: Instant,
     warned_of_others: bool,
     /// Its row has been written for the last time.
     finished: bool,
-}
-
-/// What is known of a leaf.
-#[derive(Default, Clone, Copy)]
-struct Seen {
-    rows_left: u64,
-    missed: bool,
-    locked: bool,
-    gone: bool,
-    unseen: bool,
 }
 
 impl Leader {
@@ -145,9 +139,10 @@ impl Leader {
             cache: None,
             handles: Vec::new(),
             without_workers: None,
-            leaves: HashMap::new(),
+            leaves: Leaves::default(),
             passes: 0,
             pass_started: now,
+            filled_before: 0,
             last_record: now,
             last_notice: now,
             warned_of_others: false,
@@ -269,11 +264,11 @@ impl Leader {
     fn open_pass(&mut self, leaves: Vec<ListedLeaf>) {
         let listed = leaves.iter().map(|leaf| (leaf.oid, leaf.blocks));
         let taken = self.shared().board().open_pass(listed);
-        for leaf in &leaves[..taken] {
-            self.leaves.insert(leaf.oid, Seen::default());
-        }
+        self.leaves
+            .expect(leaves[..taken].iter().map(|leaf| leaf.oid));
         self.passes += 1;
         self.pass_started = Instant::now();
+        self.filled_before = self.shared().totals().rows_updated;
         self.wake_workers();
     }
 
@@ -301,22 +296,30 @@ impl Leader {
     /// After a pass: what has to be looked at again, and what is new, makes the next one; with
     /// nothing of the kind the board is closed.
     fn next_pass(&mut self) {
-        self.take_leaf_states();
-        let long = self.pass_started.elapsed() > LONG_PASS;
+        let got_on = self.shared().totals().rows_updated > self.filled_before;
+        let states: Vec<_> = self.shared().board().leaves().collect();
+        let again: HashSet<u32> = self
+            .leaves
+            .end_pass(states.into_iter(), got_on)
+            .into_iter()
+            .collect();
         let first = self.passes == 1;
-        let again: Vec<ListedLeaf> = match self.passes >= MAX_PASSES || self.options.dry_run {
-            true => Vec::new(),
-            false => {
-                let listed = self.list_leaves();
-                tx::commit_and_begin();
-                let needs_look = |leaf: &ListedLeaf| match self.leaves.get(&leaf.oid) {
-                    None => true,
-                    Some(seen) if seen.gone => false,
-                    Some(seen) => seen.missed || seen.locked || (first && long),
-                };
-                listed.into_iter().filter(needs_look).collect()
-            }
-        };
+        let long = self.pass_started.elapsed() > LONG_PASS;
+        let look_for_new = self.passes < PASSES_WITH_NEW_LEAVES;
+        let again: Vec<ListedLeaf> =
+            match (look_for_new || !again.is_empty()) && !self.options.dry_run {
+                false => Vec::new(),
+                true => {
+                    let listed = self.list_leaves();
+                    tx::commit_and_begin();
+                    let needs_look = |leaf: &ListedLeaf| {
+                        again.contains(&leaf.oid)
+                            || (look_for_new && !self.leaves.is_known(leaf.oid))
+                            || (first && long)
+                    };
+                    listed.into_iter().filter(needs_look).collect()
+                }
+            };
         if again.is_empty() {
             self.shared().board().close();
             self.wake_workers();
@@ -326,16 +329,9 @@ impl Leader {
     }
 
     fn take_leaf_states(&mut self) {
-        let states: Vec<_> = self.shared().board().leaves().collect();
-        for state in states {
-            let seen = Seen {
-                rows_left: state.rows_left,
-                missed: state.missed,
-                locked: state.locked,
-                gone: state.gone,
-                unseen: state.unseen,
-            };
-            self.leaves.insert(state.oid, seen);
+        if self.segment.is_some() {
+            let states: Vec<_> = self.shared().board().leaves().collect();
+            self.leaves.update(states.into_iter());
         }
     }
 
@@ -347,10 +343,10 @@ impl Leader {
         let status = if cancelled { "cancelled" } else { "succeeded" };
         let mut row = self.row(status, None);
         // Rows of a leaf that we were kept out of can't be counted.
-        if !cancelled && !limited && !self.leaves.values().any(|seen| seen.unseen) {
-            row.rows_left = Some(self.leaves.values().map(|seen| seen.rows_left).sum());
+        if !cancelled && !limited {
+            row.rows_left = self.leaves.rows_left();
         }
-        let locked = self.locked();
+        let unfinished = self.unfinished();
         let too_long = shared.totals().too_long;
         message::not_waiting_for_client(|| {
             if !(1..FINAL_ATTEMPTS).any(|_| self.try_write(&row)) {
@@ -361,7 +357,7 @@ impl Leader {
         self.finished = true;
         self.release();
         let elapsed = self.started.elapsed();
-        self.tell(&row, elapsed, &locked, too_long);
+        self.tell(&row, elapsed, &unfinished, too_long);
         Summary {
             run_id: self.run_id,
             blobs: row.blobs as i64,
@@ -382,6 +378,7 @@ impl Leader {
             _ => "failed",
         };
         if self.run_id != 0 && !self.finished {
+            self.take_leaf_states();
             let text = format!("{}: {}", sqlstate, error.message);
             let record = || {
                 self.record(status, Some(text.clone()));

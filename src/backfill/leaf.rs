@@ -8,7 +8,9 @@
 //! how statements are planned.
 //!
 //! The leaf is locked by oid first and named afterwards, so that a rename, or another table under
-//! the old name, can't lead us astray, and it is checked under the lock that it still is a leaf.
+//! the old name, can't lead us astray, and it is checked under the lock that it still is a leaf, and
+//! in the file in which this pass found it first: in another one TIDs, read or still to be read, mean other rows. Such a
+//! leaf is left, and begun anew in the next pass.
 //!
 //! A small leaf costs two transactions, one that reads and one that updates. With a hundred thousand of them
 //! that is what counts. The first one ends with building the partition's constraint, if there is anything to
@@ -16,6 +18,7 @@
 
 mod update;
 
+use ntt_mime_core::board::LeafEntry;
 use pgrx::pg_sys;
 
 pub use self::update::{Place, Rows};
@@ -49,6 +52,8 @@ pub fn block_of(tid: Tid) -> u32 {
 pub enum LeafError {
     /// It has been dropped or detached, or never was a table.
     Gone,
+    /// It has another file than at first in this pass.
+    Rewritten,
     /// Somebody holds a lock on it, or on a table above it, that keeps us out.
     Locked,
     /// Somebody holds some of its rows.
@@ -97,6 +102,7 @@ const WORTH_AN_INDEX: u32 = 64;
 /// A leaf that a worker is at, with its statements.
 pub struct Leaf<'a> {
     job: &'a Job,
+    entry: &'a LeafEntry,
     pub oid: pg_sys::Oid,
     /// Qualified and quoted, as of the last look.
     pub name: String,
@@ -116,10 +122,11 @@ pub enum Opened {
 }
 
 impl<'a> Leaf<'a> {
-    pub fn new(job: &'a Job, oid: u32) -> Leaf<'a> {
+    pub fn new(job: &'a Job, entry: &'a LeafEntry) -> Leaf<'a> {
         Leaf {
             job,
-            oid: pg_sys::Oid::from(oid),
+            entry,
+            oid: pg_sys::Oid::from(entry.oid()),
             name: String::new(),
             scan: None,
             updates: Default::default(),
@@ -135,7 +142,7 @@ impl<'a> Leaf<'a> {
         limit: u32,
         mut row: impl FnMut(Tid, &str),
     ) -> Result<Opened, LeafError> {
-        let opened = tx::transaction_without_snapshot(|| {
+        tx::transaction_without_snapshot(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
             let blocks = locked.blocks();
             let (read, opened): (_, fn(u32) -> Opened) = match blocks {
@@ -148,12 +155,11 @@ impl<'a> Leaf<'a> {
                 _ => (self.read_by_index(&locked, limit, &mut row), Opened::Few),
             };
             self.get_ready_to_update(&locked, read.unwrap_or(0));
-            Some(match read.is_some_and(|rows| rows < limit) {
+            Ok(match read.is_some_and(|rows| rows < limit) {
                 true => opened(blocks),
                 false => Opened::Blocks(blocks),
             })
-        })?;
-        opened.ok_or(LeafError::Gone)
+        })?
     }
 
     /// Reads up to `limit` pending rows between two places, both exclusive, in physical order.
@@ -164,13 +170,12 @@ impl<'a> Leaf<'a> {
         limit: u32,
         row: impl FnMut(Tid, &str),
     ) -> Result<(), LeafError> {
-        let done = tx::transaction_without_snapshot(|| {
+        tx::transaction_without_snapshot(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
             let rows = self.read(&locked, (from, to), limit, row);
             self.get_ready_to_update(&locked, rows);
-            Some(())
-        })?;
-        done.ok_or(LeafError::Gone)
+            Ok(())
+        })?
     }
 
     /// The last thing of a transaction that has read so many pending rows. If it can't be done now, the update sees to it.
@@ -240,18 +245,21 @@ impl<'a> Leaf<'a> {
         }
     }
 
-    /// Locks the leaf for the current transaction, makes sure that it still is one and that its target may still be
-    /// filled, learns its name, and takes the transaction's snapshot; None if it is no leaf any more.
-    fn lock(&mut self, mode: u32) -> Option<LockedLeaf> {
+    /// Locks the leaf for the current transaction, makes sure that it still is one, in the file that the work on it is
+    /// about, and that its target may still be filled, learns its name, and takes the transaction's snapshot.
+    fn lock(&mut self, mode: u32) -> Result<LockedLeaf, LeafError> {
         let target = pg_sys::Oid::from(self.job.target);
-        let locked = LockedLeaf::open(self.oid, mode)?;
+        let locked = LockedLeaf::open(self.oid, mode).ok_or(LeafError::Gone)?;
         tx::take_snapshot();
         let is_leaf = match self.job.partitioned {
             true => locked.is_leaf_of(target),
             false => self.oid == target,
         };
         if !is_leaf || !locked.is_table() || !locked.has_tid_ranges() {
-            return None;
+            return Err(LeafError::Gone);
+        }
+        if !self.entry.is_in_file(locked.file()) {
+            return Err(LeafError::Rewritten);
         }
         // Rights can be revoked, and policies be made, at any time.
         target::check_rights(target, self.job.role.into(), self.job.partitioned)
@@ -263,7 +271,7 @@ impl<'a> Leaf<'a> {
             self.scan = None;
             self.updates = Default::default();
         }
-        Some(locked)
+        Ok(locked)
     }
 }
 

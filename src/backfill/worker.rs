@@ -241,7 +241,7 @@ impl<'a> Worker<'a> {
             *current = Some(Current {
                 index,
                 generation,
-                leaf: Leaf::new(self.job, self.shared.board().oid(index)),
+                leaf: Leaf::new(self.job, self.shared.board().leaf(index)),
             });
         }
         &mut current.as_mut().expect("just set").leaf
@@ -262,6 +262,7 @@ impl<'a> Worker<'a> {
         let board = self.shared.board();
         match trouble {
             LeafError::Gone => board.note_gone(index),
+            LeafError::Rewritten => board.note_rewritten(index),
             LeafError::Locked | LeafError::RowsLocked | LeafError::Retry => {
                 board.note_unseen(index)
             }

@@ -117,6 +117,12 @@ impl LockedLeaf {
         unsafe { (*self.relation).rd_id }
     }
 
+    /// The file in which its rows are, see [`super::version::file_of`].
+    pub fn file(&self) -> u64 {
+        // SAFETY: an open relation with storage (it is a table).
+        unsafe { super::version::file_of(self.relation) }
+    }
+
     /// Its size in blocks.
     pub fn blocks(&self) -> u32 {
         // SAFETY: an open relation with storage (it is a table).

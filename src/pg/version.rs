@@ -168,6 +168,28 @@ pub unsafe fn partition_ancestors(leaf: pg_sys::Oid) -> *mut pg_sys::List {
     unsafe { pg_guard_ffi_boundary(|| get_partition_ancestors(leaf)) }
 }
 
+/// The file in which an open relation has its rows, as one number: its tablespace and its number there. Not 0. While the
+/// relation is locked it stays the same.
+///
+/// # Safety
+/// `relation` must be open, and of a kind that has a file.
+pub unsafe fn file_of(relation: pg_sys::Relation) -> u64 {
+    // SAFETY: the caller's promise.
+    let (tablespace, number) = unsafe {
+        #[cfg(feature = "pg15")]
+        {
+            let file = (*relation).rd_node;
+            (file.spcNode, file.relNode)
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            let file = (*relation).rd_locator;
+            (file.spcOid, file.relNumber)
+        }
+    };
+    u64::from(tablespace.to_u32()) << 32 | u64::from(number.to_u32())
+}
+
 /// Builds a partition's constraint into the relation cache. Locks its parents for the transaction.
 ///
 /// # Safety

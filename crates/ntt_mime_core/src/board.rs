@@ -6,6 +6,11 @@
 //! step. So a big leaf is worked on by many workers without anyone having planned it, a leaf's
 //! size is asked for only when it is its turn, and the leader needs no lock on any leaf.
 //!
+//! A range of blocks means something in one file only. PostgreSQL gives a table another one when it is truncated,
+//! clustered, vacuumed in full, moved to another tablespace or altered in a way that changes its rows: then what was
+//! read of a block is elsewhere, and what is in it now nobody has read. So the file in which a leaf was found belongs to
+//! its ranges: who opens the leaf first tells it, and whoever comes later compares ([`LeafEntry::is_in_file`]).
+//!
 //! Plain memory touched through atomics, zeroed when new, like the other shared parts of a run.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -24,6 +29,10 @@ const AGAIN_LOCKED: u32 = 2;
 const GONE: u32 = 4;
 /// Not all of its pending rows have been read.
 const UNSEEN: u32 = 8;
+/// Found in another file than at first in this pass.
+const REWRITTEN: u32 = 16;
+/// Nothing of it is left to do in this pass.
+const DONE: u32 = 32;
 
 /// One leaf on the board.
 #[repr(C)]
@@ -36,6 +45,27 @@ pub struct LeafEntry {
     blocks_done: AtomicU32,
     flags: AtomicU32,
     rows_left: AtomicU64,
+    /// That in which it was found first in this pass; 0 before.
+    file: AtomicU64,
+}
+
+impl LeafEntry {
+    /// Its oid.
+    pub fn oid(&self) -> u32 {
+        self.oid.load(Ordering::Relaxed)
+    }
+
+    /// Is the leaf, which the caller has locked and found in `file` (not 0), still in the file in which it was found
+    /// first in this pass? Before anybody has found it, it is in any.
+    pub fn is_in_file(&self, file: u64) -> bool {
+        let found = self
+            .file
+            .compare_exchange(0, file, Ordering::AcqRel, Ordering::Acquire);
+        match found {
+            Ok(_) => true,
+            Err(first) => first == file,
+        }
+    }
 }
 
 /// The part of the board that isn't leaves.
@@ -70,9 +100,11 @@ pub enum Turn {
 }
 
 /// How a leaf stands after a pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct LeafState {
     pub oid: u32,
+    /// The pass is over for it.
+    pub done: bool,
     /// Rows were pending that the update did not change although their blob was detected.
     pub missed: bool,
     /// Somebody else's lock kept us out of it, or of a part of it.
@@ -81,11 +113,14 @@ pub struct LeafState {
     pub gone: bool,
     /// Not all of its rows have been read in this pass, so `rows_left` isn't all that is left.
     pub unseen: bool,
+    /// It has been given another file meanwhile.
+    pub rewritten: bool,
     /// Pending rows met in this pass and not filled.
     pub rows_left: u64,
 }
 
 /// A view of a board in shared memory.
+#[derive(Clone, Copy)]
 pub struct Board<'a> {
     header: &'a BoardHeader,
     leaves: &'a [LeafEntry],
@@ -115,6 +150,7 @@ impl<'a> Board<'a> {
             entry.blocks_done.store(0, Ordering::Relaxed);
             entry.flags.store(0, Ordering::Relaxed);
             entry.rows_left.store(0, Ordering::Relaxed);
+            entry.file.store(0, Ordering::Relaxed);
             len += 1;
         }
         h.len.store(len, Ordering::Relaxed);
@@ -209,9 +245,9 @@ impl<'a> Board<'a> {
         })
     }
 
-    /// The oid of a leaf.
-    pub fn oid(&self, leaf: usize) -> u32 {
-        self.leaves[leaf].oid.load(Ordering::Relaxed)
+    /// A leaf's entry.
+    pub fn leaf(&self, leaf: usize) -> &'a LeafEntry {
+        &self.leaves[leaf]
     }
 
     /// Tells the number of blocks of a leaf that the caller has been told to open.
@@ -224,7 +260,7 @@ impl<'a> Board<'a> {
             .fetch_add(i64::from(blocks) - i64::from(expected), Ordering::Relaxed);
         entry.sized.store(SIZED, Ordering::Release);
         if blocks == 0 {
-            self.close_leaf();
+            self.close_leaf(leaf);
         }
         blocks == 0
     }
@@ -252,7 +288,7 @@ impl<'a> Board<'a> {
         let done = entry.blocks_done.fetch_add(blocks, Ordering::AcqRel) + blocks;
         let finished = blocks > 0 && done == entry.blocks.load(Ordering::Relaxed);
         if finished {
-            self.close_leaf();
+            self.close_leaf(leaf);
         }
         finished
     }
@@ -271,7 +307,8 @@ impl<'a> Board<'a> {
         self.size(leaf, 0);
     }
 
-    fn close_leaf(&self) {
+    fn close_leaf(&self, leaf: usize) {
+        self.leaves[leaf].flags.fetch_or(DONE, Ordering::Relaxed);
         self.header.open.fetch_sub(1, Ordering::AcqRel);
     }
 
@@ -298,6 +335,13 @@ impl<'a> Board<'a> {
             .fetch_or(AGAIN_LOCKED | UNSEEN, Ordering::Relaxed);
     }
 
+    /// Notes that it has another file than at first in this pass, and has to be begun anew.
+    pub fn note_rewritten(&self, leaf: usize) {
+        self.leaves[leaf]
+            .flags
+            .fetch_or(REWRITTEN | UNSEEN, Ordering::Relaxed);
+    }
+
     /// Notes that this is no leaf of the target any more.
     pub fn note_gone(&self, leaf: usize) {
         self.leaves[leaf].flags.fetch_or(GONE, Ordering::Relaxed);
@@ -309,10 +353,12 @@ impl<'a> Board<'a> {
             let flags = entry.flags.load(Ordering::Relaxed);
             LeafState {
                 oid: entry.oid.load(Ordering::Relaxed),
+                done: flags & DONE != 0,
                 missed: flags & AGAIN_MISSED != 0,
                 locked: flags & AGAIN_LOCKED != 0,
                 gone: flags & GONE != 0,
                 unseen: flags & UNSEEN != 0,
+                rewritten: flags & REWRITTEN != 0,
                 rows_left: entry.rows_left.load(Ordering::Relaxed),
             }
         })

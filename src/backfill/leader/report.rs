@@ -6,6 +6,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::Leader;
+use super::leaves::Unfinished;
 use crate::backfill::history::{self, Additions, RunRow};
 use crate::backfill::progress::{self, Progress};
 use crate::errors::{NAMED, counted, counted_with, which};
@@ -51,10 +52,10 @@ impl Leader {
         let (blocks_done, blocks_total) = board.blocks();
         let ms = |us: u64| us as f64 / 1000.0;
         let total = self.leaves.len() as i64;
-        let left_open = match (self.passes, status) {
-            (1, _) => i64::from(board.open_leaves()),
-            (_, "running") => 0,
-            _ => self.leaves.values().filter(|seen| seen.locked).count() as i64,
+        let left_open = match (status, self.passes) {
+            ("running", 1) => i64::from(board.open_leaves()),
+            ("running", _) => 0,
+            _ => self.leaves.count_unfinished() as i64,
         };
         RunRow {
             status,
@@ -138,9 +139,15 @@ impl Leader {
         message::line(PgLogLevel::NOTICE, Progress { row: &row, elapsed }.line());
     }
 
-    /// Tells how the run has ended, which leaves others have kept from it, and of how many blobs the type didn't fit into
+    /// Tells how the run has ended, which leaves it isn't done with, and of how many blobs the type didn't fit into
     /// the column.
-    pub(super) fn tell(&self, row: &RunRow, elapsed: Duration, locked: &Locked, too_long: u64) {
+    pub(super) fn tell(
+        &self,
+        row: &RunRow,
+        elapsed: Duration,
+        unfinished: &[UnfinishedLeaves],
+        too_long: u64,
+    ) {
         let summary = Progress { row, elapsed }.summary();
         let summary = format!("{} {} {summary}", self.kind(), self.run_id);
         message::line(PgLogLevel::LOG, format!("ntt_mime {summary}"));
@@ -167,44 +174,55 @@ impl Leader {
             .set_hint("Change the column's type to text, or to varchar(255).")
             .send(PgLogLevel::WARNING);
         }
-        if locked.count > 0 {
-            locked.warn();
-        }
+        unfinished.iter().for_each(UnfinishedLeaves::warn);
     }
 
-    /// The leaves that others have kept from the run, as of the last pass. Looks into the catalogs: to be called where
-    /// a commit follows.
-    pub(super) fn locked(&self) -> Locked {
-        let locked = self.leaves.iter().filter(|(_, seen)| seen.locked);
-        let mut oids: Vec<u32> = locked.map(|(oid, _)| *oid).collect();
-        // Those that were made first.
-        oids.sort_unstable();
-        let count = oids.len();
-        oids.truncate(NAMED);
-        // One that has been dropped meanwhile has no name any more. As the owner, for the limit to how long we wait
-        // for a catalog; and all has been done, so that the run doesn't fail for want of a name.
-        let named = || oids.into_iter().map(Oid::from).filter_map(plain_name);
-        let names = match count {
-            0 => Vec::new(),
-            _ => tx::if_possible(|| identity::as_owner(|| named().collect())).unwrap_or_default(),
-        };
-        Locked { count, names }
+    /// The leaves that the run isn't done with, by reason. Looks into the catalogs: to be called where a commit follows.
+    pub(super) fn unfinished(&self) -> Vec<UnfinishedLeaves> {
+        [Unfinished::Locked, Unfinished::Rewritten]
+            .into_iter()
+            .filter_map(|why| {
+                let oids = self.leaves.unfinished(why);
+                (!oids.is_empty()).then(|| UnfinishedLeaves::new(why, oids))
+            })
+            .collect()
     }
 }
 
-/// Leaves that others have kept from a run.
-pub(super) struct Locked {
+/// Leaves that a run isn't done with, for one reason.
+pub(super) struct UnfinishedLeaves {
+    why: Unfinished,
     count: usize,
     /// Of some of them.
     names: Vec<String>,
 }
 
-impl Locked {
+impl UnfinishedLeaves {
+    fn new(why: Unfinished, mut oids: Vec<u32>) -> UnfinishedLeaves {
+        let count = oids.len();
+        oids.truncate(NAMED);
+        // One that has been dropped meanwhile has no name any more. As the owner, for the limit to how long we wait
+        // for a catalog; and all has been done, so that the run doesn't fail for want of a name.
+        let named = || oids.into_iter().map(Oid::from).filter_map(plain_name);
+        let names = tx::if_possible(|| identity::as_owner(|| named().collect()));
+        UnfinishedLeaves {
+            why,
+            count,
+            names: names.unwrap_or_default(),
+        }
+    }
+
     fn warn(&self) {
         let leaves = counted_with(self.count as u64, "leaf", ("was", "were"));
+        let because = match (self.why, self.count) {
+            (Unfinished::Locked, _) => "of locks held by others",
+            (Unfinished::Rewritten, 1) => "it was rewritten meanwhile",
+            (Unfinished::Rewritten, _) => "they were rewritten meanwhile",
+            (Unfinished::NotLookedAt, _) => "the run ended before",
+        };
         let mut report = Message::new(
             PgSqlErrorCode::ERRCODE_WARNING,
-            format!("{leaves} not filled completely because of locks held by others"),
+            format!("{leaves} not filled completely because {because}"),
         )
         .set_hint("The next run will try again.");
         if let Some(which) = which(&self.names, self.count) {

@@ -101,18 +101,17 @@ impl Leaf<'_> {
                         false => locked.has_partition_constraint_cached(),
                     };
                     entered.set(true);
-                    Some(ready.then(|| self.run_update(rows, blobids, mime_types)))
+                    Ok::<_, LeafError>(ready.then(|| self.run_update(rows, blobids, mime_types)))
                 })
             })
             .map_err(|error| match error.into() {
                 LeafError::Locked if entered.get() => LeafError::RowsLocked,
                 trouble => trouble,
             })?;
-            match updated {
-                Some(Some(rows)) => return Ok(Updated { rows, commit_time }),
-                Some(None) if last => return Err(LeafError::Locked),
-                Some(None) => self.build_constraint()?,
-                None => return Err(LeafError::Gone),
+            match updated? {
+                Some(rows) => return Ok(Updated { rows, commit_time }),
+                None if last => return Err(LeafError::Locked),
+                None => self.build_constraint()?,
             }
         }
         unreachable!("the last attempt returns")
@@ -130,7 +129,7 @@ impl Leaf<'_> {
                 }
                 lock::lock_ancestors_if_free(self.oid)?;
                 let free = lock::lock_if_free(self.oid);
-                if free && let Some(locked) = self.lock(pg_sys::AccessShareLock) {
+                if free && let Ok(locked) = self.lock(pg_sys::AccessShareLock) {
                     locked.cache_partition_constraint();
                 }
                 Ok(free)

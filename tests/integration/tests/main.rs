@@ -23,6 +23,7 @@ mod privileges;
 mod quarantine;
 mod read_ahead;
 mod replication;
+mod rewrites;
 mod sessions;
 mod shutdown;
 mod upgrade;

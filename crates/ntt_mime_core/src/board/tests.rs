@@ -19,6 +19,7 @@ fn zeroed(leaves: usize) -> (BoardHeader, Vec<LeafEntry>) {
         blocks_done: AtomicU32::new(0),
         flags: AtomicU32::new(0),
         rows_left: AtomicU64::new(0),
+        file: AtomicU64::new(0),
     };
     (header, (0..leaves).map(|_| entry()).collect())
 }
@@ -84,6 +85,7 @@ fn an_abandoned_leaf_still_finishes() {
     };
     assert_eq!((start, end), (0, BLOCKS_PER_TASK));
     board.note_locked(0);
+    assert!(!board.leaves().next().unwrap().done);
     let skipped = board.abandon(0);
     assert_eq!(skipped, 3000 - BLOCKS_PER_TASK);
     assert_eq!(board.abandon(0), 0);
@@ -91,7 +93,7 @@ fn an_abandoned_leaf_still_finishes() {
     assert!(board.finish(0, end - start + skipped, 0));
     assert_eq!(board.take(Some(0)), Turn::PassDone);
     let state = board.leaves().next().unwrap();
-    assert!(state.locked && !state.missed && !state.gone && state.oid == 42);
+    assert!(state.done && state.locked && !state.missed && !state.gone && state.oid == 42);
 }
 
 #[test]
@@ -162,4 +164,21 @@ fn a_skipped_leaf_is_finished() {
     board.skip(0);
     assert_eq!(board.take(None), Turn::PassDone);
     assert!(board.leaves().next().unwrap().gone);
+}
+
+#[test]
+fn a_leaf_is_in_the_file_in_which_it_was_found_first() {
+    let (header, leaves) = zeroed(1);
+    let board = Board::new(&header, &leaves);
+    board.open_pass([(9, 5)]);
+    assert!(board.leaf(0).is_in_file(77));
+    assert!(board.leaf(0).is_in_file(77));
+    assert!(!board.leaf(0).is_in_file(78));
+    board.note_rewritten(0);
+    let state = board.leaves().next().unwrap();
+    assert!(state.rewritten && state.unseen && !state.locked);
+    // Another pass begins in whatever file there is.
+    board.open_pass([(9, 5)]);
+    assert!(board.leaf(0).is_in_file(78));
+    assert!(!board.leaves().next().unwrap().rewritten);
 }
