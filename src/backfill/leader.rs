@@ -24,7 +24,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use self::leaves::Leaves;
 use super::history::{self, NewFailure};
 use super::options::{Arguments, Job, Options};
-use super::shared::{self, Shared, WorkerState};
+use super::shared::{self, Shared, Stop, WorkerState};
 use super::target::{self, ListedLeaf, Others, Target};
 use crate::errors::{Error, HOW_TO_ACQUIT, NAMED, counted, counted_with, sentence, which};
 use crate::pg::bgworker::{self, Handle};
@@ -452,11 +452,12 @@ fn warn_of_quarantined(left_behind: &[LeftBehind]) {
 
 /// Sees to it that the workers end when this process does, in whatever way: a FATAL error, such as
 /// that of pg_terminate_backend, leaves by no path through Rust code. The segment is then detached by
-/// PostgreSQL, as it is at the end of a run by ourselves, when no worker is left.
+/// PostgreSQL, as it is at the end of a run by ourselves, when no worker is left. Nothing in here can fail.
 fn abandon_on_exit(segment: &Segment) {
     segment.on_detach(|segment| {
         if let Some(shared) = Shared::view(segment) {
-            shared.abandon();
+            shared.stop(Stop::Now);
         }
+        bgworker::terminate_all();
     });
 }

@@ -415,23 +415,6 @@ impl<'a> Shared<'a> {
     pub fn limit_reached(&self) -> bool {
         self.header.limit_reached.load(Ordering::Relaxed) != 0
     }
-
-    /// Ends the run from a leader that is going away: asks the workers to stop and interrupts what
-    /// they are at. Calls nothing that could fail, since a process exit is under way.
-    pub fn abandon(&self) {
-        self.stop(Stop::Now);
-        for slot in self
-            .slots
-            .iter()
-            .filter(|s| s.state() == WorkerState::Ready)
-        {
-            let pid = slot.pid.load(Ordering::Relaxed);
-            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                // It may be gone already; then there is nothing to interrupt.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
-        }
-    }
 }
 
 impl WorkerSlot {

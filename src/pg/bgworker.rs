@@ -1,5 +1,6 @@
 //! Dynamic background workers: starting and stopping them (leader), and becoming one (worker).
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 
@@ -9,6 +10,12 @@ use super::{encoding, identity, tx, version};
 
 /// What pg_stat_activity shows as `backend_type`.
 pub const BACKEND_TYPE: &str = "ntt_mime worker";
+
+thread_local! {
+    /// The workers of all [`Handle`]s of this process: a process that ends in the midst of a run has no other way to
+    /// find them.
+    static REGISTERED: RefCell<Vec<NonNull<pg_sys::BackgroundWorkerHandle>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A worker that has been registered.
 pub struct Handle(NonNull<pg_sys::BackgroundWorkerHandle>);
@@ -41,7 +48,9 @@ impl Handle {
                 return None;
             }
         }
-        NonNull::new(handle).map(Handle)
+        let handle = NonNull::new(handle)?;
+        REGISTERED.with_borrow_mut(|registered| registered.push(handle));
+        Some(Handle(handle))
     }
 
     /// Has its process ended, so that its place is free?
@@ -62,9 +71,26 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        REGISTERED.with_borrow_mut(|registered| registered.retain(|handle| *handle != self.0));
         // SAFETY: allocated by RegisterDynamicBackgroundWorker, freed once.
         unsafe { pg_sys::pfree(self.0.as_ptr().cast()) };
     }
+}
+
+/// Has the postmaster end all workers that this process has registered and not let go of. A pid would not do: its
+/// process may have ended, and another one have it. The postmaster knows which are still ours.
+///
+/// Fit for a process that is on its way out: all that this may wait for is the LWLock of the workers' list.
+pub fn terminate_all() {
+    REGISTERED.with(|registered| {
+        // Borrowed only while nothing of PostgreSQL's is called, so an exit doesn't find it so.
+        if let Ok(registered) = registered.try_borrow() {
+            for handle in registered.iter() {
+                // SAFETY: as in `terminate`; freed only after it has been taken off the list.
+                unsafe { pg_sys::TerminateBackgroundWorker(handle.as_ptr()) };
+            }
+        }
+    });
 }
 
 fn copy(to: &mut [std::ffi::c_char], from: &[u8]) {

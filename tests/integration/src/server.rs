@@ -110,6 +110,11 @@ pub fn command(program: &str) -> Command {
 
 /// The same with variables in its environment.
 pub fn command_with(program: &str, environment: &[(String, String)]) -> Command {
+    command_of(&bindir().join(program), environment)
+}
+
+/// The same for any program.
+pub fn command_of(program: &Path, environment: &[(String, String)]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "QUIT"]);
     if is_root() {
@@ -129,7 +134,7 @@ pub fn command_with(program: &str, environment: &[(String, String)]) -> Command 
             .iter()
             .map(|(name, value)| format!("{name}={value}")),
     );
-    command.arg(bindir().join(program));
+    command.arg(program);
     command.current_dir("/");
     command
 }

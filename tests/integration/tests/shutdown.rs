@@ -1,11 +1,15 @@
 //! How soon the last worker has gone after what ends a run: the server's shutdown, its leader's end in any form, its
 //! client's, its database's, a timeout, a request; whatever the workers are at. And never by SIGKILL.
 
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use ntt_mime_integration::cluster::{SUPERUSER, Shutdown};
-use ntt_mime_integration::{Cluster, SOON, Session, TestDb, corpus, inode, wait_until};
+use ntt_mime_integration::{
+    Cluster, SOON, Session, TestDb, assert_error, corpus, inode, server, wait_for, wait_until,
+};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// "A second or so".
 const AT_MOST: Duration = Duration::from_millis(1500);
@@ -288,4 +292,58 @@ fn after_the_database_was_dropped() {
 #[test]
 fn after_a_fast_shutdown() {
     in_every_state(Event::FastShutdown, &Cluster::start(&[]));
+}
+
+/// A process of the servers' account that has a certain pid and lives as long as its input is open. None where this system
+/// doesn't let us say which pid comes next, or others are always quicker.
+fn take_pid(wanted: i32) -> Option<Child> {
+    for _ in 0..200 {
+        // Not a setting of the system's: what was given last in this namespace of pids.
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (wanted - 1).to_string()).ok()?;
+        let mut command = server::command_of(Path::new("cat"), &[]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = server::spawn(command).expect("cat starts");
+        if child.id() == wanted as u32 {
+            return Some(child);
+        }
+        child.kill().expect("our child");
+        child.wait().expect("our child");
+    }
+    None
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).expect("a pid"), signal).expect("it lives");
+}
+
+#[test]
+fn a_process_that_has_the_pid_of_a_dead_worker_gets_no_signal() {
+    let (db, store, mut s) = TestDb::with_store("stale_pid");
+    inode::plain(&mut s, &store.put_synthetic(20));
+    let mut session = db.connect();
+    session.exec("SET ntt_mime.batch_delay = '60s'");
+    let run = session.call_in_background("1, workers => 1, target => 'blob'");
+    let worker = wait_for(SOON, "the worker", || {
+        let pids = s.column(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+                AND backend_type = 'ntt_mime worker' AND query LIKE '%pausing%'",
+        );
+        pids.first().map(|pid| pid.parse::<i32>().expect("a pid"))
+    });
+    // So that the leader doesn't see what happens until it has.
+    signal(run.pid, Signal::STOP);
+    s.exec(&format!("SELECT pg_terminate_backend({worker})"));
+    wait_until(SOON, "the worker to be gone", || {
+        !Path::new(&format!("/proc/{worker}")).exists()
+    });
+    let other = take_pid(worker);
+    signal(run.pid, Signal::CONT);
+    assert_error(run.finish().1, "57P01", "terminated");
+    let Some(mut other) = other else {
+        println!("skipped: no process could be made that has the pid of the worker");
+        return;
+    };
+    drop(other.stdin.take());
+    let status = other.wait().expect("our child");
+    assert!(status.success(), "{status}");
 }
