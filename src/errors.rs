@@ -83,6 +83,10 @@ pub enum Error {
     WorkerTerminated,
     /// Somebody else's run.
     NotOwner { run_id: i64 },
+    /// A table of the extension's own isn't there.
+    NoOwnTable { name: String },
+    /// Another table has the name of one of the extension's own.
+    NotOurTable { name: String },
 }
 
 /// What to do when a blob has been put into quarantine.
@@ -353,6 +357,17 @@ impl From<Error> for Report {
             .set_detail(
                 "Only superusers and roles with the privileges of the role that started the run can cancel it.",
             ),
+            Error::NoOwnTable { name } => report(
+                C::ERRCODE_UNDEFINED_TABLE,
+                format!("relation \"{name}\" does not exist"),
+            )
+            .set_detail("Extension ntt_mime is not installed in this database, or only in part."),
+            Error::NotOurTable { name } => report(
+                C::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("table \"{name}\" is not a member of extension \"ntt_mime\""),
+            )
+            .set_detail("Somebody else may have made it in place of the extension's own, so it is not used.")
+            .set_hint("See who owns it, drop or rename it, then create the extension again."),
         }
     }
 }

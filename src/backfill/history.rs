@@ -15,8 +15,12 @@ use serde::Serialize;
 
 use super::options::Options;
 use crate::pg::encoding::{readable, readable_json};
+use crate::pg::identity::Use::{Reads, Writes};
 use crate::pg::identity::as_owner;
 use crate::pg::{lock, plan};
+
+const RUN: &CStr = c"run";
+const FAILURE: &CStr = c"failure";
 
 /// Longest blobid that is recorded as it is: a longer one can't be a key of a B-tree index.
 const MAX_KEY: usize = 256;
@@ -43,6 +47,7 @@ const INSERT_RUN: &str = "
 INSERT INTO ntt_mime.run (target, status, pid, role_name, options, workers, libmagic)
 VALUES ($1, 'running', $2, pg_catalog.convert_from($3, 'UTF8'), $4::pg_catalog.jsonb, $5, $6) RETURNING run_id";
 
+/// The pid, since an extension that has been dropped and made again while a run goes on begins anew with its numbers.
 const UPDATE_RUN: &str = "
 UPDATE ntt_mime.run r
    SET (status, finished_at, workers, leaves_total, leaves_done, blocks_total, blocks_done,
@@ -54,7 +59,7 @@ UPDATE ntt_mime.run r
         n.bytes_read, n.scan_ms, n.read_ms, n.detect_ms, n.update_ms, n.commit_ms, n.mime_counts,
         n.error, r.options || n.options)
   FROM pg_catalog.jsonb_populate_record(NULL::ntt_mime.run, $2::pg_catalog.jsonb) n
- WHERE r.run_id = $1";
+ WHERE r.run_id = $1 AND r.pid = pg_catalog.pg_backend_pid()";
 
 const RUN_OF_PID: &str = "
 SELECT max(run_id) FROM ntt_mime.run WHERE status = 'running' AND pid = $1";
@@ -153,7 +158,7 @@ fn run_sql(sql: &str, arguments: &[DatumWithOid<'_>]) {
 
 /// Marks what has been interrupted and removes what is too old.
 pub fn tidy_up() {
-    as_owner(|| {
+    as_owner(&[Writes(RUN)], || {
         let class = pg_sys::Oid::from(lock::RUN_CLASS);
         run_sql(MARK_INTERRUPTED, &[DatumWithOid::from(class)]);
         let age = crate::settings::run_history().as_secs_f64();
@@ -174,7 +179,7 @@ pub fn begin(target: &str, role: &str, options: &Options, libmagic: &str) -> i64
         DatumWithOid::from(options.workers as i32),
         DatumWithOid::from(libmagic),
     ];
-    as_owner(|| {
+    as_owner(&[Writes(RUN)], || {
         Spi::connect_mut(|client| {
             client
                 .update(INSERT_RUN, Some(1), &arguments)
@@ -193,20 +198,25 @@ pub fn update(run_id: i64, row: &RunRow) {
         DatumWithOid::from(run_id),
         DatumWithOid::from(text.as_str()),
     ];
-    as_owner(|| run_sql(UPDATE_RUN, &arguments));
+    as_owner(&[Writes(RUN)], || run_sql(UPDATE_RUN, &arguments));
 }
 
 /// Who holds an advisory lock of ours, and which run of that process is going on.
 pub fn holder_of_target(target: pg_sys::Oid) -> (Option<i32>, Option<i64>) {
     let pid = lock_holder(lock::TARGET_CLASS, target.to_u32());
-    let run_id =
-        pid.and_then(|pid| as_owner(|| one::<i64>(RUN_OF_PID, &[DatumWithOid::from(pid)])));
+    let run_id = pid.and_then(|pid| {
+        as_owner(&[Reads(RUN)], || {
+            one::<i64>(RUN_OF_PID, &[DatumWithOid::from(pid)])
+        })
+    });
     (pid, run_id)
 }
 
 /// The last run on record that has read blobs below these roots.
 pub fn run_that_read(blob_root: &str) -> Option<i64> {
-    as_owner(|| one::<i64>(RUN_THAT_READ, &[DatumWithOid::from(blob_root.as_bytes())]))
+    as_owner(&[Reads(RUN)], || {
+        one::<i64>(RUN_THAT_READ, &[DatumWithOid::from(blob_root.as_bytes())])
+    })
 }
 
 fn lock_holder(class: u32, key: u32) -> Option<i32> {
@@ -214,7 +224,7 @@ fn lock_holder(class: u32, key: u32) -> Option<i32> {
         DatumWithOid::from(pg_sys::Oid::from(class)),
         DatumWithOid::from(pg_sys::Oid::from(key)),
     ];
-    as_owner(|| one::<i32>(HOLDER, &arguments))
+    as_owner(&[], || one::<i32>(HOLDER, &arguments))
 }
 
 fn one<T: pgrx::FromDatum + pgrx::IntoDatum>(
@@ -260,7 +270,7 @@ pub fn running(run_id: i64) -> Option<Running> {
         DatumWithOid::from(pg_sys::Oid::from(lock::HANDLE_CLASS)),
         DatumWithOid::from(pg_sys::Oid::from(lock::RUN_CLASS)),
     ];
-    as_owner(|| {
+    as_owner(&[Reads(RUN)], || {
         Spi::connect(|client| -> pgrx::spi::Result<Option<Running>> {
             let row = client.select(RUNNING, Some(1), &arguments)?.first();
             if row.is_empty() {
@@ -285,13 +295,18 @@ pub fn databases() -> Vec<u32> {
 /// The blobs in quarantine, each with its detail.
 pub fn quarantined() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    as_owner(|| plan::each_two_texts(QUARANTINED, |blobid, detail| found.push((blobid, detail))));
+    as_owner(&[Reads(FAILURE)], || {
+        plan::each_two_texts(QUARANTINED, |blobid, detail| found.push((blobid, detail)))
+    });
     found
 }
 
 /// Is any failure on record?
 pub fn any_failure() -> bool {
-    as_owner(|| one::<bool>("SELECT true FROM ntt_mime.failure", &[])).unwrap_or(false)
+    as_owner(&[Reads(FAILURE)], || {
+        one::<bool>("SELECT true FROM ntt_mime.failure", &[])
+    })
+    .unwrap_or(false)
 }
 
 /// As an array's elements.
@@ -321,7 +336,7 @@ pub fn known_failures(options: &Options, blobids: &[String]) -> HashMap<String, 
         DatumWithOid::from(options.retry_failures_after_s as f64),
     ];
     let mut known = HashMap::new();
-    as_owner(|| {
+    as_owner(&[Reads(FAILURE)], || {
         Spi::connect(|client| -> pgrx::spi::Result<()> {
             for row in client.select(KNOWN_FAILURES, None, &arguments)? {
                 let reason = row.get::<String>(2)?.unwrap_or_default();
@@ -340,7 +355,7 @@ pub fn known_failures(options: &Options, blobids: &[String]) -> HashMap<String, 
 
 /// Records failures, and forgets those of blobs that have been detected. What is in quarantine stays there.
 pub fn record_failures(run_id: i64, failed: &[NewFailure], mended: &[String]) {
-    as_owner(|| {
+    as_owner(&[Writes(FAILURE)], || {
         if !failed.is_empty() {
             let column = |of: fn(&NewFailure) -> String| failed.iter().map(of).collect::<Vec<_>>();
             let arguments = [

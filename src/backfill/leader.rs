@@ -223,7 +223,7 @@ impl Leader {
     fn list_leaves(&mut self) -> Vec<ListedLeaf> {
         let target = &self.target;
         let (leaves, others) =
-            tx::in_subtransaction(|| identity::as_owner(|| target::leaves(target)));
+            tx::in_subtransaction(|| identity::as_owner(&[], || target::leaves(target)));
         if others.count > 0 && !self.warned_of_others {
             self.warned_of_others = true;
             warn_of_others(&others);

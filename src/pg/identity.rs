@@ -4,24 +4,37 @@
 //! writes them on its behalf. A procedure with transaction control cannot be SECURITY DEFINER, so the
 //! switch is made here, for single statements of our own, the way PostgreSQL's own maintenance
 //! commands do it (see `vacuum_rel` in commands/vacuum.c).
+//!
+//! Our statements find these tables by name, and a name can come to stand for another table: the extension may be dropped
+//! while a run goes on, and somebody plant a table of the same name, with triggers. So each time a table is
+//! locked first, and must be a member of the extension under the lock, with which it can be neither dropped nor renamed;
+//! what nobody but a superuser can make a member is safe to write to. What is done is a security-restricted operation:
+//! nothing of it, such as a deferred trigger, is left to be done as the caller.
 
-use pgrx::{PgSqlErrorCode, ereport, pg_sys};
+use std::ffi::CStr;
 
-/// `SECURITY_LOCAL_USERID_CHANGE` of PostgreSQL's miscadmin.h: no SET ROLE in there.
-const LOCAL_USERID_CHANGE: i32 = pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
+use pgrx::pg_sys;
 
-/// Runs `work` as the owner of `ntt_mime.run`, with a search path that nobody else controls.
+use crate::errors::Error;
+
+/// No SET ROLE in there, and nothing that would outlast it: both of PostgreSQL's miscadmin.h.
+const RESTRICTED: i32 =
+    (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
+
+/// What is done with a table of the extension's, in schema `ntt_mime`.
+#[derive(Clone, Copy)]
+pub enum Use {
+    Reads(&'static CStr),
+    Writes(&'static CStr),
+}
+
+/// Runs `work` as the owner of the extension's tables, with a search path that nobody else controls. `uses` are all of
+/// these tables that it touches.
 ///
 /// Must run inside a (sub)transaction whose abort, on an error, restores user and settings.
-pub fn as_owner<T>(work: impl FnOnce() -> T) -> T {
-    let owner = history_owner();
-    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: both are restored below, and by (sub)transaction abort if `work` raises an error
-    // (AbortSubTransaction and AbortTransaction call SetUserIdAndSecContext themselves); the setting
-    // is local to the nesting level that is closed here or by the abort.
+pub fn as_owner<T>(uses: &[Use], work: impl FnOnce() -> T) -> T {
+    // SAFETY: the setting is local to the nesting level that is closed here or by the (sub)transaction's abort.
     unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        pg_sys::SetUserIdAndSecContext(owner, context | LOCAL_USERID_CHANGE);
         let level = pg_sys::NewGUCNestLevel();
         for (name, value) in [
             (c"search_path", c"pg_catalog, pg_temp"),
@@ -31,8 +44,29 @@ pub fn as_owner<T>(work: impl FnOnce() -> T) -> T {
         ] {
             set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
         }
-        let value = work();
+        let mut owner = None;
+        for table in uses {
+            owner = Some(lock_own_table(*table));
+        }
+        // Where none is touched it is all the same which of them says whose they are.
+        let owner = owner.unwrap_or_else(|| owner_of(find(c"run"), c"run"));
+        let value = as_role(owner, work);
         pg_sys::AtEOXact_GUC(true, level);
+        value
+    }
+}
+
+/// Runs `work` as another role, as a security-restricted operation.
+///
+/// Must run inside a (sub)transaction whose abort, on an error, restores the user.
+pub fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: both are restored below, and by (sub)transaction abort if `work` raises an error
+    // (AbortSubTransaction and AbortTransaction call SetUserIdAndSecContext themselves).
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(role, context | RESTRICTED);
+        let value = work();
         pg_sys::SetUserIdAndSecContext(user, context);
         value
     }
@@ -55,32 +89,73 @@ pub fn set_option(name: &std::ffi::CStr, value: &std::ffi::CStr, action: pg_sys:
     }
 }
 
-fn history_owner() -> pg_sys::Oid {
-    // SAFETY: catalog look-ups inside a transaction; the tuple is released before its copy is used.
-    unsafe {
-        let schema = pg_sys::get_namespace_oid(c"ntt_mime".as_ptr(), true);
-        let table = if schema == pg_sys::InvalidOid {
-            pg_sys::InvalidOid
-        } else {
-            pg_sys::get_relname_relid(c"run".as_ptr(), schema)
-        };
-        let tuple = pg_sys::SearchSysCache1(
-            pg_sys::SysCacheIdentifier::RELOID as i32,
-            pg_sys::Datum::from(table),
-        );
-        if tuple.is_null() {
-            ereport!(
-                ERROR,
-                PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-                "relation \"ntt_mime.run\" does not exist",
-                "Extension ntt_mime is not installed in this database, or only in part."
-            );
+/// Locks a table of the extension's in the mode of what is done with it, until the end of the transaction; returns its
+/// owner.
+fn lock_own_table(table: Use) -> pg_sys::Oid {
+    let (name, mode) = match table {
+        Use::Reads(name) => (name, pg_sys::AccessShareLock),
+        Use::Writes(name) => (name, pg_sys::RowExclusiveLock),
+    };
+    // As RangeVarGetRelidExtended in catalog/namespace.c: while the lock was waited for, the name may have come to stand
+    // for another table.
+    let mut oid = find(name);
+    loop {
+        // SAFETY: inside a transaction.
+        unsafe { pg_sys::LockRelationOid(oid, mode as i32) };
+        let now = find(name);
+        if now == oid {
+            break;
         }
-        let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
-        let owner = (*form).relowner;
-        pg_sys::ReleaseSysCache(tuple);
-        owner
+        // SAFETY: locked above.
+        unsafe { pg_sys::UnlockRelationOid(oid, mode as i32) };
+        oid = now;
     }
+    // SAFETY: look-ups in the catalogs, inside a transaction.
+    let is_member = unsafe {
+        let extension = pg_sys::get_extension_oid(c"ntt_mime".as_ptr(), true);
+        extension != pg_sys::InvalidOid
+            && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, oid) == extension
+    };
+    if !is_member {
+        Error::NotOurTable {
+            name: of_ours(name),
+        }
+        .raise();
+    }
+    owner_of(oid, name)
+}
+
+/// A table of schema `ntt_mime`, by its name.
+fn find(name: &CStr) -> pg_sys::Oid {
+    // SAFETY: catalog look-ups inside a transaction.
+    let table = unsafe {
+        match pg_sys::get_namespace_oid(c"ntt_mime".as_ptr(), true) {
+            pg_sys::InvalidOid => pg_sys::InvalidOid,
+            schema => pg_sys::get_relname_relid(name.as_ptr(), schema),
+        }
+    };
+    if table == pg_sys::InvalidOid {
+        Error::NoOwnTable {
+            name: of_ours(name),
+        }
+        .raise();
+    }
+    table
+}
+
+fn owner_of(table: pg_sys::Oid, name: &CStr) -> pg_sys::Oid {
+    match super::lock::owner_and_schema(table) {
+        (pg_sys::InvalidOid, _) => Error::NoOwnTable {
+            name: of_ours(name),
+        }
+        .raise(),
+        (owner, _) => owner,
+    }
+}
+
+/// For a message.
+fn of_ours(name: &CStr) -> String {
+    format!("ntt_mime.{}", name.to_string_lossy())
 }
 
 /// The role whose rights count now.

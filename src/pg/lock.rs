@@ -258,6 +258,24 @@ impl Drop for LockedLeaf {
     }
 }
 
+/// The owner of a relation, and the schema that it is in; neither when it is gone.
+pub fn owner_and_schema(oid: pg_sys::Oid) -> (pg_sys::Oid, pg_sys::Oid) {
+    // SAFETY: a catalog look-up inside a transaction; the tuple is released after its use.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::RELOID as i32,
+            pg_sys::Datum::from(oid),
+        );
+        if tuple.is_null() {
+            return (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        }
+        let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+        let found = ((*form).relowner, (*form).relnamespace);
+        pg_sys::ReleaseSysCache(tuple);
+        found
+    }
+}
+
 /// A relation's name, qualified and quoted for use in SQL; None when it is gone.
 pub fn qualified_name(oid: pg_sys::Oid) -> Option<String> {
     let (schema, name) = names(oid)?;

@@ -204,7 +204,7 @@ impl UnfinishedLeaves {
         // One that has been dropped meanwhile has no name any more. As the owner, for the limit to how long we wait
         // for a catalog; and all has been done, so that the run doesn't fail for want of a name.
         let named = || oids.into_iter().map(Oid::from).filter_map(plain_name);
-        let names = tx::if_possible(|| identity::as_owner(|| named().collect()));
+        let names = tx::if_possible(|| identity::as_owner(&[], || named().collect()));
         UnfinishedLeaves {
             why,
             count,

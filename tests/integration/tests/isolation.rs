@@ -438,6 +438,77 @@ fn objects_planted_in_a_search_path_are_not_executed() {
 }
 
 #[test]
+fn tables_planted_in_place_of_the_extensions_are_not_written_to() {
+    let mut g = guarded("planted_later");
+    let thief = g.db.role("thief", "NOLOGIN");
+    let mut session = g.db.connect();
+    session.exec("SET ntt_mime.batch_delay = '60s'");
+    let run = session.call_in_background("1, target => 'blob', workers => 1");
+    g.s.wait_for_run();
+    // All at once, so that the run finds the extension gone and somebody else's tables there. What the trigger does
+    // is to be done last, as whoever commits.
+    g.s.exec(&format!(
+        "CREATE TABLE seen_later (who name); GRANT INSERT ON seen_later TO PUBLIC;
+         BEGIN;
+         CREATE TABLE kept AS TABLE ntt_mime.run;
+         DROP EXTENSION ntt_mime;
+         DROP SCHEMA IF EXISTS ntt_mime;
+         CREATE SCHEMA ntt_mime AUTHORIZATION {thief};
+         CREATE TABLE ntt_mime.run (LIKE kept INCLUDING ALL);
+         INSERT INTO ntt_mime.run TABLE kept;
+         CREATE TABLE ntt_mime.failure (blobid text PRIMARY KEY, reason text, detail text, attempts int DEFAULT 1,
+             first_run_id bigint, last_run_id bigint, first_seen timestamptz, last_seen timestamptz);
+         CREATE FUNCTION ntt_mime.steal() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO public.seen_later VALUES (current_user); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER steal AFTER INSERT OR UPDATE ON ntt_mime.run DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION ntt_mime.steal();
+         CREATE CONSTRAINT TRIGGER steal AFTER INSERT OR UPDATE ON ntt_mime.failure DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION ntt_mime.steal();
+         ALTER TABLE ntt_mime.run OWNER TO {thief}; ALTER TABLE ntt_mime.failure OWNER TO {thief};
+         ALTER FUNCTION ntt_mime.steal OWNER TO {thief};
+         COMMIT"
+    ));
+    let error = assert_error(
+        run.finish().1,
+        "55000",
+        "table \"ntt_mime.run\" is not a member of extension \"ntt_mime\"",
+    );
+    assert!(error.hint().is_some());
+    g.db.wait_for_no_workers(SOON);
+    assert_eq!(
+        g.s.table("SELECT status, finished_at IS NULL FROM ntt_mime.run"),
+        ["running|t"]
+    );
+    assert_eq!(
+        g.s.column("SELECT who FROM seen_later"),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn an_extension_made_anew_gets_nothing_of_a_run_of_before() {
+    let mut g = guarded("made_anew");
+    let mut session = g.db.connect();
+    session.exec("SET ntt_mime.batch_delay = '60s'");
+    let run = session.call_in_background("1, target => 'blob', workers => 1");
+    assert_eq!(g.s.wait_for_run(), 1);
+    g.s.exec(
+        "BEGIN;
+         DROP EXTENSION ntt_mime; CREATE EXTENSION ntt_mime;
+         INSERT INTO ntt_mime.run (target, status, pid, role_name, options, workers, libmagic)
+             VALUES ('x', 'succeeded', 1, 'x', '{}', 1, 'x');
+         COMMIT",
+    );
+    // It writes at its end at the latest.
+    run.cancel();
+    let _ = run.finish();
+    assert_eq!(
+        g.s.table("SELECT run_id, target, status, rows_scanned FROM ntt_mime.run"),
+        ["1|x|succeeded|0"]
+    );
+}
+
+#[test]
 fn a_refusal_looks_up_nothing_in_the_callers_path() {
     let mut g = guarded("planted_refusal");
     g.s.exec("CREATE SCHEMA evil");
