@@ -191,6 +191,31 @@ pub fn acts_for(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
 }
 
+/// One who may do everything with a table. That is the superuser who made the cluster; where he has lost that attribute,
+/// which PostgreSQL 15 permits, the extension's owner, who had to be a superuser to create it.
+pub fn one_who_may() -> pg_sys::Oid {
+    let bootstrap = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
+    // SAFETY: a catalog look-up inside a transaction.
+    match unsafe { pg_sys::superuser_arg(bootstrap) } {
+        true => bootstrap,
+        false => owner_of(find(c"run"), c"run"),
+    }
+}
+
+/// Has a role the right to look up what a schema holds? False as well if there is no such schema any more.
+pub fn may_use_schema(role: pg_sys::Oid, schema: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups inside a transaction.
+    unsafe {
+        pg_sys::SearchSysCacheExists(
+            pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
+            pg_sys::Datum::from(schema),
+            pg_sys::Datum::null(),
+            pg_sys::Datum::null(),
+            pg_sys::Datum::null(),
+        ) && super::version::may_use_schema(role, schema)
+    }
+}
+
 /// Is the current user a superuser?
 pub fn is_superuser() -> bool {
     // SAFETY: a catalog look-up inside a transaction.

@@ -292,6 +292,13 @@ pub fn plain_name(oid: pg_sys::Oid) -> Option<String> {
     Some(format!("{schema}.{name}"))
 }
 
+/// A schema's name, as a message has it; its oid when it is gone.
+pub fn schema_name(oid: pg_sys::Oid) -> String {
+    // SAFETY: a catalog look-up inside a transaction, whose result is a palloc'ed copy or NULL.
+    let name = unsafe { from_server_c(pg_sys::get_namespace_name(oid)) };
+    name.unwrap_or_else(|| oid.to_u32().to_string())
+}
+
 /// The names of a relation's schema and of itself; None when it is gone.
 fn names(oid: pg_sys::Oid) -> Option<(*mut c_char, *mut c_char)> {
     // SAFETY: catalog look-ups inside a transaction; both names are palloc'ed copies or NULL.

@@ -5,15 +5,20 @@
 //! planned and reset before it runs, so that the user's triggers, which run inside our statement, are
 //! planned under the user's settings. A generic plan (CURSOR_OPT_GENERIC_PLAN) makes that possible: it is
 //! built once, here, and only executed later. PostgreSQL builds another one when it thinks that it must, after an
-//! ANALYZE of the leaf for instance, and then without our settings and with all rights asked for: before
-//! each execution we see whether it has, and prepare the statement anew if so.
+//! ANALYZE of the leaf for instance, and then without our settings and with all rights asked for as the caller: before
+//! each execution we see whether it would, or has, and prepare the statement anew if so.
+//!
+//! Nothing but the target is asked for, as when PostgreSQL expands a partitioned table to its partitions: neither rights
+//! on a leaf ([`version::ask_as`]) nor on its schema. Looking up a name asks for the latter, so a statement on
+//! a partition is analyzed as the partition's owner. That executes nothing, and rules of the partition, which come in then,
+//! are the owner's own. It is planned, which may compute constants with functions of anybody's, and executed as the caller.
 
 use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 
 use pgrx::{PgSqlErrorCode, ereport, pg_sys};
 
-use super::{encoding, identity, query_id, version};
+use super::{encoding, identity, lock, query_id, version};
 
 /// Settings under which a statement is planned.
 type Planner = &'static [(&'static CStr, &'static CStr)];
@@ -51,6 +56,15 @@ pub struct Named {
 }
 
 impl Named {
+    /// The role as which a statement on the partition is analyzed: its owner, but for one who can't look it up either.
+    fn analyst(self) -> pg_sys::Oid {
+        let (owner, schema) = lock::owner_and_schema(self.oid);
+        match identity::may_use_schema(owner, schema) {
+            true => owner,
+            false => identity::one_who_may(),
+        }
+    }
+
     /// What to set whenever its statement is analyzed or planned, by us or again by PostgreSQL.
     fn settings(self) -> Planner {
         // "on" would have the planner look at a partition's constraint, and wait for the tables above it for that.
@@ -79,8 +93,8 @@ pub struct LeafPlan {
 }
 
 impl LeafPlan {
-    /// Prepares and plans `sql`, whose only table is `leaf`, with the rights on `leaf` waived (see
-    /// [`version::waive_permissions`]). Inside a transaction with an SPI connection, with `leaf` locked
+    /// Prepares and plans `sql`, whose only table is `leaf`, with no rights on `leaf` asked of the caller (see
+    /// [`version::ask_as`]). Inside a transaction with an SPI connection, with `leaf` locked
     /// in the mode that `sql` wants.
     pub fn prepare(
         sql: &str,
@@ -105,12 +119,18 @@ impl LeafPlan {
             for (name, value) in planner.iter().chain(leaf.settings()) {
                 identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
             }
-            let plan = pg_sys::SPI_prepare_cursor(
-                sql.as_ptr(),
-                arguments.len() as i32,
-                arguments.as_ptr().cast_mut(),
-                pg_sys::CURSOR_OPT_GENERIC_PLAN as i32,
-            );
+            let analyze = || {
+                pg_sys::SPI_prepare_cursor(
+                    sql.as_ptr(),
+                    arguments.len() as i32,
+                    arguments.as_ptr().cast_mut(),
+                    pg_sys::CURSOR_OPT_GENERIC_PLAN as i32,
+                )
+            };
+            let plan = match leaf.partition {
+                true => identity::as_role(leaf.analyst(), analyze),
+                false => analyze(),
+            };
             let code = pg_sys::SPI_result;
             let Some(kept) = NonNull::new(plan) else {
                 ereport!(
@@ -128,10 +148,10 @@ impl LeafPlan {
                 planner,
                 generation: 0,
             };
+            let who = identity::one_who_may();
             for source in prepared.sources().iter_ptr() {
-                let queries = pgrx::PgList::<pg_sys::Query>::from_pg((*source).query_list);
-                for query in queries.iter_ptr() {
-                    version::waive_permissions(query, leaf);
+                for query in queries(source).iter_ptr() {
+                    version::ask_as(query, leaf, who);
                     query_id::assign(query, wants_id);
                 }
                 if leaf.partition {
@@ -150,6 +170,19 @@ impl LeafPlan {
         unsafe { pgrx::PgList::from_pg(pg_sys::SPI_plan_get_plan_sources(self.plan.as_ptr())) }
     }
 
+    /// Would PostgreSQL take the statement as we have had it analyzed? Looks as its RevalidateCachedQuery
+    /// (utils/cache/plancache.c) does, which would otherwise analyze it again by itself, as the caller.
+    fn is_analyzed(&self) -> bool {
+        // SAFETY: a kept plan's sources, inside a transaction.
+        self.sources().iter_ptr().all(|source| unsafe {
+            for query in queries(source).iter_ptr() {
+                version::lock_relations(query);
+            }
+            version::rebase_search_path(source);
+            (*source).is_valid
+        })
+    }
+
     /// Has PostgreSQL make its plan, unless there is a valid one; the number of plans so far.
     fn plan_now(&self) -> i32 {
         // SAFETY: the level is closed here, or by the abort of the transaction.
@@ -157,6 +190,9 @@ impl LeafPlan {
             let level = pg_sys::NewGUCNestLevel();
             for (name, value) in self.leaf.settings() {
                 identity::set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
+            }
+            for source in self.sources().iter_ptr() {
+                version::rebase_search_path(source);
             }
             self.with_plan(|_| ());
             pg_sys::AtEOXact_GUC(true, level);
@@ -204,7 +240,7 @@ impl LeafPlan {
 
     /// Sees to it that the statement is planned, and planned as we want it. Under the same conditions.
     pub fn make_ready(&mut self) {
-        if self.plan_now() != self.generation {
+        if !self.is_analyzed() || self.plan_now() != self.generation {
             *self = LeafPlan::prepare_c(self.sql.clone(), self.arguments, self.leaf, self.planner);
         }
     }
@@ -242,6 +278,15 @@ impl Drop for LeafPlan {
             unsafe { pg_sys::SPI_freeplan(self.plan.as_ptr()) };
         }
     }
+}
+
+/// The statements that one has become by rewriting.
+///
+/// # Safety
+/// A complete plan source.
+unsafe fn queries(source: *mut pg_sys::CachedPlanSource) -> pgrx::PgList<pg_sys::Query> {
+    // SAFETY: the list is the plan's own.
+    unsafe { pgrx::PgList::from_pg((*source).query_list) }
 }
 
 /// Runs `work` with an SPI connection.

@@ -199,46 +199,136 @@ pub unsafe fn build_partition_constraint(relation: pg_sys::Relation) {
     unsafe { pg_guard_ffi_boundary(|| RelationGetPartitionQual(relation)) };
 }
 
-/// Lets `query` touch the table `named` without looking at the caller's rights on it, and, if it is a partition,
+/// Has a role USAGE on a schema?
+///
+/// # Safety
+/// Inside a transaction; there is such a schema.
+pub unsafe fn may_use_schema(role: pg_sys::Oid, schema: pg_sys::Oid) -> bool {
+    let mode = pg_sys::ACL_USAGE as pg_sys::AclMode;
+    // SAFETY: the caller's promise.
+    #[cfg(feature = "pg15")]
+    let result = unsafe { pg_sys::pg_namespace_aclcheck(schema, role, mode) };
+    // SAFETY: the caller's promise.
+    #[cfg(not(feature = "pg15"))]
+    let result =
+        unsafe { pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, role, mode) };
+    result == pg_sys::AclResult::ACLCHECK_OK
+}
+
+/// Tells a kept plan that the search path now in force is the one that it was analyzed with. PostgreSQL analyzes a
+/// statement again under another search path, lest a name in it mean another thing; those of ours are all qualified.
+///
+/// # Safety
+/// A complete plan source, inside a transaction.
+pub unsafe fn rebase_search_path(source: *mut pg_sys::CachedPlanSource) {
+    // From PostgreSQL 17 on these have other names.
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    use pg_sys::{
+        GetOverrideSearchPath as current, OverrideSearchPathMatchesCurrent as is_current,
+    };
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    use pg_sys::{
+        GetSearchPathMatcher as current, SearchPathMatchesCurrentEnvironment as is_current,
+    };
+    // SAFETY: the caller's promise; what is made lives as long as the analyzed statement that it belongs to.
+    unsafe {
+        if !is_current((*source).search_path) {
+            (*source).search_path = current((*source).query_context);
+        }
+    }
+}
+
+/// Has `query` ask as one who has them for the rights that it needs on the table `named`, and, if that is a partition, go
 /// without its own policies.
 ///
 /// PostgreSQL checks rights on a partitioned table against that table only, not against the
 /// partitions its planner expands it to (`expand_single_inheritance_child` in optimizer/util/inherit.c
 /// gives these no required permissions), and of policies it applies the partitioned table's. We name the leaf
-/// ourselves, so we do the same, after the rights on the target have been checked. Up to PostgreSQL 15
-/// the required permissions stand in the range table entry, from 16 on in a list of their own.
+/// ourselves, and its rows by their places, which are columns of the system's that nobody is granted; so we ask for the rights
+/// on the target beforehand, and here as somebody who passes. Not for nothing: by what a statement asks for
+/// auditing extensions tell what it does. Up to PostgreSQL 15 that stands in the range table entry, from 16 on in a list of
+/// its own.
 ///
 /// # Safety
-/// `query` must be an analyzed and rewritten query that nobody else uses.
-pub unsafe fn waive_permissions(query: *mut pg_sys::Query, named: super::plan::Named) {
-    let relation = named.oid;
+/// `query` must be an analyzed and rewritten query that nobody else uses, inside a transaction.
+pub unsafe fn ask_as(query: *mut pg_sys::Query, named: super::plan::Named, who: pg_sys::Oid) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        each_query(query, &mut |query| {
+            for entry in range_table(query).filter(|e| (**e).relid == named.oid) {
+                #[cfg(feature = "pg15")]
+                {
+                    (*entry).checkAsUser = who;
+                }
+                if named.partition {
+                    (*entry).securityQuals = std::ptr::null_mut();
+                }
+            }
+            #[cfg(not(feature = "pg15"))]
+            {
+                let infos = (*query).rteperminfos;
+                let infos = pgrx::PgList::<pg_sys::RTEPermissionInfo>::from_pg(infos);
+                for info in infos.iter_ptr().filter(|i| (**i).relid == named.oid) {
+                    (*info).checkAsUser = who;
+                }
+            }
+            if named.partition {
+                (*query).withCheckOptions = std::ptr::null_mut();
+                // Or the plan would be one for a role.
+                (*query).hasRowSecurity = false;
+            }
+        });
+    }
+}
+
+/// Takes the locks that PostgreSQL takes before it plans or runs an analyzed statement again. New ones make it
+/// take note of what others have changed: here that comes before we look whether the statement is still valid.
+///
+/// # Safety
+/// As for [`ask_as`].
+pub unsafe fn lock_relations(query: *mut pg_sys::Query) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        each_query(query, &mut |query| {
+            for entry in range_table(query) {
+                use pg_sys::RTEKind::{RTE_RELATION, RTE_SUBQUERY};
+                let relation = (*entry).relid;
+                let kind = (*entry).rtekind;
+                if matches!(kind, RTE_RELATION | RTE_SUBQUERY) && relation != pg_sys::InvalidOid {
+                    pg_sys::LockRelationOid(relation, (*entry).rellockmode);
+                }
+            }
+        });
+    }
+}
+
+/// Calls `work` with a query and the queries in its WITH and FROM clauses. Those in expressions, which only rules could
+/// bring into ours, are left out.
+unsafe fn each_query(query: *mut pg_sys::Query, work: &mut impl FnMut(*mut pg_sys::Query)) {
     // SAFETY: the lists of a Query hold nodes of the given types; the query of a common table expression
     // is a Query once it has been analyzed.
     unsafe {
-        let entries = pgrx::PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable);
-        for entry in entries.iter_ptr().filter(|e| (**e).relid == relation) {
-            #[cfg(feature = "pg15")]
-            {
-                (*entry).requiredPerms = 0;
-            }
-            if named.partition {
-                (*entry).securityQuals = std::ptr::null_mut();
-            }
-        }
-        if named.partition {
-            (*query).withCheckOptions = std::ptr::null_mut();
-        }
-        #[cfg(not(feature = "pg15"))]
-        {
-            let infos = pgrx::PgList::<pg_sys::RTEPermissionInfo>::from_pg((*query).rteperminfos);
-            for info in infos.iter_ptr().filter(|i| (**i).relid == relation) {
-                // Not nothing, of which PostgreSQL's assertions would complain.
-                (*info).checkAsUser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
-            }
-        }
+        work(query);
         let expressions = pgrx::PgList::<pg_sys::CommonTableExpr>::from_pg((*query).cteList);
-        for expression in expressions.iter_ptr() {
-            waive_permissions((*expression).ctequery.cast(), named);
+        let in_with: Vec<_> = expressions
+            .iter_ptr()
+            .map(|expression| (*expression).ctequery.cast())
+            .collect();
+        let in_from: Vec<_> = range_table(query)
+            .map(|entry| (*entry).subquery)
+            .filter(|subquery| !subquery.is_null())
+            .collect();
+        for inner in in_with.into_iter().chain(in_from) {
+            each_query(inner, work);
         }
     }
+}
+
+/// The entries of a query's range table.
+unsafe fn range_table(
+    query: *mut pg_sys::Query,
+) -> impl Iterator<Item = *mut pg_sys::RangeTblEntry> {
+    // SAFETY: a range table is a list of such entries.
+    let entries = unsafe { pgrx::PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable) };
+    (0..entries.len()).filter_map(move |at| entries.get_ptr(at))
 }

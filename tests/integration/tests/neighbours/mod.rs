@@ -3,6 +3,7 @@
 //! scripts/setup.sh installs Debian's packages of them. Where one isn't to be had, as of a release of PostgreSQL for
 //! which Debian has none, its tests say so and do nothing.
 
+mod audit;
 mod libraries;
 mod silent_client;
 mod standby;
