@@ -53,8 +53,17 @@ pub enum Error {
         column: &'static str,
         found: String,
     },
-    /// No right to update the target, whose name is quoted for SQL: no quotes are around it.
-    NoPrivilege { target: String, role: String },
+    /// No right to fill the target, whose name is quoted for SQL: no quotes are around it.
+    NoPrivilege {
+        target: String,
+        role: String,
+        /// Columns that the role may not read.
+        to_read: Vec<&'static str>,
+        /// May it not update "mime_type" either?
+        to_update: bool,
+    },
+    /// No right to look up the target in its schema.
+    NoSchemaPrivilege { schema: String, role: String },
     /// Policies on a partitioned target don't apply to its leaves, on which we work.
     RowSecurity { target: String, role: String },
     /// The store isn't there.
@@ -253,12 +262,38 @@ impl From<Error> for Report {
                 format!("column \"{column}\" of relation \"{target}\" must be of type text or character varying"),
             )
             .set_detail(format!("It is of type {found}.")),
-            Error::NoPrivilege { target, role } => report(
+            Error::NoPrivilege {
+                target,
+                role,
+                to_read,
+                to_update,
+            } => {
+                let read = match to_read.as_slice() {
+                    [] => None,
+                    [column] => Some(format!("SELECT privilege on column \"{column}\"")),
+                    columns => Some(format!(
+                        "SELECT privilege on columns \"{}\"",
+                        columns.join("\" and \"")
+                    )),
+                };
+                let update =
+                    to_update.then(|| "UPDATE privilege on column \"mime_type\"".to_owned());
+                let needed: Vec<String> = read.into_iter().chain(update).collect();
+                report(
+                    C::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                    format!("permission denied for table {target}"),
+                )
+                .set_detail(format!(
+                    "Role \"{role}\" must have the {} of the table.",
+                    needed.join(" and the ")
+                ))
+            }
+            Error::NoSchemaPrivilege { schema, role } => report(
                 C::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("permission denied for table {target}"),
+                format!("permission denied for schema {schema}"),
             )
             .set_detail(format!(
-                "Role \"{role}\" must have the UPDATE privilege on column \"mime_type\" of the table."
+                "Role \"{role}\" must have the USAGE privilege on the schema of the target."
             )),
             Error::RowSecurity { target, role } => report(
                 C::ERRCODE_FEATURE_NOT_SUPPORTED,

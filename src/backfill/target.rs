@@ -1,13 +1,14 @@
 //! The target of a run: finding it, checking it, and listing its leaves without locking any.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
 use crate::errors::{Error, NAMED};
-use crate::pg::identity::{current_user, role_name};
-use crate::pg::lock::{method_scans_tid_ranges, plain_name, qualified_name};
+use crate::pg::identity::{current_user, may_use_schema, role_name};
+use crate::pg::lock::{self, method_scans_tid_ranges, plain_name, qualified_name};
 
 /// A table that can be filled.
 #[derive(Debug, Clone)]
@@ -85,31 +86,54 @@ pub fn resolve(argument: Option<pg_sys::Oid>) -> Result<Target, Error> {
     describe(oid).unwrap_or(Err(Error::NoSuchTargetOid { oid: oid.to_u32() }))
 }
 
-/// May a role fill the target? Inside a transaction.
+/// May a role fill the target? It needs what `UPDATE target SET mime_type = … WHERE blobid = … AND mime_type IS NULL` asks
+/// for. Inside a transaction.
 pub fn check_rights(
     target: pg_sys::Oid,
     role: pg_sys::Oid,
     partitioned: bool,
 ) -> Result<(), Error> {
-    // SAFETY: look-ups in catalog caches, by oids and a C string.
-    let (may_update, policies_apply) = unsafe {
-        let column = pg_sys::get_attnum(target, c"mime_type".as_ptr());
-        let update = pg_sys::ACL_UPDATE as pg_sys::AclMode;
-        let granted = |result| result == pg_sys::AclResult::ACLCHECK_OK;
-        let may_update = granted(pg_sys::pg_class_aclcheck(target, role, update))
-            || granted(pg_sys::pg_attribute_aclcheck(target, column, role, update));
-        let policies = partitioned.then(|| pg_sys::check_enable_rls(target, role, true));
-        (may_update, policies == Some(RLS_ENABLED))
-    };
-    if !may_update {
-        let (target, role) = (qualified_name(target).unwrap_or_default(), role_name(role));
-        return Err(Error::NoPrivilege { target, role });
+    let (_, schema) = lock::owner_and_schema(target);
+    // Without a schema there is no target any more, as is told below.
+    if schema != pg_sys::InvalidOid && !may_use_schema(role, schema) {
+        let (schema, role) = (lock::schema_name(schema), role_name(role));
+        return Err(Error::NoSchemaPrivilege { schema, role });
     }
-    if policies_apply {
+    let (select, update) = (pg_sys::ACL_SELECT, pg_sys::ACL_UPDATE);
+    let to_read: Vec<&str> = [c"blobid", c"mime_type"]
+        .into_iter()
+        .filter(|column| !is_granted(target, role, column, select))
+        .filter_map(|column| column.to_str().ok())
+        .collect();
+    let may_update = is_granted(target, role, c"mime_type", update);
+    if !to_read.is_empty() || !may_update {
+        let (target, role) = (qualified_name(target).unwrap_or_default(), role_name(role));
+        return Err(Error::NoPrivilege {
+            target,
+            role,
+            to_read,
+            to_update: !may_update,
+        });
+    }
+    // SAFETY: a look-up in catalog caches, by oids.
+    let policies = partitioned.then(|| unsafe { pg_sys::check_enable_rls(target, role, true) });
+    if policies == Some(RLS_ENABLED) {
         let (target, role) = (plain_name(target).unwrap_or_default(), role_name(role));
         return Err(Error::RowSecurity { target, role });
     }
     Ok(())
+}
+
+/// Has a role a right on a table, or on a column of it? Not on one that isn't there. An error if the table isn't.
+fn is_granted(table: pg_sys::Oid, role: pg_sys::Oid, column: &CStr, right: u32) -> bool {
+    let right = right as pg_sys::AclMode;
+    let granted = |result| result == pg_sys::AclResult::ACLCHECK_OK;
+    // SAFETY: look-ups in catalog caches, by oids and a C string.
+    unsafe {
+        let number = pg_sys::get_attnum(table, column.as_ptr());
+        granted(pg_sys::pg_class_aclcheck(table, role, right))
+            || number > 0 && granted(pg_sys::pg_attribute_aclcheck(table, number, role, right))
+    }
 }
 
 fn by_name(name: &str) -> Option<pg_sys::Oid> {

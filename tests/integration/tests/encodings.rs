@@ -125,7 +125,7 @@ fn a_role_of_other_characters_cancels_its_own_run() {
     let name = role.replace("runner", "jörg");
     s.exec(&format!(
         r#"ALTER ROLE {role} RENAME TO {name};
-           GRANT UPDATE ON "Größe" TO {name}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {name};
+           GRANT SELECT, UPDATE ON "Größe" TO {name}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {name};
            GRANT EXECUTE ON FUNCTION ntt_cancel_backfill TO {name}"#
     ));
     // A session's name of its role is sent as UTF-8, so it takes it on instead of logging in as it.

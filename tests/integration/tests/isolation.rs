@@ -122,7 +122,7 @@ fn make_targets(s: &mut Session, owner: &str, runners: &str) {
         }
         if name != "others" {
             s.exec(&format!(
-                "ALTER TABLE {name} OWNER TO {owner}; GRANT UPDATE (mime_type) ON {name} TO {runners}"
+                "ALTER TABLE {name} OWNER TO {owner}; GRANT SELECT (blobid, mime_type), UPDATE (mime_type) ON {name} TO {runners}"
             ));
         }
     }
@@ -373,7 +373,7 @@ fn guarded(name: &str) -> Guarded {
         "ALTER DATABASE {} SET ntt_mime.workers = 2;
          GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner};
          GRANT EXECUTE ON FUNCTION ntt_cancel_backfill TO {runner};
-         GRANT UPDATE ON inode, blob TO {runner};
+         GRANT SELECT, UPDATE ON inode, blob TO {runner};
          GRANT pg_read_server_files, pg_monitor TO {runner}",
         db.name
     ));
@@ -642,7 +642,7 @@ fn a_trigger_gains_nothing_from_a_worker() {
     ];
     s.exec(&trying_trigger(&attempts));
     s.exec(&format!(
-        "GRANT UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+        "GRANT SELECT, UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
     ));
     let outcome = db.connect_as(&runner).backfill("10, target => 'blob'");
     assert_eq!(outcome.rows_updated, 40);
@@ -673,7 +673,7 @@ fn a_trigger_gains_nothing_from_a_worker() {
     s.exec(&format!(
         "ALTER TABLE blob DISABLE TRIGGER try; UPDATE blob SET mime_type = NULL; ALTER TABLE blob ENABLE TRIGGER try;
          TRUNCATE tried;
-         GRANT UPDATE ON blob TO {group}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {group}"
+         GRANT SELECT, UPDATE ON blob TO {group}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {group}"
     ));
     inode::remember(&mut s, "blob");
     let mut session = db.connect_as(&member);
@@ -752,7 +752,7 @@ fn hostile_names_of_schema_table_and_leaf() {
              CREATE TABLE {ident}.leaf PARTITION OF {target} FOR VALUES IN (0);
              CREATE TABLE public.{ident} PARTITION OF {target} DEFAULT;
              INSERT INTO {target} SELECT n, blobid FROM source;
-             GRANT USAGE ON SCHEMA {ident} TO {runner}; GRANT UPDATE ON {target} TO {runner}"#
+             GRANT USAGE ON SCHEMA {ident} TO {runner}; GRANT SELECT, UPDATE ON {target} TO {runner}"#
         ));
         inode::remember(&mut s, &target);
         // One by its argument, the other by its setting, whoever they are.
@@ -794,7 +794,7 @@ fn settings_in_a_connection_string_are_checked_like_others() {
     inode::remember(&mut s, "blob");
     let runner = db.role("runner", "LOGIN IN ROLE pg_read_server_files");
     s.exec(&format!(
-        "GRANT UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+        "GRANT SELECT, UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
     ));
     for blobid in &blobids {
         other.put_as(blobid, b"GIF89a\x01\0\x01\0\0\0\0;");
@@ -858,7 +858,7 @@ fn a_caller_whom_workers_cannot_follow_is_told() {
     inode::plain(&mut s, &store.put_synthetic(10));
     let runner = db.role("runner", "LOGIN CONNECTION LIMIT 1");
     s.exec(&format!(
-        "GRANT UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+        "GRANT SELECT, UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
     ));
     // One connection is the caller's; workers need none of them.
     let mut session = db.connect_as(&runner);
@@ -933,7 +933,7 @@ fn transactions_that_may_not_write_are_refused_and_stricter_ones_work() {
     inode::remember(&mut s, "blob");
     let runner = db.role("runner", "LOGIN");
     s.exec(&format!(
-        "GRANT UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+        "GRANT SELECT, UPDATE ON blob TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
     ));
     for setting in [
         "default_transaction_isolation = 'serializable'",
@@ -1093,16 +1093,26 @@ fn changed_during_a_run(
 
 #[test]
 fn a_right_revoked_during_a_run_ends_it() {
-    for (name, granted) in [
-        ("revoked", "UPDATE"),
-        ("revoked_column", "UPDATE (mime_type)"),
+    for (name, granted, revoked) in [
+        ("revoked", "SELECT, UPDATE", "UPDATE"),
+        (
+            "revoked_column",
+            "SELECT, UPDATE (mime_type)",
+            "UPDATE (mime_type)",
+        ),
+        ("revoked_read", "SELECT, UPDATE", "SELECT"),
+        (
+            "revoked_read_column",
+            "SELECT (blobid, mime_type), UPDATE",
+            "SELECT (mime_type)",
+        ),
     ] {
         let mut g = guarded(name);
         let runner = g.runner.clone();
         g.s.exec(&format!(
-            "REVOKE UPDATE ON blob FROM {runner}; GRANT {granted} ON blob TO {runner}"
+            "REVOKE ALL ON blob FROM {runner}; GRANT {granted} ON blob TO {runner}"
         ));
-        let revoke = format!("REVOKE {granted} ON blob FROM {runner}");
+        let revoke = format!("REVOKE {revoked} ON blob FROM {runner}");
         let error = changed_during_a_run(&mut g, ("blob", "blob"), &revoke, "42501");
         assert_eq!(error.message(), "permission denied for table public.blob");
     }
@@ -1115,7 +1125,7 @@ fn row_security_enabled_during_a_run_of_a_partitioned_table_ends_it() {
         "CREATE TABLE parted (LIKE blob) PARTITION BY RANGE (size);
          CREATE TABLE parted_all PARTITION OF parted DEFAULT;
          INSERT INTO parted SELECT * FROM blob ORDER BY size;
-         GRANT UPDATE ON parted TO {}",
+         GRANT SELECT, UPDATE ON parted TO {}",
         g.runner
     ));
     let error = changed_during_a_run(

@@ -252,7 +252,7 @@ fn a_leafs_own_policies_do_not_apply_where_a_blobid_is_computed() {
          CREATE TABLE parted_1 PARTITION OF parted DEFAULT;
          INSERT INTO parted SELECT n, upper(blobid) FROM source;
          ALTER TABLE parted_1 ENABLE ROW LEVEL SECURITY;
-         GRANT UPDATE ON parted TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
+         GRANT SELECT, UPDATE ON parted TO {runner}; GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {runner}"
     ));
     inode::remember(&mut s, "parted");
     let mut session = db.connect_as(&runner);

@@ -117,29 +117,131 @@ fn pg_monitor_watches() {
 }
 
 #[test]
-fn update_on_the_target_is_enough() {
-    let (db, _store, mut s, role) = archive_and_role("update_only", 3);
-    s.exec(&format!("GRANT UPDATE ON inode TO {role}"));
+fn what_an_update_of_the_target_asks_for_is_enough() {
+    let (db, _store, mut s, role) = archive_and_role("columns", 3);
+    s.exec(&format!(
+        "GRANT SELECT (blobid, mime_type), UPDATE (mime_type) ON inode TO {role}"
+    ));
     let mut runner = db.connect_as(&role);
     let outcome = runner.backfill("50");
     inode::check_filled(&mut s, "inode");
     assert_eq!(outcome.rows_updated, inode::expected(&mut s).rows);
-    // It still can't read the rows, nor what the run wrote.
+    // It can't read anything else, nor what the run wrote.
+    for sql in [
+        "SELECT medium_hash FROM inode",
+        "SELECT ctid FROM inode",
+        "SELECT blobid FROM inode_m0",
+        "TABLE ntt_mime.run",
+    ] {
+        assert_error(runner.batch_execute(sql), "42501", "permission denied");
+    }
+}
+
+#[test]
+fn a_run_asks_for_what_an_update_of_the_target_asks_for() {
+    let (db, _store, mut s, role) = archive_and_role("asked", 2);
+    let mut runner = db.connect_as(&role);
+    let lacking = [
+        (
+            "",
+            r#"the SELECT privilege on columns "blobid" and "mime_type" and the UPDATE privilege on column "mime_type" of"#,
+        ),
+        (
+            "UPDATE",
+            r#"the SELECT privilege on columns "blobid" and "mime_type" of"#,
+        ),
+        (
+            "SELECT (blobid), UPDATE",
+            r#"the SELECT privilege on column "mime_type" of"#,
+        ),
+        (
+            "SELECT (mime_type), UPDATE (mime_type)",
+            r#"the SELECT privilege on column "blobid" of"#,
+        ),
+        (
+            "SELECT, UPDATE (blobid)",
+            r#"the UPDATE privilege on column "mime_type" of"#,
+        ),
+    ];
+    for (granted, needed) in lacking {
+        s.exec(&format!("REVOKE ALL ON inode FROM {role}"));
+        if !granted.is_empty() {
+            s.exec(&format!("GRANT {granted} ON inode TO {role}"));
+        }
+        assert_error(
+            runner.execute(
+                "UPDATE inode SET mime_type = 'x' WHERE blobid = 'x' AND mime_type IS NULL",
+                &[],
+            ),
+            "42501",
+            "permission denied for table inode",
+        );
+        for dry_run in ["false", "true"] {
+            let error = assert_error(
+                runner.call(&format!("50, dry_run => {dry_run}")),
+                "42501",
+                "permission denied for table public.inode",
+            );
+            let needed = format!("Role \"{role}\" must have {needed} the table.");
+            assert_eq!(error.detail(), Some(needed.as_str()), "{granted}");
+        }
+    }
+    // The table can be named, which asks for nothing, and not looked up.
+    s.exec(&format!(
+        "GRANT SELECT, UPDATE ON inode TO {role}; CREATE SCHEMA hidden; ALTER TABLE inode SET SCHEMA hidden"
+    ));
+    let oid = s.column("SELECT 'hidden.inode'::regclass::oid").remove(0);
     assert_error(
-        runner.batch_execute("SELECT blobid FROM inode"),
+        runner.call(&format!("50, target => {oid}::regclass")),
         "42501",
-        "permission denied",
+        "permission denied for schema hidden",
     );
+    assert_eq!(s.count("SELECT count(*) FROM ntt_mime.run"), 0);
+    assert_eq!(inode::check_partly_filled(&mut s, "hidden.inode"), 0);
+}
+
+#[test]
+fn nothing_is_asked_for_on_a_leaf_or_its_schema() {
+    let (db, _store, mut s, role) = archive_and_role("hidden", 4);
+    // Leaves with a condition, a policy and a function in an index of their own: all of it is looked at when a
+    // statement is analyzed or planned. What is computed is computed as the caller.
+    let other = db.role("other", "NOLOGIN");
+    s.exec(&format!(
+        "GRANT SELECT (blobid, mime_type), UPDATE (mime_type) ON inode TO {role};
+         CREATE SCHEMA hidden; CREATE SCHEMA hers AUTHORIZATION {other};
+         ALTER TABLE inode_m1 SET SCHEMA hidden;
+         ALTER TABLE inode_m2 SET SCHEMA hidden;
+         ALTER TABLE hidden.inode_m2 ENABLE ROW LEVEL SECURITY;
+         ALTER TABLE hidden.inode_m2 FORCE ROW LEVEL SECURITY;
+         CREATE FUNCTION whose(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+             $$BEGIN IF session_user = '{role}' AND current_user <> session_user THEN
+                   RAISE 'asked as %', current_user; END IF; RETURN $1; END$$;
+         ALTER TABLE inode_m3 SET SCHEMA hers; ALTER TABLE hers.inode_m3 OWNER TO {other};
+         CREATE INDEX ON hers.inode_m3 (blobid) WHERE public.whose('x') = 'x'"
+    ));
+    let mut runner = db.connect_as(&role);
+    runner.exec("SET ntt_mime.batch_delay = '30ms'; SET client_min_messages = 'error'");
     assert_error(
-        runner.batch_execute("SELECT blobid FROM inode_m0"),
+        runner.batch_execute("SELECT FROM hidden.inode_m1"),
         "42501",
-        "permission denied",
+        "permission denied for schema hidden",
     );
-    assert_error(
-        runner.batch_execute("TABLE ntt_mime.run"),
-        "42501",
-        "permission denied",
-    );
+    let running = runner.call_in_background("5");
+    // Meanwhile another leaf goes where the role can't look, and one where its owner can't; and statistics make PostgreSQL
+    // analyze and plan the statements again.
+    wait_until(SOON, "the run to have filled a few rows", || {
+        s.count("SELECT count(*) FROM inode WHERE mime_type IS NOT NULL") > 40
+    });
+    s.exec(&format!(
+        "SET lock_timeout = '10s';
+         CREATE SCHEMA later; ALTER TABLE inode_m0 SET SCHEMA later; REVOKE USAGE ON SCHEMA hers FROM {other}"
+    ));
+    while !running.is_finished() {
+        s.exec("ANALYZE later.inode_m0, hidden.inode_m1, hidden.inode_m2, hers.inode_m3");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running.succeed();
+    inode::check_filled(&mut s, "inode");
 }
 
 #[test]
@@ -189,7 +291,7 @@ fn privileges_on_the_parent_last_through_a_run() {
     // What makes PostgreSQL analyze and plan our statements anew between two batches: statistics of the leaf, and a
     // temporary table in the worker itself, by which its search path is another one.
     s.exec(&format!(
-        "GRANT UPDATE ON inode TO {role};
+        "GRANT SELECT, UPDATE ON inode TO {role};
          CREATE FUNCTION remembers() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN CREATE TEMPORARY TABLE IF NOT EXISTS mine (x int); RETURN NULL; END';
          CREATE TRIGGER remembers AFTER UPDATE ON inode_m0 FOR EACH STATEMENT EXECUTE FUNCTION remembers()"
@@ -211,7 +313,7 @@ fn privileges_on_the_parent_last_through_a_run() {
 #[test]
 fn privileges_on_the_parent_are_enough_beside_locked_rows() {
     let (db, _store, mut s, role) = archive_and_role("parent_locked", 1);
-    s.exec(&format!("GRANT UPDATE ON inode TO {role}"));
+    s.exec(&format!("GRANT SELECT, UPDATE ON inode TO {role}"));
     let mut other = db.connect();
     other.exec("BEGIN");
     let ino = other.count(
