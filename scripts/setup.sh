@@ -30,7 +30,7 @@ packages() {
         case $word in
             build) ;;
             test)
-                printf '%s\n' shellcheck
+                printf '%s\n' shellcheck locales
                 if [[ $PG_CONFIG_GIVEN == no ]]; then printf '%s\n' "postgresql-$PG-cron"; fi
                 neighbours
                 ;;

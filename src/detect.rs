@@ -235,8 +235,10 @@ pub fn mime_type_of_bytes(content: &[u8]) -> Result<String, Error> {
 
 /// What the detector has to say against itself, and whether its prefilter is at work.
 pub fn complaints() -> Result<(Vec<String>, bool), Error> {
-    let active = with_detector(|detector, _| detector.prefilter_active())?;
-    let complaints = STATE.with_borrow(|state| state.complaints.clone());
+    let (active, inactive) =
+        with_detector(|detector, _| (detector.prefilter_active(), detector.no_prefilter()))?;
+    let mut complaints = STATE.with_borrow(|state| state.complaints.clone());
+    complaints.extend(inactive);
     Ok((complaints, active))
 }
 

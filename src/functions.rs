@@ -78,7 +78,7 @@ fn inspect(blobid: &str) -> Inspection {
                     let reads = match found.reads {
                         0 => "empty".to_owned(),
                         1 => "1 look".to_owned(),
-                        n => format!("{n} looks, each larger than the one before"),
+                        n => format!("{n} looks, at different places"),
                     };
                     (
                         path,

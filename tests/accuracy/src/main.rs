@@ -3,20 +3,18 @@
 //!     ntt_mime_accuracy [--rules] [--goals] [--report FILE] [--answers FILE] CORPUS
 //!
 //! CORPUS is a folder of files, made by `corpus/make.sh`; its first level names the classes that the
-//! report is by. Each file is judged by `file --mime-type`, by the detector through a descriptor with all of
-//! libmagic's rules, and by the detector with the whole content in hand (as `ntt_detect_mime(bytea)` has
-//! it) and its prefilter.
+//! report is by. Each file is judged by `file --mime-type`, by the detector through a descriptor, and by the
+//! detector with the whole content in hand (as `ntt_detect_mime(bytea)` has it).
 //!
 //! Fails if the two ways of the detector differ from each other, or if more than one answer in 2,000
-//! differs from file(1)'s. With `--goals`, for a corpus that is known: if an answer differs and
-//! `explained.rs` doesn't say why, or if what the project promises isn't reached. With
+//! differs from file(1)'s. With `--goals`, for a corpus that is known: if any answer differs, or if what the project
+//! promises isn't reached. With
 //! `--rules` the simpler rules for how much to read are measured beside the one in use. `--report`
 //! writes the report to a file, too, and `--answers` a line for each file of the corpus: its name, size,
-//! file(1)'s answer, the detector's, bytes read, looks.
+//! file(1)'s answer, the detector's, bytes read, places.
 
 mod buffer;
 mod corpus;
-mod explained;
 mod goals;
 mod judge;
 mod measure;
@@ -88,7 +86,7 @@ fn run(arguments: Arguments) -> Result<bool, String> {
         eprintln!("{}", rule.name);
         measured.push(Measured::new(rule, &corpus)?);
     }
-    eprintln!("the same with the content in hand, and the prefilter");
+    eprintln!("the same with the content in hand");
     let torn =
         measure::differing_in_hand(&corpus, &measured.last().expect("one at least").answers)?;
 

@@ -52,12 +52,12 @@ fn no_answer(error: String) -> Detection {
 const LARGEST_IN_HAND: u64 = 64 * 1024 * 1024;
 
 /// A complaint for each file that has another type, or takes another number of looks, with its whole
-/// content in hand, where the prefilter is at work.
+/// content in hand.
 pub fn differing_in_hand(corpus: &Corpus, answers: &[Detection]) -> Result<Vec<String>, String> {
     let rule = rules::in_use();
     let complaints = in_parallel(
         corpus.files.len(),
-        || rule.start_prefiltered(),
+        || rule.start(),
         |contestant, n| {
             let contestant = contestant.as_mut().map_err(|error| error.clone())?;
             let sample: &Sample = &corpus.files[n];
@@ -69,7 +69,7 @@ pub fn differing_in_hand(corpus: &Corpus, answers: &[Detection]) -> Result<Vec<S
             let same = (&in_hand.mime_type, in_hand.reads) == (&of_file.mime_type, of_file.reads);
             Ok((!same).then(|| {
                 format!(
-                    "{}: {} in a file, {} in hand and prefiltered",
+                    "{}: {} in a file, {} in hand",
                     sample.name, of_file.mime_type, in_hand.mime_type
                 )
             }))

@@ -1,4 +1,7 @@
 //! Rules for how much of a file to look at.
+//!
+//! The one in use is the prefilter's, which has none: it reads what libmagic's rules look at. The plan is what there is
+//! without it.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -23,13 +26,15 @@ pub struct Rule {
 enum How {
     /// One head of this size, in a buffer.
     Buffer(usize),
-    /// Looks through a descriptor, the first at so many bytes.
+    /// Looks through a descriptor, the first at so many bytes, with all of libmagic's rules.
     Descriptor(usize, Steps),
+    /// With the prefilter, which has so many bytes to begin with.
+    Prefilter(usize),
 }
 
 /// The rule that the extension has.
 pub fn in_use() -> Rule {
-    rule("in use", How::Descriptor(16 * KIB, Steps::IN_USE))
+    rule("in use", How::Prefilter(16 * KIB))
 }
 
 /// From the simplest to the one in use, which is the last.
@@ -57,43 +62,46 @@ pub fn all() -> Vec<Rule> {
         rule("16 kB, unnamed 64 kB", but(unnamed)),
         rule("16 kB, unnamed 64 kB, brackets 7 MB", but(bracket)),
         rule(
-            "in use, without JSON",
+            "the plan, without JSON",
             but(Steps {
                 json: Json::Never,
                 ..used
             }),
         ),
-        rule("in use, without text", but(Steps { text: 0, ..used })),
+        rule("the plan, without text", but(Steps { text: 0, ..used })),
         rule(
-            "in use, text to 32 kB",
+            "the plan, text to 32 kB",
             but(Steps {
                 text: 32 * KIB,
                 ..used
             }),
         ),
         rule(
-            "in use, without archives",
+            "the plan, without archives",
             but(Steps {
                 archives: false,
                 ..used
             }),
         ),
         rule(
-            "in use, without marks",
+            "the plan, without marks",
             but(Steps {
                 marked: false,
                 ..used
             }),
         ),
         rule(
-            "in use, and unnamed 64 kB",
+            "the plan, and unnamed 64 kB",
             but(Steps {
                 unnamed: true,
                 ..used
             }),
         ),
-        rule("in use, from 4 kB", Descriptor(4 * KIB, used)),
-        rule("in use, from 64 kB", Descriptor(64 * KIB, used)),
+        rule("the plan, from 4 kB", Descriptor(4 * KIB, used)),
+        rule("the plan, from 64 kB", Descriptor(64 * KIB, used)),
+        rule("the plan", Descriptor(16 * KIB, used)),
+        rule("in use, from 4 kB", How::Prefilter(4 * KIB)),
+        rule("in use, from 64 kB", How::Prefilter(64 * KIB)),
         in_use(),
     ]
 }
@@ -109,31 +117,20 @@ pub enum Contestant {
 }
 
 impl Rule {
-    /// With libmagic's rules all tried.
     pub fn start(&self) -> Result<Contestant, String> {
-        self.start_with(false)
-    }
-
-    /// With the prefilter, which must not change an answer.
-    pub fn start_prefiltered(&self) -> Result<Contestant, String> {
-        self.start_with(true)
-    }
-
-    fn start_with(&self, prefilter: bool) -> Result<Contestant, String> {
-        let contestant = match self.how {
-            How::Buffer(head) => Contestant::Buffers(Buffers::open(head)?),
-            How::Descriptor(head_bytes, steps) => {
-                let config = DetectorConfig {
-                    head_bytes,
-                    prefilter,
-                };
-                let detector = Detector::with_steps(config, steps);
-                let mut detector = detector.map_err(|error| error.to_string())?;
-                detector.prepare();
-                Contestant::Detector(Box::new(detector))
-            }
+        let (head_bytes, prefilter, steps) = match self.how {
+            How::Buffer(head) => return Ok(Contestant::Buffers(Buffers::open(head)?)),
+            How::Descriptor(head_bytes, steps) => (head_bytes, false, steps),
+            How::Prefilter(head_bytes) => (head_bytes, true, Steps::IN_USE),
         };
-        Ok(contestant)
+        let config = DetectorConfig {
+            head_bytes,
+            prefilter,
+        };
+        let detector = Detector::with_steps(config, steps);
+        let mut detector = detector.map_err(|error| error.to_string())?;
+        detector.prepare();
+        Ok(Contestant::Detector(Box::new(detector)))
     }
 }
 

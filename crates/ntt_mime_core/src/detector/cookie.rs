@@ -3,11 +3,17 @@
 //! A [`Cookie`] is an open libmagic with its database loaded, which costs milliseconds and megabytes
 //! and is kept. It holds a raw pointer, so it is neither Send nor Sync: libmagic's state belongs to
 //! one caller at a time.
+//!
+//! libmagic compares strings with isspace(3), tolower(3) and the like (`file_strncmp` in softmagic.c), which go by the
+//! LC_CTYPE of whoever calls, and a server process has that of its database: in Turkish the small letter of `I` isn't
+//! `i`, and `<TITLE>` no HTML. So each call is made in the C locale, and only the calling thread is
+//! ([`InCLocale`]).
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 use magic_sys as ffi;
 use rustix::io::Errno;
@@ -25,6 +31,34 @@ pub struct Cookie {
     cookie: NonNull<ffi::magic_set>,
     /// The BYTES_MAX in force, if it has been set.
     limit: Option<usize>,
+}
+
+/// As long as it lives, the thread that made it is in the C locale: uselocale(3).
+struct InCLocale {
+    before: libc::locale_t,
+}
+
+impl InCLocale {
+    fn enter() -> InCLocale {
+        /// Made once, and kept; as a number, since a pointer isn't Sync.
+        static C: OnceLock<usize> = OnceLock::new();
+        let c = *C.get_or_init(|| {
+            // SAFETY: a C string; no base, so that all of it is the C locale. It is never freed.
+            let made =
+                unsafe { libc::newlocale(libc::LC_ALL_MASK, c"C".as_ptr(), std::ptr::null_mut()) };
+            made as usize
+        });
+        // SAFETY: a locale that stays, or null, if memory was short, which changes nothing.
+        let before = unsafe { libc::uselocale(c as libc::locale_t) };
+        InCLocale { before }
+    }
+}
+
+impl Drop for InCLocale {
+    fn drop(&mut self) {
+        // SAFETY: what uselocale gave, for this thread: `InCLocale` holds a pointer, so it isn't sent elsewhere.
+        unsafe { libc::uselocale(self.before) };
+    }
 }
 
 /// What libmagic says went wrong.
@@ -76,6 +110,7 @@ impl Cookie {
     /// Opens libmagic and loads the database that it would load for file(1).
     pub fn open() -> Result<Cookie, MagicError> {
         let cookie = Cookie::empty()?;
+        let _locale = InCLocale::enter();
         // SAFETY: an open cookie; NULL asks for the default database.
         if unsafe { ffi::magic_load(cookie.cookie.as_ptr(), std::ptr::null()) } != 0 {
             let MagicError { text, errno } = cookie.error();
@@ -101,6 +136,7 @@ impl Cookie {
     ) -> Result<Cookie, MagicError> {
         assert_eq!(buffers.len(), sizes.len());
         let cookie = Cookie::empty()?;
+        let _locale = InCLocale::enter();
         // SAFETY: an open cookie; two arrays of as many pointers and sizes, which are read during the call. A NonNull
         // is laid out as a pointer.
         let loaded = unsafe {
@@ -127,7 +163,8 @@ impl Cookie {
             limit: None,
         };
         for Limit { parameter, value } in release::limits(version()) {
-            cookie.set(parameter, value)?;
+            // One that a release doesn't know is none of its limits.
+            let _ = cookie.set(parameter, value);
         }
         Ok(cookie)
     }
@@ -144,6 +181,7 @@ impl Cookie {
             text: crate::store::in_words(errno),
             errno: Some(errno),
         })?;
+        let _locale = InCLocale::enter();
         // SAFETY: an open cookie with a database, and a descriptor that stays open during the call,
         // which libmagic doesn't close.
         let answer = unsafe { ffi::magic_descriptor(self.cookie.as_ptr(), file.as_raw_fd()) };
@@ -161,6 +199,15 @@ impl Cookie {
                 "libmagic refused to set limit {parameter} to {value}"
             ))),
         }
+    }
+
+    /// One of libmagic's limits, as it is; None if it doesn't know it.
+    fn parameter(&self, parameter: c_int) -> Option<usize> {
+        let mut value = 0_usize;
+        let pointer = (&raw mut value).cast::<c_void>();
+        // SAFETY: an open cookie; libmagic writes a size_t through the pointer, during the call.
+        let got = unsafe { ffi::magic_getparam(self.cookie.as_ptr(), parameter, pointer) };
+        (got == 0).then_some(value)
     }
 
     fn error(&self) -> MagicError {
@@ -190,6 +237,21 @@ pub fn version() -> i32 {
     unsafe { ffi::magic_version() }
 }
 
+/// Bytes of a file that file(1) looks at: what libmagic has for BYTES_MAX if nobody sets it, whatever a packager has made
+/// of that.
+pub fn bytes_max() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        // SAFETY: no preconditions.
+        let cookie = NonNull::new(unsafe { ffi::magic_open(FLAGS) }).map(|cookie| Cookie {
+            cookie,
+            limit: None,
+        });
+        let asked = cookie.and_then(|cookie| cookie.parameter(ffi::MAGIC_PARAM_BYTES_MAX));
+        asked.unwrap_or(release::bytes_max(version()))
+    })
+}
+
 /// Where libmagic looks for its database: a path, or several with ':' between.
 pub fn database_path() -> Option<String> {
     // SAFETY: NULL asks for the default; NULL, or a C string that libmagic or the environment keeps
@@ -213,17 +275,6 @@ unsafe fn copied(text: *const c_char) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn limit_in_force(cookie: *mut ffi::magic_set, parameter: c_int) -> usize {
-        let mut value = usize::MAX;
-        let pointer = (&raw mut value).cast::<c_void>();
-        // SAFETY: an open cookie; libmagic writes a size_t through the pointer, during the call.
-        assert_eq!(
-            unsafe { ffi::magic_getparam(cookie, parameter, pointer) },
-            0
-        );
-        value
-    }
-
     #[test]
     fn limits_are_set_and_are_those_of_file() {
         // SAFETY: no preconditions.
@@ -236,9 +287,14 @@ mod tests {
         let limits: Vec<Limit> = release::limits(version()).collect();
         assert!(limits.len() >= 7, "a release that nobody has looked at");
         for Limit { parameter, value } in limits {
-            assert_eq!(limit_in_force(ours.cookie.as_ptr(), parameter), value);
-            assert_eq!(limit_in_force(untouched.cookie.as_ptr(), parameter), value);
+            assert_eq!(ours.parameter(parameter), Some(value));
+            assert_eq!(untouched.parameter(parameter), Some(value));
         }
+    }
+
+    #[test]
+    fn as_much_is_looked_at_as_by_file() {
+        assert_eq!(bytes_max(), release::bytes_max(version()));
     }
 
     #[test]

@@ -13,7 +13,7 @@ const FEW: usize = 2;
 
 /// What some of a text tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CsvVerdict {
+pub enum CsvVerdict {
     /// A line doesn't fit, or ten do.
     Final(bool),
     /// So many lines fit, and there are no more here.
@@ -40,7 +40,7 @@ pub fn decides_otherwise(head: &[u8], more: &[u8]) -> bool {
     }
 }
 
-fn verdict(text: &[u8]) -> CsvVerdict {
+pub fn verdict(text: &[u8]) -> CsvVerdict {
     let mut rest = text;
     let (mut lines, mut commas, mut expected) = (0, 0, 0);
     while let Some(found) = memchr::memchr3(b'"', b',', b'\n', rest) {

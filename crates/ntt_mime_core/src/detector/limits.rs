@@ -1,8 +1,5 @@
 //! Where libmagic stops: what its sources lay down and several modules go by, the same in releases 5.44 to 5.48.
 
-/// Bytes of a file that file(1) looks at: FILE_BYTES_MAX in file.h.
-pub const BYTES_MAX: usize = 7 * 1024 * 1024;
-
 /// Bytes that a regular expression is matched against: FILE_REGEX_MAX in file.h.
 pub const REGEX_MAX: usize = 8192;
 

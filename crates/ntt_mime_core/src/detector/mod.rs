@@ -3,7 +3,8 @@
 //! libmagic judges, through a descriptor rather than a buffer: OLE documents are told apart by
 //! sectors far from the head, and position-independent executables by their dynamic section; libmagic
 //! seeks and reads those itself, if it has a descriptor. How much it may look at otherwise is bounded
-//! by MAGIC_PARAM_BYTES_MAX, and `plan` decides when an answer calls for a longer look.
+//! by MAGIC_PARAM_BYTES_MAX. Where the [prefilter] is active, it knows what the rules look at and has that read; where
+//! it isn't, `plan` decides when an answer calls for a longer look.
 //!
 //! What libmagic will look at is read here first. So an error of the disk surface as such, with the
 //! system's words; the time it takes to read is told apart from that to judge; and what comes before
@@ -35,12 +36,12 @@ use crate::store::{Blob, in_words};
 use cookie::MagicError;
 pub use database::{MagicDatabase, magic_database};
 use judge::{By, Judge, Look};
+/// What rules look at of a file's end, in bytes, before any of them matches.
+pub(crate) const END: usize = 64;
 /// What tells text from other content, in bytes from the start.
 pub(crate) use limits::ENCODING_MAX as TEXT;
 use plan::View;
 pub use plan::{Json, Steps};
-/// What rules look at of a file's end, in bytes.
-pub(crate) use prefilter::end::MOST as END;
 pub use selfcheck::{KnownFile, known_files};
 
 /// The type of nothing at all. (file(1) looks at the inode of an empty file first and says
@@ -89,11 +90,12 @@ pub struct Detection {
     /// by itself, as far as the system counts it (`reads.rs`). What it reads twice elsewhere counts twice,
     /// but all together never for more than the file has.
     pub bytes_read: u64,
-    /// Looks taken: 0 for an empty file, 1 for most, hardly ever more than 2.
+    /// Places of the file that were read, what follows the head counting with it: 0 for an empty file, 1 for most.
+    /// Without the prefilter, looks taken.
     pub reads: u32,
-    /// Looks that the prefilter spared libmagic, or left with few of its rules.
+    /// 1 if the prefilter spared libmagic the file, or left it with few of its rules.
     pub prefiltered: u32,
-    /// Looks with all rules since the prefilter wasn't sure.
+    /// 1 if libmagic had all rules since the prefilter wasn't sure.
     pub fallbacks: u32,
     /// Time to get what is looked at into memory.
     pub read_time: Duration,
@@ -114,8 +116,6 @@ pub struct Detector {
 struct Buffers {
     /// The head of the file at hand, as far as it has been read.
     head: Vec<u8>,
-    /// Its last bytes, if they have been read.
-    end: Vec<u8>,
     /// Where else something has been read, and how much.
     peeks: Vec<(u64, usize)>,
 }
@@ -189,8 +189,13 @@ impl Detector {
         complaints
     }
 
+    /// Why nothing can be ruled out before libmagic looks, in a sentence, if that is so though it is asked for.
+    pub fn no_prefilter(&self) -> Option<String> {
+        let why = self.judge.no_prefilter()?;
+        self.config.prefilter.then(|| why.to_string())
+    }
+
     fn detect(&mut self, file: BorrowedFd<'_>, size: u64) -> Result<Detection, LookError> {
-        let mut limit = self.config.first_look();
         self.buffers.head.clear();
         self.buffers.head.shrink_to(KEPT);
         let mut looks = Looks::new(file, size, &mut self.buffers);
@@ -203,46 +208,97 @@ impl Detector {
             read_time: Duration::ZERO,
             detect_time: Duration::ZERO,
         };
-        looks.read_to(limit)?;
-        let mut elsewhere = 0;
-        while !looks.buffers.head.is_empty() {
-            let begun = Instant::now();
-            let look = Look {
-                file,
-                size,
-                limit,
-                head: &looks.buffers.head,
-            };
-            let judgement = match self.config.prefilter {
-                true => self.judge.filtered(&look),
-                false => self.judge.whole(&look),
-            };
-            detection.detect_time += begun.elapsed();
-            detection.mime_type = believed(judgement.said?)?;
-            detection.reads += 1;
-            match judgement.by {
-                By::AllRules => {}
-                By::FewerRules => detection.prefiltered += 1,
-                By::Fallback => detection.fallbacks += 1,
-            }
-            // It read what we had read, and more; a longer look goes for the same elsewhere, and more.
-            let read = judgement.read;
-            let more = read.map_or(0, |read| {
-                read.saturating_sub(looks.buffers.head.len() as u64)
-            });
-            elsewhere = more.max(elsewhere);
-            looks.end_was_asked_for = read.is_none() || more > 0 || !judgement.end.is_empty();
-            looks.keep_end(judgement.end);
-            match plan::next(&self.steps, &detection.mime_type, &mut looks, limit)? {
-                None => break,
-                Some(longer) => limit = longer,
-            }
-            looks.read_to(limit)?;
+        let first = self.config.first_look();
+        looks.read_to(first)?;
+        if looks.buffers.head.is_empty() {
+            return Ok(detection);
         }
-        detection.bytes_read = size.min(looks.bytes_read() + elsewhere);
-        detection.read_time = looks.time;
+        let filtered = self.config.prefilter && self.judge.has_filter();
+        match filtered && sees(&mut self.judge, &mut looks, &mut detection, first)? {
+            true => {}
+            false => goes_by_plan(
+                &mut self.judge,
+                &self.steps,
+                &mut looks,
+                &mut detection,
+                first,
+            )?,
+        }
+        detection.read_time += looks.time;
         Ok(detection)
     }
+}
+
+/// Judges with the prefilter; false if there is none.
+fn sees(
+    judge: &mut Judge,
+    looks: &mut Looks<'_>,
+    detection: &mut Detection,
+    first: usize,
+) -> Result<bool, LookError> {
+    let head = looks.buffers.head.as_slice();
+    // A file that is cut short meanwhile has what is left of it.
+    let size = match head.len() < wanted(looks.size, first) {
+        true => head.len() as u64,
+        false => looks.size,
+    };
+    let look = Look {
+        file: looks.file,
+        size,
+        head,
+    };
+    let begun = Instant::now();
+    let Some(judgement) = judge.filtered(&look) else {
+        return Ok(false);
+    };
+    let judgement = judgement.map_err(LookError::Reading)?;
+    detection.read_time = judgement.read_time;
+    detection.detect_time = begun.elapsed().saturating_sub(judgement.read_time);
+    detection.mime_type = believed(judgement.said?)?;
+    detection.reads = 1 + judgement.places;
+    match judgement.by {
+        By::FewerRules => detection.prefiltered = 1,
+        By::Fallback => detection.fallbacks = 1,
+    }
+    detection.bytes_read = size.min(head.len() as u64 + judgement.elsewhere);
+    Ok(true)
+}
+
+/// Judges with all rules, by looks as long as the plan has it.
+fn goes_by_plan(
+    judge: &mut Judge,
+    steps: &Steps,
+    looks: &mut Looks<'_>,
+    detection: &mut Detection,
+    first: usize,
+) -> Result<(), LookError> {
+    let mut limit = first;
+    let mut elsewhere = 0;
+    loop {
+        let begun = Instant::now();
+        let look = Look {
+            file: looks.file,
+            size: looks.size,
+            head: &looks.buffers.head,
+        };
+        let (said, read) = judge.whole(&look, limit);
+        detection.detect_time += begun.elapsed();
+        detection.mime_type = believed(said?)?;
+        detection.reads += 1;
+        // It read what we had read, and more; a longer look goes for the same elsewhere, and more.
+        let more = read.map_or(0, |read| {
+            read.saturating_sub(looks.buffers.head.len() as u64)
+        });
+        elsewhere = more.max(elsewhere);
+        looks.end_was_asked_for = read.is_none() || more > 0;
+        match plan::next(steps, &detection.mime_type, looks, limit)? {
+            None => break,
+            Some(longer) => limit = longer,
+        }
+        looks.read_to(limit)?;
+    }
+    detection.bytes_read = looks.size.min(looks.bytes_read() + elsewhere);
+    Ok(())
 }
 
 /// A file while it is looked at.
@@ -250,8 +306,7 @@ struct Looks<'a> {
     file: BorrowedFd<'a>,
     size: u64,
     buffers: &'a mut Buffers,
-    /// See [`View::end_was_asked_for`]; the prefilter reads the end where libmagic would. What that reads for OLE and
-    /// ELF counts as if it were the end.
+    /// See [`View::end_was_asked_for`]. What libmagic reads for OLE and ELF counts as if it were the end.
     end_was_asked_for: bool,
     /// Time that reading took.
     time: Duration,
@@ -260,7 +315,6 @@ struct Looks<'a> {
 impl<'a> Looks<'a> {
     fn new(file: BorrowedFd<'a>, size: u64, buffers: &'a mut Buffers) -> Looks<'a> {
         buffers.head.clear();
-        buffers.end.clear();
         buffers.peeks.clear();
         Looks {
             file,
@@ -279,15 +333,6 @@ impl<'a> Looks<'a> {
         seen + elsewhere.map(|(_, length)| *length as u64).sum::<u64>()
     }
 
-    /// Keeps the last bytes, which the prefilter has read.
-    fn keep_end(&mut self, end: Vec<u8>) {
-        let peek = (self.size - end.len() as u64, end.len());
-        if !end.is_empty() && !self.buffers.peeks.contains(&peek) {
-            self.buffers.peeks.push(peek);
-            self.buffers.end = end;
-        }
-    }
-
     /// Reads up to `end`, from where it has been read already.
     fn read_to(&mut self, end: usize) -> Result<(), LookError> {
         let begun = Instant::now();
@@ -296,7 +341,8 @@ impl<'a> Looks<'a> {
         let have = head.len();
         if have < end {
             head.resize(end, 0);
-            let read = read_at(self.file, &mut head[have..], have as u64)?;
+            let read =
+                read_at(self.file, &mut head[have..], have as u64).map_err(LookError::Reading)?;
             head.truncate(have + read);
         }
         self.time += begun.elapsed();
@@ -322,17 +368,8 @@ impl View for Looks<'_> {
     }
 
     fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, LookError> {
-        // What is wanted of the end may be in hand.
-        let end = &self.buffers.end;
-        let begins = self.size - end.len() as u64;
-        let from = offset.checked_sub(begins).map(|from| from as usize);
-        let kept = from.and_then(|from| end.get(from..)?.get(..buffer.len()));
-        if let Some(kept) = kept {
-            buffer.copy_from_slice(kept);
-            return Ok(buffer.len());
-        }
         let begun = Instant::now();
-        let have = read_at(self.file, buffer, offset)?;
+        let have = read_at(self.file, buffer, offset).map_err(LookError::Reading)?;
         if !self.buffers.peeks.contains(&(offset, have)) {
             self.buffers.peeks.push((offset, have));
         }
@@ -347,12 +384,12 @@ fn wanted(size: u64, limit: usize) -> usize {
 }
 
 /// Fills the buffer from there on, as far as the file goes; tells how far that was.
-fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, LookError> {
+fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut have = 0;
     while have < buffer.len() {
         let rest = &mut buffer[have..];
         let read = retry_on_intr(|| rustix::io::pread(file, &mut *rest, offset + have as u64));
-        match read.map_err(LookError::Reading)? {
+        match read? {
             0 => break,
             n => have += n,
         }

@@ -22,7 +22,7 @@ use memchr::memmem;
 
 use super::csv;
 use super::json::may_become_json;
-use super::limits::{BYTES_MAX, DATA, ENCODING_MAX, REGEX_MAX};
+use super::limits::{DATA, ENCODING_MAX, REGEX_MAX};
 use super::prefilter::text::is_surely_text;
 
 /// Less than this is a setting gone wrong: no look is shorter.
@@ -32,7 +32,7 @@ const SHORTEST: usize = 512;
 const SECOND: usize = ENCODING_MAX;
 
 /// There is no point in going further than file(1) does.
-const WHOLE: usize = BYTES_MAX;
+const WHOLE: usize = 7 << 20;
 
 /// What libmagic says of a tape: that all it saw is in order.
 const TAPE: &str = "application/SIMH-tape-data";

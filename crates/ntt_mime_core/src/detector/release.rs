@@ -1,17 +1,17 @@
 //! What differs between releases of libmagic, in one place.
 //!
-//! Supported and tested are those that Debian ships: 5.44 (Debian 12), 5.46 (13) and 5.47 (14). Any
-//! other works too, at its own limits; the [self-check](super::selfcheck) tells if it is far off.
+//! Supported and tested are those of Debian, 5.44 (Debian 12), 5.46 (13) and 5.47 (14), and of Ubuntu, 5.41 (22.04) and
+//! 5.45 (24.04). Any other works too, at its own limits and with all of its rules: the
+//! [prefilter](super::prefilter) is only for those of which it is known what they do ([`LIBRARIES`]). The
+//! [self-check](super::selfcheck) tells if one is far off.
 //!
 //! # What doesn't differ, though it is known to
 //!
 //! 5.46 and, much more so, 5.47 have a bad name: they lose the offsets that count from the end of a
 //! file when there is no descriptor (`msetoffset` in softmagic.c), and so misjudge archives and heads of
 //! binary files. That concerns `magic_buffer`, which is not used here; through a descriptor they differ
-//! from their own file(1) no more than 5.44 does. Control-Z counts as text from 5.48 on (`text_chars` in
-//! encoding.c), JSON is recognised by its bytes after white space in all of them, and 5.46 needs the end
-//! of a ZIP archive among what it looks at: the [plan](super::plan) allows for all of that always, at
-//! the price of a longer look that was not needed.
+//! from their own file(1) no more than 5.44 does. Control-Z counts as text from 5.47 on (`text_chars` in
+//! encoding.c): such a text is left to libmagic in any release.
 
 use std::ffi::c_int;
 
@@ -51,7 +51,14 @@ const LIMITS: [Limit; 6] = [
 
 /// Uses of named rules that one file may cause: a bound on recursion in the rules. The database of a
 /// release is written for its own.
-const NAME_MAX: [(i32, usize); 5] = [(544, 50), (545, 50), (546, 100), (547, 150), (548, 150)];
+const NAME_MAX: [(i32, usize); 6] = [
+    (541, 50),
+    (544, 50),
+    (545, 50),
+    (546, 100),
+    (547, 150),
+    (548, 150),
+];
 
 /// Size of the section of an ELF file that holds names: it is read whole. From 5.45 on; magic-sys has
 /// MAGIC_PARAM_ELF_SHSIZE_MAX only for those who need 5.45 at least.
@@ -66,6 +73,123 @@ pub fn limits(release: i32) -> impl Iterator<Item = Limit> {
     let names = names.map(|(_, value)| limit(ffi::MAGIC_PARAM_NAME_MAX, *value));
     let sections = (release >= 545).then_some(ELF_SHSIZE_MAX);
     LIMITS.into_iter().chain(names).chain(sections)
+}
+
+/// What a release does its own way, with the one version of the database that it takes. Both have to be as they stand
+/// here: the number of a version says nothing of the release that made it, nor the other way round. From src/softmagic.c,
+/// src/is_simh.c and src/is_json.c of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Library {
+    /// 544 is 5.44.
+    pub release: i32,
+    /// The version of the database (`VERSIONNO` in file.h).
+    pub database: u32,
+    /// The number of the type OCTAL (`FILE_OCTAL`); 255 where there is none.
+    pub octal: u8,
+    /// SIMH tapes are known.
+    pub tapes: bool,
+    /// Four bits of the length of a tape's record have to be zero.
+    pub strict_tapes: bool,
+    /// Where a search or a regular expression of a named rule leaves off counts from the start of the file, not from
+    /// where the rule is used as it does after all other tests (`moffset`).
+    pub searches_keep_base: bool,
+    /// `/` and `%` of numbers that have a sign heed it (`DO_CVT`).
+    pub signed_division: bool,
+    /// An offset that is read from the file is refused if it doesn't fit (`do_ops`).
+    pub checks_offsets: bool,
+    /// `use` succeeds if the named rule has described something, though nothing was printed (the end of `FILE_USE` in
+    /// `mget`).
+    pub use_by_description: bool,
+    /// The end of the file that an `indirect` rule's rules see is as long as what they are applied to, not as that
+    /// of the whole file (`FILE_INDIRECT` in `mget`).
+    pub indirect_has_own_end: bool,
+    /// Which signs may not follow each other in a regular expression (`check_regex` in funcs.c).
+    pub refused: Refused,
+    /// JSON's constants have to be what they are (`json_parse_const`).
+    pub strict_json: bool,
+}
+
+/// What `check_regex` refuses, which is an error for the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    Nothing,
+    /// The same sign of repetition twice, and bytes that aren't printable.
+    Twice,
+    /// Two signs of repetition, one at the start, too many repetitions, and bytes that aren't printable.
+    AnyTwo,
+}
+
+/// The pairs of a release and a database that are known here, and proven.
+pub const LIBRARIES: [Library; 5] = [
+    Library {
+        release: 541,
+        database: 16,
+        octal: 255,
+        tapes: false,
+        strict_tapes: false,
+        searches_keep_base: true,
+        signed_division: false,
+        checks_offsets: false,
+        use_by_description: false,
+        indirect_has_own_end: false,
+        refused: Refused::Nothing,
+        strict_json: false,
+    },
+    OF_544,
+    Library {
+        release: 545,
+        tapes: true,
+        indirect_has_own_end: true,
+        ..OF_544
+    },
+    OF_546,
+    Library {
+        release: 547,
+        database: 21,
+        octal: 61,
+        strict_tapes: true,
+        signed_division: true,
+        refused: Refused::AnyTwo,
+        ..OF_546
+    },
+];
+
+const OF_544: Library = Library {
+    release: 544,
+    database: 18,
+    octal: 59,
+    tapes: false,
+    strict_tapes: false,
+    searches_keep_base: true,
+    signed_division: false,
+    checks_offsets: true,
+    use_by_description: true,
+    indirect_has_own_end: false,
+    refused: Refused::Twice,
+    strict_json: true,
+};
+
+const OF_546: Library = Library {
+    release: 546,
+    database: 20,
+    tapes: true,
+    searches_keep_base: false,
+    indirect_has_own_end: true,
+    ..OF_544
+};
+
+/// What is known of a release with a database.
+pub fn library(release: i32, database: u32) -> Option<&'static Library> {
+    let mut all = LIBRARIES.iter();
+    all.find(|known| (known.release, known.database) == (release, database))
+}
+
+/// Bytes of a file that file(1) of a release looks at: FILE_BYTES_MAX in file.h.
+pub fn bytes_max(release: i32) -> usize {
+    match release {
+        ..544 => 1 << 20,
+        _ => 7 << 20,
+    }
 }
 
 /// Releases that answer wrongly *in the way that we ask*, and what is wrong with them: none among 5.44

@@ -1,3 +1,5 @@
+mod locale;
+
 use super::*;
 use crate::blob_id::BlobId;
 use crate::store::Store;
@@ -80,7 +82,8 @@ fn long_json_is_looked_at_whole() {
     text += "{}]\n";
     let detection = detector().detect_bytes(text.as_bytes()).unwrap();
     assert_eq!(detection.mime_type, "application/json");
-    assert_eq!(detection.reads, 2);
+    // On from the head.
+    assert_eq!(detection.reads, 1);
     assert_eq!(detection.bytes_read, text.len() as u64);
     let detection = detector().detect_bytes(cut_off.as_bytes()).unwrap();
     assert_eq!(detection.mime_type, "text/plain");
@@ -99,7 +102,7 @@ fn a_mark_beyond_the_head_is_found() {
     image[32768..32775].copy_from_slice(b"\x01CD001\x01");
     let detection = detector().detect_bytes(&image).unwrap();
     assert_eq!(detection.mime_type, "application/x-iso9660-image");
-    assert_eq!(detection.reads, 2);
+    assert!(detection.bytes_read < 80_000, "{detection:?}");
     let detection = without_prefilter().detect_bytes(&image).unwrap();
     assert_eq!(detection.mime_type, "application/x-iso9660-image");
     // And what we and libmagic read at the end: in the first look, and from 5.46 on in the second.
@@ -116,24 +119,13 @@ fn what_follows_a_head_of_text_decides_too() {
     let mut detector = detector();
     let text = b"some words\n".repeat(2_000);
     let plain = [text.as_slice(), text.as_slice(), text.as_slice()].concat();
-    let detection = detector.detect_bytes(&plain).unwrap();
-    assert_eq!(
-        (detection.mime_type.as_str(), detection.reads),
-        ("text/plain", 1)
-    );
+    let mut type_of = |content: &[u8]| detector.detect_bytes(content).unwrap().mime_type;
+    assert_eq!(type_of(&plain), "text/plain");
     let holed = [text.as_slice(), &[0; 4096], text.as_slice()].concat();
-    let detection = detector.detect_bytes(&holed).unwrap();
-    assert_eq!(
-        (detection.mime_type.as_str(), detection.reads),
-        ("application/octet-stream", 2)
-    );
+    assert_eq!(type_of(&holed), "application/octet-stream");
     // Beyond 64 kB nobody asks.
     let later = [text.repeat(3).as_slice(), &[0; 4096]].concat();
-    let detection = detector.detect_bytes(&later).unwrap();
-    assert_eq!(
-        (detection.mime_type.as_str(), detection.reads),
-        ("text/plain", 1)
-    );
+    assert_eq!(type_of(&later), "text/plain");
 }
 
 #[test]
@@ -173,9 +165,9 @@ fn what_libmagic_reads_by_itself_counts() {
     let head = CONFIG.head_bytes as u64;
     assert_eq!(detection.bytes_read, head + head + 22 + 32 + 288);
     assert_eq!(detection.reads, 1);
-    // With a prefilter the rules are tried on the last few bytes, and find nothing.
+    // With a prefilter the rules are tried where they look, and find nothing.
     let detection = self::detector().detect_bytes(&strange).unwrap();
-    assert_eq!(detection.bytes_read, head + 64 + 32 + 288);
+    assert!(detection.bytes_read < 8 * head, "{detection:?}");
     assert_eq!((detection.prefiltered, detection.fallbacks), (1, 0));
     // A file cannot have more than it has.
     let detection = detector.detect_bytes(&strange[..20_000]).unwrap();

@@ -34,7 +34,7 @@ impl Beginning {
             let Number {
                 bytes: n,
                 big_endian,
-            } = Number::of(entry.kind())?;
+            } = Number::of(entry.kind(), false)?;
             let op = entry.mask_op();
             let kept = match (entry.mask(), op & OPS_MASK) {
                 (0, _) => u64::MAX,
@@ -110,9 +110,10 @@ impl Beginnings {
         }
     }
 
-    /// Finds the rules that begin as these bytes do.
-    pub fn find(&self, bytes: &[u8], hits: &mut Hits) {
+    /// Finds the rules that begin as these bytes do, or may do so if there are more of them: `len` in all.
+    pub fn find(&self, bytes: &[u8], len: usize, hits: &mut Hits) {
         let Some(first) = bytes.first() else { return };
+        let more = len > bytes.len();
         let word = word_at(bytes, 0);
         for at in &self.by_first_byte[usize::from(*first)] {
             if word & at.mask == at.bytes {
@@ -121,6 +122,14 @@ impl Beginnings {
         }
         let (mut offset, mut word) = (0, word);
         for at in &self.elsewhere {
+            if more && at.offset as usize + 8 > bytes.len() {
+                // It isn't there, and zeros are what libmagic sees then.
+                let beyond = at.offset as usize >= len;
+                if !beyond || at.bytes == 0 {
+                    hits.add(at.rule);
+                }
+                continue;
+            }
             if at.offset != offset {
                 // They are in order.
                 if at.offset as usize >= bytes.len() + 8 {

@@ -1,27 +1,79 @@
 //! The tests of libmagic that aren't rules.
 //!
-//! `file_buffer` (src/funcs.c, 5.44, 5.46, 5.47) tries tar, JSON, CSV, OLE and, from 5.45 on, SIMH tapes before the
-//! rules. What it finds in ELF files counts only if a rule matches.
+//! `file_buffer` (src/funcs.c, 5.41 to 5.47) tries tar, JSON, CSV, OLE and, from 5.45 on, SIMH tapes before the rules.
+//! What it finds in ELF files counts only if a rule matches. OLE documents and ELF files are read through the descriptor
+//! where they go beyond what libmagic has been given (`cdf_read` in cdf.c, readelf.c), so their beginning is enough.
 
+use super::buffer::Buffer;
 use super::check::string::is_space;
-use super::format::Compiled;
-use crate::detector::{csv, json};
+use super::text::looks_like_text;
+use crate::detector::csv::{self, CsvVerdict};
+use crate::detector::json;
+use crate::detector::limits::ENCODING_MAX;
+use crate::detector::release::Library;
 
-/// The first version of the database whose libmagic knows SIMH tapes.
-const KNOWS_TAPES: u32 = 20;
-
-/// Might one of these tests succeed on these bytes, which are all that libmagic looks at? They come before the rules.
-pub fn may_succeed(compiled: &Compiled, bytes: &[u8]) -> bool {
-    may_be_tar(bytes)
-        || json::may_be_json(bytes)
-        || csv::may_be_csv(bytes)
-        || bytes.starts_with(b"\xD0\xCF\x11\xE0")
-        || compiled.version() >= KNOWS_TAPES && may_be_tape(bytes)
+/// Might one of these tests succeed? They come before the rules. Then, how many bytes libmagic has to be given for them
+/// to have the result that they have on all of the file.
+pub fn may_succeed(library: &Library, buffer: &Buffer<'_>) -> Option<usize> {
+    let wanted = [
+        may_be_tar(buffer.first(HEADER)).then_some(HEADER),
+        json(library, buffer),
+        csv(buffer),
+        buffer
+            .first(4)
+            .starts_with(b"\xD0\xCF\x11\xE0")
+            .then_some(HEADER),
+        (library.tapes && may_be_tape(library, buffer)).then_some(buffer.flen()),
+    ];
+    wanted.into_iter().flatten().max()
 }
+
+/// JSON is what has been parsed to its end, or two values in a row.
+fn json(library: &Library, buffer: &Buffer<'_>) -> Option<usize> {
+    let head = buffer.head();
+    if !library.strict_json {
+        // Anything in brackets, for example `[tails]`.
+        let start = head.trim_ascii_start();
+        let may_be = matches!(start.first(), None | Some(b'[' | b'{'));
+        return may_be.then_some(buffer.flen());
+    }
+    let whole = head.len() == buffer.flen();
+    match json::may_be_json(head) || !whole && json::may_become_json(head) {
+        false => None,
+        // The second of two values ends here.
+        true if whole || !json::may_become_json(head) => Some(head.len()),
+        true => Some(buffer.flen()),
+    }
+}
+
+/// CSV is decided by its first ten lines, whatever their length, if it is text.
+fn csv(buffer: &Buffer<'_>) -> Option<usize> {
+    let mut seen = buffer.head();
+    loop {
+        let may_be = match csv::verdict(seen) {
+            CsvVerdict::Final(yes) => yes,
+            CsvVerdict::So(_) if seen.len() < buffer.flen() => {
+                if looks_like_text(seen) == Some(false) {
+                    return None;
+                }
+                let more = buffer.first((2 * seen.len()).max(ENCODING_MAX));
+                if more.len() <= seen.len() {
+                    return None;
+                }
+                seen = more;
+                continue;
+            }
+            CsvVerdict::So(_) => csv::may_be_csv(seen),
+        };
+        return may_be.then(|| seen.len().max(ENCODING_MAX.min(buffer.flen())));
+    }
+}
+
+/// Bytes of a header of tar, and of OLE.
+const HEADER: usize = 512;
 
 /// `is_tar` in src/is_tar.c: the header's checksum, with itself counted as blanks, stands in it in octal digits.
 fn may_be_tar(bytes: &[u8]) -> bool {
-    const HEADER: usize = 512;
     const CHECKSUM: std::ops::Range<usize> = 148..156;
     let Some(header) = bytes.get(..HEADER) else {
         return false;
@@ -42,19 +94,67 @@ fn may_be_tar(bytes: &[u8]) -> bool {
     wanted == sum(header) - sum(field) + 8 * u32::from(b' ')
 }
 
-/// `simh_parse` in src/is_simh.c (5.46, 5.47): the length of a record stands before it and after it.
-fn may_be_tape(bytes: &[u8]) -> bool {
-    let Some(first) = bytes.first_chunk::<4>() else {
-        return false;
+/// Records of a tape that are followed before it is left to libmagic to follow the rest.
+const RECORDS: usize = 16;
+
+/// Zeros between records that end the look at a tape.
+const TAPE_MARKS: usize = 10;
+
+/// `simh_parse` in src/is_simh.c: the length of each record stands before it and after it, and tape marks, which are
+/// zeros, may stand between them.
+fn may_be_tape(library: &Library, buffer: &Buffer<'_>) -> bool {
+    let (mut at, mut marks, mut records) = (0, 0, 0);
+    while records < RECORDS {
+        let Some(record) = record_length(library, buffer, at) else {
+            return false;
+        };
+        at += 4;
+        match record {
+            Length::Beyond => break,
+            Length::EndOfMedium => break,
+            Length::Bytes(0) => {
+                marks += 1;
+                if marks == TAPE_MARKS {
+                    break;
+                }
+                continue;
+            }
+            Length::Bytes(bytes) => at += bytes,
+        }
+        match record_length(library, buffer, at) {
+            None => return false,
+            Some(Length::Beyond) => break,
+            Some(again) if again != record => return false,
+            Some(_) => records += 1,
+        }
+        at += 4;
+    }
+    records > 0
+}
+
+#[derive(PartialEq, Eq)]
+enum Length {
+    Bytes(u64),
+    EndOfMedium,
+    /// There is no more.
+    Beyond,
+}
+
+/// `getlen`; None if it has bits that aren't used.
+fn record_length(library: &Library, buffer: &Buffer<'_>, at: u64) -> Option<Length> {
+    if at + 4 > buffer.flen() as u64 {
+        return Some(Length::Beyond);
+    }
+    let Some(word) = buffer.get(at, 4).first_chunk::<4>() else {
+        return Some(Length::Beyond);
     };
-    let length = u32::from_le_bytes(*first);
-    if length == u32::MAX {
-        return true;
+    let word = u32::from_le_bytes(*word);
+    if word == u32::MAX {
+        return Some(Length::EndOfMedium);
     }
-    // Bits that aren't used.
-    if length & 0x0F00_0000 != 0 {
-        return false;
+    if library.strict_tapes && word & 0x0F00_0000 != 0 {
+        return None;
     }
-    let even = (length & 0x00FF_FFFF).next_multiple_of(2) as usize;
-    even == 0 || bytes.len() >= 4 + even + 4
+    let even = (word & 0x00FF_FFFF).next_multiple_of(2);
+    Some(Length::Bytes(even.into()))
 }

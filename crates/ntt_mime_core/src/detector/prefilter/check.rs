@@ -9,11 +9,12 @@ pub mod string;
 
 use std::ops::Not;
 
-use memchr::memmem;
-
 use self::number::number;
 use self::string::{der, pascal_string, region, search, string, string16};
+use super::buffer::Bytes;
 use super::format::{Entry, VALUE_BYTES, flag, kind, str_flag};
+use crate::detector::limits::REGEX_MAX;
+use crate::detector::release::Library;
 
 /// What is known of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +77,12 @@ impl Found {
             end: yes.then_some(end),
         }
     }
+
+    /// What comes of a test whose bytes aren't all there: `mget` says 0, which matches a relation of '!'. What that
+    /// leaves behind isn't followed here.
+    pub fn missed(entry: &Entry<'_>) -> Found {
+        Answer::at_most(entry.relation() == b'!').into()
+    }
 }
 
 impl From<Answer> for Found {
@@ -97,62 +104,59 @@ pub fn offset_of(entry: &Entry<'_>, parent: Option<usize>) -> Option<usize> {
     usize::try_from(from + i64::from(entry.offset())).ok()
 }
 
-/// Can the test at this offset succeed on these bytes, which are all that libmagic looks at? `regex` answers for a
-/// regular expression, and says where it matches.
+/// Does the test at this offset succeed on these bytes, and from where do its continuations count? With `flip`, numbers
+/// are in the other byte order. `regex` answers for a regular expression, and says where it matches.
 pub fn check(
+    library: &Library,
     entry: &Entry<'_>,
-    bytes: &[u8],
+    bytes: Bytes<'_>,
     offset: usize,
+    flip: bool,
     regex: impl FnOnce(&[u8]) -> (Answer, Option<(usize, usize)>),
 ) -> Found {
     match entry.kind() {
         kind::STRING => string(entry, bytes, offset),
         kind::SEARCH => search(entry, bytes, offset),
         kind::LESTRING16 | kind::BESTRING16 => string16(entry, bytes, offset),
-        kind::GUID if entry.relation() == b'=' => {
-            match bytes.get(offset..offset.saturating_add(16)) {
-                Some(guid) => Answer::exactly(entry.value().starts_with(guid)).into(),
-                None => Answer::No.into(),
+        kind::GUID if entry.relation() == b'=' => match bytes.get(offset, 16) {
+            guid if guid.len() == 16 => {
+                Found::at(entry.value().starts_with(guid), offset + guid.len())
             }
-        }
+            _ => Answer::No.into(),
+        },
         kind::DER => der(entry, bytes, offset),
         kind::PSTRING => pascal_string(entry, bytes, offset).into(),
         // "nbytes < offset" fails; so does an unlucky comparison.
-        kind::REGEX if entry.relation() == b'=' => match bytes.get(offset..) {
-            Some(rest) => {
-                let (answer, place) = regex(region(entry, rest));
-                let end =
-                    place.map(
-                        |(start, end)| match entry.str_flags() & str_flag::OFFSET_START {
-                            0 => offset + end,
-                            _ => offset + start,
-                        },
-                    );
-                Found { answer, end }
-            }
-            None => Answer::No.into(),
-        },
-        _ => number(entry, bytes, offset),
+        kind::REGEX if entry.relation() == b'=' && offset <= bytes.len() => {
+            let (answer, place) = regex(region(entry, bytes.get(offset, REGEX_MAX)));
+            let end = place.map(
+                |(start, end)| match entry.str_flags() & str_flag::OFFSET_START {
+                    0 => offset + end,
+                    _ => offset + start,
+                },
+            );
+            Found { answer, end }
+        }
+        kind::REGEX if entry.relation() == b'=' => Answer::No.into(),
+        _ => number(library, entry, bytes, offset, flip),
     }
 }
 
-/// Is what this test looks for anywhere among the bytes? For one that doesn't look at a fixed place, but among them.
-pub fn anywhere(
-    entry: &Entry<'_>,
-    bytes: &[u8],
-    regex: impl FnOnce(&[u8]) -> (Answer, Option<(usize, usize)>),
-) -> Answer {
-    let value = entry.value().get(..entry.value_length());
-    match (entry.kind(), value) {
-        _ if entry.relation() != b'=' => Answer::Maybe,
-        (kind::STRING | kind::SEARCH, Some(value)) if entry.str_flags() & !HARMLESS == 0 => {
-            let cut = value.len() >= VALUE_BYTES;
-            Answer::at_most(cut || memmem::find(bytes, value).is_some())
-        }
-        // An anchor would hold at the start or the end of what the test looks at.
-        (kind::REGEX, _) if !entry.text().iter().any(|byte| b"^$".contains(byte)) => {
-            Answer::at_most(regex(bytes).0 != Answer::No)
-        }
-        _ => Answer::Maybe,
+/// How far a test looks at an offset, at most: bytes from there on that decide it. None if the end of what libmagic has
+/// decides it, too.
+pub fn reach(entry: &Entry<'_>) -> Option<usize> {
+    let blanks = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
+    // Longer than all values, and the byte after a whole word.
+    const MOST: usize = 8 * VALUE_BYTES;
+    match entry.kind() {
+        kind::SEARCH => match entry.range() {
+            0 => None,
+            _ if entry.str_flags() & blanks != 0 => None,
+            range => range.checked_add(MOST),
+        },
+        kind::REGEX => Some(REGEX_MAX + 1),
+        // They compare with what there is in all, are that, or go on from there.
+        kind::DER | kind::INDIRECT => None,
+        _ => Some(MOST),
     }
 }

@@ -1,37 +1,87 @@
 //! A rule followed to its end: what libmagic will say of it, as far as that can be told.
 //!
-//! This is `match`, `msetoffset` and `moffset` (src/softmagic.c, 5.44, 5.46, 5.47) for one rule, when only MIME types
-//! are asked for, with tests that may also answer "perhaps". What isn't known for sure is never taken for granted: a
+//! This is `match`, `msetoffset` and `moffset` (src/softmagic.c, 5.41 to 5.47) for one rule, when only MIME types are
+//! asked for, with tests that may also answer "perhaps". It has the states that `match` has, by their names, each as
+//! [`Answer`]: `Yes` and `No` are sure, `Maybe` is not. What isn't known for sure is never taken for granted: a
 //! continuation behind such a test is one that *may* be reached.
 //!
-//! - A test that succeeds has the continuations of the next level tried, up to the next test of its own level.
-//! - The first entry that is reached and has a MIME type ends the rule, and with it all of the walk.
-//! - A description isn't printed, but ends the walk over the rules behind this one.
-//! - `default` succeeds where nothing at its level has since the level was entered, or since `clear`.
-//! - `use` follows a named rule, and succeeds if something in that does. What comes after it is followed still.
+//! - `cont_level` is the length of `levels`, less one. A test that succeeds has the continuations of the next level
+//!   tried, up to the next test of its own level.
+//! - `handle_annotation`: the first entry that is reached and has a MIME type ends the rule, and with it all of the walk.
+//! - `found_match` is set by a description, which isn't printed. Where it is set when the last continuation has been
+//!   tried, the walk ends, whoever set it: it outlives a rule that is given up before (`goto flush`), so it is handed on
+//!   from rule to rule. A rule is given up if its first test fails; if that succeeds and leaves off beyond the end of what
+//!   there is (`moffset`); or if a continuation counts from before the start (`msetoffset`).
+//! - `got_match` is of each level, and reset when the level is entered (`file_check_mem`), by `clear`, and by a
+//!   continuation that succeeds and leaves off beyond the end. `default` succeeds where it isn't set.
+//! - `returnval` is whether anything has been printed; it matters to `use` in 5.41 only.
+//! - `use` follows a named rule, with a `found_match` of its own, and succeeds if that is set. What comes after it is
+//!   followed still, though something may have been printed.
+//! - `indirect` walks over all rules on a part of the file, and succeeds if that prints something.
 //! - An offset counts from the start of the file; from where the test before left off; or from the end of the file, and
-//!   then those of the continuations count from there as well.
+//!   then those of the continuations count from there as well (`eoffset`).
+//! - `need_separator`, `printed_something` and `firstline` say what is put between two things that are printed. Where a
+//!   second would be, libmagic is left to say so.
+//!
+//! While it is followed, a rule tells how much of the file libmagic has to see to come to the same end: [`Reach`].
 
 use std::collections::HashMap;
 
-use super::Compiled;
+use super::buffer::Bytes;
 use super::check::number::{Indirection, indirection};
-use super::check::{Answer, Found, anywhere, check};
-use super::end::End;
+use super::check::{Answer, Found, check, reach};
 use super::format::{Entry, VALUE_BYTES, flag, kind};
-use super::tables::Tables;
+use super::walk::{self, Context};
 
-/// What comes of a rule.
+/// Is a MIME type printed?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speech {
-    /// Nothing is said, and the walk goes on behind it.
-    Never,
-    /// The walk ends, without a MIME type.
-    Silently,
-    /// The walk ends with the MIME type of this entry.
-    Surely(usize),
-    /// It can't be told.
+pub enum Mime {
+    No,
     Maybe,
+    /// That of this entry, and nothing else.
+    Surely(usize),
+}
+
+/// How a rule ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub mime: Mime,
+    /// Is it followed to its end, where `found_match` decides whether the walk goes on?
+    pub completes: Answer,
+}
+
+impl Outcome {
+    /// The first test fails.
+    const FAILS: Outcome = Outcome {
+        mime: Mime::No,
+        completes: Answer::No,
+    };
+
+    const UNTOLD: Outcome = Outcome {
+        mime: Mime::Maybe,
+        completes: Answer::Maybe,
+    };
+}
+
+/// How many bytes from the start, and from the end, libmagic has to be given to come to the same end with a rule as if
+/// it had been given all of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    pub bytes: usize,
+    /// All of it.
+    pub all: bool,
+}
+
+impl Reach {
+    pub const NONE: Reach = Reach {
+        bytes: 0,
+        all: false,
+    };
+
+    pub fn add(&mut self, other: Reach) {
+        self.bytes = self.bytes.max(other.bytes);
+        self.all |= other.all;
+    }
 }
 
 /// `use` within `use` at most; the databases have three. libmagic stops with an error at 50.
@@ -41,7 +91,7 @@ const DEEPEST: usize = 5;
 pub struct Named(HashMap<Vec<u8>, (usize, usize)>);
 
 impl Named {
-    pub fn new(compiled: &Compiled) -> Named {
+    pub fn new(compiled: &super::format::Compiled) -> Named {
         let all = compiled.rules()..compiled.rules() + compiled.named();
         let mut named = HashMap::new();
         let mut end = all.end;
@@ -60,25 +110,28 @@ impl Named {
 }
 
 /// What a rule is followed on.
-pub struct Follower<'a, 'e> {
-    pub compiled: &'a Compiled,
-    pub tables: &'a Tables,
-    pub named: &'a Named,
-    /// All that libmagic looks at.
-    pub bytes: &'a [u8],
-    /// The end of the file, unless text is looked at that has been converted.
-    pub end: Option<&'a mut End<'e>>,
+pub struct Follower<'a, 'c> {
+    pub context: &'c Context<'a>,
+    /// `fbuf`.
+    pub front: Bytes<'a>,
+    /// `ebuf`; None where it can't be told.
+    pub back: Option<Bytes<'a>>,
+    /// The rule that is followed, by number.
+    pub rule: usize,
+    /// `indirect` rules that this is within.
+    pub indirect_depth: usize,
+    pub reach: Reach,
+    /// All rules have to be there for libmagic to say what comes of it.
+    pub needs_all_rules: bool,
 }
 
 /// Where a test looks.
 #[derive(Clone, Copy)]
 enum Place {
-    /// At this offset from the start.
-    Front(usize),
-    /// At this offset of the last bytes, of which there are as many as there are at the start.
+    /// At a place of `fbuf`, and what `ms->offset` is there: the same, but for what is added within a named rule.
+    Front(usize, usize),
+    /// At a place of `ebuf`.
     Back(usize),
-    /// Wherever something says that is read from the file.
-    Somewhere,
     /// It isn't followed here.
     Untold,
     /// Before the start: nothing more of this rule is tried.
@@ -87,22 +140,21 @@ enum Place {
     Missing,
 }
 
-/// Where a level of continuations stands. All of it supposes that the level is reached.
+/// A level of continuations. All of it supposes that the level is reached.
 struct Level {
     /// Is it sure to be reached?
     sure: bool,
-    /// Has something succeeded here?
-    success: Answer,
-    /// Where the last test that succeeded left off, if that is known.
-    end: Option<usize>,
+    got_match: Answer,
+    /// `off` of `struct level_info`: where the last test that succeeded left off, if that is known.
+    off: Option<usize>,
 }
 
 impl Level {
     fn entered(sure: bool) -> Level {
         Level {
             sure,
-            success: Answer::No,
-            end: None,
+            got_match: Answer::No,
+            off: None,
         }
     }
 }
@@ -111,101 +163,235 @@ impl Level {
 #[derive(Clone, Copy, Default)]
 struct Origin {
     back: bool,
-    offset: usize,
+    eoffset: usize,
 }
 
-impl Follower<'_, '_> {
-    /// Follows the rule that begins at an entry and ends before another.
-    pub fn rule(&mut self, first: usize, end: usize) -> Speech {
-        self.follow(first, end, 0, 0)
+/// What a rule is used with.
+#[derive(Clone, Copy)]
+struct Use {
+    /// Added to all offsets, for a named rule.
+    base: usize,
+    /// Numbers are in the other byte order.
+    flip: bool,
+    depth: usize,
+}
+
+/// What comes of a test.
+struct Tried {
+    found: Found,
+    /// What is printed by what it applies.
+    mime: Mime,
+    /// `found_match` of what it applies.
+    found_match: Answer,
+}
+
+impl<'a, 'c> Follower<'a, 'c> {
+    pub fn new(
+        context: &'c Context<'a>,
+        front: Bytes<'a>,
+        back: Option<Bytes<'a>>,
+    ) -> Follower<'a, 'c> {
+        Follower {
+            context,
+            front,
+            back,
+            rule: 0,
+            indirect_depth: 0,
+            reach: Reach::NONE,
+            needs_all_rules: false,
+        }
     }
 
-    /// `base` is added to all offsets, for a named rule.
-    fn follow(&mut self, first: usize, end: usize, base: usize, depth: usize) -> Speech {
+    /// Follows the rule that begins at an entry and ends before another. `found_match` is as the rules before have left
+    /// it, and then as this one does.
+    pub fn follow_rule(&mut self, first: usize, end: usize, found_match: &mut Answer) -> Outcome {
+        self.reach = Reach::NONE;
+        self.needs_all_rules = false;
+        let by_itself = Use {
+            base: 0,
+            flip: false,
+            depth: 0,
+        };
+        self.follow(first, end, by_itself, found_match)
+    }
+
+    fn follow(&mut self, first: usize, end: usize, used: Use, found_match: &mut Answer) -> Outcome {
+        let compiled = self.context.compiled;
         let mut origin = Origin::default();
         let mut levels = vec![Level::entered(true)];
-        let mut described = Answer::No;
-        let mut said = None;
+        let mut said = Mime::No;
+        // Has it gone on so far?
+        let mut completes = Answer::Yes;
         for number in first..end {
-            let entry = self.compiled.entry(number);
+            let entry = compiled.entry(number);
             let at = usize::from(entry.level());
             if at >= levels.len() {
                 continue;
             }
             levels.truncate(at + 1);
-            let parent = at.checked_sub(1).map(|above| levels[above].end);
-            let sure = levels[at].sure;
+            let parent = at.checked_sub(1).map(|above| levels[above].off);
+            let sure = levels[at].sure && completes == Answer::Yes;
             // What comes after it counts from there.
             let turns = match entry.flag() & (flag::OFFNEGATIVE | flag::OFFPOSITIVE) {
                 flag::OFFPOSITIVE => origin.back,
                 sign => sign != 0,
             };
-            let place = self.place(&entry, parent, &mut origin, base);
+            let place = self.place(&entry, parent, &mut origin, used);
             match place {
-                Place::Untold if turns => return Speech::Maybe,
-                _ if turns && !sure => return Speech::Maybe,
-                Place::Nowhere => break,
+                Place::Untold if turns => return self.untold(found_match),
+                _ if turns && !sure => return self.untold(found_match),
+                Place::Nowhere => {
+                    return Outcome {
+                        mime: said,
+                        completes: Answer::No,
+                    };
+                }
                 _ => {}
             }
-            let (mut found, nested) = self.tried(number, place, levels[at].success, depth);
-            if entry.is_conditional() && found.answer == Answer::Yes {
-                found.answer = Answer::Maybe;
+            self.note_reach(&entry, place);
+            let mut tried = self.tried(number, place, levels[at].got_match, used);
+            // In 5.41 it takes something printed.
+            if entry.kind() == kind::USE
+                && !self.context.library.use_by_description
+                && tried.found.answer == Answer::Yes
+                && tried.mime == Mime::No
+            {
+                tried.found.answer = match said {
+                    Mime::No => Answer::No,
+                    _ => Answer::Maybe,
+                };
             }
-            if found.answer == Answer::No {
+            let within = match sure {
+                true => tried.found_match,
+                false => tried.found_match.min(Answer::Maybe),
+            };
+            *found_match = within.max(*found_match);
+            let mut answer = tried.found.answer;
+            if entry.is_conditional() && answer == Answer::Yes {
+                answer = Answer::Maybe;
+            }
+            match tried.mime {
+                Mime::No => {}
+                Mime::Surely(_) if sure && said == Mime::No => said = tried.mime,
+                _ => said = Mime::Maybe,
+            }
+            if answer == Answer::No {
                 // Without its first test there is no rule.
                 match at {
-                    0 => return Speech::Never,
+                    0 => return Outcome::FAILS,
                     _ => continue,
                 }
             }
-            levels[at].success = match entry.kind() {
-                kind::CLEAR if found.answer == Answer::Yes => Answer::No,
+            let sure = sure && answer == Answer::Yes;
+            let got_match = levels[at].got_match;
+            levels[at].got_match = match entry.kind() {
+                kind::CLEAR if answer == Answer::Yes => Answer::No,
                 kind::CLEAR => Answer::Maybe,
-                _ => levels[at].success.max(found.answer),
+                _ => got_match.max(answer),
             };
-            let sure = sure && found.answer == Answer::Yes;
             if entry.has_mime_type() {
-                return match sure && said.is_none() && nested == Speech::Never {
-                    true => Speech::Surely(number),
-                    false => Speech::Maybe,
-                };
+                *found_match = (*found_match).max(answer_of(sure));
+                match (sure, said) {
+                    (true, Mime::No) => {
+                        return Outcome {
+                            mime: Mime::Surely(number),
+                            completes: Answer::Yes,
+                        };
+                    }
+                    (true, _) => {
+                        return Outcome {
+                            mime: Mime::Maybe,
+                            completes: Answer::Yes,
+                        };
+                    }
+                    // If it is reached, nothing more is.
+                    (false, _) => {
+                        said = Mime::Maybe;
+                        completes = Answer::Maybe;
+                    }
+                }
             }
-            match nested {
-                Speech::Surely(entry) if sure && said.is_none() => said = Some(entry),
-                Speech::Surely(_) | Speech::Maybe => return Speech::Maybe,
-                _ => {}
+            if entry.describes() {
+                *found_match = (*found_match).max(answer_of(sure));
             }
-            if entry.kind() == kind::INDIRECT {
-                return Speech::Maybe;
-            }
-            if entry.describes() || nested == Speech::Silently {
-                described = described.max(match sure {
-                    true => Answer::Yes,
-                    false => Answer::Maybe,
-                });
-            }
-            // It moves where the test before has left off, too (`der_offs` in src/der.c).
-            if entry.kind() == kind::DER && at > 0 {
-                levels[at - 1].end = None;
-            }
-            // Those that keep the base have it added again where they are used.
-            let added = match entry.kind() {
-                kind::NAME => 0,
-                kind::SEARCH | kind::REGEX if self.compiled.searches_keep_base() => 0,
-                _ => base,
+            let off = match entry.kind() {
+                // It moves where the test before has left off, too, if there is as much as it says (`der_offs` in
+                // src/der.c).
+                kind::DER if at > 0 => {
+                    levels[at - 1].off = None;
+                    Moffset::Untold
+                }
+                _ => self.moffset(&entry, &tried.found, place, used),
             };
-            // If that is out of what is looked at, its continuations aren't tried.
-            let end = found.end.and_then(|end| end.checked_sub(added));
-            levels[at].end = end.filter(|end| *end <= self.bytes.len());
-            let sure = sure && levels[at].end.is_some();
+            let mut sure = sure;
+            match off {
+                Moffset::To(off) => levels[at].off = Some(off),
+                Moffset::Beyond if at == 0 => {
+                    return Outcome {
+                        mime: said,
+                        completes: Answer::No,
+                    };
+                }
+                Moffset::Beyond => {
+                    levels[at].got_match = match answer {
+                        Answer::Yes => Answer::No,
+                        _ => got_match.min(Answer::Maybe),
+                    };
+                    continue;
+                }
+                Moffset::Untold => {
+                    levels[at].off = None;
+                    levels[at].got_match = levels[at].got_match.min(Answer::Maybe);
+                    sure = false;
+                    if at == 0 {
+                        completes = Answer::Maybe;
+                    }
+                }
+            }
+            if at == 0 && answer == Answer::Maybe {
+                completes = Answer::Maybe;
+            }
             levels.push(Level::entered(sure));
         }
-        match (said, described) {
-            (Some(entry), _) => Speech::Surely(entry),
-            (None, Answer::Yes) => Speech::Silently,
-            (None, Answer::Maybe) => Speech::Maybe,
-            (None, Answer::No) => Speech::Never,
+        Outcome {
+            mime: said,
+            completes,
         }
+    }
+
+    /// Nothing more can be said of a rule.
+    fn untold(&mut self, found_match: &mut Answer) -> Outcome {
+        self.reach.all = true;
+        *found_match = (*found_match).max(Answer::Maybe);
+        Outcome::UNTOLD
+    }
+
+    /// Takes down how far a test looks.
+    fn note_reach(&mut self, entry: &Entry<'_>, place: Place) {
+        let offset_kind = entry.kind() == kind::OFFSET;
+        match place {
+            Place::Front(at, _) => {
+                // An offset that is read from the file was looked at where it is.
+                match reach(entry) {
+                    Some(reach) => self.reach_to(at.saturating_add(reach)),
+                    None => self.reach.all = true,
+                }
+            }
+            Place::Back(_) if offset_kind => self.reach.all = true,
+            Place::Back(at) => {
+                let len = self.back.map_or(0, |back| back.len());
+                self.reach_to(len.saturating_sub(at));
+            }
+            Place::Untold => self.reach.all = true,
+            Place::Missing | Place::Nowhere => {}
+        }
+    }
+
+    /// What is beyond the end isn't there for libmagic either, however much it is given.
+    fn reach_to(&mut self, bytes: usize) {
+        // Within what an `indirect` rule looks at, places aren't those of the file.
+        self.reach.all |= self.indirect_depth > 0;
+        self.reach.bytes = self.reach.bytes.max(bytes.min(self.front.len()));
     }
 
     /// Where a test looks. `parent` is where the one before left off, for a continuation, if that is known.
@@ -214,14 +400,14 @@ impl Follower<'_, '_> {
         entry: &Entry<'_>,
         parent: Option<Option<usize>>,
         origin: &mut Origin,
-        base: usize,
+        used: Use,
     ) -> Place {
         if entry.flag() & flag::OFFPOSITIVE != 0 {
             *origin = Origin::default();
         }
         let mut offset = match entry.flag() & flag::OFFNEGATIVE {
-            0 => origin.offset as i64 + i64::from(entry.offset()),
-            _ => match self.turned(entry, parent.is_some(), origin, base) {
+            0 => origin.eoffset as i64 + i64::from(entry.offset()),
+            _ => match self.turned(entry, parent.is_some(), origin, used.base) {
                 Ok(offset) => offset,
                 Err(place) => return place,
             },
@@ -229,23 +415,16 @@ impl Follower<'_, '_> {
         if entry.flag() & flag::OFFADD != 0 {
             match parent {
                 Some(Some(parent)) => offset += parent as i64,
-                _ => return self.somewhere(origin.back),
+                _ => return Place::Untold,
             }
         }
         let Ok(offset) = usize::try_from(offset) else {
             return Place::Untold;
         };
         if entry.flag() & flag::INDIR != 0 {
-            return match base {
-                0 => self.indirect(entry, parent, origin.back, offset),
-                _ => self.somewhere(origin.back),
-            };
+            return self.indirect(entry, parent, origin.back, offset, used);
         }
-        // With a base, libmagic's checks for the end and its places to go on from are not all of one mind.
-        match base > 0 && offset + base + VALUE_BYTES > self.bytes.len() {
-            true => Place::Untold,
-            false => self.of_buffer(origin.back, base + offset),
-        }
+        self.of_buffer(origin.back, used.base + offset, offset, used)
     }
 
     /// The offset of a test that counts from the end, and what comes after it too; or, if it counts from the test
@@ -261,29 +440,28 @@ impl Follower<'_, '_> {
             *origin = Origin::default();
             return Ok(-i64::from(entry.offset()));
         }
-        let length = self.end.as_ref().map(|end| end.length());
-        let (Some(length), 0, Ok(back)) = (length, base, usize::try_from(entry.offset())) else {
+        let elen = self.back.map(|back| back.len());
+        let (Some(elen), 0, Ok(back)) = (elen, base, usize::try_from(entry.offset())) else {
             // An error, or the end of a text that has been converted.
             return Err(Place::Untold);
         };
-        let offset = length.checked_sub(back).ok_or(Place::Nowhere)?;
-        *origin = Origin { back: true, offset };
-        Ok(offset as i64)
+        let eoffset = elen.checked_sub(back).ok_or(Place::Nowhere)?;
+        *origin = Origin {
+            back: true,
+            eoffset,
+        };
+        Ok(eoffset as i64)
     }
 
-    /// Anywhere in one of the two buffers, if all of it is in hand.
-    fn somewhere(&self, back: bool) -> Place {
-        match self.of_buffer(back, 0) {
-            Place::Back(_) => Place::Untold,
-            _ => Place::Somewhere,
-        }
-    }
-
-    /// A place in one of the two buffers. If all of the file is in both they are the same.
-    fn of_buffer(&self, back: bool, offset: usize) -> Place {
-        match &self.end {
-            Some(end) if back && !end.is_front() => Place::Back(offset),
-            _ => Place::Front(offset),
+    /// A place in one of the two buffers.
+    fn of_buffer(&self, back: bool, at: usize, offset: usize, used: Use) -> Place {
+        match back {
+            true => Place::Back(at),
+            // With a base, libmagic's checks for the end and its places to go on from are not all of one mind.
+            false if used.base > 0 && at.max(offset) + VALUE_BYTES > self.front.len() => {
+                Place::Untold
+            }
+            false => Place::Front(at, offset),
         }
     }
 
@@ -294,126 +472,195 @@ impl Follower<'_, '_> {
         parent: Option<Option<usize>>,
         back: bool,
         offset: usize,
+        used: Use,
     ) -> Place {
-        let to = match self.of_buffer(back, offset) {
-            Place::Back(offset) => match self.last(offset) {
-                Some((last, at)) => indirection(entry, last, at),
-                None => Indirection::Untold,
-            },
-            _ => indirection(entry, self.bytes, offset),
+        let bytes = match (back, self.back) {
+            (true, Some(end)) => {
+                // Where it leads depends on where the end begins.
+                self.reach.all = true;
+                end
+            }
+            (true, None) => return Place::Untold,
+            (false, _) => self.front,
         };
-        let to = match to {
+        let at = used.base + offset;
+        if used.base > 0 && at + VALUE_BYTES > bytes.len() {
+            return Place::Untold;
+        }
+        if !back {
+            self.reach_to(
+                at.saturating_add(VALUE_BYTES + entry.in_offset().unsigned_abs() as usize),
+            );
+        }
+        let to = match indirection(self.context.library, entry, bytes, at, used.flip) {
             Indirection::To(to) => to,
             Indirection::Nowhere => return Place::Missing,
-            Indirection::Untold => return self.somewhere(back),
+            Indirection::Untold => return Place::Untold,
         };
-        if entry.flag() & flag::INDIROFFADD == 0 {
-            return self.of_buffer(back, to);
-        }
-        match parent {
-            None => Place::Missing,
-            Some(None) => self.somewhere(back),
-            // Numbers of 32 bits.
-            Some(Some(parent)) => match (to as u32).wrapping_add(parent as u32) {
-                0 => Place::Missing,
-                to => self.of_buffer(back, to as usize),
+        let to = match entry.flag() & flag::INDIROFFADD {
+            0 => to,
+            _ => match parent {
+                None => return Place::Missing,
+                Some(None) => return Place::Untold,
+                // Numbers of 32 bits.
+                Some(Some(parent)) => match (to as u32).wrapping_add(parent as u32) {
+                    0 => return Place::Missing,
+                    to => to as usize,
+                },
             },
-        }
+        };
+        // `mget` doesn't add the base to where it leads.
+        self.of_buffer(back, to, to, used)
     }
 
-    /// The last bytes that are in hand, if those at this offset of the end are among them, and where.
-    fn last(&mut self, offset: usize) -> Option<(&[u8], usize)> {
-        let end = self.end.as_mut()?;
-        let length = end.length();
-        let last = end.bytes()?;
-        let at = offset.checked_sub(length - last.len())?;
-        Some((last, at))
-    }
-
-    /// The test of an entry, or what comes of what it uses. `success` is that of the tests before it at its level.
-    fn tried(
-        &mut self,
-        number: usize,
-        place: Place,
-        success: Answer,
-        depth: usize,
-    ) -> (Found, Speech) {
-        let entry = self.compiled.entry(number);
+    /// The test of an entry, or what comes of what it applies.
+    fn tried(&mut self, number: usize, place: Place, got_match: Answer, used: Use) -> Tried {
+        let entry = self.context.compiled.entry(number);
         let here = |answer| Found {
             answer,
             end: match place {
-                Place::Front(offset) => Some(offset),
+                Place::Front(at, _) | Place::Back(at) => Some(at),
                 _ => None,
             },
         };
-        let mut nested = Speech::Never;
-        let found = match entry.kind() {
-            _ if matches!(place, Place::Missing) => match entry.relation() {
-                b'!' => Answer::Maybe.into(),
-                _ => Answer::No.into(),
-            },
+        let known = matches!(place, Place::Front(..) | Place::Back(_));
+        let mut tried = Tried {
+            found: Answer::Maybe.into(),
+            mime: Mime::No,
+            found_match: Answer::No,
+        };
+        tried.found = match entry.kind() {
+            _ if matches!(place, Place::Missing) => Found::missed(&entry),
             // An offset that is read from the file may not be there.
-            kind::DEFAULT | kind::CLEAR
-                if entry.relation() != b'x'
-                    || matches!(place, Place::Somewhere | Place::Untold) =>
-            {
+            kind::DEFAULT | kind::CLEAR if entry.relation() != b'x' || !known => {
                 Answer::Maybe.into()
             }
-            kind::DEFAULT => here(!success),
+            kind::DEFAULT => here(!got_match),
             kind::CLEAR => here(Answer::Yes),
             kind::NAME => Found {
                 answer: Answer::Yes,
                 end: Some(0),
             },
+            kind::OFFSET => match place {
+                Place::Front(at, _) | Place::Back(at) => {
+                    super::check::number::offset(self.context.library, &entry, at)
+                }
+                _ => Answer::Maybe.into(),
+            },
             kind::USE => {
-                nested = self.used(&entry, place, depth);
-                here(match nested {
-                    Speech::Never => Answer::No,
-                    Speech::Maybe => Answer::Maybe,
-                    _ => Answer::Yes,
-                })
+                (tried.mime, tried.found_match) = self.used(&entry, place, used);
+                here(tried.found_match)
             }
-            _ => self.test(number, &entry, place),
+            kind::INDIRECT => {
+                tried.mime = self.indirectly(place, used);
+                let answer = match tried.mime {
+                    Mime::No => Answer::No,
+                    Mime::Maybe => Answer::Maybe,
+                    Mime::Surely(_) => Answer::Yes,
+                };
+                tried.found_match = answer;
+                here(answer)
+            }
+            _ => self.test(number, &entry, place, used),
         };
-        (found, nested)
+        tried
     }
 
-    fn test(&mut self, number: usize, entry: &Entry<'_>, place: Place) -> Found {
+    fn test(&mut self, number: usize, entry: &Entry<'_>, place: Place, used: Use) -> Found {
         // Where it leaves off is asked by continuations, and a MIME type has none.
         let where_too = !entry.has_mime_type();
-        let tables = self.tables;
+        let tables = self.context.tables;
         let regex = |region: &[u8]| tables.regex(number, region, where_too);
-        match place {
-            Place::Front(offset) => check(entry, self.bytes, offset, regex),
-            Place::Back(offset) => match self.last(offset) {
-                None => Answer::Maybe.into(),
-                Some((last, at)) => {
-                    let found = check(entry, last, at, regex);
-                    Found {
-                        answer: found.answer,
-                        end: found.end.map(|end| end - at + offset),
-                    }
-                }
-            },
-            Place::Untold => Answer::Maybe.into(),
-            Place::Somewhere => anywhere(entry, self.bytes, regex).into(),
-            Place::Nowhere | Place::Missing => Answer::No.into(),
-        }
+        let (bytes, at) = match (place, self.back) {
+            (Place::Front(at, _), _) => (self.front, at),
+            (Place::Back(at), Some(back)) => (back, at),
+            _ => return Answer::Maybe.into(),
+        };
+        check(self.context.library, entry, bytes, at, used.flip, regex)
     }
 
-    /// What comes of the named rule that an entry uses.
-    fn used(&mut self, entry: &Entry<'_>, place: Place, depth: usize) -> Speech {
+    /// What comes of the named rule that an entry uses: what is printed, and its `found_match`.
+    fn used(&mut self, entry: &Entry<'_>, place: Place, used: Use) -> (Mime, Answer) {
         // "^" turns the byte order around.
-        let named = self.named.0.get(entry.text()).copied();
-        let (Place::Front(base), Some((first, end))) = (place, named) else {
-            return Speech::Maybe;
+        let (name, flip) = match entry.text().strip_prefix(b"^") {
+            Some(name) => (name, !used.flip),
+            None => (entry.text(), used.flip),
         };
-        if depth == DEEPEST || entry.relation() != b'=' && entry.relation() != b'x' {
-            return Speech::Maybe;
+        let named = self.context.named.0.get(name).copied();
+        // `mget` adds the base once more, which is in the place already unless that was read from the file.
+        let (Place::Front(at, offset), Some((first, end))) = (place, named) else {
+            self.reach.all = true;
+            return (Mime::Maybe, Answer::Maybe);
+        };
+        if used.depth == DEEPEST
+            || entry.relation() != b'=' && entry.relation() != b'x'
+            || used.base > 0 && at == offset
+        {
+            self.reach.all = true;
+            return (Mime::Maybe, Answer::Maybe);
         }
-        if base > self.bytes.len() {
-            return Speech::Never;
+        if offset > self.front.len() {
+            return (Mime::No, Answer::No);
         }
-        self.follow(first, end, base, depth + 1)
+        let within = Use {
+            base: at,
+            flip,
+            depth: used.depth + 1,
+        };
+        let mut found_match = Answer::No;
+        let outcome = self.follow(first, end, within, &mut found_match);
+        (outcome.mime, found_match)
+    }
+
+    /// What all rules say of what begins where an entry looks.
+    fn indirectly(&mut self, place: Place, used: Use) -> Mime {
+        let said = match place {
+            Place::Front(at, _) if used.base == 0 => match at {
+                0 => return Mime::No,
+                at if at > self.front.len() => return Mime::No,
+                at => walk::indirectly(self, at),
+            },
+            _ => Mime::Maybe,
+        };
+        self.reach.all = true;
+        self.needs_all_rules |= said == Mime::Maybe;
+        said
+    }
+
+    /// Where a test leaves off that has succeeded, and whether that is within what is looked at.
+    fn moffset(&self, entry: &Entry<'_>, found: &Found, place: Place, used: Use) -> Moffset {
+        let Some(end) = found.end else {
+            return Moffset::Untold;
+        };
+        let keeps_base = self.context.library.searches_keep_base;
+        let (added, len) = match place {
+            Place::Back(_) => (0, self.back.map_or(0, |back| back.len())),
+            Place::Front(..) | Place::Untold if entry.kind() == kind::NAME => (0, self.front.len()),
+            Place::Front(at, offset) => match entry.kind() {
+                kind::SEARCH | kind::REGEX if keeps_base => (0, self.front.len()),
+                kind::SEARCH | kind::REGEX => (used.base, self.front.len()),
+                _ => (at - offset, self.front.len()),
+            },
+            _ => return Moffset::Untold,
+        };
+        match end.checked_sub(added) {
+            // Numbers of 32 bits, which are compared as sizes.
+            None => Moffset::Beyond,
+            Some(off) if off > len => Moffset::Beyond,
+            Some(off) => Moffset::To(off),
+        }
+    }
+}
+
+enum Moffset {
+    To(usize),
+    Beyond,
+    Untold,
+}
+
+fn answer_of(sure: bool) -> Answer {
+    match sure {
+        true => Answer::Yes,
+        false => Answer::Maybe,
     }
 }

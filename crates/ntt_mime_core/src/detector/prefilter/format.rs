@@ -4,11 +4,12 @@
 //! number, the version, and how many entries each of the two sets has: rules, then named rules
 //! (`check_buffer` in src/apprentice.c). The layout goes by the version:
 //!
-//! | version | releases | bytes an entry | what differs |
-//! |---:|---|---:|---|
-//! | 18 | 5.44 | 376 | `cont_level` is the first word, `flag` a byte after it; searches keep the base |
-//! | 20 | 5.46 | 432 | `flag` is the first word, `cont_level` a byte after it; `ext` is longer |
-//! | 21 | Debian's 5.47 | 432 | as 20, with two more types of tests |
+//! | version | bytes an entry | what differs |
+//! |---:|---:|---|
+//! | 16, 18 | 376 | `cont_level` is the first word, `flag` a byte after it |
+//! | 20, 21 | 432 | `flag` is the first word, `cont_level` a byte after it; `ext` is longer |
+//!
+//! Which release has which is in [`LIBRARIES`](crate::detector::release::LIBRARIES).
 //!
 //! An administrator may replace the file by anything. What isn't exactly as expected is refused, and nothing
 //! that is read from it is used as an index without a look at its bounds.
@@ -29,28 +30,28 @@ struct Layout {
     entry_bytes: usize,
     /// `flag` is the first word and `cont_level` the third byte; the other way round otherwise.
     flag_first: bool,
-    /// See [`Compiled::searches_keep_base`].
-    searches_keep_base: bool,
 }
 
-const LAYOUTS: [Layout; 3] = [
+const LAYOUTS: [Layout; 4] = [
+    Layout {
+        version: 16,
+        entry_bytes: 376,
+        flag_first: false,
+    },
     Layout {
         version: 18,
         entry_bytes: 376,
         flag_first: false,
-        searches_keep_base: true,
     },
     Layout {
         version: 20,
         entry_bytes: 432,
         flag_first: true,
-        searches_keep_base: false,
     },
     Layout {
         version: 21,
         entry_bytes: 432,
         flag_first: true,
-        searches_keep_base: false,
     },
 ];
 
@@ -112,17 +113,20 @@ pub mod kind {
     pub const QUAD: u8 = 24;
     pub const LEQUAD: u8 = 25;
     pub const BEQUAD: u8 = 26;
+    pub const BEID3: u8 = 39;
+    pub const LEID3: u8 = 40;
     pub const INDIRECT: u8 = 41;
     pub const NAME: u8 = 45;
     pub const USE: u8 = 46;
     pub const CLEAR: u8 = 47;
     pub const DER: u8 = 48;
     pub const GUID: u8 = 49;
-    pub const OCTAL: u8 = 59;
+    pub const OFFSET: u8 = 50;
 
-    /// Those that are tried only for text, or only for what isn't, if their flags say so (`IS_STRING`).
-    pub const STRINGS: [u8; 10] = [
-        STRING, PSTRING, BESTRING16, LESTRING16, REGEX, SEARCH, INDIRECT, NAME, USE, OCTAL,
+    /// Those that are tried only for text, or only for what isn't, if their flags say so (`IS_STRING`); OCTAL is one
+    /// more, the number of which differs by release.
+    pub const STRINGS: [u8; 9] = [
+        STRING, PSTRING, BESTRING16, LESTRING16, REGEX, SEARCH, INDIRECT, NAME, USE,
     ];
 }
 
@@ -217,12 +221,6 @@ impl Compiled {
         self.layout.entry_bytes
     }
 
-    /// Where a search or a regular expression of a named rule leaves off counts from the start of the file in this
-    /// release, not from where the rule is used as it does after all other tests (`moffset` in src/softmagic.c).
-    pub fn searches_keep_base(&self) -> bool {
-        self.layout.searches_keep_base
-    }
-
     /// Entries of rules, with their continuations.
     pub fn rules(&self) -> usize {
         self.rules
@@ -231,6 +229,11 @@ impl Compiled {
     /// Entries of named rules, which come after the others.
     pub fn named(&self) -> usize {
         self.named
+    }
+
+    /// All of it, as it was mapped.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
     }
 
     /// One entry. Panics if there is none of that number.

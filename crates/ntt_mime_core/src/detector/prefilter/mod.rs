@@ -5,15 +5,24 @@
 //! one of them is sure to be what libmagic answers with, or none is left, the answer is known; if not, libmagic is
 //! given a database of those that may matter, and answers itself.
 //!
+//! # What is looked at
+//!
+//! All of the file, as libmagic would have it ([`buffer`]): what isn't in hand is read where a rule looks at it, and a
+//! rule looks at it only if none that comes before it is the answer. So it is the answer that file(1) has on all of the
+//! file, on any database that is understood here. Where libmagic has to be asked, it is given as many bytes from the start
+//! as the rules that are left can look at ([`follow::Reach`]) and as it takes to tell text from binary content; a rule of
+//! which that isn't known has it given all that file(1) gives it.
+//!
 //! # Why the answers are the same
 //!
-//! `match` (src/softmagic.c, 5.44, 5.46 and 5.47) walks over the entries of a database. An entry of level 0 begins a
+//! `match` (src/softmagic.c, 5.41 to 5.47) walks over the entries of a database. An entry of level 0 begins a
 //! rule; if its test fails, the walk goes on with the next rule, and nothing is kept: what it has written into
 //! `magic_set` (`offset`, `search`, `ms_value`, `c.li`) is written anew before it is read, by the first test of the
 //! next rule. So a rule whose first test fails can be left out. If it succeeds, its continuations are tried
 //! ([`follow`]). There are three ways for that to end, when only MIME types are asked for: an entry with a MIME type is
-//! reached, and ends everything; or only entries with a description, which isn't printed but sets `found_match`, so
-//! that the walk ends behind this rule; or nothing with either, and the walk goes on just as if the rule weren't there.
+//! reached, and ends everything; or `found_match` is set, by an entry with a description, which isn't printed, so that
+//! the walk ends behind this rule; or it isn't, and the walk goes on just as if the rule weren't there. A rule that is
+//! given up on its way leaves `found_match` to the next one as it is ([`walk`]).
 //!
 //! Each test is known to fail, known to succeed, or *undecided*:
 //!
@@ -28,20 +37,28 @@
 //! An undecided test keeps its rule, unless nothing that it may lead to says anything; and a rule that is kept is
 //! libmagic's to judge, with all that come after it up to the first that is sure to end the walk. The whole database is
 //! used whenever something isn't followed here: a text in UTF-7, UTF-16, UTF-32 or EBCDIC; a rule that may match and
-//! applies all rules to another part of the file (`indirect`); a set of rules that is too large.
+//! applies all rules to another part of the file (`indirect`), if what comes of that isn't sure; a set of rules that is
+//! too large.
 //!
 //! libmagic answers with the first rule that matches and has a MIME type, after a few [tests of its own](builtin). So
 //! if the rules that come first are enough for an answer other than the two that it has for want of anything better,
 //! it is the answer of all: [`Stage`].
+//!
+//! # Releases
+//!
+//! libmagic differs in all this from release to release. What is known is in one table,
+//! [`LIBRARIES`](crate::detector::release::LIBRARIES), of pairs of a release and a version of the database; there is no
+//! prefilter for any other pair. libmagic and the prefilter read one mapping of the database, so they can't have two.
+//! What ctype.h says of a byte is said in the C locale ([`cookie`](crate::detector::cookie)).
 //!
 //! # How libmagic gets them
 //!
 //! See [`subset`].
 
 pub mod beginnings;
+pub mod buffer;
 mod builtin;
 pub mod check;
-pub mod end;
 pub mod follow;
 pub mod format;
 pub mod regex;
@@ -50,18 +67,23 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 pub mod text;
+mod walk;
 
-use std::cell::OnceCell;
 use std::ops::Range;
 
-use self::end::End;
-use self::follow::{Follower, Named, Speech};
+use std::rc::Rc;
+
+use self::buffer::{Buffer, Bytes};
+use self::check::offset_of;
+use self::follow::{Named, Reach};
 use self::format::{Compiled, flag, kind, str_flag};
 use self::subset::Subsets;
 use self::tables::{Hits, Tables};
-use self::text::{Text, looks_like_text, text_of};
+use self::text::{Text, text_of};
+use self::walk::{Context, Ending, Walk};
 use super::cookie::Cookie;
-use super::limits::{DATA, PLAIN};
+use super::limits::{DATA, ENCODING_MAX, PLAIN};
+use super::release::Library;
 
 /// Of rules, by number.
 const ALL: Range<u32> = 0..u32::MAX;
@@ -74,8 +96,6 @@ pub struct Rule {
     text: bool,
     /// Its first test is tried only if libmagic takes the file for text, or only if not.
     only_for_text: Option<bool>,
-    /// It may have all rules applied to another part of the file.
-    indirect: bool,
     /// There is a regular expression in it.
     regex: bool,
 }
@@ -117,22 +137,23 @@ pub fn found_something(said: &str) -> bool {
     said != DATA && said != PLAIN
 }
 
-/// How a file is to be judged.
+/// How a file is to be judged. With what is asked of libmagic comes how many bytes it is to be given.
 pub enum Verdict<'a> {
     /// What libmagic would try first of all that can succeed is sure to, or nothing can, and then it says this.
     Known(&'a str),
     /// By libmagic with the rules that may match.
-    Ask(&'a mut Cookie),
+    Ask(&'a mut Cookie, usize),
     /// By libmagic with those of them that come first. If it [finds something](found_something), that is the answer,
     /// for it stops at the first that matches; otherwise the next stage tells.
-    Try(&'a mut Cookie, Stage),
+    Try(&'a mut Cookie, usize, Stage),
     /// By libmagic with all rules.
-    Unsure,
+    Unsure(usize),
 }
 
 /// Rules out what can't match.
 pub struct Prefilter {
-    compiled: Compiled,
+    library: &'static Library,
+    compiled: Rc<Compiled>,
     rules: Vec<Rule>,
     tables: Tables,
     named: Named,
@@ -140,18 +161,21 @@ pub struct Prefilter {
     hits: Hits,
     converted: Vec<u8>,
     candidates: Vec<u32>,
+    clusters: Rc<[Range<usize>]>,
 }
 
 impl Prefilter {
     /// Reads the rules of a database, which takes some milliseconds.
-    pub fn new(compiled: Compiled) -> Option<Prefilter> {
-        let rules = rules_of(&compiled);
-        let tables = Tables::new(&compiled, &rules)?;
+    pub fn new(compiled: Rc<Compiled>, library: &'static Library) -> Option<Prefilter> {
+        let rules = rules_of(&compiled, library);
+        let tables = Tables::new(&compiled, &rules, library)?;
         Some(Prefilter {
+            library,
             hits: Hits::new(rules.len()),
             subsets: Subsets::new(&compiled),
             named: Named::new(&compiled),
             tables,
+            clusters: clusters_of(&compiled, &rules).into(),
             rules,
             compiled,
             converted: Vec::new(),
@@ -159,28 +183,40 @@ impl Prefilter {
         })
     }
 
-    /// How a file is to be judged that begins like this, if that is all that libmagic will look at there, and ends like
-    /// that. To begin with the first stage.
-    pub fn judge(&mut self, stage: Stage, bytes: &[u8], end: &mut End<'_>) -> Verdict<'_> {
-        let outcome = match stage {
-            Stage::Builtin if builtin::may_succeed(&self.compiled, bytes) => {
-                self.candidates.clear();
-                WalkOutcome::First(Stage::Early)
-            }
-            Stage::Builtin | Stage::Early => self.collect(true, bytes, end),
-            Stage::All => self.collect(false, bytes, end),
+    /// Where rules look beyond the head of most files: ranges that are better read as a whole.
+    pub fn clusters(&self) -> Rc<[Range<usize>]> {
+        Rc::clone(&self.clusters)
+    }
+
+    /// How a file is to be judged. To begin with the first stage.
+    pub fn judge(&mut self, stage: Stage, buffer: &Buffer<'_>) -> Verdict<'_> {
+        let head = buffer.head().len();
+        // Of a single byte libmagic says nothing but that it is short.
+        if buffer.flen() < 2 {
+            return Verdict::Known(DATA);
+        }
+        let (outcome, needed) = match stage {
+            Stage::Builtin => match builtin::may_succeed(self.library, buffer) {
+                Some(needed) => {
+                    self.candidates.clear();
+                    (WalkOutcome::First(Stage::Early), needed)
+                }
+                None => self.collect(true, buffer),
+            },
+            Stage::Early => self.collect(true, buffer),
+            Stage::All => self.collect(false, buffer),
         };
+        let limit = needed.max(head).min(buffer.flen());
         match outcome {
-            // The other tests can't succeed, or have been tried in the first stage. Of a single byte libmagic says
-            // nothing but that it is short.
-            WalkOutcome::Nothing(said) if bytes.len() > 1 => return Verdict::Known(said),
+            // The other tests can't succeed, or have been tried in the first stage.
+            WalkOutcome::Nothing(said) => return Verdict::Known(said),
             WalkOutcome::Entry(entry) => {
                 let said = self.compiled.entry(entry).plain_mime_type();
-                if let Some(said) = said.filter(|_| bytes.len() > 1) {
+                if let Some(said) = said {
                     return Verdict::Known(said);
                 }
             }
-            WalkOutcome::All => return Verdict::Unsure,
+            WalkOutcome::All => return Verdict::Unsure(buffer.flen()),
             _ => {}
         }
         // Rules for both kinds of content are tried in both walks, and come once.
@@ -190,149 +226,122 @@ impl Prefilter {
             .subsets
             .cookie(&self.compiled, &self.rules, &self.candidates);
         match (cookie, outcome) {
-            (None, _) => Verdict::Unsure,
-            (Some(cookie), WalkOutcome::First(next)) => Verdict::Try(cookie, next),
-            (Some(cookie), _) => Verdict::Ask(cookie),
+            (None, _) => Verdict::Unsure(buffer.flen()),
+            (Some(cookie), WalkOutcome::First(next)) => Verdict::Try(cookie, limit, next),
+            (Some(cookie), _) => Verdict::Ask(cookie, limit),
         }
     }
 
-    /// Collects the rules that may match; if asked for, the early ones only, if there are any for text among them.
-    fn collect(&mut self, early: bool, bytes: &[u8], end: &mut End<'_>) -> WalkOutcome {
+    /// Collects the rules that may match, and how many bytes libmagic has to be given for them; if asked for, the early
+    /// ones only, if there are any for text among them.
+    fn collect(&mut self, early: bool, buffer: &Buffer<'_>) -> (WalkOutcome, usize) {
         let Prefilter {
+            library,
             compiled,
             rules,
             tables,
             named,
             hits,
             candidates,
+            converted,
             ..
         } = self;
         candidates.clear();
         hits.clear();
-        tables.find_binary(bytes, hits);
-        let mut walk = Walk {
-            compiled,
-            rules,
-            tables,
-            named,
-            candidates,
-            sure: true,
-            whole: bytes,
-            is_text: OnceCell::new(),
-        };
-        match walk.over(hits.iter(ALL), bytes, Some(end)) {
-            Ending::Entry(entry) => return WalkOutcome::Entry(entry),
-            Ending::Indirect => return WalkOutcome::All,
+        let flen = buffer.flen();
+        let needed = |reach: Reach| if reach.all { flen } else { reach.bytes };
+        tables.find_binary(buffer.head(), flen, hits);
+        let context = Context::new(library, compiled, rules, tables, named, buffer);
+        let front = Bytes::front(buffer);
+        let back = buffer.elen().map(|elen| Bytes::back(buffer, elen));
+        let mut walk = Walk::new(&context, front, back, candidates);
+        let ending = walk.over(hits.iter(ALL));
+        let mut reach = walk.reach;
+        let mut sure = walk.sure;
+        match ending {
+            Ending::Entry(entry) => {
+                // Unless it says something else: see `plain_mime_type`.
+                reach.add(walk.add_last());
+                return (WalkOutcome::Entry(entry), needed(reach));
+            }
+            Ending::All => return (WalkOutcome::All, flen),
             Ending::Here | Ending::Through => {}
         }
-        let (text, said) = match text_of(bytes, &mut self.converted) {
+        // Whether that is enough for it to tell text from binary content, too, matters if it comes to that.
+        let (text, classified) = text_of(buffer, converted);
+        let needed = |reach| needed(reach).max(classified);
+        let (text, said) = match text {
             Text::Binary => (None, DATA),
             Text::Utf8(text) => (Some(text), PLAIN),
-            Text::Unknown => return WalkOutcome::All,
+            Text::Unknown => return (WalkOutcome::All, flen),
         };
         if let Some(text) = text {
             hits.clear();
             tables.find_text(text, hits);
             let first_searched = tables.first_searched();
-            let before = walk.candidates.len();
-            let mut ending = walk.over(hits.iter(0..first_searched), text, None);
+            let before = candidates.len();
+            let of_text = Buffer::of_text(text);
+            let mut walk = Walk::new(&context, Bytes::front(&of_text), None, candidates);
+            walk.sure = sure;
+            let mut ending = walk.over(hits.iter(0..first_searched));
             if let Ending::Through = ending {
                 if early && walk.candidates.len() > before {
-                    return WalkOutcome::First(Stage::All);
+                    reach.bytes = reach.bytes.max(ENCODING_MAX);
+                    return (WalkOutcome::First(Stage::All), needed(reach));
                 }
                 tables.search_text(text, hits);
-                ending = walk.over(hits.iter(first_searched..u32::MAX), text, None);
+                ending = walk.over(hits.iter(first_searched..u32::MAX));
             }
+            sure = walk.sure;
+            // Text is converted from the bytes that tell that it is one.
             match ending {
-                Ending::Entry(entry) => return WalkOutcome::Entry(entry),
-                Ending::Indirect => return WalkOutcome::All,
+                Ending::Entry(entry) => {
+                    walk.add_last();
+                    return (WalkOutcome::Entry(entry), needed(reach));
+                }
+                Ending::All => return (WalkOutcome::All, flen),
                 Ending::Here | Ending::Through => {}
             }
         }
-        match walk.sure {
-            true => WalkOutcome::Nothing(said),
-            false => WalkOutcome::These,
+        match sure {
+            true => (WalkOutcome::Nothing(said), 0),
+            false => (WalkOutcome::These, needed(reach)),
         }
     }
 }
 
-/// How a walk over the rules ends, as far as it is sure.
-enum Ending {
-    /// At this entry, with its MIME type, and nothing before it can have one.
-    Entry(usize),
-    /// At the rule that was collected last, or before. Perhaps without a MIME type: then the rules for text are tried.
-    Here,
-    /// Perhaps behind the last rule only.
-    Through,
-    /// Not without all rules.
-    Indirect,
-}
+/// As far from the start as rules look that are tried on hardly any file.
+const FURTHEST: usize = 8 << 20;
 
-/// A walk over the rules as libmagic's `match` goes, which collects those that may match.
-struct Walk<'a> {
-    compiled: &'a Compiled,
-    rules: &'a [Rule],
-    tables: &'a Tables,
-    named: &'a Named,
-    candidates: &'a mut Vec<u32>,
-    /// Nothing that was collected may have a MIME type.
-    sure: bool,
-    /// All that libmagic looks at, and whether it takes it for text.
-    whole: &'a [u8],
-    is_text: OnceCell<Option<bool>>,
-}
+/// Places with less than this between them are read as one.
+const GAP: usize = 4 << 10;
 
-impl Walk<'_> {
-    /// Adds the rules that may match among these: rules for binary content if there is an `end`, for text otherwise.
-    fn over(
-        &mut self,
-        rules: impl Iterator<Item = usize>,
-        bytes: &[u8],
-        end: Option<&mut End<'_>>,
-    ) -> Ending {
-        let mut follower = Follower {
-            compiled: self.compiled,
-            tables: self.tables,
-            named: self.named,
-            bytes,
-            end,
-        };
-        for number in rules {
-            let rule = &self.rules[number];
-            let mut speech = follower.rule(rule.first, rule.end);
-            if let Some(wanted) = rule.only_for_text
-                && speech != Speech::Never
-            {
-                let is_text = *self.is_text.get_or_init(|| looks_like_text(self.whole));
-                speech = match is_text {
-                    None => Speech::Maybe,
-                    Some(is_text) if is_text != wanted => continue,
-                    Some(_) => speech,
-                };
-            }
-            if speech == Speech::Never {
-                continue;
-            }
-            if speech == Speech::Maybe && rule.indirect {
-                return Ending::Indirect;
-            }
-            self.candidates.push(number as u32);
-            match speech {
-                Speech::Surely(entry) if self.sure => return Ending::Entry(entry),
-                Speech::Surely(_) | Speech::Silently => return Ending::Here,
-                Speech::Maybe | Speech::Never => self.sure = false,
-            }
+/// Where first tests look, beyond what is in hand of most files.
+fn clusters_of(compiled: &Compiled, rules: &[Rule]) -> Vec<Range<usize>> {
+    // More than any of these tests looks at.
+    const LENGTH: usize = 32;
+    let mut places: Vec<usize> = rules
+        .iter()
+        .filter(|rule| rule.binary)
+        .filter_map(|rule| offset_of(&compiled.entry(rule.first), None))
+        .filter(|place| (8 << 10..FURTHEST).contains(place))
+        .collect();
+    places.sort_unstable();
+    let mut clusters: Vec<Range<usize>> = Vec::new();
+    for place in places {
+        match clusters.last_mut() {
+            Some(last) if place <= last.end + GAP => last.end = last.end.max(place + LENGTH),
+            _ => clusters.push(place..place + LENGTH),
         }
-        Ending::Through
     }
+    clusters
 }
 
-fn rules_of(compiled: &Compiled) -> Vec<Rule> {
+fn rules_of(compiled: &Compiled, library: &Library) -> Vec<Rule> {
     let begins: Vec<usize> = (0..compiled.rules())
         .filter(|n| compiled.entry(*n).level() == 0)
         .collect();
     let ends = begins.iter().skip(1).copied().chain([compiled.rules()]);
-    let indirect_names = tables::names_that_are_indirect(compiled);
     let rule = |(first, end): (usize, usize)| {
         let entry = compiled.entry(first);
         let when = entry.str_flags() & (str_flag::TEXTTEST | str_flag::BINTEST);
@@ -342,14 +351,13 @@ fn rules_of(compiled: &Compiled) -> Vec<Rule> {
             binary: entry.flag() & flag::BINTEST != 0,
             text: entry.flag() & flag::TEXTTEST != 0,
             only_for_text: match when {
-                _ if !kind::STRINGS.contains(&entry.kind()) => None,
+                _ if !kind::STRINGS.contains(&entry.kind()) && entry.kind() != library.octal => {
+                    None
+                }
                 str_flag::TEXTTEST => Some(true),
                 str_flag::BINTEST => Some(false),
                 _ => None,
             },
-            // A MIME type ends it before its continuations.
-            indirect: !entry.has_mime_type()
-                && (first..end).any(|n| tables::is_indirect(compiled, n, &indirect_names)),
             regex: (first..end).any(|n| compiled.entry(n).kind() == kind::REGEX),
         }
     };

@@ -17,6 +17,27 @@ use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, Hir, HirKind};
 
 use super::tables::SHORTEST_NEEDLE;
+use crate::detector::release::Refused;
+
+/// Does libmagic refuse it before it compiles it (`check_regex`)?
+pub fn is_refused(posix: &[u8], refused: Refused) -> bool {
+    const SIGNS: &[u8] = b"?*+{";
+    let printable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t'..=b'\r' | 0x08 | 0x8A);
+    let twice = |two: &[u8]| two[0] == two[1] && SIGNS.contains(&two[0]);
+    let any_two = |two: &[u8]| two.iter().all(|byte| SIGNS.contains(byte));
+    let pairs = || posix.windows(2);
+    match refused {
+        Refused::Nothing => false,
+        Refused::Twice => pairs().any(twice) || !posix.iter().all(printable),
+        // More than a thousand repetitions aren't translated, either.
+        Refused::AnyTwo => {
+            pairs().any(any_two)
+                || pairs().any(|two| two == b"}{")
+                || posix.first().is_some_and(|first| SIGNS.contains(first))
+                || !posix.iter().all(printable)
+        }
+    }
+}
 
 /// The translation; None for an expression that isn't understood.
 pub fn translate(posix: &[u8], ignore_case: bool) -> Option<String> {

@@ -3,7 +3,7 @@
 //! What comes out is more than what can match, never less: [`check`](super::check) looks at each afterwards.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
@@ -15,9 +15,10 @@ use super::Rule;
 use super::beginnings::{Beginning, Beginnings};
 use super::check::string::is_space;
 use super::check::{Answer, offset_of};
-use super::format::{Compiled, Entry, kind, str_flag};
-use super::regex::{required, translate};
+use super::format::{Compiled, Entry, flag, kind, str_flag};
+use super::regex::{is_refused, required, translate};
 use crate::detector::limits::REGEX_MAX;
+use crate::detector::release::Library;
 
 /// Searches with a range up to this are tried one by one: they look at hardly anything.
 const SHORT_RANGE: usize = 64;
@@ -86,6 +87,8 @@ pub struct Tables {
     needle_bytes: usize,
     /// By the number of their entry.
     regexes: HashMap<u32, RegexEntry>,
+    /// The first rule that counts from the end.
+    first_for_end: Option<usize>,
 }
 
 /// The regular expression of an entry.
@@ -98,8 +101,12 @@ struct RegexEntry {
 }
 
 impl RegexEntry {
-    fn new(entry: &Entry<'_>) -> Option<RegexEntry> {
+    fn new(entry: &Entry<'_>, library: &Library) -> Option<RegexEntry> {
         if entry.kind() != kind::REGEX || entry.relation() != b'=' {
+            return None;
+        }
+        // Then libmagic has an error to tell of.
+        if is_refused(entry.text(), library.refused) {
             return None;
         }
         let ignore_case = entry.str_flags() & str_flag::IGNORE_CASE != 0;
@@ -118,11 +125,15 @@ impl RegexEntry {
 
 impl Tables {
     /// None if the crates refuse, which they have no reason to.
-    pub fn new(compiled: &Compiled, rules: &[Rule]) -> Option<Tables> {
+    pub fn new(compiled: &Compiled, rules: &[Rule], library: &Library) -> Option<Tables> {
         let mut builder = Builder::default();
         for (number, rule) in rules.iter().enumerate() {
-            builder.add(number as u32, rule, &compiled.entry(rule.first));
+            builder.add(number as u32, rule, &compiled.entry(rule.first), library);
         }
+        builder.first_for_end = rules.iter().position(|rule| {
+            let entry = compiled.entry(rule.first);
+            rule.binary && rule.only_for_text.is_none() && entry.flag() & flag::OFFNEGATIVE != 0
+        });
         let silent = |rule: &&Rule| !compiled.entry(rule.first).has_mime_type();
         let continuations = rules
             .iter()
@@ -130,7 +141,7 @@ impl Tables {
             .flat_map(|rule| rule.first + 1..rule.end);
         let named = compiled.rules()..compiled.rules() + compiled.named();
         for number in continuations.chain(named) {
-            let regex = RegexEntry::new(&compiled.entry(number));
+            let regex = RegexEntry::new(&compiled.entry(number), library);
             let regex = regex.map(|regex| (number as u32, regex));
             builder.regexes.extend(regex);
         }
@@ -138,14 +149,15 @@ impl Tables {
     }
 
     /// Finds the rules that may match binary content.
-    pub fn find_binary(&self, bytes: &[u8], hits: &mut Hits) {
-        self.binary.find(bytes, hits);
+    /// libmagic has `len` bytes, of which these are the first; rules that look beyond them are among those.
+    pub fn find_binary(&self, bytes: &[u8], len: usize, hits: &mut Hits) {
+        self.binary.find(bytes, len, hits);
         self.other_binary.iter().for_each(|rule| hits.add(*rule));
     }
 
     /// Finds the rules that may match text, but for those for which all of it is searched.
     pub fn find_text(&self, text: &[u8], hits: &mut Hits) {
-        self.text.find(text, hits);
+        self.text.find(text, text.len(), hits);
         self.other_text.iter().for_each(|rule| hits.add(*rule));
     }
 
@@ -156,6 +168,11 @@ impl Tables {
             let rules = &self.rules_of_needle[found.pattern().as_usize()];
             rules.iter().for_each(|rule| hits.add(*rule));
         }
+    }
+
+    /// Does a rule before this one ask for the end of any file?
+    pub fn asks_for_end_before(&self, rule: usize) -> bool {
+        self.first_for_end.is_some_and(|first| first < rule)
     }
 
     /// The first rule for which all of a text is searched.
@@ -252,10 +269,11 @@ struct Builder {
     needles: HashMap<Vec<u8>, Vec<u32>>,
     needle_bytes: usize,
     regexes: HashMap<u32, RegexEntry>,
+    first_for_end: Option<usize>,
 }
 
 impl Builder {
-    fn add(&mut self, number: u32, rule: &Rule, entry: &Entry<'_>) {
+    fn add(&mut self, number: u32, rule: &Rule, entry: &Entry<'_>, library: &Library) {
         let beginning = Beginning::of(entry);
         if rule.binary {
             match beginning {
@@ -263,7 +281,7 @@ impl Builder {
                 None => self.other_binary.push(number),
             }
         }
-        let regex = RegexEntry::new(entry);
+        let regex = RegexEntry::new(entry, library);
         if rule.text {
             let needles = || match &regex {
                 Some(regex) => needles_of_regex(entry, &regex.source),
@@ -304,12 +322,14 @@ impl Builder {
             rules_of_needle,
             needle_bytes: self.needle_bytes,
             regexes: self.regexes,
+            first_for_end: self.first_for_end,
         })
     }
 }
 
 /// What is found wherever a search succeeds: its longest piece without white space; and up to where. None for one that
-/// is better tried by itself.
+/// is better tried by itself. Where a blank stands for any number of them, only the piece before the first blank begins
+/// within the range.
 fn needle(entry: &Entry<'_>) -> Option<(Vec<Vec<u8>>, usize)> {
     let offset = offset_of(entry, None)?;
     let range = entry.range();
@@ -318,12 +338,15 @@ fn needle(entry: &Entry<'_>) -> Option<(Vec<Vec<u8>>, usize)> {
         return None;
     }
     let value = entry.value().get(..entry.value_length())?;
-    // In another locale a letter outside ASCII might have another case.
     if !value.is_ascii() {
         return None;
     }
-    let pieces = value.split(|byte| is_space(*byte));
-    let longest = pieces.max_by_key(|piece| piece.len())?;
+    let blanks = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
+    let mut pieces = value.split(|byte| is_space(*byte));
+    let longest = match entry.str_flags() & blanks {
+        0 => pieces.max_by_key(|piece| piece.len())?,
+        _ => pieces.next()?,
+    };
     let needles = vec![longest.to_ascii_lowercase()];
     (longest.len() >= SHORTEST_NEEDLE).then_some((needles, offset + range + value.len()))
 }
@@ -333,39 +356,4 @@ fn needles_of_regex(entry: &Entry<'_>, source: &str) -> Option<(Vec<Vec<u8>>, us
     let offset = offset_of(entry, None)?;
     let needles = required(source)?;
     Some((needles, offset + REGEX_MAX))
-}
-
-/// The names of rules that may have all rules applied to another part of a file, by themselves or through others.
-pub fn names_that_are_indirect(compiled: &Compiled) -> HashSet<Vec<u8>> {
-    let all = compiled.rules()..compiled.rules() + compiled.named();
-    let mut names = HashSet::new();
-    loop {
-        let before = names.len();
-        let mut name: &[u8] = b"";
-        for number in all.clone() {
-            let entry = compiled.entry(number);
-            if entry.kind() == kind::NAME && entry.level() == 0 {
-                name = entry.text();
-            }
-            if is_indirect(compiled, number, &names) {
-                names.insert(name.to_vec());
-            }
-        }
-        if names.len() == before {
-            return names;
-        }
-    }
-}
-
-/// Does this entry, or what it uses, have all rules applied to another part of a file?
-pub fn is_indirect(compiled: &Compiled, number: usize, names: &HashSet<Vec<u8>>) -> bool {
-    let entry = compiled.entry(number);
-    match entry.kind() {
-        kind::INDIRECT => true,
-        kind::USE => {
-            let used = entry.text();
-            names.contains(used.strip_prefix(b"^").unwrap_or(used))
-        }
-        _ => false,
-    }
 }

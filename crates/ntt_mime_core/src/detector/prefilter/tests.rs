@@ -1,4 +1,4 @@
-//! The prefilter against libmagic with all its rules: never another answer.
+//! The prefilter against libmagic with all its rules on all of the file: never another answer.
 //!
 //! A slice, the same every time. NTT_MIME_DIFFERENCES=1000000 makes as many mutated heads, and
 //! NTT_MIME_DIFFERENCES_FROM=970000 begins with that one, to go on where a run left off;
@@ -6,6 +6,7 @@
 
 mod example;
 mod follow;
+mod kinds;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,10 +15,12 @@ use fastrand::Rng;
 use walkdir::{DirEntry, WalkDir};
 
 use self::example::example;
-use super::check::{Answer, check, offset_of};
+use super::check::{Answer, check};
 use super::format::{Compiled, Refused, VALUE_BYTES, str_flag};
 use super::*;
-use crate::detector::{Detection, Detector, DetectorConfig, KnownFile, database, known_files};
+use crate::detector::{
+    Detection, Detector, DetectorConfig, KnownFile, database, known_files, release,
+};
 use crate::failure::Failure;
 
 /// Mutated heads in an ordinary test run.
@@ -40,9 +43,10 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
+        // All of it, as file(1) does it, or what the prefilter finds worth it.
         let detector = |prefilter| {
             let config = DetectorConfig {
-                head_bytes: 16 << 10,
+                head_bytes: if prefilter { 16 << 10 } else { usize::MAX },
                 prefilter,
             };
             let mut detector = Detector::new(config).unwrap();
@@ -119,6 +123,11 @@ fn database() -> Compiled {
     Compiled::open(&path).expect("and its version is one of those that are known")
 }
 
+fn library() -> &'static Library {
+    let release = crate::detector::cookie::version();
+    release::library(release, database().version()).expect("and the release, too")
+}
+
 /// Does `work` for the numbers up to `count`, in as many threads as there are processors.
 fn in_parallel(count: usize, work: impl Fn(&mut Pair, usize) + Sync) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -158,7 +167,7 @@ fn in_parallel(count: usize, work: impl Fn(&mut Pair, usize) + Sync) {
 #[test]
 fn each_rule_is_hit_and_answers_the_same() {
     let compiled = database();
-    let rules = rules_of(&compiled);
+    let rules = rules_of(&compiled, library());
     let hit = AtomicUsize::new(0);
     in_parallel(rules.len(), |pair, n| {
         let mut rng = Rng::with_seed(n as u64);
@@ -202,7 +211,9 @@ fn matches(compiled: &Compiled, rule: &Rule, content: &[u8]) -> bool {
             None,
         )
     };
-    check(&entry, content, offset, regex).answer != Answer::No
+    let buffer = Buffer::of_text(content);
+    let bytes = Bytes::front(&buffer);
+    check(library(), &entry, bytes, offset, false, regex).answer != Answer::No
 }
 
 #[test]
@@ -265,7 +276,7 @@ fn mutated_heads_have_the_same_type() {
     let from = number("NTT_MIME_DIFFERENCES_FROM", 0);
     let count = number("NTT_MIME_DIFFERENCES", MUTATIONS);
     let compiled = database();
-    let rules = rules_of(&compiled);
+    let rules = rules_of(&compiled, library());
     let files: Vec<Vec<u8>> = files().iter().filter_map(|path| head_of(path)).collect();
     in_parallel(count, |pair, n| {
         let n = from + n;
@@ -367,6 +378,19 @@ fn a_database_that_is_not_as_it_should_be_is_refused() {
     assert!(Compiled::open("/nowhere").is_err() && Compiled::open("/dev/null").is_err());
 }
 
+/// Reads bytes as if they were a file's.
+fn reader(content: &[u8]) -> impl Fn(&mut [u8], u64) -> Result<usize, rustix::io::Errno> {
+    |buffer, at| {
+        let n = buffer.len();
+        buffer.copy_from_slice(&content[at as usize..at as usize + n]);
+        Ok(n)
+    }
+}
+
+fn in_memory<'a>(content: &'a [u8], read: &'a buffer::Reader<'a>) -> Buffer<'a> {
+    Buffer::new(content, content.len() as u64, content.len(), read, &[])
+}
+
 #[test]
 fn a_database_with_any_damage_is_read_without_harm() {
     let bytes = bytes_of_database();
@@ -383,16 +407,11 @@ fn a_database_with_any_damage_is_read_without_harm() {
             continue;
         };
         // Only what it finds out is asked for here: libmagic itself isn't made for damaged databases.
-        let Some(mut prefilter) = Prefilter::new(compiled) else {
+        let Some(mut prefilter) = Prefilter::new(Rc::new(compiled), library()) else {
             continue;
         };
         for KnownFile { content, .. } in known_files() {
-            let mut no_end = |_: &mut [u8]| false;
-            prefilter.collect(
-                false,
-                &content,
-                &mut End::new(content.len(), false, &mut no_end),
-            );
+            prefilter.collect(false, &in_memory(&content, &reader(&content)));
         }
     }
 }
@@ -400,19 +419,14 @@ fn a_database_with_any_damage_is_read_without_harm() {
 #[test]
 fn it_stays_within_its_bounds() {
     let compiled = database();
-    let rules = rules_of(&compiled);
-    let mut prefilter = Prefilter::new(database()).unwrap();
+    let rules = rules_of(&compiled, library());
+    let mut prefilter = Prefilter::new(Rc::new(database()), library()).unwrap();
     let mut rng = Rng::with_seed(1);
     for n in (0..rules.len()).step_by(7) {
         let Some(content) = example(&compiled, &rules[n], true, &mut rng) else {
             continue;
         };
-        let mut end = |_: &mut [u8]| false;
-        prefilter.judge(
-            Stage::All,
-            &content,
-            &mut End::new(content.len(), false, &mut end),
-        );
+        prefilter.judge(Stage::All, &in_memory(&content, &reader(&content)));
     }
     let (kept, bytes) = prefilter.subsets.size();
     assert!(

@@ -6,6 +6,7 @@
 //! UTF-16, ISO 8859, other extensions of ASCII, EBCDIC. What is none of them is not text, and the rules for text
 //! aren't tried.
 
+use super::buffer::Buffer;
 use crate::detector::limits::ENCODING_MAX;
 
 /// What a file is to the rules for text.
@@ -97,27 +98,84 @@ fn is_text(bytes: &[u8], seen: u8) -> Option<bool> {
     }
 }
 
-/// Judges the bytes that libmagic looks at. `scratch` is for text that is converted.
-pub fn text_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
-    let trimmed = bytes
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |last| last + 1);
+/// What a file is to the rules for text, and how many bytes of it libmagic has to see to say the same. `scratch` is for
+/// text that is converted.
+///
+/// `file_ascmagic` (src/ascmagic.c) cuts zeros off the end of what libmagic has, but not to an odd length from an even
+/// one, and `file_encoding` looks at the first 64 KiB of what is left. So where these end with zeros, it is what follows
+/// that decides.
+pub fn text_of<'a>(buffer: &'a Buffer<'a>, scratch: &'a mut Vec<u8>) -> (Text<'a>, usize) {
+    let flen = buffer.flen();
+    let head = buffer.head();
+    let head = &head[..head.len().min(ENCODING_MAX)];
+    if is_surely_binary(head) {
+        return (Text::Binary, head.len());
+    }
+    let first = buffer.first(ENCODING_MAX);
+    if is_surely_binary(first) {
+        return (Text::Binary, first.len());
+    }
+    let mut needed = first.len();
+    let mut trimmed = length_without_zeros(first);
+    if first.len() < flen {
+        match trimmed == first.len() {
+            true => trimmed = flen,
+            false => match first_after_zeros(buffer, first.len()) {
+                // Zeros within a text.
+                Some(at) => (needed, trimmed) = (at + 1, flen),
+                None => needed = flen,
+            },
+        }
+    }
     // "If we have fewer than 2 bytes, give up." (`file_ascmagic_with_encoding`)
     if trimmed < 2 {
-        return Text::Binary;
+        return (Text::Binary, needed);
     }
-    // Not to an odd length from an even one.
-    let bytes = match trimmed & 1 == 1 && bytes.len() & 1 == 0 {
-        true => &bytes[..trimmed + 1],
-        false => &bytes[..trimmed],
+    let end = match trimmed & 1 == 1 && flen & 1 == 0 {
+        true => trimmed + 1,
+        false => trimmed,
     };
-    let bytes = &bytes[..bytes.len().min(ENCODING_MAX)];
+    (text_in(&first[..end.min(first.len())], scratch), needed)
+}
+
+/// No encoding has bytes such as these, in whatever is before and after them.
+fn is_surely_binary(bytes: &[u8]) -> bool {
+    let bytes = &bytes[..length_without_zeros(bytes)];
+    !bytes.is_empty() && is_text(bytes, classes_of(bytes)) == Some(false)
+}
+
+fn length_without_zeros(bytes: &[u8]) -> usize {
+    let last = bytes.iter().rposition(|byte| *byte != 0);
+    last.map_or(0, |last| last + 1)
+}
+
+/// The first byte from there on that isn't zero.
+fn first_after_zeros(buffer: &Buffer<'_>, from: usize) -> Option<usize> {
+    const STEP: usize = 64 * 1024;
+    let mut at = from;
+    while at < buffer.flen() {
+        let n = STEP.min(buffer.flen() - at);
+        let piece = buffer.get(at as u64, n);
+        if let Some(found) = piece.iter().position(|byte| *byte != 0) {
+            return Some(at + found);
+        }
+        if piece.len() < n {
+            return None;
+        }
+        at += n;
+    }
+    None
+}
+
+/// What bytes are, up to where `file_encoding` looks at them.
+fn text_in<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
     let seen = classes_of(bytes);
-    if seen & !EBCDIC_NEVER == PLAIN && bytes.is_ascii() {
+    // ASCII, to libmagic: with NEL, 0x85, in it (`looks_ascii`), which has to be converted.
+    if seen & !EBCDIC_NEVER == PLAIN {
         return match is_utf7(bytes) {
             true => Text::Unknown,
-            false => Text::Utf8(bytes),
+            false if bytes.is_ascii() => Text::Utf8(bytes),
+            false => converted(bytes, scratch),
         };
     }
     match is_text(bytes, seen) {
@@ -142,11 +200,19 @@ pub fn text_of<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
         Err(_) if marked => return Text::Unknown,
         Err(_) => {}
     }
-    // ISO 8859 or an extension of it: its bytes are taken for the first characters of Unicode.
+    // ISO 8859 or an extension of it.
+    converted(bytes, scratch)
+}
+
+/// Bytes that are taken for the first characters of Unicode (`encode_utf8`).
+fn converted<'a>(bytes: &[u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
     scratch.clear();
+    scratch.reserve(bytes.len() + bytes.len() / 4);
     for byte in bytes {
-        let mut utf8 = [0; 2];
-        scratch.extend_from_slice(char::from(*byte).encode_utf8(&mut utf8).as_bytes());
+        match byte {
+            ..0x80 => scratch.push(*byte),
+            _ => scratch.extend([0xC0 | byte >> 6, 0x80 | byte & 0x3F]),
+        }
     }
     Text::Utf8(scratch)
 }
@@ -168,7 +234,22 @@ mod tests {
     use super::*;
 
     fn assert_text(bytes: &[u8], expected: Text<'_>) {
-        assert_eq!(text_of(bytes, &mut Vec::new()), expected, "{bytes:02x?}");
+        // With any part of it in hand.
+        for head in [0, 1, bytes.len() / 2, bytes.len()] {
+            let read = |buffer: &mut [u8], at: u64| {
+                let n = buffer.len();
+                buffer.copy_from_slice(&bytes[at as usize..at as usize + n]);
+                Ok(n)
+            };
+            let size = bytes.len() as u64;
+            let buffer = Buffer::new(&bytes[..head], size, bytes.len(), &read, &[]);
+            let mut scratch = Vec::new();
+            let start = &bytes[..bytes.len().min(40)];
+            assert!(
+                text_of(&buffer, &mut scratch).0 == expected,
+                "{start:02x?}, {head} in hand"
+            );
+        }
     }
 
     #[test]
@@ -178,6 +259,8 @@ mod tests {
         assert_text(b"\xEF\xBB\xBFmarked", Text::Utf8(b"marked"));
         assert_text(b"\xF8\x88\x80", Text::Utf8("\u{f8}\u{88}\u{80}".as_bytes()));
         assert_text(b"gr\xFCn", Text::Utf8("gr\u{fc}n".as_bytes()));
+        // NEL is ASCII there.
+        assert_text(b"a\x85b", Text::Utf8("a\u{85}b".as_bytes()));
         // Cut off within a character: left out, if there was another; else it is no UTF-8.
         assert_text(b"\xC3\xBC and \xC3", Text::Utf8("\u{fc} and ".as_bytes()));
         assert_text(b"and \xC3", Text::Utf8("and \u{c3}".as_bytes()));
@@ -187,6 +270,13 @@ mod tests {
         assert_text(b"abc\0", Text::Binary);
         let long = vec![b'a'; ENCODING_MAX + 1];
         assert_text(&long, Text::Utf8(&long[1..]));
+        // Zeros, and then more.
+        let holed = [&long[1..], &[0; 100_000], b"x"].concat();
+        assert_text(&holed, Text::Utf8(&long[1..]));
+        assert_text(&holed[..holed.len() - 1], Text::Utf8(&long[1..]));
+        let holed = [b"words\n", &[0; 100_000][..], b"x"].concat();
+        assert_text(&holed, Text::Binary);
+        assert_text(&holed[..holed.len() - 1], Text::Utf8(b"words\n"));
         assert_text(b"a", Text::Binary);
         assert_text(b"\x9e\0\0", Text::Binary);
         assert_text(b"\x01\x02\x00\x7f data", Text::Binary);
@@ -212,6 +302,7 @@ mod tests {
             b"\xFE\xFF\0a",
             b"\0\0\xFE\xFF\0\0\0a",
             b"+/v8-text",
+            b"+/v8-text\x85",
             // Control-Z, which is text in some releases.
             b"text\x1a",
             // EBCDIC: "text".

@@ -1,7 +1,8 @@
 //! Tests of numbers, and offsets that are numbers in the file.
 
+use super::super::buffer::Bytes;
 use super::super::format::{Entry, flag, kind};
-use super::{Answer, Found};
+use super::{Answer, Found, Library};
 
 /// How a number is written.
 pub struct Number {
@@ -10,7 +11,18 @@ pub struct Number {
 }
 
 impl Number {
-    pub fn of(kind: u8) -> Option<Number> {
+    /// How a test of this kind reads it, with `flip` in the other byte order if the kind names one (`cvt_flip`).
+    pub fn of(kind: u8, flip: bool) -> Option<Number> {
+        let mut number = Number::plain(kind)?;
+        let named = !matches!(
+            kind,
+            kind::BYTE | kind::SHORT | kind::LONG | kind::DATE | kind::LDATE | kind::QUAD
+        );
+        number.big_endian ^= flip && named;
+        Some(number)
+    }
+
+    fn plain(kind: u8) -> Option<Number> {
         let native = cfg!(target_endian = "big");
         let (bytes, big_endian) = match kind {
             kind::BYTE => (1, native),
@@ -76,53 +88,115 @@ pub enum Indirection {
 }
 
 /// Follows an indirect offset that is read from here.
-pub fn indirection(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Indirection {
+pub fn indirection(
+    library: &Library,
+    entry: &Entry<'_>,
+    bytes: Bytes<'_>,
+    offset: usize,
+    flip: bool,
+) -> Indirection {
+    // What is out of bounds (`do_ops`) isn't looked at in 5.41.
+    let out_of_bounds = match library.checks_offsets {
+        true => Indirection::Nowhere,
+        false => Indirection::Untold,
+    };
     let op = entry.in_op();
-    let Some(number) = Number::of(entry.in_kind()).filter(|number| number.bytes <= 4) else {
+    let (kind, id3) = match entry.in_kind() {
+        kind::BEID3 => (kind::BELONG, true),
+        kind::LEID3 => (kind::LELONG, true),
+        kind => (kind, false),
+    };
+    // `cvt_flip` leaves the kinds of ID3 as they are.
+    let Some(number) = Number::of(kind, flip && !id3).filter(|number| number.bytes <= 4) else {
         return Indirection::Untold;
     };
-    let Some(value) = number.read(bytes.get(offset..).unwrap_or_default()) else {
+    let Some(value) = number.read(bytes.get(offset, number.bytes)) else {
         return Indirection::Nowhere;
+    };
+    let value = match id3 {
+        // Seven bits a byte (`cvt_id3`).
+        true => (0..4).fold(0, |sum, n| sum | (value >> (8 * n) & 0x7F) << (7 * n)),
+        false => value,
     };
     let value = match op & OP_SIGNED {
         0 => value as i64,
         _ => number.signed(value),
     };
-    let by = i64::from(entry.in_offset());
+    let mut by = i64::from(entry.in_offset());
+    if op & OP_INDIRECT != 0 {
+        // What is applied to the number is itself read from the bytes, at a distance of `in_offset`.
+        let Some(at) = usize::try_from(offset as i64 + by).ok().filter(|_| !id3) else {
+            return Indirection::Untold;
+        };
+        let Some(second) = number.read(bytes.get(at, number.bytes)) else {
+            return Indirection::Nowhere;
+        };
+        by = match op & OP_SIGNED {
+            0 => second as i64,
+            _ => number.signed(second),
+        };
+    }
     let least = i64::from(i32::MIN);
     let most = i64::from(u32::MAX);
-    if value >= most || value <= least || by <= least {
-        return Indirection::Nowhere;
+    if value >= most || value <= least || by >= most || by <= least {
+        return out_of_bounds;
     }
     let to = match op & OPS_MASK {
-        _ if op & (OP_INDIRECT | OP_INVERSE) != 0 => return Indirection::Untold,
+        _ if op & OP_INVERSE != 0 => return Indirection::Untold,
         _ if by == 0 => value,
+        OP_AND => value & by,
+        OP_OR => value | by,
+        OP_XOR => value ^ by,
         OP_ADD => value + by,
         OP_MINUS => value - by,
         OP_MULTIPLY => value * by,
         _ => return Indirection::Untold,
     };
     match to >= most {
-        true => Indirection::Nowhere,
+        true => out_of_bounds,
         // A negative one is a large one.
         false => Indirection::To(to as u32 as usize),
     }
 }
 
 /// A number at an offset.
-pub fn number(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
-    let Some(number) = Number::of(entry.kind()) else {
+pub fn number(
+    library: &Library,
+    entry: &Entry<'_>,
+    bytes: Bytes<'_>,
+    offset: usize,
+    flip: bool,
+) -> Found {
+    let Some(number) = Number::of(entry.kind(), flip) else {
         return Answer::Maybe.into();
     };
     let n = number.bytes;
-    let Some(value) = number.read(bytes.get(offset..).unwrap_or_default()) else {
-        // Eight bytes are never missed: `mget` has no such case, and looks at zeros. And what is missed matches
-        // a relation of '!'.
-        return match n < 8 && entry.relation() != b'!' {
-            true => Answer::No.into(),
-            false => Answer::Maybe.into(),
-        };
+    let there = bytes.get(offset, n);
+    let value = match number.read(there) {
+        Some(value) => value,
+        // Eight bytes are never missed: `mget` has no such case, and `mcopy` puts zeros in their place.
+        None if n == 8 => {
+            let mut word = [0; 8];
+            word[..there.len()].copy_from_slice(there);
+            number.read(&word).expect("eight bytes")
+        }
+        None => return Found::missed(entry),
     };
+    compare(library, entry, &number, value, offset + n)
+}
+
+/// The place itself, as a number (`FILE_OFFSET`).
+pub fn offset(library: &Library, entry: &Entry<'_>, at: usize) -> Found {
+    let number = Number {
+        bytes: 8,
+        big_endian: false,
+    };
+    compare(library, entry, &number, at as u64, at)
+}
+
+/// Compares a number as the entry says.
+fn compare(library: &Library, entry: &Entry<'_>, number: &Number, value: u64, end: usize) -> Found {
+    let n = number.bytes;
     // Casts to the type's width, as `DO_CVT` does them, by cutting the rest off at the end.
     let width = 8 * n as u32;
     let cut = |value: u64| value & (u64::MAX >> (64 - width));
@@ -135,6 +209,14 @@ pub fn number(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
         OP_ADD => value.wrapping_add(mask),
         OP_MINUS => value.wrapping_sub(mask),
         OP_MULTIPLY => value.wrapping_mul(mask),
+        // With a sign from 5.47 on, where either has one.
+        OP_DIVIDE | OP_MODULO
+            if library.signed_division
+                && entry.flag() & flag::UNSIGNED == 0
+                && (number.signed(value) < 0 || number.signed(mask) < 0) =>
+        {
+            return Answer::Maybe.into();
+        }
         OP_DIVIDE if cut(mask) != 0 => value / cut(mask),
         OP_MODULO if cut(mask) != 0 => value % cut(mask),
         _ => return Answer::Maybe.into(),
@@ -163,5 +245,5 @@ pub fn number(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
         b'^' => value & wanted != wanted,
         _ => return Answer::Maybe.into(),
     };
-    Found::at(yes, offset + n)
+    Found::at(yes, end)
 }

@@ -3,23 +3,31 @@
 
 use memchr::memmem;
 
+use super::super::buffer::Bytes;
 use super::super::format::{Entry, VALUE_BYTES, flag, kind, str_flag};
 use super::{Answer, Found, HARMLESS, UNDERSTOOD};
 use crate::detector::limits::REGEX_MAX;
 
 /// A string at an offset.
-pub fn string(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+pub fn string(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     let flags = entry.str_flags();
     let wanted = entry.value_length();
     // A string of the greatest length loses its last byte on the way (`mconvert`).
     if entry.range() != 0 || flags & !UNDERSTOOD != 0 || wanted >= VALUE_BYTES {
         return Answer::Maybe.into();
     }
-    let Some(rest) = bytes.get(offset..).filter(|rest| rest.len() >= wanted) else {
-        // What is missed matches a relation of '!'.
-        return Answer::at_most(entry.relation() == b'!').into();
+    let plain = flags & !HARMLESS == 0 && b"=!".contains(&entry.relation());
+    let rest = match plain {
+        true => bytes.get(offset, wanted),
+        false => bytes.get(offset, VALUE_BYTES - 1),
     };
+    if offset > bytes.len() || rest.len() < wanted {
+        return Found::missed(entry);
+    }
     let value = &entry.value()[..wanted];
+    // `mcopy` copies as much as a value has, zeros where the file has ended, and `mconvert` ends it with a zero.
+    let mut copy = [0; VALUE_BYTES];
+    copy[..rest.len()].copy_from_slice(rest);
     if flags & !HARMLESS == 0 {
         let order = rest[..wanted].cmp(value);
         let unsigned = entry.flag() & flag::UNSIGNED != 0;
@@ -31,31 +39,52 @@ pub fn string(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
             b'<' if !unsigned => order.is_lt(),
             _ => return Answer::Maybe.into(),
         };
-        return Answer::exactly(yes).into();
+        // `moffset` goes by what is there then: a C string, or a line if the value is empty.
+        let lines = entry.value()[0] == 0;
+        let ends = |byte: &u8| *byte == 0 || lines && b"\r\n".contains(byte);
+        let length = copy.iter().position(ends).unwrap_or(VALUE_BYTES - 1);
+        return Found::at(yes, offset + length);
     }
     if entry.relation() != b'=' {
         return Answer::Maybe.into();
     }
-    // `mcopy` copies as much as a value has, zeros where the file has ended, and `mconvert` ends it with a zero.
-    let mut copy = [0; VALUE_BYTES];
-    let n = rest.len().min(VALUE_BYTES - 1);
-    copy[..n].copy_from_slice(&rest[..n]);
-    match equals(value, &copy, flags) {
+    match equals(value, &copy, flags, true) {
         Answer::Yes => Found::at(true, offset + wanted),
         answer => answer.into(),
     }
 }
 
 /// A string within a range from an offset.
-pub fn search(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+pub fn search(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     let flags = entry.str_flags();
     let wanted = entry.value_length();
     if entry.relation() != b'=' || flags & !UNDERSTOOD != 0 || wanted == 0 || wanted > VALUE_BYTES {
         return Answer::Maybe.into();
     }
-    let Some(rest) = bytes.get(offset..).filter(|rest| rest.len() >= wanted) else {
-        return Answer::No.into();
+    // The byte after a whole word is looked at, too.
+    let near = match entry.range() {
+        0 => usize::MAX,
+        range => range.saturating_add(wanted + 1),
     };
+    let rest = bytes.get(offset, near);
+    let whole = offset.saturating_add(rest.len()) >= bytes.len();
+    match search_in(entry, rest, offset, whole) {
+        Some(found) => found,
+        // A run of blanks may be of any length.
+        None => {
+            let rest = bytes.get(offset, usize::MAX);
+            search_in(entry, rest, offset, true).unwrap_or(Answer::Maybe.into())
+        }
+    }
+}
+
+/// The same in bytes of which more follow unless they are the `whole`: None if it depends on these.
+fn search_in(entry: &Entry<'_>, rest: &[u8], offset: usize, whole: bool) -> Option<Found> {
+    let flags = entry.str_flags();
+    let wanted = entry.value_length();
+    if rest.len() < wanted {
+        return Some(Answer::No.into());
+    }
     let value = &entry.value()[..wanted];
     let range = entry.range();
     let found = |place: Option<usize>| match (place, flags & str_flag::OFFSET_START) {
@@ -69,7 +98,7 @@ pub fn search(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
             Some(end) if range > 0 => end.min(rest.len()),
             _ => rest.len(),
         };
-        return found(memmem::find(&rest[..end], value));
+        return Some(found(memmem::find(&rest[..end], value)));
     }
     // Here it is the place before `range`.
     let places = rest.len() - wanted + 1;
@@ -79,55 +108,45 @@ pub fn search(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
         places.min(range)
     };
     if flags & !HARMLESS == 0 {
-        return found(memmem::find(&rest[..places - 1 + wanted], value));
+        return Some(found(memmem::find(&rest[..places - 1 + wanted], value)));
     }
-    let matches = |at: usize| equals(value, &rest[at..], flags);
+    let matches = |at: usize| equals(value, &rest[at..], flags, whole);
     // The first place that may be one is one, or none can be told.
     let first_of = |places: &mut dyn Iterator<Item = usize>| {
         let mut answers = places.map(|place| (matches(place), place));
         match answers.find(|(answer, _)| *answer != Answer::No) {
-            Some((Answer::Yes, place)) => found(Some(place)),
-            Some((answer, _)) => answer.into(),
-            None => Answer::No.into(),
+            Some((Answer::Yes, place)) => Some(found(Some(place))),
+            Some(_) => None,
+            None => Some(Answer::No.into()),
         }
     };
     let first = value[0];
-    // Letters have two forms, and may have others outside ASCII: see `equals`.
-    if first.is_ascii() && !is_space(first) && !b"iI".contains(&first) {
+    if !is_space(first) {
         let (lower, upper) = (first.to_ascii_lowercase(), first.to_ascii_uppercase());
         return first_of(&mut memchr::memchr2_iter(lower, upper, &rest[..places]));
     }
     first_of(&mut (0..places))
 }
 
-/// `file_strncmp`, with both told to end where their slices do. It can't tell what libmagic reads beyond the end, nor
-/// what letters and spaces are outside ASCII, which depends on the locale of the process.
-fn equals(value: &[u8], bytes: &[u8], flags: u32) -> Answer {
+/// `file_strncmp` in the C locale, with both told to end where their slices do. It can't tell what libmagic sees beyond
+/// these, but that blanks aren't compared with what is beyond the `whole`.
+fn equals(value: &[u8], bytes: &[u8], flags: u32, whole: bool) -> Answer {
     let (mut a, mut b) = (0, 0);
-    let mut unsure = false;
     // Without one of the two, no more is looked at than the value is long, which `bytes` has.
     let whitespace = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
-    let end = match flags & whitespace {
-        0 => value.len().min(bytes.len()),
-        _ => bytes.len(),
+    let any_length = flags & whitespace != 0;
+    let end = match any_length {
+        false => value.len().min(bytes.len()),
+        true => bytes.len(),
     };
     let at = |b: usize| bytes.get(b).copied();
     // One step a byte of the value at most: "while (--len > 0)".
     for _ in 0..value.len() {
         if b >= end {
-            return Answer::No;
+            return Answer::at_most(!whole);
         }
         // What comes after the value is zero.
         let wanted = value.get(a).copied().unwrap_or(0);
-        if !wanted.is_ascii() {
-            return Answer::Maybe;
-        }
-        // In Turkish locales these have counterparts outside ASCII.
-        if !bytes[b].is_ascii() && flags & str_flag::IGNORE_CASE != 0 && b"iI".contains(&wanted) {
-            (a, b) = (a + 1, b + 1);
-            unsure = true;
-            continue;
-        }
         if flags & str_flag::IGNORE_LOWERCASE != 0 && wanted.is_ascii_lowercase() {
             if bytes[b].to_ascii_lowercase() != wanted {
                 return Answer::No;
@@ -141,21 +160,15 @@ fn equals(value: &[u8], bytes: &[u8], flags: u32) -> Answer {
         } else if flags & str_flag::COMPACT_WHITESPACE != 0 && is_space(wanted) {
             a += 1;
             if !is_space(bytes[b]) {
-                return Answer::at_most(!bytes[b].is_ascii());
+                return Answer::No;
             }
             b += 1;
             if !is_space(value.get(a).copied().unwrap_or(0)) {
                 b += spaces(&bytes[b..end]);
-                if at(b).is_some_and(|next| !next.is_ascii()) {
-                    return Answer::Maybe;
-                }
             }
         } else if flags & str_flag::COMPACT_OPTIONAL_WHITESPACE != 0 && is_space(wanted) {
             a += 1;
             b += spaces(&bytes[b..end]);
-            if at(b).is_some_and(|next| !next.is_ascii()) {
-                return Answer::Maybe;
-            }
         } else {
             if bytes[b] != wanted {
                 return Answer::No;
@@ -164,10 +177,9 @@ fn equals(value: &[u8], bytes: &[u8], flags: u32) -> Answer {
         }
     }
     match at(b) {
-        _ if unsure => Answer::Maybe,
         _ if flags & str_flag::FULL_WORD == 0 => Answer::Yes,
-        Some(next) if next.is_ascii() => Answer::exactly(next == 0 || is_space(next)),
-        _ => Answer::Maybe,
+        Some(next) => Answer::exactly(next == 0 || is_space(next)),
+        None => Answer::Maybe,
     }
 }
 
@@ -176,14 +188,14 @@ fn spaces(bytes: &[u8]) -> usize {
     end.unwrap_or(bytes.len())
 }
 
-/// isspace(3), as far as all locales agree.
+/// isspace(3) in the C locale.
 pub fn is_space(byte: u8) -> bool {
     byte == b' ' || (b'\t'..=b'\r').contains(&byte)
 }
 
 /// A string of 16-bit characters, of which the low bytes are compared; those are blanks where only they are zero
 /// (`mcopy`). What is beyond the end isn't known.
-pub fn string16(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+pub fn string16(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     let wanted = entry.value_length();
     if entry.relation() != b'=' || wanted >= VALUE_BYTES {
         return Answer::Maybe.into();
@@ -193,8 +205,9 @@ pub fn string16(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
     if offset >= bytes.len() && entry.value()[0] != 0 {
         return Answer::No.into();
     }
+    let bytes = bytes.get(offset, 2 * wanted + 2);
     for (n, value) in entry.value()[..wanted].iter().enumerate() {
-        let low = offset + 2 * n + big_endian;
+        let low = 2 * n + big_endian;
         let Some(mut there) = bytes.get(low).copied() else {
             return Answer::Maybe.into();
         };
@@ -214,15 +227,16 @@ pub fn string16(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
 
 /// A string that has its length before it, in one byte. It is moved to where it is compared, and ended with a zero
 /// (`mconvert`); what is beyond that isn't known.
-pub fn pascal_string(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Answer {
+pub fn pascal_string(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Answer {
     let wanted = entry.value_length();
     let one_byte = entry.str_flags() & str_flag::PSTRING_LEN == str_flag::PSTRING_1;
     if entry.relation() != b'=' || !one_byte || wanted >= VALUE_BYTES || entry.range() != 0 {
         return Answer::Maybe;
     }
-    let Some(text) = bytes.get(offset..).filter(|rest| rest.len() >= wanted) else {
+    let text = bytes.get(offset, VALUE_BYTES + 1);
+    if text.len() < wanted {
         return Answer::No;
-    };
+    }
     let Some((length, text)) = text.split_first() else {
         return Answer::Maybe;
     };
@@ -239,32 +253,44 @@ pub fn pascal_string(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Answer {
 
 /// An element of ASN.1's DER (`gettag`, `getlength` and `der_cmp` in src/der.c): a sequence of any length, or what
 /// isn't followed here.
-pub fn der(entry: &Entry<'_>, bytes: &[u8], offset: usize) -> Found {
+pub fn der(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     const SEQUENCE: u8 = 0x10;
+    const LONG_FORM: u8 = 0x1F;
     if entry.text() != b"seq" {
         return Answer::Maybe.into();
     }
-    let rest = bytes.get(offset..).unwrap_or_default();
+    let len = bytes.len().saturating_sub(offset);
+    let rest = bytes.get(offset, 2 + 127);
     let (Some(tag), Some(length)) = (rest.first(), rest.get(1)) else {
         return Answer::No.into();
     };
-    // Tags of more than one byte have another name.
-    if tag & 0x1F != SEQUENCE {
-        return Answer::No.into();
+    match tag & 0x1F {
+        SEQUENCE => {}
+        // A tag of more bytes, which isn't followed: what is added up there may be anything, modulo 2^32.
+        LONG_FORM => return Answer::Maybe.into(),
+        _ => return Answer::No.into(),
     }
     let digits = usize::from(length & 0x7F);
     let header = match length & 0x80 {
         0 => 2,
         _ => 2 + digits,
     };
-    if 2 + digits >= rest.len() {
+    if 2 + digits >= len {
         return Answer::No.into();
     }
+    // The last eight bytes are what is left of it.
     let number = rest[2..header]
         .iter()
         .fold(0_u64, |number, digit| number << 8 | u64::from(*digit));
-    if header > 2 && (digits > 7 || header as u64 + number > rest.len() as u64) {
-        return Answer::at_most(digits > 7).into();
+    let most = u64::from(u32::MAX);
+    if header > 2 {
+        let too_long = match number > most - header as u64 {
+            true => true,
+            false => header as u64 + number > len as u64,
+        };
+        if too_long {
+            return Answer::No.into();
+        }
     }
     Found::at(true, offset + header + entry.offset().max(0) as usize)
 }

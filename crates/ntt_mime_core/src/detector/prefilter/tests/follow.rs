@@ -1,11 +1,15 @@
 //! Rules made for the purpose, followed to their ends.
 
-use super::super::end::End;
-use super::super::follow::{Follower, Named, Speech};
+use super::super::buffer::{Buffer, Bytes};
+use super::super::check::Answer;
+use super::super::follow::{Mime, Named};
 use super::super::format::{Compiled, flag, kind};
 use super::super::rules_of;
 use super::super::tables::Tables;
+use super::super::walk::{Context, Follower};
+use super::reader;
 use crate::detector::database::MAGIC_NUMBER;
+use crate::detector::release::{self, Library};
 
 /// An entry as libmagic 5.44 has it.
 struct Made([u8; 376]);
@@ -67,29 +71,34 @@ fn followed(rule: &[Made], named: &[Made], bytes: &[u8]) -> String {
         database.extend(made.0);
     }
     let compiled = Compiled::from_bytes(database).unwrap();
-    let tables = Tables::new(&compiled, &rules_of(&compiled)).unwrap();
-    let mut read_end = |buffer: &mut [u8]| {
-        buffer.copy_from_slice(&bytes[bytes.len() - buffer.len()..]);
-        true
-    };
-    let mut end = End::new(bytes.len(), false, &mut read_end);
-    let mut follower = Follower {
-        compiled: &compiled,
-        tables: &tables,
-        named: &Named::new(&compiled),
-        bytes,
-        end: Some(&mut end),
-    };
-    match follower.rule(0, rule.len()) {
-        Speech::Never => "never".to_owned(),
-        Speech::Silently => "silently".to_owned(),
-        Speech::Maybe => "maybe".to_owned(),
-        Speech::Surely(entry) => compiled
+    let rules = rules_of(&compiled, library());
+    let tables = Tables::new(&compiled, &rules, library()).unwrap();
+    let names = Named::new(&compiled);
+    let read = reader(bytes);
+    let buffer = Buffer::new(bytes, bytes.len() as u64, bytes.len(), &read, &[]);
+    let context = Context::new(library(), &compiled, &rules, &tables, &names, &buffer);
+    let mut follower = Follower::new(
+        &context,
+        Bytes::front(&buffer),
+        Some(Bytes::back(&buffer, bytes.len())),
+    );
+    let mut found_match = Answer::No;
+    let outcome = follower.follow_rule(0, rule.len(), &mut found_match);
+    match (outcome.mime, outcome.completes, found_match) {
+        (Mime::Surely(entry), Answer::Yes, _) => compiled
             .entry(entry)
             .plain_mime_type()
             .expect("it has one")
             .to_owned(),
+        (Mime::No, _, Answer::No) => "never".to_owned(),
+        (Mime::No, Answer::Yes, Answer::Yes) => "silently".to_owned(),
+        (Mime::No, Answer::No, Answer::Yes) => "given up".to_owned(),
+        _ => "maybe".to_owned(),
     }
+}
+
+fn library() -> &'static Library {
+    release::library(544, 18).unwrap()
 }
 
 #[test]
@@ -209,7 +218,6 @@ fn what_is_not_sure_is_not_taken_for_granted() {
     let somewhere = || Made::string(1, 1, "B").flags(flag::INDIR);
     let rule = [Made::string(0, 0, "A"), somewhere().says("a/b")];
     assert_eq!(followed(&rule, &[], b"A.B"), "maybe");
-    assert_eq!(followed(&rule, &[], b"A.."), "never");
     let behind = Made::string(2, 1, ".").says("a/b");
     let rule = [Made::string(0, 0, "A"), somewhere(), behind];
     assert_eq!(followed(&rule, &[], b"A.B"), "maybe");
@@ -219,7 +227,6 @@ fn what_is_not_sure_is_not_taken_for_granted() {
         Made::any(1, kind::DEFAULT).says("a/default"),
     ];
     assert_eq!(followed(&rule, &[], b"A.B"), "maybe");
-    assert_eq!(followed(&rule, &[], b"A.."), "a/default");
 }
 
 #[test]
@@ -235,7 +242,7 @@ fn offsets_are_read_from_the_file() {
     assert_eq!(followed(&rule, &[], b"A\x07\0\0\0.B"), "never");
     assert_eq!(followed(&rule, &[], b"A\xff\xff\xff\xffBB"), "never");
     assert_eq!(followed(&rule, &[], b"A\0\0"), "never");
-    // Of the end of a long file, only the last bytes are known.
+    // They are those of the end.
     let rule = [
         Made::string(0, 5, "E").flags(flag::OFFNEGATIVE),
         indirect(1),
@@ -243,7 +250,7 @@ fn offsets_are_read_from_the_file() {
     let bytes = |to: u8| [&[b'B'; 100], b"E".as_slice(), &[to, 0, 0, 0]].concat();
     assert_eq!(followed(&rule, &[], &bytes(90)), "a/b");
     assert_eq!(followed(&rule, &[], &bytes(100)), "never");
-    assert_eq!(followed(&rule, &[], &bytes(1)), "maybe");
+    assert_eq!(followed(&rule, &[], &bytes(1)), "a/b");
 }
 
 #[test]
@@ -253,5 +260,33 @@ fn a_match_at_an_unknown_place_is_not_sure() {
     regex.0[7] = kind::LEQUAD;
     let rule = [Made::string(0, 0, "A"), regex.says("a/b")];
     assert_eq!(followed(&rule, &[], b"A........B.."), "maybe");
-    assert_eq!(followed(&rule, &[], b"A..........."), "never");
+}
+
+#[test]
+fn what_is_given_up_leaves_found_match_behind() {
+    // It describes, and leaves off beyond the end: a number of eight bytes is never missed.
+    let quad = Made::new(0, kind::QUAD, 2).described();
+    let rule = [quad, Made::string(1, 0, "A").says("a/a")];
+    assert_eq!(followed(&rule, &[], b"A.\0\0"), "given up");
+    assert_eq!(followed(&rule, &[], b"A.\0\0\0\0\0\0\0\0"), "a/a");
+    // A continuation from before the start.
+    let rule = [
+        Made::string(0, 0, "A").described(),
+        Made::string(1, 9, "B").flags(flag::OFFNEGATIVE),
+        Made::string(1, 0, "A").says("a/a"),
+    ];
+    assert_eq!(followed(&rule, &[], b"A......"), "given up");
+    assert_eq!(followed(&rule, &[], b"A........."), "silently");
+}
+
+#[test]
+fn what_leaves_off_beyond_the_end_resets_got_match() {
+    let rule = [
+        Made::string(0, 0, "A"),
+        Made::string(1, 1, "B"),
+        Made::new(1, kind::QUAD, 2),
+        Made::any(1, kind::DEFAULT).says("a/default"),
+    ];
+    assert_eq!(followed(&rule, &[], b"AB\0\0"), "a/default");
+    assert_eq!(followed(&rule, &[], b"AB\0\0\0\0\0\0\0\0"), "never");
 }

@@ -1,0 +1,202 @@
+//! A walk over the rules as libmagic's `match` goes: which of them may matter, and how it ends.
+
+use std::cell::{Cell, OnceCell};
+
+use super::buffer::{Buffer, Bytes};
+use super::check::Answer;
+pub use super::follow::Follower;
+use super::follow::{Mime, Named, Reach};
+use super::format::Compiled;
+use super::tables::{Hits, Tables};
+use super::text::looks_like_text;
+use super::{ALL, Rule};
+use crate::detector::limits::ENCODING_MAX;
+use crate::detector::release::Library;
+
+/// `indirect` within `indirect` at most, and how many a file has at most. libmagic stops with an error at 50.
+const DEEPEST: usize = 4;
+const INDIRECT: u32 = 40;
+
+/// What part of the file is looked at for a first glance, where `indirect` begins.
+const GLANCE: usize = 4096;
+
+/// What rules are followed with.
+pub struct Context<'a> {
+    pub library: &'static Library,
+    pub compiled: &'a Compiled,
+    pub rules: &'a [Rule],
+    pub tables: &'a Tables,
+    pub named: &'a Named,
+    /// The file.
+    pub buffer: &'a Buffer<'a>,
+    /// Does libmagic take it for text? None if that isn't known here.
+    is_text: OnceCell<Option<bool>>,
+    /// Uses of `indirect` so far.
+    indirect: Cell<u32>,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(
+        library: &'static Library,
+        compiled: &'a Compiled,
+        rules: &'a [Rule],
+        tables: &'a Tables,
+        named: &'a Named,
+        buffer: &'a Buffer<'a>,
+    ) -> Context<'a> {
+        Context {
+            library,
+            compiled,
+            rules,
+            tables,
+            named,
+            buffer,
+            is_text: OnceCell::new(),
+            indirect: Cell::new(0),
+        }
+    }
+
+    fn is_text(&self) -> Option<bool> {
+        *self.is_text.get_or_init(|| {
+            // What isn't text by its start isn't with what follows, either.
+            match looks_like_text(self.buffer.head()) {
+                Some(false) => Some(false),
+                _ => looks_like_text(self.buffer.first(ENCODING_MAX)),
+            }
+        })
+    }
+}
+
+/// How a walk over the rules ends, as far as it is sure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// At this entry, with its MIME type, and nothing before it can have one.
+    Entry(usize),
+    /// At the rule that was collected last, or before. Perhaps without a MIME type: then the rules for text are tried.
+    Here,
+    /// Perhaps behind the last rule only.
+    Through,
+    /// Not without all rules.
+    All,
+}
+
+/// A walk, which collects the rules that may matter.
+pub struct Walk<'a, 'c> {
+    follower: Follower<'a, 'c>,
+    pub candidates: &'c mut Vec<u32>,
+    /// Nothing that was collected may have a MIME type.
+    pub sure: bool,
+    /// `found_match`, as the rules so far have left it.
+    found_match: Answer,
+    /// What libmagic has to see for those that were collected.
+    pub reach: Reach,
+}
+
+impl<'a, 'c> Walk<'a, 'c> {
+    /// Over rules that are applied to `front`; if they may ask for the end of the file, that is `back`.
+    pub fn new(
+        context: &'c Context<'a>,
+        front: Bytes<'a>,
+        back: Option<Bytes<'a>>,
+        candidates: &'c mut Vec<u32>,
+    ) -> Walk<'a, 'c> {
+        Walk {
+            follower: Follower::new(context, front, back),
+            candidates,
+            sure: true,
+            found_match: Answer::No,
+            reach: Reach::NONE,
+        }
+    }
+
+    /// Adds the rule that was followed last, which ended the walk, and tells what libmagic has to see for it.
+    pub fn add_last(&mut self) -> Reach {
+        self.candidates.push(self.follower.rule as u32);
+        self.follower.reach
+    }
+
+    /// Goes over these rules, which come after those before.
+    pub fn over(&mut self, rules: impl Iterator<Item = usize>) -> Ending {
+        let context = self.follower.context;
+        for number in rules {
+            let rule = &context.rules[number];
+            let before = self.found_match;
+            let mut found_match = before;
+            self.follower.rule = number;
+            let mut outcome = self
+                .follower
+                .follow_rule(rule.first, rule.end, &mut found_match);
+            let matters = outcome.mime != Mime::No
+                || found_match > before
+                || outcome.completes != Answer::No && found_match != Answer::No;
+            if !matters {
+                continue;
+            }
+            if let Some(wanted) = rule.only_for_text {
+                match context.is_text() {
+                    Some(is_text) if is_text != wanted => continue,
+                    Some(_) => {}
+                    None => {
+                        outcome.completes = outcome.completes.min(Answer::Maybe);
+                        found_match = match before {
+                            Answer::Yes => before,
+                            _ => found_match.min(Answer::Maybe),
+                        };
+                        if outcome.mime != Mime::No {
+                            outcome.mime = Mime::Maybe;
+                        }
+                    }
+                }
+            }
+            // Printed, but not the end: something else may be printed behind it.
+            if outcome.completes != Answer::Yes && outcome.mime != Mime::No {
+                outcome.mime = Mime::Maybe;
+            }
+            match outcome.mime {
+                Mime::Surely(entry) if self.sure => return Ending::Entry(entry),
+                Mime::No => {}
+                _ => self.sure = false,
+            }
+            if self.follower.needs_all_rules {
+                return Ending::All;
+            }
+            self.candidates.push(number as u32);
+            self.reach.add(self.follower.reach);
+            match (outcome.completes, found_match) {
+                (Answer::Yes, Answer::Yes) => return Ending::Here,
+                // If it goes on, there was none.
+                (Answer::Yes, _) => self.found_match = Answer::No,
+                _ => self.found_match = found_match,
+            }
+        }
+        Ending::Through
+    }
+}
+
+/// What all rules for binary content print of the bytes from an offset on (`FILE_INDIRECT` in `mget`).
+pub fn indirectly(outer: &Follower<'_, '_>, offset: usize) -> Mime {
+    let context = outer.context;
+    let uses = context.indirect.replace(context.indirect.get() + 1);
+    if outer.indirect_depth == DEEPEST || uses >= INDIRECT {
+        return Mime::Maybe;
+    }
+    let front = outer.front.from(offset);
+    let back = match (outer.back, context.library.indirect_has_own_end) {
+        (Some(_), true) => Some(Bytes::back(context.buffer, front.len())),
+        // The end of the whole file if that has been read before, which it has if a rule before asked for it.
+        (Some(back), false) if context.tables.asks_for_end_before(outer.rule) => Some(back),
+        _ => None,
+    };
+    let mut hits = Hits::new(context.rules.len());
+    context
+        .tables
+        .find_binary(front.get(0, GLANCE), front.len(), &mut hits);
+    let mut candidates = Vec::new();
+    let mut walk = Walk::new(context, front, back, &mut candidates);
+    walk.follower.indirect_depth = outer.indirect_depth + 1;
+    match walk.over(hits.iter(ALL)) {
+        Ending::Entry(entry) => Mime::Surely(entry),
+        Ending::Here | Ending::Through if walk.sure => Mime::No,
+        _ => Mime::Maybe,
+    }
+}
