@@ -43,6 +43,7 @@ extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::backtrace::keep_out_of_errors();
     settings::define();
 }
 

@@ -1,12 +1,13 @@
 //! The few places where PostgreSQL's C API is called directly; everything above is safe Rust.
 //!
-//! One file a concern: [`tx`] transactions and errors, [`identity`] who acts, [`dsm`] shared memory,
+//! One file a concern: [`backtrace`] that errors have none, [`tx`] transactions and errors, [`identity`] who acts, [`dsm`] shared memory,
 //! [`bgworker`] background workers, [`lock`] advisory and relation locks, [`latch`] waiting, [`scan`] reading
 //! a leaf's pending rows, [`plan`] prepared statements on one leaf, [`query_id`] as what these are counted,
 //! [`index_hint`] what their indexes are told, [`descriptors`] of files that others open, [`notes`] the note of this
 //! process, [`encoding`] text in other encodings than UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`standby`] a
 //! commit's wait for a synchronous standby, [`version`] what differs between PostgreSQL releases.
 
+pub mod backtrace;
 pub mod bgworker;
 pub mod descriptors;
 pub mod dsm;

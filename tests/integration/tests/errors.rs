@@ -362,3 +362,43 @@ fn without_worker_slots() {
     );
     db.wait_for_no_workers(Duration::from_secs(5));
 }
+
+#[test]
+fn no_error_has_frames_whatever_the_environment() {
+    let cluster = Cluster::start_in(
+        &[("RUST_BACKTRACE", "1"), ("RUST_LIB_BACKTRACE", "full")],
+        &[],
+    );
+    let (_db, _store, mut s) = inode::archive_on(&cluster, "frames", 2, 20, 2);
+    let mut errors = vec![
+        // Ours, raised by a function and by the procedure.
+        assert_error(s.batch_execute("SELECT ntt_detect_mime('x')"), "22023", ""),
+        assert_error(s.call("0"), "22023", "batch_size"),
+        assert_error(
+            s.batch_execute("BEGIN; CALL ntt_backfill_mime()"),
+            "2D000",
+            "",
+        ),
+    ];
+    // PostgreSQL's, on its way through our frames.
+    s.exec("ROLLBACK; SET default_transaction_read_only = on");
+    errors.push(assert_error(s.call(""), "25006", "read-only"));
+    s.exec("RESET default_transaction_read_only; SET statement_timeout = '100ms'; SET ntt_mime.batch_delay = '1s'");
+    errors.push(assert_error(s.call(""), "57014", "statement timeout"));
+    s.exec(
+        "RESET ALL; UPDATE inode SET mime_type = NULL;
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE 'not today' USING DETAIL = 'None of it.'; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON inode FOR EACH ROW EXECUTE FUNCTION refuse()",
+    );
+    // A worker's, which the leader raises again.
+    errors.push(assert_error(s.call(""), "P0001", "not today"));
+    for error in errors {
+        let detail = error.detail().unwrap_or_default();
+        assert!(!detail.contains("0: "), "{detail}");
+    }
+    assert!(
+        !cluster.log().contains("rust_begin_unwind"),
+        "frames in the log"
+    );
+}
