@@ -13,12 +13,13 @@ use std::sync::Arc;
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::detector::{Detection, Detector, libmagic_release};
 use ntt_mime_core::failure::{Failure, FailureReason};
+use ntt_mime_core::memory;
 use ntt_mime_core::note::{self, Keeper, Note};
 use ntt_mime_core::store::{Blob, Store};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use crate::backfill::history;
-use crate::errors::{Error, sentence};
+use crate::errors::{Error, in_words, sentence};
 use crate::pg::{message::Message, notes};
 use crate::settings;
 
@@ -137,16 +138,39 @@ pub fn complain(complaints: &[String]) {
     report.send(PgLogLevel::WARNING);
 }
 
+/// Warns that there is no way to judge bytes in hand; returns that as a sentence.
+fn complain_of_memory(error: &std::io::Error) -> String {
+    let message = "libmagic cannot be checked, nor bytes in hand be judged".to_owned();
+    let detail = sentence(&in_words(error));
+    let report = Message::new(PgSqlErrorCode::ERRCODE_WARNING, message)
+        .set_detail(detail.clone())
+        .set_hint(
+            "Let the server call memfd_create, or see that it can write into its data directory.",
+        );
+    report.send(PgLogLevel::WARNING);
+    detail
+}
+
+/// Sees to it that bytes in hand can be judged where the system makes no files in memory. To be called before a detector is
+/// opened.
+pub fn prepare_for_bytes() {
+    memory::set_folder(notes::folder());
+}
+
 /// Does something with this backend's detector, which is opened at first use. Nothing is borrowed
 /// while that may warn: a warning can run other code.
 fn with_detector<T>(work: impl FnOnce(&mut Detector, Option<&Note>) -> T) -> Result<T, Error> {
     if STATE.with_borrow(|state| state.detector.is_none()) {
+        prepare_for_bytes();
         let mut detector =
             Detector::new(settings::detector()).map_err(|error| Error::Detector {
                 detail: error.to_string(),
             })?;
-        let complaints = detector.complaints();
+        let mut complaints = detector.complaints();
         complain(&complaints);
+        if let Err(error) = memory::file() {
+            complaints.push(complain_of_memory(&error));
+        }
         let note = notes::of_this_process(Keeper::Session).ok();
         STATE.with_borrow_mut(|state| {
             state.detector = Some(detector);

@@ -77,7 +77,12 @@ pub enum Error {
     /// The thread that looks at blobs has ended.
     ExaminerEnded,
     /// A run's memory of its blobs can't be made or found.
-    RunCache { error: String, full: bool },
+    RunCache {
+        error: String,
+        full: bool,
+        /// Why it couldn't be made the usual way, where there was another one.
+        refused: Option<String>,
+    },
     /// Another run has the target.
     AlreadyRunning {
         target: String,
@@ -119,6 +124,7 @@ impl Error {
         Error::RunCache {
             full: matches!(error.kind(), OutOfMemory | StorageFull),
             error: in_words(&error),
+            refused: None,
         }
     }
 }
@@ -337,14 +343,30 @@ impl From<Error> for Report {
                 "detection thread ended unexpectedly".to_owned(),
             )
             .set_hint("See the server log for details."),
-            Error::RunCache { error, full } => report(
-                match full {
-                    true => C::ERRCODE_OUT_OF_MEMORY,
-                    false => C::ERRCODE_SYSTEM_ERROR,
-                },
-                format!("could not allocate shared memory for the run: {error}"),
-            )
-            .set_hint("You might need to reduce ntt_mime.cache_size."),
+            Error::RunCache {
+                error,
+                full,
+                refused,
+            } => {
+                let report = report(
+                    match full {
+                        true => C::ERRCODE_OUT_OF_MEMORY,
+                        false => C::ERRCODE_SYSTEM_ERROR,
+                    },
+                    format!("could not allocate shared memory for the run: {error}"),
+                );
+                // What was in the way of the usual way is worth more than a smaller cache.
+                match (refused, full) {
+                    (Some(refused), _) => report.set_detail(sentence(&refused)).set_hint(
+                        "You might need to let the server do that, to give it more room in /dev/shm, or to reduce \
+                         ntt_mime.cache_size.",
+                    ),
+                    (None, true) => {
+                        report.set_hint("You might need to reduce ntt_mime.cache_size.")
+                    }
+                    (None, false) => report,
+                }
+            }
             Error::AlreadyRunning {
                 target,
                 pid,
@@ -431,7 +453,7 @@ impl From<StartError> for Error {
 }
 
 /// What PostgreSQL's %m says.
-fn in_words(error: &std::io::Error) -> String {
+pub fn in_words(error: &std::io::Error) -> String {
     ntt_mime_core::store::in_words(error)
 }
 

@@ -16,12 +16,12 @@ use ntt_mime_core::cache::{Lookup, Outcome, RunCache, SlotIndex};
 use ntt_mime_core::detector::Detection;
 use ntt_mime_core::examiner::{ExamineError, Examined, Examiner, OVERDUE};
 use ntt_mime_core::failure::{Failure, FailureReason};
-use ntt_mime_core::memory::Mapping;
 use ntt_mime_core::note::{self, Note};
 use ntt_mime_core::store::Store;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::batch::{Batch, BlobKey, Found, Wanted};
+use super::cache_memory::CacheMapping;
 use super::history::{self, KnownFailure, NewFailure};
 use super::options::Job;
 use super::shared::{Counters, Shared, Stop, add, add_time};
@@ -117,13 +117,14 @@ impl<'a> Finder<'a> {
     pub fn new(
         job: &'a Job,
         shared: Shared<'a>,
-        memory: &'a Mapping,
+        memory: &'a CacheMapping,
         number: usize,
         note: Arc<Note>,
     ) -> Result<Finder<'a>, Error> {
         let counters = &shared.worker(number).counters;
         let begun = Instant::now();
         let read_ahead = descriptors::reserve(job.options.read_ahead * DESCRIPTORS) / DESCRIPTORS;
+        crate::detect::prepare_for_bytes();
         let examiner = start_examiner(job, read_ahead, &note)?;
         add_time(&counters.detect_us, begun.elapsed());
         crate::detect::complain(&examiner.complaints);

@@ -16,12 +16,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::failure::FailureReason;
-use ntt_mime_core::memory::Memory;
 use ntt_mime_core::note::{self, LeftBehind};
 use ntt_mime_core::store::{RootIdentity, Store};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use self::leaves::Leaves;
+use super::cache_memory::CacheMemory;
 use super::history::{self, NewFailure};
 use super::options::{Arguments, Job, Options};
 use super::shared::{self, Shared, Stop, WorkerState};
@@ -109,7 +109,7 @@ struct Leader {
     locks: Vec<SessionLock>,
     segment: Option<Segment>,
     /// The run cache: the workers' own, which lasts no longer than this.
-    cache: Option<Memory>,
+    cache: Option<CacheMemory>,
     handles: Vec<Handle>,
     /// Since when there has been no worker, where there should be.
     without_workers: Option<Instant>,
@@ -246,11 +246,9 @@ impl Leader {
             session: bgworker::Session::current(),
         };
         let settings = bgworker::serialize_settings();
-        let (cache, segment) = Memory::create("ntt_mime run cache", self.options.cache_bytes)
-            .and_then(|cache| {
-                let segment = shared::create(&job, leaves, &cache, &settings)?;
-                Ok((cache, segment))
-            })
+        let cache =
+            CacheMemory::create(self.options.cache_bytes).unwrap_or_else(|error| error.raise());
+        let segment = shared::create(&job, leaves, &cache, &settings)
             .unwrap_or_else(|error| Error::run_cache(error).raise());
         let handle = segment.handle();
         abandon_on_exit(&segment);

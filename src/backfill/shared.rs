@@ -8,15 +8,15 @@
 //! The sizes stand in the header, so that a worker, or a session that wants to cancel the run, can
 //! find everything by itself. Only the list of leaves grows with the table, by 40 bytes a leaf; the
 //! rest is bounded by `workers`. What the run knows of its blobs lies apart, since it is large: in memory of
-//! `ntt_mime.cache_size`, which only workers map ([`ntt_mime_core::memory`]).
+//! `ntt_mime.cache_size`, which only workers map ([`super::cache_memory`]).
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use ntt_mime_core::board::{Board, BoardHeader, LeafEntry};
 use ntt_mime_core::cache::{CacheHeader, RunCache};
 use ntt_mime_core::dictionary::Dictionary;
-use ntt_mime_core::memory::{Mapping, Memory, Place};
 
+use super::cache_memory::{CacheMapping, CacheMemory, CachePlace};
 use super::options::Job;
 use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
@@ -70,7 +70,7 @@ struct Header {
     places_kept: AtomicU64,
     board: BoardHeader,
     cache: CacheHeader,
-    cache_place: Place,
+    cache_place: CachePlace,
     dictionary: Dictionary,
 }
 
@@ -208,7 +208,7 @@ impl Header {
 pub fn create(
     job: &Job,
     leaves: usize,
-    cache: &Memory,
+    cache: &CacheMemory,
     settings: &[u8],
 ) -> std::io::Result<Segment> {
     let job_text = serde_json::to_vec(job).expect("a job is plain data");
@@ -288,13 +288,14 @@ impl<'a> Shared<'a> {
     }
 
     /// Where the leader keeps the memory of the run cache.
-    pub fn cache_place(&self) -> &'a Place {
+    pub fn cache_place(&self) -> &'a CachePlace {
         &self.header.cache_place
     }
 
     /// The run cache, in the memory that was found there.
-    pub fn cache(&self, memory: &'a Mapping) -> RunCache<'a> {
-        RunCache::in_memory(&self.header.cache, memory)
+    pub fn cache(&self, memory: &'a CacheMapping) -> RunCache<'a> {
+        // SAFETY: mapped as long as `memory` is borrowed, zeroed when it was made, and used for nothing else.
+        unsafe { RunCache::at(&self.header.cache, memory.address(), memory.bytes()) }
     }
 
     pub fn dictionary(&self) -> &'a Dictionary {

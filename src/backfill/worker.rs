@@ -9,11 +9,11 @@ mod fill;
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::board::Turn;
-use ntt_mime_core::memory::Mapping;
 use ntt_mime_core::note::Keeper;
 use pgrx::pg_sys;
 
 use super::batch::Batch;
+use super::cache_memory::CacheMapping;
 use super::finder::Finder;
 use super::leaf::{Leaf, LeafError, Opened, Place, start_of_block};
 use super::options::Job;
@@ -111,7 +111,7 @@ fn work(
     index_hint::install();
     query_id::install();
     let note = notes::of_this_process(Keeper::Worker).map_err(Error::from)?;
-    let memory = Mapping::open(shared.cache_place()).map_err(Error::run_cache)?;
+    let memory = CacheMapping::open(shared.cache_place())?;
     let finder = Finder::new(job, shared, &memory, number, note)?;
     slot.begin();
     let mut worker = Worker {

@@ -107,6 +107,12 @@ impl PgError {
         matches!(self.sqlstate().as_str(), "55P03" | "40P01")
     }
 
+    /// Is it that memory, or the room for it, doesn't suffice?
+    pub fn is_of_memory(&self) -> bool {
+        // insufficient_resources
+        self.sqlstate().starts_with("53")
+    }
+
     /// The error as PostgreSQL's own structure, in the current memory context: for
     /// [`super::version::throw`], which needs that nothing of Rust's is left to clean up.
     pub fn into_error_data(self) -> *mut pg_sys::ErrorData {
@@ -290,6 +296,11 @@ pub fn in_subtransaction<T>(work: impl FnOnce() -> T) -> T {
 /// Likewise, for what its caller can do without: None if there was an error, be it a cancel request.
 pub fn if_possible<T>(work: impl FnOnce() -> T) -> Option<T> {
     try_in_subtransaction(work).ok()
+}
+
+/// Likewise, where there is another way: what was raised, if anything was.
+pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, PgError> {
+    try_in_subtransaction(work).map_err(|caught| caught.error)
 }
 
 /// Likewise, for what can be done another time: None if somebody's lock or a deadlock prevented it; any other error is

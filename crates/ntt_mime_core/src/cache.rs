@@ -15,6 +15,7 @@
 //! probability of 10⁻²⁵ (n² / 2¹²⁹), and nobody can make ids that do, since nobody knows the secret.
 
 use std::io;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -23,7 +24,6 @@ use siphasher::sip128::SipHasher13;
 use crate::blob_id::BlobId;
 use crate::dictionary::MimeId;
 use crate::failure::FailureReason;
-use crate::memory::Mapping;
 
 /// Probes after which a lookup gives up. Hardly ever reached: fingerprints are uniform.
 const MAX_PROBES: usize = 1024;
@@ -144,12 +144,16 @@ impl<'a> RunCache<'a> {
         bytes / size_of::<Slot>()
     }
 
-    /// A cache in memory that was zeroed, or used as a cache before.
-    pub fn in_memory(header: &'a CacheHeader, memory: &'a Mapping) -> RunCache<'a> {
-        let n = RunCache::capacity_for(memory.bytes());
-        // SAFETY: page aligned (or dangling, for no slots), of that size, mapped as long as `memory` is
-        // borrowed; any bytes are a valid slot, and all processes touch it through atomics only.
-        let slots = unsafe { std::slice::from_raw_parts(memory.address().cast().as_ptr(), n) };
+    /// A cache in memory.
+    ///
+    /// # Safety
+    ///
+    /// There are so many bytes for all of `'a`, zeroed when they were new, aligned to a page (or none at all, aligned to a
+    /// slot), which nobody uses but as a cache with this header.
+    pub unsafe fn at(header: &'a CacheHeader, address: NonNull<u8>, bytes: usize) -> RunCache<'a> {
+        let n = RunCache::capacity_for(bytes);
+        // SAFETY: the caller's promise; any bytes are a valid slot, and all processes touch them through atomics only.
+        let slots = unsafe { std::slice::from_raw_parts(address.cast().as_ptr(), n) };
         RunCache::new(header, slots)
     }
 

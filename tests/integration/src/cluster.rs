@@ -51,6 +51,8 @@ pub enum Shutdown {
 pub struct Cluster {
     dir: PathBuf,
     environment: Vec<(String, String)>,
+    /// What runs the server, if anything: a program that runs what it gets as arguments, as it is to be run.
+    launcher: Vec<String>,
     process: Mutex<Option<Child>>,
 }
 
@@ -69,6 +71,14 @@ impl Cluster {
     pub fn start_in(environment: &[(&str, &str)], settings: &[(&str, &str)]) -> Cluster {
         let mut cluster = Cluster::in_new_folder();
         cluster.environment = owned(environment);
+        cluster.initialize(settings);
+        cluster
+    }
+
+    /// A new server that is run by `launcher`, a program with arguments, behind which the server's command comes.
+    pub fn start_by(launcher: &[&str], settings: &[(&str, &str)]) -> Cluster {
+        let mut cluster = Cluster::in_new_folder();
+        cluster.launcher = launcher.iter().map(|word| (*word).to_owned()).collect();
         cluster.initialize(settings);
         cluster
     }
@@ -140,6 +150,7 @@ impl Cluster {
         Cluster {
             dir,
             environment: Vec::new(),
+            launcher: Vec::new(),
             process: Mutex::new(None),
         }
     }
@@ -178,7 +189,9 @@ impl Cluster {
             .arg("-k")
             .arg(&self.dir)
             .args(["-p", &PORT.to_string()])
-            .stdin(Stdio::null())
+            .stdin(Stdio::null());
+        let mut command = server::run_by(&self.launcher, command);
+        command
             .stdout(log.try_clone().expect("file descriptor"))
             .stderr(log);
         *self.process.lock().expect("process") =

@@ -139,6 +139,18 @@ pub fn command_of(program: &Path, environment: &[(String, String)]) -> Command {
     command
 }
 
+/// The same run by another program, which gets it as its last arguments.
+pub fn run_by(launcher: &[String], command: Command) -> Command {
+    let Some((program, arguments)) = launcher.split_first() else {
+        return command;
+    };
+    let mut outer = Command::new(program);
+    outer.args(arguments);
+    outer.arg(command.get_program()).args(command.get_args());
+    outer.current_dir("/").stdin(std::process::Stdio::null());
+    outer
+}
+
 /// Starts `command` from the thread that outlives every test.
 pub fn spawn(command: Command) -> io::Result<Child> {
     type Order = (Command, Sender<io::Result<Child>>);

@@ -25,13 +25,16 @@ mod selfcheck;
 mod tests;
 
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, Mode};
+use rustix::fs::Mode;
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::failure::{Failure, FailureReason};
+use crate::memory;
 use crate::store::{Blob, in_words};
 use cookie::MagicError;
 pub use database::{MagicDatabase, magic_database};
@@ -172,8 +175,8 @@ impl Detector {
     /// The type of bytes in hand: the same answer as for a file with this content, since libmagic
     /// gets one, in memory.
     pub fn detect_bytes(&mut self, content: &[u8]) -> Result<Detection, Failure> {
-        let file = in_memory(content).map_err(|error| {
-            let detail = format!("could not make a file in memory: {}", in_words(error));
+        let file = file_of(content).map_err(|error| {
+            let detail = format!("could not make a file of them: {}", in_words(error));
             Failure::new(FailureReason::Error, detail)
         })?;
         self.detect(file.as_fd(), content.len() as u64)
@@ -452,14 +455,10 @@ fn believed(answer: String) -> Result<String, LookError> {
 
 /// A file without a name, as libmagic would find one in a store: an ordinary one. (Files in memory
 /// are born executable, and libmagic goes by that with some ELF files.)
-fn in_memory(content: &[u8]) -> Result<OwnedFd, Errno> {
-    let file = rustix::fs::memfd_create(c"ntt_mime", MemfdFlags::CLOEXEC)?;
+fn file_of(content: &[u8]) -> io::Result<File> {
+    let mut file = memory::file()?;
     rustix::fs::fchmod(&file, Mode::from(0o644))?;
-    let mut rest = content;
-    while !rest.is_empty() {
-        let written = retry_on_intr(|| rustix::io::write(&file, rest))?;
-        rest = &rest[written..];
-    }
+    file.write_all(content)?;
     Ok(file)
 }
 

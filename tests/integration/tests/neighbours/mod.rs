@@ -8,6 +8,7 @@ mod libraries;
 mod silent_client;
 mod standby;
 mod statements;
+mod system;
 
 use ntt_mime_integration::server;
 

@@ -1,0 +1,102 @@
+//! Where a run's cache lies: in memory without a name ([`ntt_mime_core::memory`]), as a rule.
+//!
+//! Where the system doesn't have that, or no `/proc` by which workers would find it, the cache lies in a segment of
+//! PostgreSQL's dynamic shared memory. That works likewise; but all of it is allocated at once, where the system has put a
+//! limit to it (`/dev/shm`, which containers tend to have small), and a process that is killed just then leaves it
+//! behind.
+
+use std::ptr::NonNull;
+
+use ntt_mime_core::memory::{Mapping, Memory, Place};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+
+use crate::errors::{Error, in_words, sentence};
+use crate::pg::dsm::Segment;
+use crate::pg::message::Message;
+use crate::pg::tx;
+
+/// A leader's, which lasts no longer than this.
+pub enum CacheMemory {
+    Unnamed(Memory),
+    Segment(Segment),
+}
+
+/// Where workers find it.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct CachePlace {
+    unnamed: Place,
+    /// The handle of a segment, or 0.
+    segment: u32,
+}
+
+impl CacheMemory {
+    /// Makes `bytes` zeroed bytes. Inside a transaction.
+    pub fn create(bytes: usize) -> Result<CacheMemory, Error> {
+        let refused = match Memory::create(c"ntt_mime run cache", bytes) {
+            Ok(memory) => return Ok(CacheMemory::Unnamed(memory)),
+            Err(error) => error,
+        };
+        match tx::attempt(|| Segment::create(bytes)) {
+            Ok(segment) => {
+                let message = "run cache is in dynamic shared memory".to_owned();
+                Message::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message)
+                    .set_detail(sentence(&in_words(&refused)))
+                    .send(PgLogLevel::LOG);
+                Ok(CacheMemory::Segment(segment))
+            }
+            Err(error) => Err(Error::RunCache {
+                full: error.is_of_memory(),
+                error: error.message,
+                refused: Some(in_words(&refused)),
+            }),
+        }
+    }
+
+    pub fn place(&self) -> CachePlace {
+        match self {
+            CacheMemory::Unnamed(memory) => CachePlace {
+                unnamed: memory.place(),
+                segment: 0,
+            },
+            CacheMemory::Segment(segment) => CachePlace {
+                segment: segment.handle(),
+                ..CachePlace::default()
+            },
+        }
+    }
+}
+
+/// The same in a worker.
+pub enum CacheMapping {
+    Unnamed(Mapping),
+    Segment(Segment),
+}
+
+impl CacheMapping {
+    pub fn open(place: &CachePlace) -> Result<CacheMapping, Error> {
+        let gone = || std::io::ErrorKind::NotFound.into();
+        match place.segment {
+            0 => Mapping::open(&place.unnamed).map(CacheMapping::Unnamed),
+            handle => Segment::attach(handle)
+                .map(CacheMapping::Segment)
+                .ok_or_else(gone),
+        }
+        .map_err(Error::run_cache)
+    }
+
+    /// Page aligned, unless it is empty.
+    pub fn address(&self) -> NonNull<u8> {
+        match self {
+            CacheMapping::Unnamed(mapping) => mapping.address(),
+            CacheMapping::Segment(segment) => segment.address(),
+        }
+    }
+
+    pub fn bytes(&self) -> usize {
+        match self {
+            CacheMapping::Unnamed(mapping) => mapping.bytes(),
+            CacheMapping::Segment(segment) => segment.bytes(),
+        }
+    }
+}
