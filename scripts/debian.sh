@@ -5,7 +5,7 @@
 #   scripts/debian.sh make NAME SUITE          a minimal Debian, unless it is there already
 #   scripts/debian.sh run NAME [--bind DIRECTORY[:PLACE]] [--read-only DIRECTORY[:PLACE]]
 #                         [--env NAME=VALUE]... [--no-network] COMMAND...
-#   scripts/debian.sh remove NAME
+#   scripts/debian.sh remove NAME|--all        --all: whatever is beside the folders, too
 #
 # Can also be read with "source", for the functions.
 #
@@ -86,8 +86,8 @@ debian_make() {
 }
 
 debian_remove() {
-    local folder
-    folder=$(debian_folder "$1")
+    local folder=$DEBIAN_DIR
+    if [[ $1 != --all ]]; then folder=$(debian_folder "$1"); fi
     as_root rm -rf --one-file-system -- "$folder"
 }
 

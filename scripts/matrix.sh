@@ -3,12 +3,13 @@
 # libmagic that Debian has: in folders (scripts/debian.sh) that nothing of the machine's own is in
 # but this repository as it stands, uncommitted work included, and the Rust toolchain.
 #
-#   scripts/matrix.sh [--bind DIRECTORY[:PLACE]] [--read-only DIRECTORY[:PLACE]]
+#   scripts/matrix.sh [--show] [--bind DIRECTORY[:PLACE]] [--read-only DIRECTORY[:PLACE]]
 #                     [--env NAME=VALUE]... [COMMAND...]
 #
 # Without a command, the whole suite (scripts/test.sh). MATRIX="trixie forky" chooses releases. The
-# options are debian.sh's. The command runs as root in a copy of the repository, with PG set and
-# what scripts/setup.sh installs at hand, but without a network. What it says goes to a log.
+# command runs as root in a copy of the repository, with PG set and what scripts/setup.sh installs at
+# hand, but without a network. What it says goes to a log; --show shows it, too. The other options are
+# debian.sh's.
 #
 # A folder keeps its packages and its target/ for the next run, which is much quicker.
 
@@ -28,6 +29,7 @@ prepare_cargo() {
     local home=${CARGO_HOME:-$BUILDER_HOME/.cargo} pgrx
     say "fetching crates"
     cargo_do fetch --locked --quiet
+    cargo_do fetch --locked --quiet --manifest-path crates/ntt_mime_core/fuzz/Cargo.toml
     pgrx=$(command -v cargo-pgrx) || die "cargo-pgrx is not installed" "Run scripts/setup.sh: it installs it."
     as_root install -d "$CARGO/bin" "$CARGO/registry"
     as_root cp -R --update --no-preserve=ownership "$home/registry/cache" "$home/registry/index" \
@@ -82,20 +84,34 @@ versions() {
         echo "PostgreSQL ${postgres%% *}, libmagic $magic"'
 }
 
+# write_log FILE: what is read goes to the file, and is shown if that was asked for.
+write_log() {
+    if [[ $show == yes ]]; then as_root tee "$1"; else as_root tee "$1" >/dev/null; fi
+}
+
 # run_release RELEASE: all that is done for it; what it says is the log.
 run_release() {
+    need_room "$DEBIAN_DIR" 6
     debian_make "$1" "$1"
     copy_source "$DEBIAN_DIR/$1"
     in_source "$1" -- scripts/setup.sh build test bench deb
-    if [[ ${command[*]} == scripts/test.sh ]]; then in_source "$1" -- scripts/test.sh corpus; fi
+    # The files of the corpus come from there.
+    if [[ ${command[*]} == scripts/test.sh || ${command[*]} == "scripts/test.sh "*corpus* ]]; then
+        in_source "$1" -- scripts/test.sh corpus
+    fi
     in_source "$1" "${options[@]}" --no-network -- "${command[@]}"
 }
 
-options=()
+options=() show=no
 while [[ ${1:-} == --* ]]; do
     case $1 in
+        --show)
+            show=yes
+            shift
+            continue
+            ;;
         --bind | --read-only | --env) ;;
-        *) die "unrecognized option \"$1\"" "Known are: --bind, --read-only, --env." ;;
+        *) die "unrecognized option \"$1\"" "Known are: --show, --bind, --read-only, --env." ;;
     esac
     [[ $# -ge 2 ]] || die "option \"$1\" requires a value"
     options+=("$1" "$2")
@@ -118,7 +134,7 @@ for release in "${releases[@]}"; do
     SECONDS=0
     # Not "if ( … )", which would switch off errexit within it.
     set +e
-    (set -e && run_release "$release") 2>&1 | as_root tee "$log" >/dev/null
+    (set -e && run_release "$release") 2>&1 | write_log "$log"
     status=${PIPESTATUS[0]}
     set -e
     took=$SECONDS
@@ -129,7 +145,7 @@ for release in "${releases[@]}"; do
     else
         result=FAILED
         failed=$((failed + 1))
-        as_root tail -n 60 "$log"
+        [[ $show == yes ]] || as_root tail -n 60 "$log"
     fi
     printf -- '-- %s %s: %s, %d s\n' "$release" "$result" "$what" "$took"
 done
