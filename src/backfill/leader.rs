@@ -6,9 +6,10 @@
 //! SIGTERM if they don't see it soon enough.
 //!
 //! Here is its life, from the checks to the last pass; `crew` has what it does with its workers, `leaves` what it knows of
-//! the leaves, `report` what it tells.
+//! the leaves, `kept` of rows that stay pending after their update, `report` what it tells.
 
 mod crew;
+mod kept;
 mod leaves;
 mod report;
 
@@ -345,6 +346,7 @@ impl Leader {
             row.rows_left = self.leaves.rows_left();
         }
         let unfinished = self.unfinished();
+        let kept = self.kept_pending();
         let too_long = shared.totals().too_long;
         message::not_waiting_for_client(|| {
             if !(1..FINAL_ATTEMPTS).any(|_| self.try_write(&row)) {
@@ -356,6 +358,7 @@ impl Leader {
         self.release();
         let elapsed = self.started.elapsed();
         self.tell(&row, elapsed, &unfinished, too_long);
+        kept.warn();
         Summary {
             run_id: self.run_id,
             blobs: row.blobs as i64,

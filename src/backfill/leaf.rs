@@ -21,11 +21,12 @@ mod update;
 use ntt_mime_core::board::LeafEntry;
 use pgrx::pg_sys;
 
-pub use self::update::{Place, Rows};
+pub use self::update::{Filling, Place, Updated};
 use super::options::Job;
 use super::target;
 use crate::pg::lock::LockedLeaf;
 use crate::pg::plan::{self, LeafPlan, Named};
+use crate::pg::triggers::OnUpdate;
 use crate::pg::{scan, tx};
 
 /// A row's place: block and offset.
@@ -58,16 +59,21 @@ pub enum LeafError {
     Locked,
     /// Somebody holds some of its rows.
     RowsLocked,
+    /// Somebody holds what its update needs beside its rows: what a trigger wants to change, say.
+    Blocked,
     /// Try again: a deadlock or a serialization failure.
     Retry,
     /// The run can't go on.
     Fatal(tx::PgError),
 }
 
+/// SQLSTATE of a wait for a lock that has been too long.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 impl From<tx::PgError> for LeafError {
     fn from(error: tx::PgError) -> LeafError {
         match error.sqlstate().as_str() {
-            "55P03" => LeafError::Locked,
+            LOCK_NOT_AVAILABLE => LeafError::Locked,
             "40P01" | "40001" => LeafError::Retry,
             _ => LeafError::Fatal(error),
         }
@@ -107,8 +113,12 @@ pub struct Leaf<'a> {
     /// Qualified and quoted, as of the last look.
     pub name: String,
     scan: Option<LeafPlan>,
-    /// Each prepared when it is first needed: of a range and of a few rows, all of them and free ones only.
-    updates: [[Option<LeafPlan>; 2]; 2],
+    /// Each prepared when it is first needed: of a range and of a few rows.
+    updates: [Option<LeafPlan>; 2],
+    /// What fires at an update of it, as of the last look.
+    on_update: OnUpdate,
+    /// Something else than our update has been at it in a transaction of ours.
+    meddled: bool,
 }
 
 /// How a leaf was found.
@@ -130,7 +140,14 @@ impl<'a> Leaf<'a> {
             name: String::new(),
             scan: None,
             updates: Default::default(),
+            on_update: OnUpdate::default(),
+            meddled: false,
         }
+    }
+
+    /// The functions of triggers that fire at an update of it, as of the last look.
+    pub fn trigger_functions(&self) -> &[pg_sys::Oid] {
+        &self.on_update.functions
     }
 
     /// Finds its size in blocks, and calls `row` for its pending rows, if they are less than `limit` and
@@ -271,6 +288,7 @@ impl<'a> Leaf<'a> {
             self.scan = None;
             self.updates = Default::default();
         }
+        self.on_update = OnUpdate::of(&locked);
         Ok(locked)
     }
 }

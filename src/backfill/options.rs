@@ -92,6 +92,11 @@ impl Options {
         }
     }
 
+    /// How long to wait for a lock.
+    pub fn lock_timeout(&self) -> Duration {
+        Duration::from_millis(self.lock_timeout_ms)
+    }
+
     /// Pause between two batches of a worker.
     pub fn batch_delay(&self) -> Duration {
         Duration::from_millis(self.batch_delay_ms)

@@ -5,6 +5,7 @@
 //! has grown large by the many leaves that it has seen.
 
 mod fill;
+mod patience;
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use ntt_mime_core::board::Turn;
 use ntt_mime_core::note::Keeper;
 use pgrx::pg_sys;
 
+use self::patience::Patience;
 use super::batch::Batch;
 use super::cache_memory::CacheMapping;
 use super::finder::Finder;
@@ -120,6 +122,8 @@ fn work(
         slot,
         finder,
         batch_rows: FIRST_BATCH.min(job.options.batch_size),
+        patience: Patience::new(job.options.lock_timeout()),
+        lock_timeout: job.options.lock_timeout(),
         leaves_seen: 0,
         large: false,
     };
@@ -128,10 +132,8 @@ fn work(
 
 /// Settings of a worker that its leader's session doesn't decide.
 fn apply_own_settings(job: &Job) {
-    let lock_timeout = format!("{}ms", job.options.lock_timeout_ms);
-    let lock_timeout = std::ffi::CString::new(lock_timeout).unwrap_or_default();
+    identity::set_lock_timeout(job.options.lock_timeout());
     for (name, value) in [
-        (c"lock_timeout", lock_timeout.as_c_str()),
         // Whoever finds a deadlock has to give way. We do so for little, so we look early: those who wait for a row
         // of ours look after a second, as a rule.
         (c"deadlock_timeout", c"100ms"),
@@ -159,6 +161,9 @@ struct Worker<'a> {
     finder: Finder<'a>,
     /// Rows of the next batch at most.
     batch_rows: u32,
+    patience: Patience,
+    /// As it is set now.
+    lock_timeout: Duration,
     leaves_seen: u32,
     /// It takes more memory than it should.
     large: bool,
@@ -263,7 +268,7 @@ impl<'a> Worker<'a> {
         match trouble {
             LeafError::Gone => board.note_gone(index),
             LeafError::Rewritten => board.note_rewritten(index),
-            LeafError::Locked | LeafError::RowsLocked | LeafError::Retry => {
+            LeafError::Locked | LeafError::RowsLocked | LeafError::Blocked | LeafError::Retry => {
                 board.note_unseen(index)
             }
             LeafError::Fatal(error) => {
@@ -303,7 +308,11 @@ impl<'a> Worker<'a> {
         if let Some(place) = place {
             self.begin(batch)?;
             if let Some(batch) = self.found(leaf)? {
-                self.fill(leaf, index, place, &batch)?;
+                match self.fill(leaf, index, place, &batch) {
+                    // That has been noted, and there are no others.
+                    Err(LeafError::Blocked) => {}
+                    result => result?,
+                }
             }
             self.pause();
         }

@@ -89,6 +89,12 @@ pub fn set_option(name: &std::ffi::CStr, value: &std::ffi::CStr, action: pg_sys:
     }
 }
 
+/// Sets how long a statement of this process waits for a lock.
+pub fn set_lock_timeout(time: std::time::Duration) {
+    let value = std::ffi::CString::new(format!("{}ms", time.as_millis())).unwrap_or_default();
+    set_option(c"lock_timeout", &value, pg_sys::GucAction::GUC_ACTION_SET);
+}
+
 /// Locks a table of the extension's in the mode of what is done with it, until the end of the transaction; returns its
 /// owner.
 fn lock_own_table(table: Use) -> pg_sys::Oid {

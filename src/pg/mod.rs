@@ -2,7 +2,8 @@
 //!
 //! One file a concern: [`backtrace`] that errors have none, [`tx`] transactions and errors, [`identity`] who acts, [`dsm`] shared memory,
 //! [`bgworker`] background workers, [`lock`] advisory and relation locks, [`latch`] waiting, [`scan`] reading
-//! a leaf's pending rows, [`plan`] prepared statements on one leaf, [`query_id`] as what these are counted,
+//! a leaf's pending rows, [`rows`] locking rows and finding them again, [`triggers`] what fires at an UPDATE, [`plan`]
+//! prepared statements on one leaf, [`query_id`] as what these are counted,
 //! [`index_hint`] what their indexes are told, [`descriptors`] of files that others open, [`notes`] the note of this
 //! process, [`encoding`] text in other encodings than UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`standby`] a
 //! commit's wait for a synchronous standby, [`version`] what differs between PostgreSQL releases.
@@ -20,7 +21,9 @@ pub mod message;
 pub mod notes;
 pub mod plan;
 pub mod query_id;
+pub mod rows;
 pub mod scan;
 pub mod standby;
+pub mod triggers;
 pub mod tx;
 pub mod version;

@@ -81,7 +81,7 @@ pub fn is_computed(leaf: &LockedLeaf, name: &std::ffi::CStr) -> bool {
 }
 
 /// The number of a column of text. It was there when the run began; somebody may have changed the table since.
-fn column(leaf: &LockedLeaf, name: &'static std::ffi::CStr) -> i16 {
+pub fn column(leaf: &LockedLeaf, name: &'static std::ffi::CStr) -> i16 {
     // SAFETY: catalog look-ups inside a transaction.
     let (number, kind) = unsafe {
         let number = pg_sys::get_attnum(leaf.oid(), name.as_ptr());

@@ -26,7 +26,11 @@ pub struct PgError {
     pub detail: Option<String>,
     pub hint: Option<String>,
     /// Where it came about, line by line from the inside out.
-    context: Option<String>,
+    pub context: Option<String>,
+    /// It was raised by the function of a trigger, or by what that did.
+    in_trigger: bool,
+    /// It was a defect of ours.
+    panic: bool,
 }
 
 impl PgError {
@@ -38,6 +42,8 @@ impl PgError {
             detail: None,
             hint: None,
             context: None,
+            in_trigger: false,
+            panic: false,
         }
     }
 
@@ -65,6 +71,7 @@ impl PgError {
                     let skipped = text.chars().count().saturating_sub(limit);
                     text.chars().skip(skipped).collect()
                 }),
+                ..*self
             };
             let json = serde_json::to_vec(&short).unwrap_or_default();
             if json.len() <= bytes {
@@ -84,11 +91,14 @@ impl PgError {
         };
         let mut error = PgError::new(report.sql_error_code(), report.message().to_owned());
         if let CaughtError::PostgresError(_) = caught {
-            let (code, context) = LAST.with_borrow(Clone::clone);
-            error.code = code;
+            let last = LAST.with_borrow(Clone::clone);
+            error.code = last.code;
             // Lossy where the database isn't in UTF-8, as pgrx has the other texts.
+            let context = last.context;
             error.context = context.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            error.in_trigger = last.in_trigger;
         }
+        error.panic = matches!(caught, CaughtError::RustPanic { .. });
         error.detail = report.detail().map(str::to_owned);
         error.hint = report.hint().map(str::to_owned);
         error
@@ -113,6 +123,19 @@ impl PgError {
         self.sqlstate().starts_with("53")
     }
 
+    /// Was it raised by the function of a trigger, or by what that did?
+    pub fn is_of_trigger(&self) -> bool {
+        self.in_trigger
+    }
+
+    /// Is it one of what was being done, and not of the server's state, of the session, or of our own? That is told by
+    /// the class of its SQLSTATE: 57 is an operator's intervention, 53 lack of resources, 58 the system's, 25 an
+    /// invalid state of the transaction, 08 the connection.
+    pub fn is_of_the_statement(&self) -> bool {
+        let others = ["57", "53", "58", "25", "08"];
+        !self.panic && !others.contains(&&self.sqlstate()[..2])
+    }
+
     /// The error as PostgreSQL's own structure, in the current memory context: for
     /// [`super::version::throw`], which needs that nothing of Rust's is left to clean up.
     pub fn into_error_data(self) -> *mut pg_sys::ErrorData {
@@ -133,10 +156,17 @@ impl PgError {
     }
 }
 
+/// What pgrx doesn't tell of an error: it knows the SQLSTATEs of its enumeration only, and no context.
+#[derive(Clone, Default)]
+struct Last {
+    code: i32,
+    context: Option<Vec<u8>>,
+    in_trigger: bool,
+}
+
 thread_local! {
-    /// SQLSTATE and context of the last error that PostgreSQL raised inside [`catch`]. pgrx knows the SQLSTATEs of
-    /// its enumeration only, and no context.
-    static LAST: std::cell::RefCell<(i32, Option<Vec<u8>>)> = const { std::cell::RefCell::new((0, None)) };
+    /// Of the last error that PostgreSQL raised inside [`catch`].
+    static LAST: std::cell::RefCell<Last> = const { std::cell::RefCell::new(Last { code: 0, context: None, in_trigger: false }) };
 }
 
 /// An error context callback that adds no context: it looks at what the others have added, who came before.
@@ -154,8 +184,14 @@ unsafe extern "C-unwind" fn note_last(_unused: *mut std::ffi::c_void) {
         let code = (*copy).sqlerrcode;
         pg_sys::FreeErrorData(copy);
         pg_sys::MemoryContextSwitchTo(current);
+        // The stack is still as it was when the error came about, and so is the depth of triggers. It has no arguments.
+        let depth = pg_sys::pg_trigger_depth(std::ptr::null_mut()).value();
         // A message on the way out of an error is not the one to remember.
-        is_error.then_some((code, context))
+        is_error.then_some(Last {
+            code,
+            context,
+            in_trigger: depth > 0,
+        })
     };
     if let Some(last) = last {
         LAST.replace(last);
@@ -242,7 +278,12 @@ pub fn transaction_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, Pg
 
 /// Like [`transaction_without_snapshot`]; tells also how long the commit took.
 pub fn transaction_timed<T>(work: impl FnOnce() -> T) -> Result<(T, Duration), PgError> {
-    let result = catch(|| {
+    end(in_transaction(work))
+}
+
+/// Begins a transaction and runs `work` in it. It is still to be ended.
+fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Box<Caught>> {
+    catch(|| {
         // SAFETY: no transaction is open; the snapshot is popped before the commit, and an error
         // between the two is cleaned up by the abort below.
         unsafe {
@@ -256,8 +297,22 @@ pub fn transaction_timed<T>(work: impl FnOnce() -> T) -> Result<(T, Duration), P
             }
         }
         value
-    });
-    end(result)
+    })
+}
+
+/// Like [`transaction_timed`], but what `work` returns as an error rolls the transaction back as well.
+pub fn transaction_or_rollback<T, E>(
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<Result<(T, Duration), E>, PgError> {
+    match in_transaction(work) {
+        Ok(Err(refused)) => {
+            // SAFETY: valid in any state of a transaction.
+            unsafe { pg_sys::AbortCurrentTransaction() };
+            Ok(Err(refused))
+        }
+        Ok(Ok(value)) => end(Ok(value)).map(Ok),
+        Err(caught) => end(Err(caught)).map(Ok),
+    }
 }
 
 /// Takes the snapshot of a transaction, once in each: when everything is locked that will be looked at. One

@@ -45,6 +45,7 @@ pub struct LeafEntry {
     blocks_done: AtomicU32,
     flags: AtomicU32,
     rows_left: AtomicU64,
+    rows_kept: AtomicU64,
     /// That in which it was found first in this pass; 0 before.
     file: AtomicU64,
 }
@@ -117,6 +118,8 @@ pub struct LeafState {
     pub rewritten: bool,
     /// Pending rows met in this pass and not filled.
     pub rows_left: u64,
+    /// Of these, rows that have been updated and are pending all the same: a trigger or a rule keeps them so.
+    pub rows_kept: u64,
 }
 
 /// A view of a board in shared memory.
@@ -151,6 +154,7 @@ impl<'a> Board<'a> {
             entry.flags.store(0, Ordering::Relaxed);
             entry.rows_left.store(0, Ordering::Relaxed);
             entry.file.store(0, Ordering::Relaxed);
+            entry.rows_kept.store(0, Ordering::Relaxed);
             len += 1;
         }
         h.len.store(len, Ordering::Relaxed);
@@ -321,6 +325,13 @@ impl<'a> Board<'a> {
         }
     }
 
+    /// Notes rows, of those that are left, that have been updated and are pending all the same.
+    pub fn note_kept(&self, leaf: usize, rows: u64) {
+        self.leaves[leaf]
+            .rows_kept
+            .fetch_add(rows, Ordering::Relaxed);
+    }
+
     /// Notes that somebody's lock kept us from filling a part of it.
     pub fn note_locked(&self, leaf: usize) {
         self.leaves[leaf]
@@ -360,6 +371,7 @@ impl<'a> Board<'a> {
                 unseen: flags & UNSEEN != 0,
                 rewritten: flags & REWRITTEN != 0,
                 rows_left: entry.rows_left.load(Ordering::Relaxed),
+                rows_kept: entry.rows_kept.load(Ordering::Relaxed),
             }
         })
     }

@@ -126,6 +126,15 @@ impl Leaves {
         oids.sort_unstable();
         oids
     }
+
+    /// Those with rows that are pending although they have been updated, and how many.
+    pub fn kept_pending(&self) -> Vec<(u32, u64)> {
+        let kept = |(oid, seen): (&u32, &Seen)| {
+            let rows = seen.state.rows_kept;
+            (!seen.state.gone && rows > 0).then_some((*oid, rows))
+        };
+        self.0.iter().filter_map(kept).collect()
+    }
 }
 
 #[cfg(test)]
@@ -141,6 +150,7 @@ mod tests {
         unseen: false,
         rewritten: false,
         rows_left: 2,
+        rows_kept: 0,
     };
 
     fn looks(state: LeafState, got_on: bool) -> usize {

@@ -1,39 +1,54 @@
-//! How the rows of a batch are filled: the UPDATE of a leaf.
+//! How the rows of a batch are filled, and how many of them are.
+//!
+//! Ordinarily it is one UPDATE of the range in which the batch was read, and the number of rows that it has
+//! processed is the number of rows filled. Two things are beyond that, and each has its way.
+//!
+//! **What else is done to the rows.** A trigger may suppress the update of a row or set `mime_type` to null again, a
+//! rule may do something else in place of the UPDATE, a policy may let rows be seen and not be updated. Then the number
+//! says nothing. That the ordinary way is taken only where it does say all is seen to twice. Before: by what is on the
+//! leaf, under its lock. A trigger before each row, a rule, or row security, and it isn't taken. Afterwards: PostgreSQL
+//! counts what a transaction inserts, updates and deletes in a table, whoever does it, and if that isn't exactly what
+//! the UPDATE has processed, something else has been at the leaf, a trigger that fires afterwards as a rule. Then the
+//! batch is rolled back and filled the other way: its rows are locked first, so that nobody else can change them;
+//! then they are updated; then each is looked at. What has a type is counted, what hasn't is *kept pending*. If the
+//! update has left new versions of these, it is rolled back and done without them: a row that can't be filled stays as
+//! it is. So the leaf doesn't grow by rows that are rewritten in vain, and a pending row isn't met twice in a pass in
+//! two places.
+//!
+//! **Rows that others have locked.** An UPDATE waits for them, one by one, and a row that isn't freed in time costs
+//! the whole batch. Who doesn't want to wait locks the rows first, and passes by those that somebody has; the UPDATE
+//! that follows finds nobody else's lock on its rows. This tells us also whose lock a statement has waited for: if it is
+//! one of the UPDATE that follows, it is none of a row's, but of what the UPDATE sets off, such as a row that a trigger
+//! wants to update.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
-use super::{Leaf, LeafError, Tid};
+use super::{LOCK_NOT_AVAILABLE, Leaf, LeafError, Tid};
+use crate::pg::lock::{self, LockedLeaf};
 use crate::pg::plan::{self, LeafPlan};
-use crate::pg::{index_hint, lock, tx};
+use crate::pg::rows::{self, Wait};
+use crate::pg::triggers::{self, Changes};
+use crate::pg::tx::{self, PgError};
+use crate::pg::{index_hint, scan};
 
 /// Fills the rows of a place ($3, or after $3 up to $4) whose blobid is one of $1, with the type at the same
 /// position of $2. An array of TIDs in the WHERE clause, not joined to, plans as a scan of these.
 /// Byte by byte, since to another collation an upper-case text, which is no blobid, may equal one.
-/// `free_only` is for a place where somebody holds rows: it takes those that are free.
-fn update_sql(leaf: &str, rows: Rows<'_>) -> String {
-    let place = match rows.place {
+fn update_sql(leaf: &str, place: Place<'_>) -> String {
+    let place = match place {
         Place::Range(..) => {
             "leaf.ctid OPERATOR(pg_catalog.>) $3 AND leaf.ctid OPERATOR(pg_catalog.<=) $4"
         }
         Place::Few(_) => "leaf.ctid OPERATOR(pg_catalog.=) ANY ($3)",
     };
-    let with_free = format!(
-        "WITH free AS (SELECT ctid FROM ONLY {leaf} AS leaf \
-                        WHERE {place} AND mime_type IS NULL AND blobid IS NOT NULL \
-                          FOR NO KEY UPDATE SKIP LOCKED) "
-    );
-    let (with, from, condition) = match rows.free_only {
-        false => ("", "", ""),
-        true => (
-            with_free.as_str(),
-            ", free",
-            " AND leaf.ctid OPERATOR(pg_catalog.=) free.ctid",
-        ),
-    };
     format!(
-        "{with}UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
-           FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS found(blobid, mime_type){from} \
-          WHERE {place}{condition} \
+        "UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
+           FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS found(blobid, mime_type) \
+          WHERE {place} \
             AND leaf.blobid COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) found.blobid \
             AND leaf.mime_type IS NULL"
     )
@@ -52,18 +67,25 @@ const UPDATE_FEW_ARGUMENTS: [pg_sys::Oid; 3] = [
     pg_sys::TIDARRAYOID,
 ];
 
+/// Looks at rows again that an index has known.
+fn look_again_sql(leaf: &str) -> String {
+    format!(
+        "SELECT ctid, blobid FROM ONLY {leaf} WHERE ctid OPERATOR(pg_catalog.=) ANY ($1) \
+            AND mime_type IS NULL AND blobid IS NOT NULL"
+    )
+}
+
+const LOOK_AGAIN_ARGUMENTS: [pg_sys::Oid; 1] = [pg_sys::TIDARRAYOID];
+
 /// How often an update is begun again because the partition constraint has gone from the relation
 /// cache meanwhile. After that it goes ahead, with a lock on the parent for this one batch, if that is free.
 const CONSTRAINT_ATTEMPTS: u32 = 10;
 
-/// The rows of a batch.
-#[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    pub place: Place<'a>,
-    /// Pass by those that somebody holds.
-    pub free_only: bool,
-}
+/// How often a batch is rolled back since a trigger has changed rows and left them pending. What a trigger does is
+/// mostly the same each time, so once is enough; if it isn't, the batch is committed as it has come out.
+const WITHOUT_CHANGED_ATTEMPTS: u32 = 3;
 
+/// Where the rows of a batch are.
 #[derive(Clone, Copy)]
 pub enum Place<'a> {
     /// After one place, up to another inclusive.
@@ -72,49 +94,281 @@ pub enum Place<'a> {
     Few(&'a [Tid]),
 }
 
-/// What an update did.
+/// What the rows of a batch are to be filled with.
+#[derive(Clone, Copy)]
+pub struct Filling<'a> {
+    pub place: Place<'a>,
+    pub blobids: &'a [String],
+    /// Of the blob at the same position.
+    pub mime_types: &'a [&'a str],
+    /// Rows that were pending when the batch was read, and are to have one of these types.
+    pub expected: u64,
+}
+
+/// What has become of the rows.
+#[derive(Default, Debug)]
 pub struct Updated {
-    pub rows: u64,
-    pub commit_time: std::time::Duration,
+    /// They have a type now, and had none.
+    pub filled: u64,
+    /// They have been locked and updated, and are pending all the same.
+    pub kept_pending: u64,
+    /// They have gone from the leaf by what the update has set off.
+    pub gone: u64,
+    /// Some that should have been filled may be left: others have changed them, or have them.
+    pub missed: bool,
+    pub commit_time: Duration,
+}
+
+/// Why a transaction that was to fill a batch was rolled back without an error.
+enum Undone {
+    /// The leaf can't be worked on.
+    Trouble(LeafError),
+    /// The partition constraint isn't at hand.
+    NoConstraint,
+    /// Something else has been at the leaf.
+    Meddled,
+    /// These rows have been changed and are pending.
+    Changed(Vec<Tid>),
+}
+
+/// What a transaction that fills a batch is at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Locking the leaf, seeing that it may be updated, planning.
+    Before,
+    /// Reading the rows and locking them.
+    Rows,
+    /// Updating rows that it hasn't locked before.
+    Update,
+    /// Updating rows that are its own.
+    OwnRows,
+}
+
+thread_local! {
+    /// Functions of triggers of leaves at which something else has been: one that does so on a leaf does so on others.
+    static MEDDLING: RefCell<HashSet<pg_sys::Oid>> = RefCell::default();
 }
 
 impl Leaf<'_> {
-    /// Fills the rows that are pending still and whose blobid is among `blobids`, each with the type
-    /// at the same place.
-    pub fn update(
-        &mut self,
-        rows: Rows<'_>,
-        blobids: &[String],
-        mime_types: &[&str],
-    ) -> Result<Updated, LeafError> {
-        for attempt in 1.. {
-            let last = attempt == CONSTRAINT_ATTEMPTS;
-            let entered = std::cell::Cell::new(false);
-            let (updated, commit_time) = tx::transaction_timed(|| {
-                let locked = self.lock(pg_sys::RowExclusiveLock)?;
-                // Planning and locks on indexes come first: they may cost us the constraint.
-                locked.lock_indexes();
-                plan::with_spi(|| {
-                    self.update_plan(rows).make_ready();
-                    let ready = match last {
-                        true => locked.cache_partition_constraint(),
-                        false => locked.has_partition_constraint_cached(),
-                    };
-                    entered.set(true);
-                    Ok::<_, LeafError>(ready.then(|| self.run_update(rows, blobids, mime_types)))
-                })
-            })
-            .map_err(|error| match error.into() {
-                LeafError::Locked if entered.get() => LeafError::RowsLocked,
-                trouble => trouble,
-            })?;
-            match updated? {
-                Some(rows) => return Ok(Updated { rows, commit_time }),
-                None if last => return Err(LeafError::Locked),
-                None => self.build_constraint()?,
+    /// Fills the rows of a batch that are pending still.
+    pub fn update(&mut self, filling: Filling<'_>, wait: Wait) -> Result<Updated, LeafError> {
+        let mut constraint_attempts = 0;
+        let mut without = Vec::new();
+        let mut changed_attempts = 0;
+        loop {
+            constraint_attempts += 1;
+            let last = Last {
+                constraint: constraint_attempts >= CONSTRAINT_ATTEMPTS,
+                changed: changed_attempts == WITHOUT_CHANGED_ATTEMPTS,
+            };
+            match self.try_update(filling, wait, &without, last)? {
+                Ok(updated) => return Ok(updated),
+                Err(Undone::Trouble(trouble)) => return Err(trouble),
+                Err(Undone::NoConstraint) if last.constraint => return Err(LeafError::Locked),
+                Err(Undone::NoConstraint) => self.build_constraint()?,
+                Err(Undone::Meddled) => {
+                    let functions = self.on_update.functions.iter();
+                    MEDDLING.with_borrow_mut(|known| known.extend(functions));
+                    self.meddled = true;
+                }
+                Err(Undone::Changed(tids)) => {
+                    changed_attempts += 1;
+                    without.extend(tids);
+                }
             }
         }
-        unreachable!("the last attempt returns")
+    }
+
+    /// Fills them in one transaction, but for those at `without`.
+    fn try_update(
+        &mut self,
+        filling: Filling<'_>,
+        wait: Wait,
+        without: &[Tid],
+        last: Last,
+    ) -> Result<Result<Updated, Undone>, LeafError> {
+        let phase = Cell::new(Phase::Before);
+        let done = tx::transaction_or_rollback(|| {
+            let locked = self
+                .lock(pg_sys::RowExclusiveLock)
+                .map_err(Undone::Trouble)?;
+            // Planning and locks on indexes come first: they may cost us the constraint.
+            locked.lock_indexes();
+            let look = self.has_to_look_at_rows(&locked);
+            let one_by_one = look || wait == Wait::ForNobody;
+            let kind = match (one_by_one, filling.place) {
+                (false, Place::Range(..)) => Kind::Range,
+                _ => Kind::Few,
+            };
+            plan::with_spi(|| self.update_plan(kind).make_ready());
+            let ready = match last.constraint {
+                true => locked.cache_partition_constraint(),
+                false => locked.has_partition_constraint_cached(),
+            };
+            if !ready {
+                return Err(Undone::NoConstraint);
+            }
+            match one_by_one {
+                false => {
+                    phase.set(Phase::Update);
+                    self.update_at_once(&locked, filling)
+                }
+                true => {
+                    phase.set(Phase::Rows);
+                    let rows = self.lock_rows(&locked, filling, wait, without);
+                    phase.set(Phase::OwnRows);
+                    let rows = Rows {
+                        without: without.len() as u64,
+                        look,
+                        accept_changed: last.changed,
+                        ..rows
+                    };
+                    self.update_one_by_one(&locked, filling, rows)
+                }
+            }
+        });
+        match done {
+            Ok(Ok((updated, commit_time))) => Ok(Ok(Updated {
+                commit_time,
+                ..updated
+            })),
+            Ok(Err(undone)) => Ok(Err(undone)),
+            Err(error) => Err(trouble(error, phase.get())),
+        }
+    }
+
+    /// Is the number of rows that an UPDATE has processed not all there is to know?
+    fn has_to_look_at_rows(&self, locked: &LockedLeaf) -> bool {
+        let meddling = |functions: &[pg_sys::Oid]| {
+            MEDDLING.with_borrow(|known| functions.iter().any(|function| known.contains(function)))
+        };
+        self.on_update.may_alter
+            || self.job.row_security
+            || self.meddled
+            || meddling(&self.on_update.functions)
+            || triggers::changes(locked).is_none()
+    }
+
+    fn update_at_once(
+        &mut self,
+        locked: &LockedLeaf,
+        filling: Filling<'_>,
+    ) -> Result<Updated, Undone> {
+        let before = triggers::changes(locked).ok_or(Undone::Meddled)?;
+        let filled = match filling.place {
+            Place::Range(mut from, mut to) => {
+                let place = [(&raw mut from).into(), (&raw mut to).into()];
+                self.run_update(Kind::Range, filling, &place)
+            }
+            Place::Few(tids) => self.run_update(Kind::Few, filling, &[plan::tid_array(tids)]),
+        };
+        self.see_alone(locked, before, filled)?;
+        Ok(Updated {
+            filled,
+            // Others may have put rows of the same blobs into the place meanwhile. They are filled as well.
+            missed: filled != filling.expected,
+            ..Updated::default()
+        })
+    }
+
+    /// Sees that nothing but our UPDATE has changed the leaf in this transaction, after all that it sets off.
+    fn see_alone(&self, locked: &LockedLeaf, before: Changes, updated: u64) -> Result<(), Undone> {
+        if self.on_update.deferrable {
+            triggers::fire_deferred();
+        }
+        let alone = Changes {
+            updated: before.updated + updated as i64,
+            ..before
+        };
+        match triggers::changes(locked) == Some(alone) {
+            true => Ok(()),
+            false => Err(Undone::Meddled),
+        }
+    }
+
+    /// Locks the rows that are pending still, but for those at `without`.
+    fn lock_rows(
+        &mut self,
+        locked: &LockedLeaf,
+        filling: Filling<'_>,
+        wait: Wait,
+        without: &[Tid],
+    ) -> Rows {
+        let wanted: HashSet<&str> = filling.blobids.iter().map(String::as_str).collect();
+        let without: HashSet<u64> = without.iter().map(|tid| rows::number(*tid)).collect();
+        let mut tids = Vec::new();
+        let mut row = |tid, blobid: &str| {
+            if wanted.contains(blobid) && !without.contains(&rows::number(tid)) {
+                tids.push(tid);
+            }
+        };
+        match filling.place {
+            Place::Range(from, last) => {
+                // The end is exclusive there.
+                let mut to = last;
+                to.ip_posid += 1;
+                self.read(locked, (from, to), u32::MAX, &mut row);
+            }
+            Place::Few(tids) => self.look_again(locked, tids, &mut row),
+        }
+        let found = tids.len() + without.len();
+        let locked_rows = rows::lock(locked, tids, wait);
+        Rows {
+            missed: locked_rows.held > 0
+                || locked_rows.changed > 0
+                || found as u64 != filling.expected,
+            tids: locked_rows.tids,
+            ..Rows::default()
+        }
+    }
+
+    /// Calls `row` for rows at these places that are pending still.
+    fn look_again(&mut self, locked: &LockedLeaf, tids: &[Tid], row: impl FnMut(Tid, &str)) {
+        scan::check_columns(locked);
+        plan::with_spi(|| {
+            let sql = look_again_sql(&self.name);
+            let mut plan =
+                LeafPlan::prepare(&sql, &LOOK_AGAIN_ARGUMENTS, self.named(), plan::BY_TID);
+            let rows = plan.execute(&mut [plan::tid_array(tids)], true);
+            // SAFETY: what the statement selects; the columns' types have been checked under the lock.
+            unsafe { plan::each_tid_and_text(rows, row) };
+        });
+    }
+
+    /// Updates rows that are locked.
+    fn update_one_by_one(
+        &mut self,
+        locked: &LockedLeaf,
+        filling: Filling<'_>,
+        rows: Rows,
+    ) -> Result<Updated, Undone> {
+        let mut updated = Updated {
+            kept_pending: rows.without,
+            missed: rows.missed,
+            ..Updated::default()
+        };
+        if rows.tids.is_empty() {
+            return Ok(updated);
+        }
+        let before = triggers::changes(locked);
+        let processed = self.run_update(Kind::Few, filling, &[plan::tid_array(&rows.tids)]);
+        if let Some(before) = before.filter(|_| !rows.look) {
+            self.see_alone(locked, before, processed)?;
+            if processed != rows.tids.len() as u64 {
+                return Err(Undone::Meddled);
+            }
+            updated.filled = processed;
+            return Ok(updated);
+        }
+        triggers::fire_deferred();
+        let fates = rows::fates(locked, &rows.tids);
+        if !fates.changed.is_empty() && !rows.accept_changed {
+            return Err(Undone::Changed(fates.changed));
+        }
+        updated.filled = fates.filled;
+        updated.kept_pending += fates.as_before + fates.changed.len() as u64;
+        updated.gone = fates.gone;
+        Ok(updated)
     }
 
     /// In a transaction of its own, so that the locks above the leaf last no longer. Nothing is waited for while
@@ -143,33 +397,71 @@ impl Leaf<'_> {
         Err(LeafError::Locked)
     }
 
-    fn update_plan(&mut self, rows: Rows<'_>) -> &mut LeafPlan {
-        let (kind, arguments): (_, &'static [pg_sys::Oid]) = match rows.place {
-            Place::Range(..) => (0, &UPDATE_RANGE_ARGUMENTS),
-            Place::Few(_) => (1, &UPDATE_FEW_ARGUMENTS),
-        };
+    fn update_plan(&mut self, kind: Kind) -> &mut LeafPlan {
         let (leaf, name) = (self.named(), &self.name);
-        self.updates[kind][usize::from(rows.free_only)].get_or_insert_with(|| {
-            LeafPlan::prepare(&update_sql(name, rows), arguments, leaf, plan::BY_TID)
+        self.updates[kind as usize].get_or_insert_with(|| match kind {
+            Kind::Range => {
+                let sql = update_sql(name, Place::Range(Tid::default(), Tid::default()));
+                LeafPlan::prepare(&sql, &UPDATE_RANGE_ARGUMENTS, leaf, plan::BY_TID)
+            }
+            Kind::Few => {
+                let sql = update_sql(name, Place::Few(&[]));
+                LeafPlan::prepare(&sql, &UPDATE_FEW_ARGUMENTS, leaf, plan::BY_TID)
+            }
         })
     }
 
-    fn run_update(&mut self, rows: Rows<'_>, blobids: &[String], mime_types: &[&str]) -> u64 {
+    fn run_update(&mut self, kind: Kind, filling: Filling<'_>, place: &[pg_sys::Datum]) -> u64 {
         use pgrx::IntoDatum;
-        let array = |texts: Vec<&str>| texts.into_datum().expect("an array is never null");
-        let blobids = array(blobids.iter().map(String::as_str).collect());
-        let mime_types = array(mime_types.to_vec());
-        let leaf = self.oid;
-        let plan = self.update_plan(rows);
-        let mut run = |arguments: &mut [pg_sys::Datum]| {
-            index_hint::for_update_of(leaf, || plan.execute(arguments, false))
-        };
-        match rows.place {
-            Place::Range(mut from, mut to) => {
-                let (from, to) = (&raw mut from, &raw mut to);
-                run(&mut [blobids, mime_types, from.into(), to.into()])
-            }
-            Place::Few(tids) => run(&mut [blobids, mime_types, plan::tid_array(tids)]),
-        }
+        plan::with_spi(|| {
+            let array = |texts: Vec<&str>| texts.into_datum().expect("an array is never null");
+            let blobids = filling.blobids.iter().map(String::as_str).collect();
+            let mut arguments = vec![array(blobids), array(filling.mime_types.to_vec())];
+            arguments.extend(place);
+            let leaf = self.oid;
+            let plan = self.update_plan(kind);
+            index_hint::for_update_of(leaf, || plan.execute(&mut arguments, false))
+        })
+    }
+}
+
+/// An UPDATE, by where its rows are.
+#[derive(Clone, Copy)]
+enum Kind {
+    Range = 0,
+    Few = 1,
+}
+
+/// Is it the last attempt?
+#[derive(Clone, Copy)]
+struct Last {
+    /// Of those to find the partition constraint at hand.
+    constraint: bool,
+    /// Of those to leave pending rows as they are.
+    changed: bool,
+}
+
+/// The rows that a batch has locked.
+#[derive(Default)]
+struct Rows {
+    tids: Vec<Tid>,
+    missed: bool,
+    /// Rows that have been left out.
+    without: u64,
+    /// What has become of each has to be looked at.
+    look: bool,
+    /// Rows that have been changed and are pending stay so.
+    accept_changed: bool,
+}
+
+/// What an error means, by what was being done when it came.
+fn trouble(error: PgError, phase: Phase) -> LeafError {
+    if phase == Phase::Before || error.sqlstate() != LOCK_NOT_AVAILABLE {
+        return error.into();
+    }
+    match phase {
+        Phase::Update if error.is_of_trigger() => LeafError::Blocked,
+        Phase::OwnRows => LeafError::Blocked,
+        _ => LeafError::RowsLocked,
     }
 }

@@ -4,10 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::backfill::batch::Batch;
-use crate::backfill::leaf::{Leaf, LeafError, Place, Rows, Tid, block_of, start_of_block};
+use crate::backfill::leaf::{
+    Filling, Leaf, LeafError, Place, Tid, Updated, block_of, start_of_block,
+};
 use crate::backfill::shared::{add, add_time};
-use crate::pg::bgworker;
 use crate::pg::latch::WaitEvent;
+use crate::pg::rows::Wait;
+use crate::pg::{bgworker, identity};
 
 /// An update that takes longer makes the next batches smaller, whatever the batch size: others wait
 /// for the rows it holds, and for the leaf, such as one who creates a partition beside a default one.
@@ -16,23 +19,6 @@ const LONG_BATCH: Duration = Duration::from_millis(500);
 
 /// How often a batch is tried again after a deadlock or a serialization failure.
 const RETRIES: u32 = 5;
-
-/// What has become of the rows of a batch whose blobs have a type.
-#[derive(Default)]
-struct Filled {
-    expected: u64,
-    updated: u64,
-    /// Those that somebody held were passed by.
-    free_only: bool,
-}
-
-impl Filled {
-    /// Others may have put rows of the same blobs into the place meanwhile. They are filled as well, and would make up
-    /// in number for some that were held or have moved.
-    fn may_have_missed(&self) -> bool {
-        self.free_only || self.updated != self.expected
-    }
-}
 
 impl Worker<'_> {
     /// Fills the pending rows of a range of blocks, batch by batch. `done` moves from the first block
@@ -118,73 +104,105 @@ impl Worker<'_> {
         batch: &Batch,
     ) -> Result<(), LeafError> {
         let (board, counters) = (self.shared.board(), &self.slot.counters);
-        let filled = match self.job.options.dry_run {
-            true => Filled::default(),
-            false => match self.update(leaf, place, batch) {
-                Ok(filled) => filled,
-                // These rows have to wait for another pass; what comes after them may be free.
-                Err(LeafError::RowsLocked | LeafError::Retry) => {
-                    board.note_locked(index);
-                    Filled::default()
-                }
-                Err(trouble) => return Err(trouble),
-            },
+        let (blobids, mime_types, expected) = batch.filled(self.shared.dictionary());
+        let filling = Filling {
+            place,
+            blobids: &blobids,
+            mime_types: &mime_types,
+            expected,
         };
-        let missed = filled.expected.saturating_sub(filled.updated);
-        add(&counters.rows_retried, missed);
-        let left = batch.rows.saturating_sub(filled.updated);
-        board.note_left(index, left, filled.may_have_missed());
+        let nothing_to_do = self.job.options.dry_run || blobids.is_empty();
+        let result = match nothing_to_do {
+            true => Ok(Updated::default()),
+            false => self.update(leaf, filling, batch.rows),
+        };
+        let updated = match result {
+            Ok(updated) => updated,
+            // These rows have to wait for another pass; what comes after them may be free.
+            Err(LeafError::RowsLocked | LeafError::Retry) => {
+                board.note_locked(index);
+                Updated::default()
+            }
+            // What comes after them isn't free either.
+            Err(LeafError::Blocked) => {
+                board.note_locked(index);
+                board.note_left(index, batch.rows, false);
+                return Err(LeafError::Blocked);
+            }
+            Err(trouble) => return Err(trouble),
+        };
+        let done_with = updated.filled + updated.gone;
+        if !nothing_to_do {
+            let missed = expected.saturating_sub(done_with + updated.kept_pending);
+            add(&counters.rows_retried, missed);
+        }
+        let left = batch.rows.saturating_sub(done_with);
+        board.note_left(index, left, updated.missed);
+        board.note_kept(index, updated.kept_pending);
         bgworker::report_statistics();
         Ok(())
     }
 
-    /// Updates one batch.
+    /// Updates one batch, which has so many rows.
     fn update(
         &mut self,
         leaf: &mut Leaf<'_>,
-        place: Place<'_>,
-        batch: &Batch,
-    ) -> Result<Filled, LeafError> {
-        let (blobids, mime_types, expected) = batch.filled(self.shared.dictionary());
-        if blobids.is_empty() {
-            return Ok(Filled::default());
-        }
+        filling: Filling<'_>,
+        rows: u64,
+    ) -> Result<Updated, LeafError> {
         self.report(&format!("updating {}", leaf.name));
+        self.patience.in_pass(self.shared.board().generation());
         let counters = &self.slot.counters;
-        let mut rows = Rows {
-            place,
-            free_only: false,
-        };
         let mut attempt = 0;
         loop {
+            if !self.patience.may_try(leaf.trigger_functions()) {
+                return Err(LeafError::Blocked);
+            }
+            let wait = self.patience.wait();
+            let timeout = self.patience.timeout(leaf.trigger_functions());
+            self.limit_lock_waits(timeout);
             let begun = Instant::now();
-            let result = leaf.update(rows, &blobids, &mime_types);
+            let result = leaf.update(filling, wait);
             let took = begun.elapsed();
-            match result {
+            self.limit_lock_waits(self.job.options.lock_timeout());
+            let trouble = match result {
                 Ok(updated) => {
-                    add(&counters.rows_updated, updated.rows);
+                    add(&counters.rows_updated, updated.filled);
                     add_time(&counters.commit_us, updated.commit_time);
                     let update_time = took.saturating_sub(updated.commit_time);
                     add_time(&counters.update_us, update_time);
-                    self.adapt(took, batch.rows);
-                    return Ok(Filled {
-                        expected,
-                        updated: updated.rows,
-                        free_only: rows.free_only,
-                    });
-                }
-                Err(trouble) => {
-                    add_time(&counters.update_us, took);
-                    match trouble {
-                        LeafError::RowsLocked if !rows.free_only => rows.free_only = true,
-                        LeafError::Retry if attempt < RETRIES => {
-                            attempt += 1;
-                            self.wait(Duration::from_millis(20) * attempt, WaitEvent::Delay);
-                        }
-                        trouble => return Err(trouble),
+                    self.patience.came_through(leaf.trigger_functions());
+                    if took > timeout.max(LONG_BATCH) {
+                        self.patience.use_up();
                     }
+                    self.adapt(took, rows);
+                    return Ok(updated);
                 }
+                Err(trouble) => trouble,
+            };
+            add_time(&counters.update_us, took);
+            match trouble {
+                LeafError::RowsLocked if wait == Wait::ForRows => self.patience.use_up(),
+                LeafError::Retry if attempt < RETRIES => {
+                    attempt += 1;
+                    self.wait(Duration::from_millis(20) * attempt, WaitEvent::Delay);
+                }
+                LeafError::Blocked => {
+                    // All that the next attempt writes may be in vain again.
+                    self.batch_rows = 1;
+                    self.patience.block(leaf.trigger_functions());
+                    return Err(LeafError::Blocked);
+                }
+                trouble => return Err(trouble),
             }
+        }
+    }
+
+    /// Sets how long a statement of ours waits for a lock.
+    fn limit_lock_waits(&mut self, time: Duration) {
+        if time != self.lock_timeout {
+            self.lock_timeout = time;
+            identity::set_lock_timeout(time);
         }
     }
 

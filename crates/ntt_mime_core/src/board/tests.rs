@@ -20,6 +20,7 @@ fn zeroed(leaves: usize) -> (BoardHeader, Vec<LeafEntry>) {
         flags: AtomicU32::new(0),
         rows_left: AtomicU64::new(0),
         file: AtomicU64::new(0),
+        rows_kept: AtomicU64::new(0),
     };
     (header, (0..leaves).map(|_| entry()).collect())
 }

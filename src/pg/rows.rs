@@ -1,0 +1,166 @@
+//! Rows by their places: locking them, and finding what has become of them.
+
+use pgrx::pg_sys;
+
+use super::lock::LockedLeaf;
+use super::scan;
+
+type Tid = pg_sys::ItemPointerData;
+
+/// What to do about a row that somebody else has locked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// Wait for it, up to `lock_timeout`.
+    ForRows,
+    /// Pass by it.
+    ForNobody,
+}
+
+/// What came of locking some rows.
+#[derive(Default)]
+pub struct LockedRows {
+    pub tids: Vec<Tid>,
+    /// Somebody else has them: passed by.
+    pub held: u64,
+    /// Others have changed or removed them since the snapshot.
+    pub changed: u64,
+}
+
+/// Locks rows as an UPDATE of `mime_type` does. Inside a transaction with a snapshot, which sees the rows.
+pub fn lock(leaf: &LockedLeaf, tids: Vec<Tid>, wait: Wait) -> LockedRows {
+    let mode = lock_mode(leaf);
+    let policy = match wait {
+        Wait::ForRows => pg_sys::LockWaitPolicy::LockWaitBlock,
+        Wait::ForNobody => pg_sys::LockWaitPolicy::LockWaitSkip,
+    };
+    let mut locked = LockedRows::default();
+    with_slot(leaf, |slot| {
+        for mut tid in tids {
+            pgrx::check_for_interrupts!();
+            let mut failure = pg_sys::TM_FailureData::default();
+            let place = tid;
+            // SAFETY: an open, locked relation and a slot of its kind; the snapshot sees the row, so it can't have
+            // been removed altogether.
+            let result = unsafe {
+                pg_sys::table_tuple_lock(
+                    leaf.relation(),
+                    &mut tid,
+                    pg_sys::GetActiveSnapshot(),
+                    slot,
+                    pg_sys::GetCurrentCommandId(false),
+                    mode,
+                    policy,
+                    0,
+                    &mut failure,
+                )
+            };
+            match result {
+                pg_sys::TM_Result::TM_Ok => locked.tids.push(place),
+                pg_sys::TM_Result::TM_WouldBlock => locked.held += 1,
+                _ => locked.changed += 1,
+            }
+        }
+    });
+    locked
+}
+
+/// The mode in which an UPDATE of `mime_type` locks a row: see ExecUpdateLockMode in executor/nodeModifyTable.c.
+fn lock_mode(leaf: &LockedLeaf) -> pg_sys::LockTupleMode::Type {
+    // SAFETY: an open, locked relation; the bitmap is a copy in the current memory context.
+    let is_key = unsafe {
+        let keys = pg_sys::RelationGetIndexAttrBitmap(
+            leaf.relation(),
+            pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_KEY,
+        );
+        let number = pg_sys::get_attnum(leaf.oid(), c"mime_type".as_ptr());
+        let member = i32::from(number) - pg_sys::FirstLowInvalidHeapAttributeNumber;
+        pg_sys::bms_is_member(member, keys)
+    };
+    match is_key {
+        true => pg_sys::LockTupleMode::LockTupleExclusive,
+        false => pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
+    }
+}
+
+/// What has become of rows.
+#[derive(Default)]
+pub struct Fates {
+    /// They have a type.
+    pub filled: u64,
+    /// They are pending still, and as they were.
+    pub as_before: u64,
+    /// They are pending, and have been changed: the places where they were.
+    pub changed: Vec<Tid>,
+    /// They aren't there any more, or have no blobid any more.
+    pub gone: u64,
+}
+
+/// Finds what this transaction has made of rows that it has locked. Each is followed to its latest version.
+pub fn fates(leaf: &LockedLeaf, tids: &[Tid]) -> Fates {
+    let blobid = scan::column(leaf, c"blobid");
+    let mime_type = scan::column(leaf, c"mime_type");
+    // One that is computed isn't in the row.
+    let computed = scan::is_computed(leaf, c"blobid");
+    let last = blobid.max(mime_type);
+    let mut fates = Fates::default();
+    with_slot(leaf, |slot| {
+        // SAFETY: inside a transaction; a new snapshot sees what all statements before have done. Scan and snapshot are
+        // given back, or by the abort after an error. The slot has as many values as have been asked for.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            let snapshot = pg_sys::GetActiveSnapshot();
+            let scan = pg_sys::table_beginscan_tid(leaf.relation(), snapshot);
+            for tid in tids {
+                pgrx::check_for_interrupts!();
+                let mut latest = *tid;
+                pg_sys::table_tuple_get_latest_tid(scan, &mut latest);
+                let there = pg_sys::table_tuple_fetch_row_version(
+                    leaf.relation(),
+                    &mut latest,
+                    snapshot,
+                    slot,
+                );
+                if !there {
+                    fates.gone += 1;
+                    continue;
+                }
+                pg_sys::slot_getsomeattrs(slot, last.into());
+                let is_null = |column: i16| *(*slot).tts_isnull.add(column as usize - 1);
+                if !is_null(mime_type) {
+                    fates.filled += 1;
+                } else if is_null(blobid) && !computed {
+                    fates.gone += 1;
+                } else if same(*tid, latest) {
+                    fates.as_before += 1;
+                } else {
+                    fates.changed.push(*tid);
+                }
+            }
+            pg_sys::table_endscan(scan);
+            pg_sys::PopActiveSnapshot();
+        }
+    });
+    fates
+}
+
+/// The place as a number, in physical order.
+pub fn number(tid: Tid) -> u64 {
+    let block = u64::from(tid.ip_blkid.bi_hi) << 16 | u64::from(tid.ip_blkid.bi_lo);
+    block << 16 | u64::from(tid.ip_posid)
+}
+
+fn same(a: Tid, b: Tid) -> bool {
+    number(a) == number(b)
+}
+
+/// Runs `work` with a slot for rows of the leaf.
+fn with_slot<T>(leaf: &LockedLeaf, work: impl FnOnce(*mut pg_sys::TupleTableSlot) -> T) -> T {
+    // SAFETY: an open relation; the slot is dropped here, or after an error with its memory and its pin by the abort.
+    unsafe {
+        let slot = pg_sys::table_slot_create(leaf.relation(), std::ptr::null_mut());
+        let value = work(slot);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        value
+    }
+}
