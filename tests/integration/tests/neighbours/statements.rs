@@ -76,7 +76,10 @@ fn all_updates_of_a_run_are_one_line() {
             "{how}: {counted} of {taken} ms"
         );
         // What else there is is the run's bookkeeping and its caller's, a line each, and no more for more leaves.
-        let all = beginnings(&mut s);
+        let mut all = beginnings(&mut s);
+        // From PostgreSQL 16 on, the same statement on transition tables is another one for each table: that of the
+        // leaves' triggers, as in any other UPDATE of them.
+        all.retain(|query| !query.contains("old_rows"));
         assert!(all.len() < 30, "{how}: {all:#?}");
     }
 }
