@@ -9,7 +9,6 @@ use sha2::{Digest, Sha256};
 
 use super::history;
 use super::leaf::Tid;
-use crate::pg::encoding::readable;
 
 /// The blobid of a row: of a blob, or text that isn't one.
 #[derive(PartialEq, Eq, Hash, Clone)]
@@ -23,7 +22,7 @@ pub enum BlobKey {
 pub struct Invalid {
     /// Stands for it in the run cache, where it has an entry, too, so that it is recorded once a run.
     entry: BlobId,
-    /// As it is recorded, once it is readable.
+    /// As it is recorded.
     recorded: String,
     /// What is wrong with it.
     pub error: InvalidBlobId,
@@ -119,7 +118,7 @@ impl BlobKey {
     pub fn text(&self) -> String {
         match self {
             BlobKey::Blob(id) => id.to_string(),
-            BlobKey::Invalid(invalid) => readable(invalid.recorded.clone()),
+            BlobKey::Invalid(invalid) => invalid.recorded.clone(),
         }
     }
 }

@@ -14,7 +14,7 @@ use pgrx::{Spi, pg_sys};
 use serde::Serialize;
 
 use super::options::Options;
-use crate::pg::encoding::{readable, readable_json};
+use crate::pg::encoding::{array_value, json_value, readable_value, text_value};
 use crate::pg::identity::Use::{Reads, Writes};
 use crate::pg::identity::as_owner;
 use crate::pg::{lock, plan};
@@ -45,7 +45,7 @@ DELETE FROM ntt_mime.run
 
 const INSERT_RUN: &str = "
 INSERT INTO ntt_mime.run (target, status, pid, role_name, options, workers, libmagic)
-VALUES ($1, 'running', $2, pg_catalog.convert_from($3, 'UTF8'), $4::pg_catalog.jsonb, $5, $6) RETURNING run_id";
+VALUES ($1, 'running', $2, $3, $4::pg_catalog.jsonb, $5, $6) RETURNING run_id";
 
 /// The pid, since an extension that has been dropped and made again while a run goes on begins anew with its numbers.
 const UPDATE_RUN: &str = "
@@ -66,7 +66,7 @@ SELECT max(run_id) FROM ntt_mime.run WHERE status = 'running' AND pid = $1";
 
 const RUN_THAT_READ: &str = "
 SELECT max(run_id) FROM ntt_mime.run
- WHERE bytes_read > 0 AND options OPERATOR(pg_catalog.->>) 'blob_root' = pg_catalog.convert_from($1, 'UTF8')";
+ WHERE bytes_read > 0 AND options OPERATOR(pg_catalog.->) 'blob_root' = $1::pg_catalog.jsonb";
 
 const HOLDER: &str = "
 SELECT l.pid FROM pg_catalog.pg_locks l
@@ -75,11 +75,13 @@ SELECT l.pid FROM pg_catalog.pg_locks l
                       WHERE d.datname = pg_catalog.current_database())
    AND l.classid = $1 AND l.objid = $2";
 
+/// Which of the texts are on record, by their places among $1.
 const KNOWN_FAILURES: &str = "
-SELECT blobid, reason,
-       reason = 'quarantined'
-       OR NOT $2 AND last_seen > clock_timestamp() - pg_catalog.make_interval(secs => $3)
-  FROM ntt_mime.failure WHERE blobid = ANY ($1)";
+SELECT n.place, f.reason,
+       f.reason = 'quarantined'
+       OR NOT $2 AND f.last_seen > clock_timestamp() - pg_catalog.make_interval(secs => $3)
+  FROM pg_catalog.unnest($1) WITH ORDINALITY AS n(blobid, place)
+  JOIN ntt_mime.failure f ON f.blobid = n.blobid";
 
 /// Served by an index of its own, since it is asked by each statement that detects.
 const QUARANTINED: &CStr = c"
@@ -146,9 +148,9 @@ pub struct Additions {
     pub idle_ms: f64,
 }
 
-/// As JSON, of characters that any database has.
-fn json(data: &impl Serialize) -> String {
-    readable_json(serde_json::to_string(data).expect("plain data"))
+/// As JSON.
+fn json(data: &(impl Serialize + ?Sized)) -> DatumWithOid<'static> {
+    json_value(&serde_json::to_string(data).expect("plain data"))
 }
 
 fn run_sql(sql: &str, arguments: &[DatumWithOid<'_>]) {
@@ -168,16 +170,13 @@ pub fn tidy_up() {
 
 /// Writes the row of a new run; returns its run_id.
 pub fn begin(target: &str, role: &str, options: &Options, libmagic: &str) -> i64 {
-    let text = json(options);
-    let target = readable(target.to_owned());
     let arguments = [
-        DatumWithOid::from(target.as_str()),
+        text_value(target),
         DatumWithOid::from(crate::pg::latch::my_pid()),
-        // As it is, not as people read it: who may cancel a run is decided by it.
-        DatumWithOid::from(role.as_bytes()),
-        DatumWithOid::from(text.as_str()),
+        text_value(role),
+        json(options),
         DatumWithOid::from(options.workers as i32),
-        DatumWithOid::from(libmagic),
+        text_value(libmagic),
     ];
     as_owner(&[Writes(RUN)], || {
         Spi::connect_mut(|client| {
@@ -193,11 +192,7 @@ pub fn begin(target: &str, role: &str, options: &Options, libmagic: &str) -> i64
 
 /// Brings the row of a run up to date.
 pub fn update(run_id: i64, row: &RunRow) {
-    let text = json(row);
-    let arguments = [
-        DatumWithOid::from(run_id),
-        DatumWithOid::from(text.as_str()),
-    ];
+    let arguments = [DatumWithOid::from(run_id), json(row)];
     as_owner(&[Writes(RUN)], || run_sql(UPDATE_RUN, &arguments));
 }
 
@@ -215,7 +210,7 @@ pub fn holder_of_target(target: pg_sys::Oid) -> (Option<i32>, Option<i64>) {
 /// The last run on record that has read blobs below these roots.
 pub fn run_that_read(blob_root: &str) -> Option<i64> {
     as_owner(&[Reads(RUN)], || {
-        one::<i64>(RUN_THAT_READ, &[DatumWithOid::from(blob_root.as_bytes())])
+        one::<i64>(RUN_THAT_READ, &[json(blob_root)])
     })
 }
 
@@ -309,11 +304,6 @@ pub fn any_failure() -> bool {
     .unwrap_or(false)
 }
 
-/// As an array's elements.
-fn texts(strings: &[String]) -> Vec<&str> {
-    strings.iter().map(String::as_str).collect()
-}
-
 /// A failure on record.
 pub struct KnownFailure {
     pub reason: FailureReason,
@@ -331,7 +321,7 @@ pub struct NewFailure {
 /// The failures on record among `blobids`.
 pub fn known_failures(options: &Options, blobids: &[String]) -> HashMap<String, KnownFailure> {
     let arguments = [
-        DatumWithOid::from(texts(blobids)),
+        array_value(blobids.iter().map(String::as_str), text_value),
         DatumWithOid::from(options.retry_failed),
         DatumWithOid::from(options.retry_failures_after_s as f64),
     ];
@@ -339,12 +329,18 @@ pub fn known_failures(options: &Options, blobids: &[String]) -> HashMap<String, 
     as_owner(&[Reads(FAILURE)], || {
         Spi::connect(|client| -> pgrx::spi::Result<()> {
             for row in client.select(KNOWN_FAILURES, None, &arguments)? {
+                // Counted from one.
+                let place = row.get::<i64>(1)?.unwrap_or_default() as usize;
                 let reason = row.get::<String>(2)?.unwrap_or_default();
                 let failure = KnownFailure {
                     reason: reason.parse().unwrap_or(FailureReason::Error),
                     pass_over: row.get::<bool>(3)?.unwrap_or(false),
                 };
-                known.insert(row.get::<String>(1)?.unwrap_or_default(), failure);
+                known.extend(
+                    blobids
+                        .get(place.wrapping_sub(1))
+                        .map(|text| (text.clone(), failure)),
+                );
             }
             Ok(())
         })
@@ -357,22 +353,25 @@ pub fn known_failures(options: &Options, blobids: &[String]) -> HashMap<String, 
 pub fn record_failures(run_id: i64, failed: &[NewFailure], mended: &[String]) {
     as_owner(&[Writes(FAILURE)], || {
         if !failed.is_empty() {
-            let column = |of: fn(&NewFailure) -> String| failed.iter().map(of).collect::<Vec<_>>();
+            let blobids = failed.iter().map(|f| f.blobid.as_str());
+            let reasons = failed.iter().map(|f| f.reason.as_str());
+            let details = failed.iter().map(|f| f.detail.as_str());
             let arguments = [
                 DatumWithOid::from(run_id),
-                DatumWithOid::from(column(|f| f.blobid.clone())),
-                DatumWithOid::from(column(|f| f.reason.as_str().to_owned())),
-                DatumWithOid::from(column(|f| readable(f.detail.clone()))),
+                array_value(blobids, text_value),
+                array_value(reasons, text_value),
+                array_value(details, readable_value),
             ];
             run_sql(RECORD_FAILURES, &arguments);
         }
         if !mended.is_empty() {
-            run_sql(FORGET_FAILURES, &[DatumWithOid::from(texts(mended))]);
+            let mended = mended.iter().map(String::as_str);
+            run_sql(FORGET_FAILURES, &[array_value(mended, text_value)]);
         }
     });
 }
 
-/// The key under which a text that is no blobid is recorded, once it is readable: itself, or its beginning and a hash.
+/// The key under which a text that is no blobid is recorded: itself, or its beginning and a hash.
 pub fn failure_key(text: &str) -> String {
     use sha2::{Digest, Sha256};
     if text.len() <= MAX_KEY {

@@ -299,6 +299,12 @@ pub fn schema_name(oid: pg_sys::Oid) -> String {
     name.unwrap_or_else(|| oid.to_u32().to_string())
 }
 
+/// A type's name, as PostgreSQL puts it.
+pub fn type_name(oid: pg_sys::Oid) -> String {
+    // SAFETY: a catalog look-up inside a transaction, whose result is a C string.
+    unsafe { from_server_c(pg_sys::format_type_be(oid)) }.unwrap_or_default()
+}
+
 /// The names of a relation's schema and of itself; None when it is gone.
 fn names(oid: pg_sys::Oid) -> Option<(*mut c_char, *mut c_char)> {
     // SAFETY: catalog look-ups inside a transaction; both names are palloc'ed copies or NULL.

@@ -8,7 +8,7 @@
 use pgrx::pg_sys;
 
 use super::encoding;
-use super::lock::{LockedLeaf, plain_name};
+use super::lock::{LockedLeaf, plain_name, type_name};
 use crate::errors::Error;
 
 /// Calls `row` with place and blobid of up to `limit` rows between two places, both exclusive, in physical order,
@@ -95,13 +95,10 @@ pub fn column(leaf: &LockedLeaf, name: &'static std::ffi::CStr) -> i16 {
     if number < 1 {
         Error::NoSuchColumn { target, column }.raise()
     }
-    // SAFETY: a type's name is a C string.
-    let found = unsafe { encoding::from_server_c(pg_sys::format_type_be(kind)) };
-    let found = found.unwrap_or_default();
     Error::WrongType {
         target,
         column,
-        found,
+        found: type_name(kind),
     }
     .raise()
 }

@@ -1,6 +1,6 @@
 //! Databases that aren't in UTF-8, with names, paths and errors that hold other characters.
 //!
-//! What a run makes SQL of is converted; what is for people to read is escaped (src/pg/encoding.rs).
+//! What a run makes SQL of, and what it records, is converted; errors are escaped (src/pg/encoding.rs).
 
 use std::os::unix::fs::symlink;
 
@@ -10,12 +10,17 @@ use ntt_mime_integration::{Cluster, Session, Store, TestDb, assert_error, inode}
 
 /// A database in LATIN1 with the extension.
 fn latin1_database(name: &str) -> TestDb<'static> {
+    database(name, "LATIN1")
+}
+
+/// One in any encoding.
+fn database(name: &str, encoding: &str) -> TestDb<'static> {
     let cluster = Cluster::shared();
     let db = TestDb::empty(cluster, name);
     let mut dba = cluster.connect("postgres", SUPERUSER);
     dba.exec(&format!("DROP DATABASE {}", db.name));
     dba.exec(&format!(
-        "CREATE DATABASE {} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'",
+        "CREATE DATABASE {} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'",
         db.name
     ));
     db.connect().exec("CREATE EXTENSION ntt_mime");
@@ -74,12 +79,20 @@ fn names_in_a_database_of_another_encoding() {
     assert_eq!(s.backfill("7").rows_updated, 0);
     assert_eq!(
         s.column("SELECT DISTINCT target FROM ntt_mime.run"),
-        [r#""Gr\u{f6}\u{df}e"."Caf\u{e9}""#]
+        [r#""Größe"."Café""#]
     );
     assert_eq!(
-        s.table("SELECT blobid, reason FROM ntt_mime.failure"),
-        [r"kein Blob: \u{df}|invalid"]
+        s.table("SELECT blobid, reason, attempts FROM ntt_mime.failure"),
+        ["kein Blob: ß|invalid|1"]
     );
+    assert_eq!(
+        s.count(r#"SELECT count(*) FROM ntt_mime.failure JOIN "Größe"."Café" USING (blobid)"#),
+        1
+    );
+    // It is found again under that key, and goes away with it.
+    let retried = s.backfill("7, retry_failed => true");
+    assert_eq!((retried.rows_updated, retried.failures), (0, 1));
+    assert_eq!(s.column("SELECT attempts FROM ntt_mime.failure"), ["2"]);
 }
 
 #[test]
@@ -93,7 +106,7 @@ fn a_client_of_another_encoding_runs_a_backfill() {
     );
     inode::check_filled(&mut s, r#""Größe""#);
     assert_eq!(
-        s.column("SELECT options->>'blob_root' LIKE '%/\\\\u{e4}rchiv' FROM ntt_mime.run"),
+        s.column("SELECT options->>'blob_root' LIKE '%/ärchiv' FROM ntt_mime.run"),
         ["t"]
     );
 }
@@ -147,4 +160,80 @@ fn a_role_of_other_characters_cancels_its_own_run() {
     );
     // The harness drops roles by the names that it knows.
     s.exec(&format!("ALTER ROLE {name} RENAME TO {role}"));
+}
+
+#[test]
+fn bytes_that_are_no_text_are_recorded_as_they_are() {
+    // Everything is permitted in SQL_ASCII. In WIN1252 0x81 is, and has no equivalent in Unicode; EUC_JP is a multibyte
+    // encoding, and PostgreSQL can't convert all that may stand in it.
+    for encoding in ["SQL_ASCII", "WIN1252", "EUC_JP"] {
+        let db = database("odd_bytes", encoding);
+        let store = Store::new();
+        db.use_store(&store);
+        let mut s = db.connect();
+        inode::load_source(&mut s, &store.put_synthetic(20));
+        let odd = match encoding {
+            "SQL_ASCII" => [
+                r"\x4772f6df65",
+                r"\x4772f6dc65",
+                r"\x4772ff8f65",
+                r"\x4772c3b665",
+            ],
+            "WIN1252" => [
+                r"\x477281df65",
+                r"\x477281dc65",
+                r"\x47728f8f65",
+                r"\x4772f6df65",
+            ],
+            _ => [
+                r"\x4772adfc65",
+                r"\x4772adf565",
+                r"\x4772f5a165",
+                r"\x4772a4a2",
+            ],
+        };
+        let text = |bytes: &str| format!("pg_catalog.convert_from('{bytes}', '{encoding}')");
+        // The names of table and leaf are made of such bytes, too.
+        let name = text(odd[0]);
+        s.exec(&format!(
+            "DO $do$BEGIN
+                 EXECUTE format('CREATE TABLE %I (n int, blobid text, mime_type text) PARTITION BY LIST (n)', {name});
+                 EXECUTE format('CREATE TABLE %I PARTITION OF %I DEFAULT', {name} || {name}, {name});
+                 EXECUTE format('INSERT INTO %I SELECT n, blobid FROM source', {name});
+                 EXECUTE format('CREATE VIEW target AS TABLE %I', {name});
+             END$do$"
+        ));
+        for bytes in odd {
+            // A long one as well, of which only the beginning is kept.
+            let odd = text(bytes);
+            s.exec(&format!(
+                "DO $do$BEGIN
+                     EXECUTE format('INSERT INTO %I VALUES (0, %L), (1, repeat(%L, 1000))', {name}, {odd}, {odd});
+                 END$do$"
+            ));
+        }
+        let oid = s.column(&format!("SELECT oid FROM pg_class WHERE relname = {name}"))[0].clone();
+        let outcome = s
+            .call(&format!("7, target => {oid}::regclass"))
+            .unwrap_or_else(|e| panic!("{encoding}: {}", describe(&e)));
+        assert_eq!(
+            (outcome.blobs, outcome.rows_updated, outcome.failures),
+            (28, 20, 8),
+            "{encoding}"
+        );
+        assert_eq!(
+            s.table(&format!(
+                "SELECT count(*), count(DISTINCT f.blobid), count(t.blobid), bool_and(f.attempts = 1),
+                        (SELECT count(*) FROM ntt_mime.run WHERE target = 'public.' || quote_ident({name}))
+                   FROM ntt_mime.failure f LEFT JOIN target t ON t.blobid = f.blobid"
+            )),
+            ["8|8|4|t|1"],
+            "{encoding}"
+        );
+        // What people read can be sent to any client.
+        s.table("SELECT detail FROM ntt_mime.failure");
+        let again = s.backfill(&format!("7, target => {oid}::regclass"));
+        assert_eq!((again.rows_updated, again.failures), (0, 8), "{encoding}");
+        assert_eq!(s.count("SELECT count(*) FROM ntt_mime.failure"), 8);
+    }
 }
