@@ -53,6 +53,13 @@ pub enum Error {
         column: &'static str,
         found: String,
     },
+    /// A column whose values are computed.
+    GeneratedColumn {
+        target: String,
+        column: &'static str,
+    },
+    /// To fill a row could mean to move it: of the target, or of a table above or below it.
+    PartitionedByType { target: String, by: Option<String> },
     /// No right to fill the target, whose name is quoted for SQL: no quotes are around it.
     NoPrivilege {
         target: String,
@@ -268,6 +275,22 @@ impl From<Error> for Report {
                 format!("column \"{column}\" of relation \"{target}\" must be of type text or character varying"),
             )
             .set_detail(format!("It is of type {found}.")),
+            Error::GeneratedColumn { target, column } => report(
+                C::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("column \"{column}\" of relation \"{target}\" is a generated column"),
+            )
+            .set_hint("A run fills an ordinary column: one without an expression."),
+            Error::PartitionedByType { target, by } => report(
+                C::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!(
+                    "cannot fill table \"{target}\" because {} is partitioned by column \"mime_type\"",
+                    by.map_or("it".to_owned(), |by| format!("\"{by}\""))
+                ),
+            )
+            .set_detail(
+                "A run works on each partition by itself, and a row may belong to another one once its type is filled.",
+            )
+            .set_hint("UPDATE the partitioned table, which moves rows, with the types that ntt_detect_mime() gives."),
             Error::NoPrivilege {
                 target,
                 role,

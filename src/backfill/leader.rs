@@ -121,7 +121,8 @@ struct Leader {
     filled_before: u64,
     last_record: Instant,
     last_notice: Instant,
-    warned_of_others: bool,
+    /// Tables that aren't filled, though they belong to the target.
+    warned_of: HashSet<u32>,
     /// Its row has been written for the last time.
     finished: bool,
 }
@@ -146,7 +147,7 @@ impl Leader {
             filled_before: 0,
             last_record: now,
             last_notice: now,
-            warned_of_others: false,
+            warned_of: HashSet::new(),
             finished: false,
         }
     }
@@ -222,12 +223,11 @@ impl Leader {
     }
 
     fn list_leaves(&mut self) -> Vec<ListedLeaf> {
-        let target = &self.target;
+        let (target, warned_of) = (&self.target, &mut self.warned_of);
         let (leaves, others) =
-            tx::in_subtransaction(|| identity::as_owner(&[], || target::leaves(target)));
-        if others.count > 0 && !self.warned_of_others {
-            self.warned_of_others = true;
-            warn_of_others(&others);
+            tx::in_subtransaction(|| identity::as_owner(&[], || target::leaves(target, warned_of)));
+        if others.count > 0 {
+            warn_of_others(&others, self.target.partitioned);
         }
         leaves
     }
@@ -413,17 +413,31 @@ fn quarantined(left: &LeftBehind) -> NewFailure {
     }
 }
 
-fn warn_of_others(others: &Others) {
-    let why = "Foreign tables, and tables whose access method does not support TID range scans, are not filled.";
+fn warn_of_others(others: &Others, partitioned: bool) {
+    let (what, why) = match partitioned {
+        true => (
+            "partition",
+            "Foreign tables, tables whose access method does not support TID range scans, and tables that are partitioned \
+             by column \"mime_type\" are not filled.",
+        ),
+        false => (
+            "child table",
+            "Tables that inherit from the target are not filled with it.",
+        ),
+    };
     let detail = match which(&others.names, others.count) {
         Some(which) => format!("{which} {why}"),
         None => why.to_owned(),
     };
     let report = Message::new(
         PgSqlErrorCode::ERRCODE_WARNING,
-        format!("skipped {}", counted(others.count as u64, "partition")),
+        format!("skipped {}", counted(others.count as u64, what)),
     )
     .set_detail(detail);
+    let report = match partitioned {
+        true => report,
+        false => report.set_hint("Run the backfill on each of them."),
+    };
     report.send(PgLogLevel::WARNING);
 }
 

@@ -272,7 +272,9 @@ impl<'a> Leaf<'a> {
             true => locked.is_leaf_of(target),
             false => self.oid == target,
         };
-        if !is_leaf || !locked.is_table() || !locked.has_tid_ranges() {
+        // Meanwhile it may also have come below a table that is partitioned by what we fill.
+        let is_ours = is_leaf && !locked.is_partition_by(target::FILLED);
+        if !is_ours || !locked.is_table() || !locked.has_tid_ranges() {
             return Err(LeafError::Gone);
         }
         if !self.entry.is_in_file(locked.file()) {

@@ -1,14 +1,18 @@
 //! The target of a run: finding it, checking it, and listing its leaves without locking any.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
 use crate::errors::{Error, NAMED};
+use crate::pg::encoding::text_value;
 use crate::pg::identity::{current_user, may_use_schema, role_name};
 use crate::pg::lock::{self, method_scans_tid_ranges, plain_name, qualified_name};
+
+/// The column that is filled.
+pub const FILLED: &CStr = c"mime_type";
 
 /// A table that can be filled.
 #[derive(Debug, Clone)]
@@ -39,10 +43,10 @@ const RLS_ENABLED: std::ffi::c_int = 2;
 const DESCRIBE: &str = "
 SELECT c.relkind::pg_catalog.text,
        c.relpersistence::pg_catalog.text,
-       b.atttypid, pg_catalog.format_type(b.atttypid, b.atttypmod),
-       m.atttypid, pg_catalog.format_type(m.atttypid, m.atttypmod), m.atttypmod,
+       b.atttypid, m.atttypid, m.atttypmod,
        pg_catalog.row_security_active(c.oid),
-       a.amhandler::pg_catalog.oid
+       a.amhandler::pg_catalog.oid,
+       m.attgenerated::pg_catalog.text OPERATOR(pg_catalog.<>) ''
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
   LEFT JOIN pg_catalog.pg_attribute b
@@ -55,20 +59,38 @@ SELECT c.relkind::pg_catalog.text,
  WHERE c.oid OPERATOR(pg_catalog.=) $1";
 
 /// The leaves of a partitioned table at any depth, the largest first. Reads the catalogs only:
-/// `pg_partition_tree` would lock every leaf.
+/// `pg_partition_tree` would lock every leaf. Passes by the tables $2 and what is below them.
 const LIST_LEAVES: &str = "
 WITH RECURSIVE tree(oid, relkind, relpages, relam) AS (
     SELECT c.oid, c.relkind, c.relpages, c.relam
       FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-     WHERE i.inhparent = $1 AND NOT i.inhdetachpending
+     WHERE i.inhparent = $1 AND NOT i.inhdetachpending AND c.oid <> ALL ($2)
     UNION ALL
     SELECT c.oid, c.relkind, c.relpages, c.relam
       FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
       JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-     WHERE t.relkind = 'p' AND NOT i.inhdetachpending)
+     WHERE t.relkind = 'p' AND NOT i.inhdetachpending AND c.oid <> ALL ($2))
 SELECT t.oid, greatest(t.relpages, 0), CASE t.relkind WHEN 'r' THEN a.amhandler::pg_catalog.oid END
   FROM tree t LEFT JOIN pg_catalog.pg_am a ON a.oid = t.relam
  WHERE t.relkind <> 'p' ORDER BY t.relpages DESC, t.oid";
+
+/// The partitioned tables above the target, and itself.
+const LIST_ABOVE: &str = "
+SELECT a.relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors($1) a";
+
+/// The partitioned tables below the target, and itself. There are few beside their leaves.
+const LIST_BELOW: &str = "
+SELECT p.partrelid
+  FROM pg_catalog.pg_partitioned_table p
+ WHERE EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(p.partrelid) a WHERE a.relid OPERATOR(pg_catalog.=) $1)";
+
+/// The tables that inherit from one that isn't partitioned.
+const LIST_CHILDREN: &str = "
+WITH RECURSIVE tree(oid) AS (
+    SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = $1
+    UNION
+    SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid)
+SELECT t.oid FROM tree t ORDER BY t.oid";
 
 /// Finds the target by its oid or by the name in `ntt_mime.target`, and checks that the caller can
 /// fill it. Inside a transaction with a snapshot.
@@ -100,12 +122,12 @@ pub fn check_rights(
         return Err(Error::NoSchemaPrivilege { schema, role });
     }
     let (select, update) = (pg_sys::ACL_SELECT, pg_sys::ACL_UPDATE);
-    let to_read: Vec<&str> = [c"blobid", c"mime_type"]
+    let to_read: Vec<&str> = [c"blobid", FILLED]
         .into_iter()
         .filter(|column| !is_granted(target, role, column, select))
         .filter_map(|column| column.to_str().ok())
         .collect();
-    let may_update = is_granted(target, role, c"mime_type", update);
+    let may_update = is_granted(target, role, FILLED, update);
     if !to_read.is_empty() || !may_update {
         let (target, role) = (qualified_name(target).unwrap_or_default(), role_name(role));
         return Err(Error::NoPrivilege {
@@ -139,9 +161,9 @@ fn is_granted(table: pg_sys::Oid, role: pg_sys::Oid, column: &CStr, right: u32) 
 fn by_name(name: &str) -> Option<pg_sys::Oid> {
     Spi::connect(|client| {
         let table = client.select(
-            "SELECT pg_catalog.to_regclass(pg_catalog.convert_from($1, 'UTF8'))::pg_catalog.oid",
+            "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid",
             Some(1),
-            &[DatumWithOid::from(name.as_bytes())],
+            &[text_value(name)],
         );
         table.and_then(|table| table.first().get_one::<pg_sys::Oid>())
     })
@@ -160,11 +182,12 @@ fn describe(oid: pg_sys::Oid) -> Option<Result<Target, Error>> {
             plain_name: plain_name(oid).unwrap_or_default(),
             kind: row.get::<String>(1)?.unwrap_or_default(),
             persistence: row.get::<String>(2)?.unwrap_or_default(),
-            blobid: (row.get(3)?, row.get(4)?),
-            mime_type: (row.get(5)?, row.get(6)?),
-            mime_typmod: row.get::<i32>(7)?.unwrap_or(-1),
-            row_security: row.get::<bool>(8)?.unwrap_or(false),
-            access_method: row.get::<pg_sys::Oid>(9)?,
+            blobid: row.get(3)?,
+            mime_type: row.get(4)?,
+            mime_typmod: row.get::<i32>(5)?.unwrap_or(-1),
+            row_security: row.get::<bool>(6)?.unwrap_or(false),
+            access_method: row.get::<pg_sys::Oid>(7)?,
+            generated: row.get::<bool>(8)?.unwrap_or(false),
         }))
     };
     let described = Spi::connect(|client| read(client)).ok().flatten()?;
@@ -176,12 +199,15 @@ struct Described {
     plain_name: String,
     kind: String,
     persistence: String,
-    blobid: (Option<pg_sys::Oid>, Option<String>),
-    mime_type: (Option<pg_sys::Oid>, Option<String>),
+    /// The types of the columns that are there.
+    blobid: Option<pg_sys::Oid>,
+    mime_type: Option<pg_sys::Oid>,
     mime_typmod: i32,
     row_security: bool,
     /// The handler of a plain table's.
     access_method: Option<pg_sys::Oid>,
+    /// Is its `mime_type` computed?
+    generated: bool,
 }
 
 impl Described {
@@ -211,10 +237,17 @@ impl Described {
             let name = self.plain_name;
             return Err(Error::AccessMethod { name });
         }
-        self.check_column("blobid", &self.blobid)?;
-        self.check_column("mime_type", &self.mime_type)?;
+        self.check_column("blobid", self.blobid)?;
+        self.check_column("mime_type", self.mime_type)?;
+        if self.generated {
+            return Err(Error::GeneratedColumn {
+                target: self.plain_name,
+                column: "mime_type",
+            });
+        }
         let partitioned = self.kind == "p";
         check_rights(oid, current_user(), partitioned)?;
+        check_partitioning(oid, &self.plain_name, &[LIST_ABOVE, LIST_BELOW])?;
         let limit = self.mime_typmod - pg_sys::VARHDRSZ as i32;
         Ok(Target {
             oid,
@@ -226,17 +259,13 @@ impl Described {
         })
     }
 
-    fn check_column(
-        &self,
-        column: &'static str,
-        (type_oid, type_name): &(Option<pg_sys::Oid>, Option<String>),
-    ) -> Result<(), Error> {
-        match type_oid {
+    fn check_column(&self, column: &'static str, kind: Option<pg_sys::Oid>) -> Result<(), Error> {
+        match kind {
             Some(pg_sys::TEXTOID | pg_sys::VARCHAROID) => Ok(()),
-            Some(_) => Err(Error::WrongType {
+            Some(kind) => Err(Error::WrongType {
                 target: self.plain_name.clone(),
                 column,
-                found: type_name.clone().unwrap_or_default(),
+                found: lock::type_name(kind),
             }),
             None => Err(Error::NoSuchColumn {
                 target: self.plain_name.clone(),
@@ -246,7 +275,38 @@ impl Described {
     }
 }
 
-/// Partitions that can't be filled: foreign tables, and tables whose access method can't scan ranges of rows.
+/// An error if one of the tables that `lists` give is partitioned by the type: to fill a row could mean to move it to
+/// another partition.
+fn check_partitioning(target: pg_sys::Oid, name: &str, lists: &[&str]) -> Result<(), Error> {
+    let by_type = lists.iter().find_map(|list| by_type(list, target).pop());
+    by_type.map_or(Ok(()), |by| {
+        Err(Error::PartitionedByType {
+            target: name.to_owned(),
+            by: (by != target).then(|| plain_name(by).unwrap_or_default()),
+        })
+    })
+}
+
+/// The tables of a list that are partitioned by the type.
+fn by_type(list: &str, target: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let mut tables = oids(list, target);
+    tables.retain(|table| lock::is_partitioned_by(*table, FILLED));
+    tables
+}
+
+fn oids(sql: &str, target: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    Spi::connect(|client| -> pgrx::spi::Result<Vec<pg_sys::Oid>> {
+        let rows = client.select(sql, None, &[DatumWithOid::from(target)])?;
+        let mut oids = Vec::new();
+        for row in rows {
+            oids.extend(row.get::<pg_sys::Oid>(1)?);
+        }
+        Ok(oids)
+    })
+    .unwrap_or_else(|error| pgrx::error!("could not list tables: {error}"))
+}
+
+/// Tables that belong to the target in some way and aren't filled.
 #[derive(Default)]
 pub struct Others {
     pub count: usize,
@@ -254,39 +314,61 @@ pub struct Others {
     pub names: Vec<String>,
 }
 
-/// The leaves as they are now, the largest first, and the partitions that can't be filled. Inside a subtransaction,
-/// under a safe search path.
-pub fn leaves(target: &Target) -> (Vec<ListedLeaf>, Others) {
-    let mut others = Others::default();
+impl Others {
+    fn of(tables: Vec<pg_sys::Oid>, known: &mut HashSet<u32>) -> Others {
+        let new = tables
+            .into_iter()
+            .filter(|table| known.insert(table.to_u32()));
+        let new: Vec<_> = new.collect();
+        // One that has been dropped meanwhile has no name any more.
+        let names = new
+            .iter()
+            .take(NAMED)
+            .filter_map(|table| plain_name(*table));
+        Others {
+            names: names.collect(),
+            count: new.len(),
+        }
+    }
+}
+
+/// The leaves as they are now, the largest first, and what isn't filled of all that isn't `known` yet: of a partitioned
+/// target, partitions that are foreign tables, whose access method can't scan ranges of rows, or that are partitioned by
+/// the type; of another one, the tables that inherit from it. Inside a subtransaction, under a safe search path.
+pub fn leaves(target: &Target, known: &mut HashSet<u32>) -> (Vec<ListedLeaf>, Others) {
+    // It may have become a partition since the run began.
+    check_partitioning(target.oid, &target.plain_name, &[LIST_ABOVE])
+        .unwrap_or_else(|error| error.raise());
     if !target.partitioned {
         let oid = target.oid.to_u32();
-        return (vec![ListedLeaf { oid, blocks: 0 }], others);
+        let children = oids(LIST_CHILDREN, target.oid);
+        let leaf = ListedLeaf { oid, blocks: 0 };
+        return (vec![leaf], Others::of(children, known));
     }
     let mut leaves = Vec::new();
     let mut methods = HashMap::new();
+    let mut others = by_type(LIST_BELOW, target.oid);
+    let arguments = [
+        DatumWithOid::from(target.oid),
+        DatumWithOid::from(others.clone()),
+    ];
     Spi::connect(|client| -> pgrx::spi::Result<()> {
-        let rows = client.select(LIST_LEAVES, None, &[DatumWithOid::from(target.oid)])?;
-        for row in rows {
+        for row in client.select(LIST_LEAVES, None, &arguments)? {
             let oid = row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid);
             let usable = row.get::<pg_sys::Oid>(3)?.is_some_and(|method| {
                 let usable = methods.entry(method);
                 *usable.or_insert_with(|| method_scans_tid_ranges(method))
             });
-            if usable {
-                leaves.push(ListedLeaf {
+            match usable {
+                true => leaves.push(ListedLeaf {
                     oid: oid.to_u32(),
                     blocks: row.get::<i32>(2)?.unwrap_or(0) as u32,
-                });
-            } else {
-                if others.count < NAMED {
-                    // One that has been dropped meanwhile has no name any more.
-                    others.names.extend(plain_name(oid));
-                }
-                others.count += 1;
+                }),
+                false => others.push(oid),
             }
         }
         Ok(())
     })
     .unwrap_or_else(|error| pgrx::error!("could not list the leaves: {error}"));
-    (leaves, others)
+    (leaves, Others::of(others, known))
 }

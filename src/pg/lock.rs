@@ -4,7 +4,7 @@
 //! in whatever way it ends, so they, not the rows of `ntt_mime.run`, tell who runs. They are of a kind that
 //! SQL's functions don't take, so nobody can hold runs off with locks of his own.
 
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 
@@ -101,6 +101,14 @@ impl LockedLeaf {
         self.form().relispartition && ancestors(self.oid()).contains(&root)
     }
 
+    /// Is a row of it, at this moment, to be in another partition if its `column` changes?
+    pub fn is_partition_by(&self, column: &CStr) -> bool {
+        self.form().relispartition
+            && ancestors(self.oid())
+                .into_iter()
+                .any(|table| is_partitioned_by(table, column))
+    }
+
     /// Its name, qualified and quoted; can't change while we hold the lock, but for its schema's.
     pub fn qualified_name(&self) -> String {
         qualified_name(self.oid()).unwrap_or_default()
@@ -140,7 +148,7 @@ impl LockedLeaf {
 
     /// Has it an index of rows whose `column` is null, and of no others? The planner doesn't know how few
     /// these are: it takes a column's nulls to be spread evenly over another's.
-    pub fn has_index_of_nulls(&self, column: &std::ffi::CStr) -> bool {
+    pub fn has_index_of_nulls(&self, column: &CStr) -> bool {
         // SAFETY: a catalog look-up inside a transaction.
         let column = unsafe { pg_sys::get_attnum(self.oid(), column.as_ptr()) };
         // SAFETY: the nodes of a predicate have the types that their tags tell.
@@ -232,6 +240,43 @@ pub fn lock(oid: pg_sys::Oid) {
 pub fn lock_ancestors_if_free(leaf: pg_sys::Oid) -> Result<(), pg_sys::Oid> {
     let busy = ancestors(leaf).into_iter().find(|oid| !lock_if_free(*oid));
     busy.map_or(Ok(()), Err)
+}
+
+/// Is a column of a table part of its partition key, as it is or in an expression? No, if the table isn't partitioned. That
+/// can't change as long as the table is there.
+pub fn is_partitioned_by(table: pg_sys::Oid, column: &CStr) -> bool {
+    use pg_sys::SysCacheIdentifier::PARTRELID;
+    // Of pg_partitioned_table (catalog/pg_partitioned_table.h), which bindings leave out.
+    const PARTATTRS: pg_sys::AttrNumber = 5;
+    const PARTEXPRS: pg_sys::AttrNumber = 8;
+    // SAFETY: catalog look-ups inside a transaction, of values of the types int2vector and pg_node_tree; the tuple is
+    // released after their use.
+    unsafe {
+        let number = pg_sys::get_attnum(table, column.as_ptr());
+        let tuple = pg_sys::SearchSysCache1(PARTRELID as i32, pg_sys::Datum::from(table));
+        if tuple.is_null() {
+            return false;
+        }
+        let mut null = false;
+        let mut value = |attribute| {
+            let value = pg_sys::SysCacheGetAttr(PARTRELID as i32, tuple, attribute, &mut null);
+            (!null).then_some(value)
+        };
+        let by_itself = value(PARTATTRS).is_some_and(|columns| {
+            let columns: *const pg_sys::int2vector = columns.cast_mut_ptr();
+            let count = (*columns).dim1 as usize;
+            (*columns).values.as_slice(count).contains(&number)
+        });
+        let in_expression = value(PARTEXPRS).is_some_and(|expressions| {
+            let text = pg_sys::text_to_cstring(expressions.cast_mut_ptr());
+            let mut columns = std::ptr::null_mut();
+            pg_sys::pull_varattnos(pg_sys::stringToNode(text).cast(), 1, &mut columns);
+            let offset = i32::from(number) - pg_sys::FirstLowInvalidHeapAttributeNumber;
+            pg_sys::bms_is_member(offset, columns)
+        });
+        pg_sys::ReleaseSysCache(tuple);
+        by_itself || in_expression
+    }
 }
 
 /// Of a table access method: can it scan ranges of TIDs?

@@ -390,8 +390,8 @@ fn foreign_partitions_are_skipped_with_a_warning() {
     assert_eq!(
         warnings,
         [
-            "skipped 1 partition | It is \"public.t_foreign\". Foreign tables, and tables whose access method does \
-             not support TID range scans, are not filled."
+            "skipped 1 partition | It is \"public.t_foreign\". Foreign tables, tables whose access method does not \
+             support TID range scans, and tables that are partitioned by column \"mime_type\" are not filled."
         ]
     );
     assert_eq!((outcome.blobs, outcome.rows_updated), (20, 20));

@@ -2,7 +2,9 @@
 
 use ntt_mime_integration::server::major_version;
 use ntt_mime_integration::session::describe;
-use ntt_mime_integration::{Outcome, Session, Store, TestDb, assert_error, inode, parallel};
+use ntt_mime_integration::{
+    Outcome, SOON, Session, Store, TestDb, assert_error, inode, parallel, wait_until,
+};
 
 #[test]
 fn a_table_is_made_of_detections_by_a_parallel_plan() {
@@ -273,9 +275,9 @@ fn texts_equal_to_a_blobid_by_collation_only_are_not_filled() {
         "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
          CREATE TABLE blob (blobid text COLLATE ci, mime_type text);
          INSERT INTO blob SELECT blobid FROM source UNION ALL SELECT upper(blobid) FROM source;
-         CREATE TABLE parted (LIKE blob) PARTITION BY LIST (mime_type);
+         CREATE TABLE parted (LIKE blob, n int) PARTITION BY LIST (n);
          CREATE TABLE parted_rest PARTITION OF parted DEFAULT;
-         INSERT INTO parted TABLE blob",
+         INSERT INTO parted SELECT blobid, mime_type, 1 FROM blob",
     );
     assert_eq!(
         s.count("SELECT count(*) FROM blob a JOIN blob b USING (blobid)"),
@@ -307,4 +309,138 @@ fn texts_equal_to_a_blobid_by_collation_only_are_not_filled() {
             ["invalid|1|20|20"]
         );
     }
+}
+
+#[test]
+fn targets_that_cannot_work_are_refused_before_a_run() {
+    let (_db, store, mut s) = TestDb::with_store("refused");
+    inode::load_source(&mut s, &store.put_synthetic(10));
+    s.exec(
+        "CREATE TABLE by_type (n int, blobid text, mime_type text) PARTITION BY LIST (mime_type);
+         CREATE TABLE by_type_rest PARTITION OF by_type FOR VALUES IN (NULL);
+         INSERT INTO by_type SELECT n, blobid FROM source;
+         CREATE TABLE by_hash (n int, blobid text, mime_type text) PARTITION BY HASH (n, mime_type);
+         CREATE TABLE by_expression (n int, blobid text, mime_type text)
+             PARTITION BY RANGE (n, (split_part(coalesce(mime_type, '?'), '/', 1)));
+         CREATE TABLE by_number (n int, blobid text, mime_type text) PARTITION BY LIST (n);
+         CREATE TABLE by_number_1 PARTITION OF by_number FOR VALUES IN (1);
+         CREATE TABLE by_number_2 (more text, mime_type text, n int, blobid text) PARTITION BY LIST (n);
+         ALTER TABLE by_number_2 DROP COLUMN more;
+         ALTER TABLE by_number ATTACH PARTITION by_number_2 DEFAULT;
+         CREATE TABLE by_number_2_type PARTITION OF by_number_2 DEFAULT PARTITION BY LIST ((lower(mime_type)));
+         CREATE TABLE by_number_2_type_rest PARTITION OF by_number_2_type DEFAULT;
+         CREATE TABLE computed (n int, blobid text, mime_type text GENERATED ALWAYS AS ('x') STORED)",
+    );
+    if major_version() >= 18 {
+        s.exec(
+            "CREATE TABLE virtual (blobid text, mime_type text GENERATED ALWAYS AS ('x') VIRTUAL)",
+        );
+        assert_error(s.call("target => 'virtual'"), "42809", "generated column");
+    }
+    for (target, by) in [
+        ("by_type", "it"),
+        ("by_hash", "it"),
+        ("by_expression", "it"),
+        ("by_number", "\"public.by_number_2_type\""),
+        ("by_number_2", "\"public.by_number_2_type\""),
+        ("by_number_2_type", "it"),
+        ("by_number_2_type_rest", "\"public.by_number_2_type\""),
+        ("by_type_rest", "\"public.by_type\""),
+    ] {
+        for arguments in ["", ", dry_run => true"] {
+            let error = assert_error(
+                s.call(&format!("target => '{target}'{arguments}")),
+                "0A000",
+                &format!(
+                    "cannot fill table \"public.{target}\" because {by} is partitioned by column \"mime_type\""
+                ),
+            );
+            assert!(error.hint().is_some());
+        }
+    }
+    let error = assert_error(
+        s.call("target => 'computed'"),
+        "42809",
+        "column \"mime_type\" of relation \"public.computed\" is a generated column",
+    );
+    assert!(error.hint().is_some());
+    assert_eq!(s.count("SELECT count(*) FROM ntt_mime.run"), 0);
+    // What the hint says.
+    s.exec(
+        "CREATE TABLE by_type_others PARTITION OF by_type DEFAULT;
+         UPDATE by_type SET mime_type = ntt_detect_mime(blobid) WHERE blobid IS NOT NULL AND mime_type IS NULL",
+    );
+    assert_eq!(s.count("SELECT count(*) FROM by_type_others"), 10);
+    // Only one of two partitions of a table that isn't partitioned by it.
+    s.exec("INSERT INTO by_number SELECT 1, blobid FROM source");
+    assert_eq!(s.backfill("target => 'by_number_1'").rows_updated, 10);
+}
+
+#[test]
+fn leaves_that_come_below_a_table_partitioned_by_type_are_skipped() {
+    let (db, store, mut s) = TestDb::with_store("comes_below");
+    inode::load_source(&mut s, &store.put_synthetic(60));
+    s.exec(
+        "CREATE TABLE t (n int, blobid text, mime_type text) PARTITION BY LIST (n);
+         CREATE TABLE t_0 PARTITION OF t FOR VALUES IN (0);
+         CREATE TABLE t_1 PARTITION OF t FOR VALUES IN (1);
+         INSERT INTO t SELECT 0, blobid FROM source WHERE n < 40;
+         INSERT INTO t SELECT 1, blobid FROM source WHERE n >= 40;
+         INSERT INTO t SELECT 0, NULL FROM generate_series(1, 20000);
+         ANALYZE t",
+    );
+    let mut session = db.connect();
+    session.exec("SET ntt_mime.batch_delay = '200ms'");
+    // The larger one first, all of whose pending rows are read one batch after the other.
+    let run = session.call_in_background("4, target => 't', workers => 1");
+    wait_until(SOON, "the first rows to be filled", || {
+        s.count("SELECT count(*) FROM t WHERE mime_type IS NOT NULL") > 0
+    });
+    s.exec(
+        "ALTER TABLE t DETACH PARTITION t_1;
+         CREATE TABLE t_1_type PARTITION OF t FOR VALUES IN (1) PARTITION BY LIST (mime_type);
+         ALTER TABLE t_1_type ATTACH PARTITION t_1 FOR VALUES IN (NULL);
+         CREATE TABLE t_2_type PARTITION OF t FOR VALUES IN (2) PARTITION BY HASH (mime_type);
+         CREATE TABLE t_2 PARTITION OF t_2_type FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+         INSERT INTO t SELECT 2, blobid FROM source",
+    );
+    assert_eq!(inode::pending(&mut s, "t_1"), 20);
+    let (mut session, outcome) = run.succeed();
+    assert_eq!(outcome.rows_updated, 40);
+    assert_eq!(inode::pending(&mut s, "t_0"), 0);
+    assert_eq!(
+        session.take_warnings(),
+        [
+            "skipped 2 partitions | They are \"public.t_1_type\", \"public.t_2_type\". Foreign tables, tables whose \
+             access method does not support TID range scans, and tables that are partitioned by column \"mime_type\" \
+             are not filled."
+        ]
+    );
+}
+
+#[test]
+fn tables_that_inherit_from_the_target_are_left_out_with_a_warning() {
+    let (_db, store, mut s) = TestDb::with_store("inherited");
+    inode::load_source(&mut s, &store.put_synthetic(10));
+    s.exec(
+        "CREATE TABLE blob (blobid text, mime_type text);
+         CREATE TABLE child () INHERITS (blob);
+         CREATE TABLE child_2 () INHERITS (blob);
+         CREATE TABLE grandchild () INHERITS (child, child_2);
+         INSERT INTO blob SELECT blobid FROM source;
+         INSERT INTO child SELECT blobid FROM source;
+         INSERT INTO grandchild SELECT blobid FROM source",
+    );
+    assert_eq!(s.backfill("target => 'blob'").rows_updated, 10);
+    assert_eq!(
+        s.take_warnings(),
+        [
+            "skipped 3 child tables | They are \"public.child\", \"public.child_2\", \"public.grandchild\". Tables that \
+             inherit from the target are not filled with it. | Run the backfill on each of them."
+        ]
+    );
+    assert_eq!(inode::pending(&mut s, "ONLY blob"), 0);
+    assert_eq!(inode::pending(&mut s, "blob"), 20);
+    assert_eq!(s.backfill("target => 'grandchild'").rows_updated, 10);
+    assert_eq!(s.take_warnings(), Vec::<String>::new());
 }
