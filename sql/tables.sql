@@ -48,10 +48,18 @@ CREATE TABLE ntt_mime.run (
     commit_ms     double precision NOT NULL DEFAULT 0,
     libmagic      text NOT NULL,
     mime_counts   jsonb NOT NULL DEFAULT '{}',
-    error         text
+    error         text,
+    kind          text NOT NULL DEFAULT 'backfill' CHECK (kind IN ('backfill', 'verify'))
 ) WITH (fillfactor = 50);  -- updated every second while a run goes on
 
-COMMENT ON TABLE ntt_mime.run IS 'the runs of ntt_backfill_mime, one row each';
+-- Each run looks for those that are going on, and for those that are to be removed. Of columns that don't change
+-- while a run goes on: its updates are HOT.
+CREATE INDEX run_running ON ntt_mime.run (run_id) WHERE status = 'running';
+CREATE INDEX run_ended ON ntt_mime.run (coalesce(finished_at, started_at)) WHERE status <> 'running';
+COMMENT ON INDEX ntt_mime.run_running IS 'the runs that are going on, or whose backend vanished';
+COMMENT ON INDEX ntt_mime.run_ended IS 'the other runs, by the time of their end';
+
+COMMENT ON TABLE ntt_mime.run IS 'the runs of ntt_backfill_mime, one row each; one that found nothing to do takes the place of the one before it of the same target, if that found nothing either';
 COMMENT ON COLUMN ntt_mime.run.run_id IS 'number of the run';
 COMMENT ON COLUMN ntt_mime.run.target IS 'table whose mime_type is filled, with its schema';
 COMMENT ON COLUMN ntt_mime.run.status IS 'running, succeeded, cancelled, failed, or interrupted (its backend vanished; noted by the next run)';
@@ -59,7 +67,7 @@ COMMENT ON COLUMN ntt_mime.run.started_at IS 'when the run started';
 COMMENT ON COLUMN ntt_mime.run.finished_at IS 'when the run ended, or was found to have ended';
 COMMENT ON COLUMN ntt_mime.run.pid IS 'process ID of the backend that ran CALL';
 COMMENT ON COLUMN ntt_mime.run.role_name IS 'role that ran it';
-COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many looks its prefilter made shorter (prefiltered) or could not (prefilter_fallbacks); all of its workers'' time, and what of it they waited (worker_ms, idle_ms)';
+COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many looks its prefilter made shorter (prefiltered) or could not (prefilter_fallbacks); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); how many blobs it read from each directory of the store (roots_read), and which of these held none when it began (roots_empty)';
 COMMENT ON COLUMN ntt_mime.run.workers IS 'background workers that it got';
 COMMENT ON COLUMN ntt_mime.run.leaves_total IS 'leaf partitions found, 1 for a plain table';
 COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions looked at to their end';
@@ -82,10 +90,12 @@ COMMENT ON COLUMN ntt_mime.run.commit_ms IS 'time of all workers spent in COMMIT
 COMMENT ON COLUMN ntt_mime.run.libmagic IS 'release of libmagic that detected';
 COMMENT ON COLUMN ntt_mime.run.mime_counts IS 'distinct blobs by MIME type, as detected in this run';
 COMMENT ON COLUMN ntt_mime.run.error IS 'SQLSTATE and message of the error that ended the run, or why it counts as interrupted';
+COMMENT ON COLUMN ntt_mime.run.kind IS 'backfill, or verify: a check of types that were there already';
 COMMENT ON SEQUENCE ntt_mime.run_run_id_seq IS 'numbers of runs';
 COMMENT ON INDEX ntt_mime.run_pkey IS 'runs by number';
 COMMENT ON CONSTRAINT run_pkey ON ntt_mime.run IS 'a run has one row';
 COMMENT ON CONSTRAINT run_status_check ON ntt_mime.run IS 'the ways in which a run can stand';
+COMMENT ON CONSTRAINT run_kind_check ON ntt_mime.run IS 'the kinds of run there are';
 
 CREATE TABLE ntt_mime.failure (
     blobid        text PRIMARY KEY,

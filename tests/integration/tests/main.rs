@@ -12,6 +12,7 @@ mod errors;
 mod failures;
 mod few;
 mod harness;
+mod history;
 mod isolation;
 mod locks;
 mod many_leaves;

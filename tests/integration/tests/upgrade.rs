@@ -109,6 +109,13 @@ fn the_library_works_with_older_sql_before_the_upgrade_and_after() {
         inode::remember(&mut s, "inode");
         let outcome = s.backfill("100, max_blobs => 50");
         assert_eq!(outcome.blobs, 50);
+        // Of runs that find nothing to do, the last one is kept.
+        s.exec("CREATE TABLE nothing (blobid text, mime_type text)");
+        for _ in 0..2 {
+            s.backfill("target => 'nothing'");
+            let kept = "SELECT count(*) FROM ntt_mime.run WHERE target = 'public.nothing'";
+            assert_eq!(s.count(kept), 1);
+        }
         let run =
             "SELECT run_id, status, rows_updated, mime_counts FROM ntt_mime.run ORDER BY run_id";
         let before = s.table(run);
