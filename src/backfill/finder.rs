@@ -17,13 +17,13 @@ use ntt_mime_core::detector::Detection;
 use ntt_mime_core::examiner::{ExamineError, Examined, Examiner, OVERDUE};
 use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::note::{self, Note};
-use ntt_mime_core::store::Store;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::batch::{Batch, BlobKey, Found, Wanted};
 use super::cache_memory::CacheMapping;
 use super::history::{self, KnownFailure, NewFailure};
 use super::options::Job;
+use super::roots;
 use super::shared::{Counters, Shared, Stop, add, add_time};
 use crate::errors::{Error, HOW_TO_ACQUIT, sentence};
 use crate::pg::latch::{self, WaitEvent};
@@ -221,6 +221,10 @@ impl<'a> Finder<'a> {
             self.order(&batch, &todo);
         }
         let Records { failed, mended, .. } = records;
+        // After the looks: what they found missing was missing while this was the store that it is now.
+        if failed.iter().any(NewFailure::may_be_of_store) {
+            roots::check_during(self.job)?;
+        }
         let nothing_new = failed.is_empty() && mended.is_empty();
         if !nothing_new && !self.job.options.dry_run {
             let run_id = self.job.run_id;
@@ -479,6 +483,9 @@ impl<'a> Finder<'a> {
     ) -> Result<(), PgError> {
         self.times.read += examined.read_time;
         self.times.look += examined.look_time;
+        if let Some(root) = examined.root {
+            self.shared.count_read(root);
+        }
         match examined.result {
             Ok(detection) => {
                 self.count(&detection);
@@ -638,10 +645,7 @@ impl Records {
 
 fn start_examiner(job: &Job, read_ahead: usize, note: &Arc<Note>) -> Result<Examiner, Error> {
     // Opened anew: the store may have gone meanwhile.
-    let store =
-        Store::reopen(&job.options.blob_root, &job.roots).map_err(|error| Error::StoreGone {
-            detail: sentence(&error),
-        })?;
+    let store = roots::reopen(job)?;
     Ok(Examiner::start(
         store,
         job.options.detector(),

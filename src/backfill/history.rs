@@ -85,9 +85,18 @@ UPDATE ntt_mime.run r
 const RUN_OF_PID: &str = "
 SELECT max(run_id) FROM ntt_mime.run WHERE status = 'running' AND pid = $1";
 
+/// From the newest run back to the first that says anything of root $1, a JSON string: whether it read from it, or that
+/// there was nothing in it before. Runs of versions up to 0.2.0 recorded what they had read below their `blob_root`, $2.
 const RUN_THAT_READ: &str = "
-SELECT max(run_id) FROM ntt_mime.run
- WHERE bytes_read > 0 AND options OPERATOR(pg_catalog.->) 'blob_root' = $1::pg_catalog.jsonb";
+SELECT CASE WHEN said.has_read THEN said.run_id END
+  FROM (SELECT r.run_id, has_read
+          FROM ntt_mime.run r,
+               LATERAL (SELECT CASE WHEN r.options ? 'roots_read'
+                                    THEN coalesce((r.options -> 'roots_read' ->> ($1::pg_catalog.jsonb #>> '{}'))::bigint > 0, false)
+                                    ELSE r.bytes_read > 0 AND r.options -> 'blob_root' = $2::pg_catalog.jsonb
+                                END) AS read (has_read)
+         WHERE has_read OR r.options -> 'roots_empty' @> $1::pg_catalog.jsonb
+         ORDER BY r.run_id DESC LIMIT 1) AS said";
 
 const HOLDER: &str = "
 SELECT l.pid FROM pg_catalog.pg_locks l
@@ -175,6 +184,10 @@ pub struct Additions {
     pub worker_ms: f64,
     /// Time of all workers spent waiting: for others, for the leader, between batches.
     pub idle_ms: f64,
+    /// Blobs read from each root of the store. [`super::roots`]
+    pub roots_read: BTreeMap<String, u64>,
+    /// Roots that held no blobs when the run began.
+    pub roots_empty: Vec<String>,
 }
 
 /// As JSON.
@@ -242,10 +255,10 @@ pub fn holder_of_target(target: pg_sys::Oid) -> (Option<i32>, Option<i64>) {
     (pid, run_id)
 }
 
-/// The last run on record that has read blobs below these roots.
-pub fn run_that_read(blob_root: &str) -> Option<i64> {
+/// The last run on record that has read blobs from this root; one of a version up to 0.2.0, if this was its `blob_root`.
+pub fn run_that_read(root: &str, blob_root: &str) -> Option<i64> {
     as_owner(&[Reads(RUN)], || {
-        one::<i64>(RUN_THAT_READ, &[json(blob_root)])
+        one::<i64>(RUN_THAT_READ, &[json(root), json(blob_root)])
     })
 }
 
@@ -351,6 +364,14 @@ pub struct NewFailure {
     pub blobid: String,
     pub reason: FailureReason,
     pub detail: String,
+}
+
+impl NewFailure {
+    /// Would a root that isn't mounted look like this?
+    pub fn may_be_of_store(&self) -> bool {
+        use FailureReason::{Missing, Unreadable};
+        matches!(self.reason, Missing | Unreadable)
+    }
 }
 
 /// The failures on record among `blobids`.

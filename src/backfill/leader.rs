@@ -18,16 +18,17 @@ use std::time::{Duration, Instant};
 
 use ntt_mime_core::failure::FailureReason;
 use ntt_mime_core::note::{self, LeftBehind};
-use ntt_mime_core::store::{RootIdentity, Store};
+use ntt_mime_core::store::RootIdentity;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use self::leaves::Leaves;
 use super::cache_memory::CacheMemory;
 use super::history::{self, NewFailure};
 use super::options::{Arguments, Job, Options};
+use super::roots;
 use super::shared::{self, Shared, Stop, WorkerState};
 use super::target::{self, ListedLeaf, Others, Target};
-use crate::errors::{Error, HOW_TO_ACQUIT, NAMED, counted, counted_with, sentence, which};
+use crate::errors::{Error, HOW_TO_ACQUIT, NAMED, counted, counted_with, which};
 use crate::pg::bgworker::{self, Handle};
 use crate::pg::dsm::Segment;
 use crate::pg::latch;
@@ -83,22 +84,9 @@ fn check(arguments: &Arguments) -> Result<(Options, Target, Vec<RootIdentity>), 
     }
     let options = Options::new(arguments)?;
     let target = target::resolve(arguments.target)?;
-    let store = Store::open(&options.blob_root).map_err(|error| Error::BlobRoot {
-        detail: sentence(&error),
-    })?;
-    // As it looks when it isn't mounted: all blobs would be recorded as missing, and passed over for a day.
-    if store.is_empty()
-        && let Some(run_id) = history::run_that_read(&options.blob_root)
-    {
-        return Err(Error::BlobRoot {
-            detail: format!(
-                "\"{}\" is empty, and was not when run {run_id} read blobs there.",
-                options.blob_root
-            ),
-        });
-    }
+    let roots = roots::check_before(&options)?;
     crate::detect::check_detector()?;
-    Ok((options, target, store.identities()))
+    Ok((options, target, roots))
 }
 
 struct Leader {

@@ -15,10 +15,11 @@
 //! ```
 //!
 //! Nobody holds a snapshot, a transaction or a lock on a table while waiting or while reading files.
-//! Where each thing is: [`options`] what a run is asked to do, [`target`] the table and its leaves,
-//! [`shared`] the shared memory, [`cache_memory`] that of the run cache, [`leader`], [`worker`], [`batch`] the rows of one batch, [`finder`] how the
-//! types of their blobs are found, [`leaf`] what is done to one leaf, [`history`] the tables `run` and
-//! `failure`, [`progress`] what the caller reads meanwhile, [`procedure`] the SQL surface.
+//! Where each thing is: [`options`] what a run is asked to do, [`target`] the table and its leaves, [`roots`] what has to
+//! be there of the store, [`shared`] the shared memory, [`cache_memory`] that of the run cache, [`leader`], [`worker`],
+//! [`batch`] the rows of one batch, [`finder`] how the types of their blobs are found, [`leaf`] what is done to one leaf,
+//! [`history`] the tables `run` and `failure`, [`progress`] what the caller reads meanwhile, [`procedure`] the SQL
+//! surface.
 
 pub mod batch;
 pub mod cache_memory;
@@ -29,6 +30,7 @@ pub mod leaf;
 pub mod options;
 pub mod procedure;
 pub mod progress;
+pub mod roots;
 pub mod shared;
 pub mod target;
 pub mod worker;

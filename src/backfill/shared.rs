@@ -2,7 +2,7 @@
 //! rest is written before they can look.
 //!
 //! ```text
-//! Header | WorkerSlot × workers | LeafEntry × leaves | job (JSON) | settings
+//! Header | WorkerSlot × workers | LeafEntry × leaves | blobs read × roots | job (JSON) | settings
 //! ```
 //!
 //! The sizes stand in the header, so that a worker, or a session that wants to cancel the run, can
@@ -50,6 +50,7 @@ struct Header {
     run_id: i64,
     workers: u64,
     leaves: u64,
+    roots: u64,
     job_bytes: u64,
     settings_bytes: u64,
     leader_pid: AtomicI32,
@@ -167,6 +168,8 @@ pub struct Shared<'a> {
     header: &'a Header,
     slots: &'a [WorkerSlot],
     leaves: &'a [LeafEntry],
+    /// Blobs read from each root of the store.
+    reads: &'a [AtomicU64],
     job: &'a [u8],
     settings: &'a [u8],
 }
@@ -177,6 +180,7 @@ unsafe impl Sync for WorkerSlot {}
 struct Layout {
     slots: usize,
     leaves: usize,
+    reads: usize,
     job: usize,
     settings: usize,
     end: usize,
@@ -191,12 +195,14 @@ impl Header {
         };
         let slots = after(0, 1, size_of::<Header>())?;
         let leaves = after(slots, self.workers, size_of::<WorkerSlot>())?;
-        let job = after(leaves, self.leaves, size_of::<LeafEntry>())?;
+        let reads = after(leaves, self.leaves, size_of::<LeafEntry>())?;
+        let job = after(reads, self.roots, size_of::<AtomicU64>())?;
         let settings = after(job, self.job_bytes, 1)?;
         let end = after(settings, self.settings_bytes, 1)?;
         Some(Layout {
             slots,
             leaves,
+            reads,
             job,
             settings,
             end,
@@ -219,6 +225,7 @@ pub fn create(
     header.run_id = job.run_id;
     header.workers = u64::from(job.options.workers);
     header.leaves = (leaves + leaves / 4 + SPARE_LEAVES) as u64;
+    header.roots = job.roots.len() as u64;
     header.cache = CacheHeader::new()?;
     header.cache_place = cache.place();
     header.job_bytes = job_text.len() as u64;
@@ -259,6 +266,7 @@ impl<'a> Shared<'a> {
                 header,
                 slots: slice(part(layout.slots).cast(), header.workers as usize),
                 leaves: slice(part(layout.leaves).cast(), header.leaves as usize),
+                reads: slice(part(layout.reads).cast(), header.roots as usize),
                 job: slice(part(layout.job), header.job_bytes as usize),
                 settings: slice(part(layout.settings), header.settings_bytes as usize),
             })
@@ -315,6 +323,18 @@ impl<'a> Shared<'a> {
         let mut totals = Totals::default();
         self.slots.iter().for_each(|s| totals.add(&s.counters));
         totals
+    }
+
+    /// Counts a blob that has been read from a root of the store.
+    pub fn count_read(&self, root: usize) {
+        if let Some(reads) = self.reads.get(root) {
+            reads.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many have been read from each root.
+    pub fn reads(&self) -> impl Iterator<Item = u64> {
+        self.reads.iter().map(|reads| reads.load(Ordering::Relaxed))
     }
 
     /// Asks the workers to stop. A stronger request stays when a weaker one follows.

@@ -51,6 +51,8 @@ pub struct Examined {
     /// Its place in the order.
     pub number: usize,
     pub result: Result<Detection, ExamineError>,
+    /// The place of the root that it was found in, if it was opened.
+    pub root: Option<usize>,
     /// Time that opening and reading it took.
     pub read_time: Duration,
     /// Time that all of the look took.
@@ -304,11 +306,14 @@ impl Thread {
     fn examine(&mut self, number: usize, id: &BlobId) -> Examined {
         let (store, detector) = (&self.store, &mut self.detector);
         let begun = Instant::now();
-        let mut open_time = Duration::ZERO;
+        let (mut open_time, mut root) = (Duration::ZERO, None);
         let mut look = || {
             let opened = store.open_blob(id);
             open_time = begun.elapsed();
-            opened.and_then(|blob| detector.detect_blob(&blob))
+            opened.and_then(|blob| {
+                root = Some(blob.root_number());
+                detector.detect_blob(&blob)
+            })
         };
         let result = match &self.note {
             Some(note) => note.during(id, &mut look),
@@ -318,6 +323,7 @@ impl Thread {
         Examined {
             number,
             result: result.map_err(|failure| self.trouble(failure)),
+            root,
             read_time: open_time + read_time,
             look_time: begun.elapsed(),
         }

@@ -36,6 +36,8 @@ pub enum StoreError {
     NotADirectory { root: String },
     /// Its path leads elsewhere than it did: it has been mounted, unmounted or replaced.
     Exchanged { root: String },
+    /// It held blobs, and holds none now: what it stood for has been unmounted or removed.
+    Emptied { root: String },
     /// It can't be opened; the reason in the system's own words.
     Unusable { root: String, error: String },
 }
@@ -52,9 +54,26 @@ impl fmt::Display for StoreError {
                     "directory \"{root}\" is no longer the one that was opened"
                 )
             }
+            StoreError::Emptied { root } => {
+                write!(f, "directory \"{root}\" holds no blobs any more")
+            }
             StoreError::Unusable { root, error } => {
                 write!(f, "could not open directory \"{root}\": {error}")
             }
+        }
+    }
+}
+
+impl StoreError {
+    /// The root in question, as the setting has it.
+    pub fn root(&self) -> Option<&str> {
+        match self {
+            StoreError::Empty => None,
+            StoreError::NotAbsolute { root }
+            | StoreError::NotADirectory { root }
+            | StoreError::Exchanged { root }
+            | StoreError::Emptied { root }
+            | StoreError::Unusable { root, .. } => Some(root),
         }
     }
 }
@@ -74,8 +93,8 @@ pub struct Store {
     openat2_refused: AtomicBool,
 }
 
-/// What tells a root from others at the same place: its device and inode number.
-pub type RootIdentity = (u64, u64);
+/// What tells a root from others at the same place: its device and inode number; and whether it held any blobs.
+pub type RootIdentity = (u64, u64, bool);
 
 #[derive(Debug)]
 struct Root {
@@ -92,6 +111,8 @@ pub struct Blob {
     file: OwnedFd,
     size: u64,
     root: Arc<Path>,
+    /// The place of its root among all of them.
+    root_number: usize,
     id: BlobId,
 }
 
@@ -111,6 +132,11 @@ impl Blob {
         self.root.join(self.id.relative_path())
     }
 
+    /// The place of the root that it lies in among the usable ones of the setting.
+    pub fn root_number(&self) -> usize {
+        self.root_number
+    }
+
     /// Its descriptor. Its position is nobody's: seek before reading from it.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -128,26 +154,29 @@ impl Store {
         }
     }
 
-    /// The same in another process, for the store whose roots were these ([`Store::identities`]): one that
-    /// has been unmounted since is [`StoreError::Exchanged`].
+    /// The same in another process, or another time, for the store whose roots were these ([`Store::identities`]): one
+    /// that has been unmounted since is [`StoreError::Exchanged`] or [`StoreError::Emptied`].
     pub fn reopen(setting: &str, identities: &[RootIdentity]) -> Result<Store, StoreError> {
         let store = Store::open(setting)?;
-        let exchanged = store
-            .roots
-            .iter()
-            .zip(identities)
-            .find(|(root, known)| identity(&root.stat) != **known);
-        match exchanged {
-            None => Ok(store),
-            Some((root, _)) => Err(StoreError::Exchanged {
-                root: root.path.display().to_string(),
-            }),
+        for (root, (device, inode, occupied)) in store.roots.iter().zip(identities) {
+            let name = || root.path.display().to_string();
+            if identity(&root.stat) != (*device, *inode) {
+                return Err(StoreError::Exchanged { root: name() });
+            }
+            if *occupied && !root.is_occupied() {
+                return Err(StoreError::Emptied { root: name() });
+            }
         }
+        Ok(store)
     }
 
-    /// Of its roots, as they were opened.
+    /// Of its roots: as they were opened, and what is in them now.
     pub fn identities(&self) -> Vec<RootIdentity> {
-        self.roots.iter().map(|root| identity(&root.stat)).collect()
+        let of = |root: &Root| {
+            let (device, inode) = identity(&root.stat);
+            (device, inode, root.is_occupied())
+        };
+        self.roots.iter().map(of).collect()
     }
 
     /// Opens the roots that can be opened; the others are told of when a blob isn't found.
@@ -176,13 +205,6 @@ impl Store {
         store
     }
 
-    /// Is there nothing at all in it? A root that can't be listed, which isn't needed otherwise, isn't taken for empty.
-    pub fn is_empty(&self) -> bool {
-        let is_empty =
-            |root: &Root| std::fs::read_dir(&root.path).is_ok_and(|mut list| list.next().is_none());
-        self.roots.iter().all(is_empty)
-    }
-
     /// Is it still the store that was opened, all of it? To be asked when a blob isn't found or can't
     /// be read: a store that has been unmounted, or has become unreadable, must not look like one whose
     /// blobs are missing.
@@ -207,13 +229,14 @@ impl Store {
     pub fn open_blob(&self, id: &BlobId) -> Result<Blob, Failure> {
         let relative = id.relative_path_bytes();
         let mut first_obstacle = None;
-        for root in &self.roots {
+        for (root_number, root) in self.roots.iter().enumerate() {
             match self.open_in(root, &relative) {
                 Ok((file, size)) => {
                     return Ok(Blob {
                         file,
                         size,
                         root: Arc::clone(&root.path),
+                        root_number,
                         id: *id,
                     });
                 }
@@ -319,6 +342,21 @@ impl Root {
                 root: root.to_owned(),
                 error: in_words(error),
             }),
+        }
+    }
+
+    /// Is there a folder in it in which blobs may lie, or something of such a name? An empty mount point has none, nor one
+    /// in which somebody has left word that nothing is mounted. A root that can't be listed, which isn't needed
+    /// otherwise, is taken to have some.
+    fn is_occupied(&self) -> bool {
+        let is_shard = |name: &[u8]| {
+            name.len() == 2 && name.iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        match std::fs::read_dir(&self.path) {
+            Ok(mut list) => list.any(|entry| {
+                entry.is_ok_and(|entry| is_shard(entry.file_name().as_encoded_bytes()))
+            }),
+            Err(_) => true,
         }
     }
 
@@ -444,7 +482,7 @@ fn is_file(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
-fn identity(stat: &Stat) -> RootIdentity {
+fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 

@@ -9,6 +9,7 @@ use super::Leader;
 use super::leaves::Unfinished;
 use crate::backfill::history::{self, Additions, RunRow};
 use crate::backfill::progress::{self, Progress};
+use crate::backfill::roots;
 use crate::errors::{NAMED, counted, counted_with, which};
 use crate::pg::lock::plain_name;
 use crate::pg::message::{self, Message};
@@ -88,6 +89,8 @@ impl Leader {
                 prefilter_fallbacks: totals.prefilter_fallbacks,
                 worker_ms: ms(totals.worker_us),
                 idle_ms: ms(totals.idle_us),
+                roots_read: roots::read_from(&self.options.blob_root, shared.reads()),
+                roots_empty: roots::empty(&self.options.blob_root, &self.roots),
             },
             error,
         }

@@ -70,8 +70,8 @@ fn a_store_that_is_not_mounted_is_not_one_without_blobs() {
         assert_eq!(
             errors::words(&error),
             format!(
-                "ntt_mime.blob_root does not name the directories of a blob store | \"{}\" is empty, and was not \
-                 when run {} read blobs there. | Mount the store, let the server's account search it, or correct \
+                "ntt_mime.blob_root does not name the directories of a blob store | \"{}\" holds no blobs, and did \
+                 when run {} read from it. | Mount the store, let the server's account search it, or correct \
                  ntt_mime.blob_root.",
                 store.root_str(),
                 first.run_id

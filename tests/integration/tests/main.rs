@@ -25,6 +25,7 @@ mod quarantine;
 mod read_ahead;
 mod replication;
 mod rewrites;
+mod roots;
 mod row_locks;
 mod sessions;
 mod shutdown;

@@ -341,6 +341,36 @@ fn a_store_that_is_opened_again_is_the_same_or_none() {
 }
 
 #[test]
+fn a_root_that_held_blobs_has_to_hold_some() {
+    let (_parent, root, _aside) = empty_root();
+    let other = root.with_extension("other");
+    fs::create_dir(&other).unwrap();
+    let setting = format!("{}:{}", root.display(), other.display());
+    let occupied = || -> Vec<bool> {
+        let identities = Store::open(&setting).unwrap().identities();
+        identities
+            .into_iter()
+            .map(|(.., occupied)| occupied)
+            .collect()
+    };
+    // What has no name of a folder of blobs doesn't count.
+    for name in ["NOT MOUNTED", "lost+found", "0", "AB", "abc"] {
+        fs::create_dir(root.join(name)).unwrap();
+    }
+    assert_eq!(occupied(), [false, false]);
+    let empty = Store::open(&setting).unwrap().identities();
+    fs::create_dir(root.join("a0")).unwrap();
+    assert_eq!(occupied(), [true, false]);
+    assert!(Store::reopen(&setting, &empty).is_ok());
+    let full = Store::open(&setting).unwrap().identities();
+    fs::remove_dir(root.join("a0")).unwrap();
+    fs::create_dir(other.join("a0")).unwrap();
+    let again = Store::reopen(&setting, &full).unwrap_err();
+    assert_eq!(again.root(), root.to_str());
+    assert!(matches!(again, StoreError::Emptied { .. }));
+}
+
+#[test]
 fn a_store_knows_whether_it_is_still_there() {
     let (_parent, root, aside) = empty_root();
     let store = Store::open(root.to_str().unwrap()).unwrap();
