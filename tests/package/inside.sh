@@ -75,18 +75,28 @@ documents=/usr/share/doc/postgresql-$version-ntt-mime
 for file in copyright NOTICES changelog.gz changelog.Debian.gz README.md docs/guide.md; do
     [[ -e $documents/$file ]] || fail "there is no \"$documents/$file\""
 done
-# It is scheduled for each ten minutes.
-sql -c "SELECT cron.schedule('ntt-mime', '* * * * *', command) FROM cron.job WHERE jobname = 'ntt-mime'" >/dev/null
-for ((seconds = 0; seconds < 180; seconds++)); do
-    ended=$(value "SELECT count(*) FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')")
-    [[ $ended -eq 0 ]] || break
+# It is scheduled for each ten minutes. The first run is to last for more than one, beside another job.
+sql -c "SELECT cron.schedule('ntt-mime', '* * * * *', command) FROM cron.job WHERE jobname = 'ntt-mime'" \
+    -c "SELECT cron.schedule('tick', '* * * * *', 'SELECT 1')" \
+    -c "ALTER DATABASE copyjob SET ntt_mime.batch_delay = '30s'" >/dev/null
+job() { value "SELECT $1 FROM cron.job_run_details JOIN cron.job USING (jobid) WHERE jobname = 'ntt-mime' $2"; }
+for ((seconds = 0; seconds < 300; seconds++)); do
+    [[ $(job "count(*)" "AND status IN ('succeeded', 'failed')") -eq 0 ]] || break
     sleep 1
 done
-sql -c "SELECT cron.unschedule('ntt-mime')" \
-    -c "SELECT status, return_message FROM cron.job_run_details ORDER BY runid" \
+status=$(job status "ORDER BY runid LIMIT 1")
+# Those that could have started once the run had, and have ended before it.
+ticks=$(value "SELECT count(*) FROM cron.job_run_details d JOIN cron.job USING (jobid), ntt_mime.run r
+    WHERE jobname = 'tick' AND d.status = 'succeeded' AND r.run_id = 1
+      AND d.start_time > r.started_at + interval '5 s' AND d.end_time < r.finished_at")
+sql -c "SELECT cron.unschedule('ntt-mime'), cron.unschedule('tick')" \
+    -c "ALTER DATABASE copyjob RESET ntt_mime.batch_delay" \
+    -c "SELECT start_time, status, command, return_message FROM cron.job_run_details ORDER BY runid" \
     -c "SELECT run_id, status, blobs, rows_updated, finished_at - started_at AS elapsed FROM ntt_mime.run"
-expect "the job has ended well" "$(value "SELECT status FROM cron.job_run_details ORDER BY runid LIMIT 1")" succeeded
+expect "the job has ended well" "$status" succeeded
 expect "so has its run" "$(value "SELECT status FROM ntt_mime.run ORDER BY run_id LIMIT 1")" succeeded
+if [[ $ticks -eq 0 ]]; then fail "no other job has run beside it"; fi
+echo "ok: $ticks of another job's runs beside it"
 expect_all
 sql -c "DROP EXTENSION ntt_mime" -c "UPDATE inode SET mime_type = NULL"
 

@@ -69,6 +69,53 @@ fn a_job_in_a_background_worker_fills_rows() {
 }
 
 #[test]
+fn other_jobs_tick_while_a_run_goes_on() {
+    let (cluster, mut cron) = cluster(false);
+    let (db, _store, mut s) = inode::archive_on(&cluster, "cron_long", 3, 200, 3);
+    let role = db.role("archivist", "LOGIN");
+    s.exec(&format!(
+        "GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {role}; GRANT SELECT, UPDATE ON inode, queue_stats TO {role};
+         ALTER DATABASE {0} SET ntt_mime.batch_delay = '20s';
+         CREATE TABLE tick (at timestamptz DEFAULT clock_timestamp())",
+        db.name
+    ));
+    for (name, command, user) in [
+        ("ntt-mime", "CALL ntt_backfill_mime(10)", role.as_str()),
+        ("tick", "INSERT INTO tick DEFAULT VALUES", "postgres"),
+    ] {
+        cron.exec(&format!(
+            "SELECT cron.schedule_in_database('{name}', '* * * * *', '{command}', '{}', '{user}')",
+            db.name
+        ));
+    }
+    let run_id = wait_for(A_MINUTE, "the run to begin", || {
+        let runs = s.table(
+            "SELECT run_id, role_name FROM ntt_mime.run JOIN ntt_mime.progress USING (run_id)",
+        );
+        let (run_id, by) = runs.first()?.split_once('|')?;
+        assert_eq!(by, role);
+        Some(run_id.to_owned())
+    });
+    wait_for(A_MINUTE, "another job beside it", || {
+        let ticks = s.count(&format!(
+            "SELECT count(*) FROM tick, ntt_mime.run WHERE run_id = {run_id} AND at > started_at + interval '5 s'"
+        ));
+        assert_eq!(
+            s.run_row(run_id.parse().expect("a bigint"), "status"),
+            "running",
+            "the run has ended before another job could begin"
+        );
+        (ticks > 0).then_some(())
+    });
+    cron.exec("SELECT cron.unschedule(jobid) FROM cron.job");
+    assert!(s.value::<bool>(&format!("SELECT ntt_cancel_backfill({run_id})")));
+    wait_for(A_MINUTE, "the run to end", || {
+        (s.run_row(run_id.parse().expect("a bigint"), "status") == "cancelled").then_some(())
+    });
+    drop(cron);
+}
+
+#[test]
 fn jobs_tick_overlap_fail_and_go_on() {
     let (cluster, mut cron) = cluster(false);
     let (db, store, mut s) = inode::archive_on(&cluster, "cron_ticks", 3, 50, 3);
