@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use ntt_mime_integration::{Cluster, Session, TestDb, assert_error, inode, server};
+use ntt_mime_integration::{Cluster, Session, Store, TestDb, assert_error, inode, scratch, server};
 
 /// Runs a command to which the kernel refuses a system call: `-c` and this, the call, the command.
 const WITHOUT_CALL: &str = include_str!("../../src/without_call.py");
@@ -135,4 +135,44 @@ fn bytes_that_no_file_can_be_made_of() {
     assert!(ask_for_bytes(&mut s).is_ok());
     let mut s = db.connect();
     assert_eq!(s.column("SELECT warnings FROM ntt_mime_version()"), ["{}"]);
+}
+
+/// Archives spread their shards over disks. A folder that is mounted is one like others; a link could lead anywhere.
+#[test]
+fn shard_folders_may_be_mounted_but_are_no_links() {
+    let store = Store::new();
+    let blobids = store.put_synthetic(40);
+    let shard = |blobid: &str| store.root().join(&blobid[..2]);
+    let (mounted, linked) = (&blobids[0], &blobids[1]);
+    assert_ne!(shard(mounted), shard(linked));
+    let elsewhere = scratch::folder("disks");
+    let disks = [mounted, linked].map(|blobid| {
+        let disk = elsewhere.join(&blobid[..2]);
+        fs::rename(shard(blobid), &disk).expect("ours");
+        disk
+    });
+    fs::create_dir(shard(mounted)).expect("ours");
+    std::os::unix::fs::symlink(&disks[1], shard(linked)).expect("ours");
+    let mount = format!(
+        "mount --bind {} {}",
+        disks[0].display(),
+        shard(mounted).display()
+    );
+    let Some(cluster) = with_mounted(&mount, &[]) else {
+        return;
+    };
+    let db = TestDb::on(&cluster, "shards");
+    db.use_store(&store);
+    let mut s = db.connect();
+    let status = |s: &mut Session, blobid: &str| -> String {
+        s.value(&format!("SELECT status FROM ntt_inspect_blob('{blobid}')"))
+    };
+    assert_eq!(status(&mut s, mounted), "ok");
+    assert_eq!(status(&mut s, linked), "not_a_file");
+    inode::plain(&mut s, &blobids);
+    inode::remember(&mut s, "blob");
+    let outcome = s.backfill("target => 'blob'");
+    inode::check_filled(&mut s, "blob");
+    assert_eq!(outcome.failures, inode::expected(&mut s).failures);
+    assert!(outcome.failures > 0);
 }
