@@ -46,9 +46,10 @@ packages() {
 neighbours() {
     local extension
     [[ $PG_CONFIG_GIVEN == no ]] || return 0
-    for extension in pg-qualstats pg-stat-kcache pgaudit; do
+    for extension in partman pg-qualstats pg-stat-kcache pgaudit repack; do
         printf '%s\n' "postgresql-$PG-$extension"
     done
+    printf 'pgbouncer\n'
 }
 
 # Prints those of the packages given that are not installed.
@@ -101,9 +102,26 @@ install_packages() {
         as_root tee "$dropin" >/dev/null <<<"create_main_cluster = false"
     fi
     local status=0
-    apt_get install "${missing[@]}" || status=$?
+    case " ${missing[*]} " in *" pgbouncer "*) install_pgbouncer || status=$? ;; esac
+    [[ $status -ne 0 ]] || apt_get install "${missing[@]}" || status=$?
     if [[ -n $dropin ]]; then as_root rm -f "$dropin"; fi
     [[ $status -eq 0 ]] || die "could not install packages" "apt-get ended with status $status."
+}
+
+# The tests start a pgbouncer of their own. That of the package is a service, which nobody asked for.
+install_pgbouncer() {
+    local policy=/usr/sbin/policy-rc.d status=0
+    if [[ -e $policy ]]; then policy=; fi
+    if [[ -n $policy ]]; then
+        as_root tee "$policy" >/dev/null <<<$'#!/bin/sh\nexit 101'
+        as_root chmod 0755 "$policy"
+    fi
+    apt_get install pgbouncer || status=$?
+    if [[ -n $policy ]]; then as_root rm -f "$policy"; fi
+    if [[ $status -eq 0 ]] && command -v systemctl >/dev/null; then
+        quietly as_root systemctl disable pgbouncer.service || true
+    fi
+    return "$status"
 }
 
 # Without apt-get, installing is the owner's.

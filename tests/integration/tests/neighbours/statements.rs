@@ -113,12 +113,11 @@ fn all_reads_by_statements_are_one_line() {
         .iter()
         .sum();
     assert!(filled > 0);
-    assert_eq!(
-        s.table(&format!(
-            "SELECT calls >= 3, rows, query LIKE '%SELECT ctid%' {LINES} ORDER BY 3"
-        )),
-        [format!("t|{filled}|f"), format!("t|{filled}|t")]
-    );
+    // A row may be read more than once, but is updated once.
+    let counts = format!("SELECT calls >= 3, rows >= {filled} {LINES} AND query LIKE");
+    assert_eq!(s.table(&format!("{counts} '%SELECT ctid%'")), ["t|t"]);
+    let updates = format!("SELECT calls >= 3, rows {LINES} AND query LIKE '%UPDATE ONLY%'");
+    assert_eq!(s.table(&updates), [format!("t|{filled}")]);
 }
 
 #[test]
