@@ -157,6 +157,20 @@ pub fn prepare_for_bytes() {
     memory::set_folder(notes::folder());
 }
 
+/// Warns of a blob to which libmagic, by all of it and with all rules, gives another type than the detector.
+pub fn warn_of_audit(blobid: &str, detector: &str, libmagic: &str) {
+    let message = format!("blob \"{blobid}\" has another type by all of libmagic's rules");
+    Message::new(PgSqlErrorCode::ERRCODE_WARNING, message)
+        .set_detail(format!(
+            "libmagic {} says \"{libmagic}\" of the whole file, the detector said \"{detector}\".",
+            libmagic_release()
+        ))
+        .set_hint(
+            "The type that libmagic gives is used, and the run goes on without its prefilter.",
+        )
+        .send(PgLogLevel::WARNING);
+}
+
 /// Does something with this backend's detector, which is opened at first use. Nothing is borrowed
 /// while that may warn: a warning can run other code.
 fn with_detector<T>(work: impl FnOnce(&mut Detector, Option<&Note>) -> T) -> Result<T, Error> {

@@ -28,6 +28,7 @@ static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static RETRY_FAILURES_AFTER: GucSetting<i32> = GucSetting::<i32>::new(24 * 60 * 60);
 static BATCH_DELAY: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PREFILTER: GucSetting<bool> = GucSetting::<bool>::new(true);
+static AUDIT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static RUN_HISTORY: GucSetting<i32> = GucSetting::<i32>::new(90 * 24 * 60 * 60);
 
 /// Defines the settings. Called once, from `_PG_init`.
@@ -135,6 +136,17 @@ pub fn define() {
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
+        c"ntt_mime.audit_interval",
+        c"Sets of how many blobs a worker judges one again, from all of it and with all of libmagic's rules.",
+        c"The blob is chosen by its blobid. If the answers differ, libmagic's is the one that counts, the server's log \
+          has a warning, and the run goes on without its prefilter. 0 means none.",
+        &AUDIT_INTERVAL,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
         c"ntt_mime.run_history",
         c"Sets the age at which rows of ntt_mime.run are removed by the next run.",
         c"0 keeps only the runs that are still going on.",
@@ -181,6 +193,11 @@ pub fn detector() -> DetectorConfig {
         head_bytes: HEAD_BYTES.get() as usize,
         prefilter: PREFILTER.get(),
     }
+}
+
+/// `ntt_mime.audit_interval`: of so many blobs one is audited; 0: none.
+pub fn audit_interval() -> u32 {
+    AUDIT_INTERVAL.get() as u32
 }
 
 /// `ntt_mime.read_ahead`, 0 to 128 blobs.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::cache::{Lookup, Outcome, RunCache, SlotIndex};
 use ntt_mime_core::detector::Detection;
-use ntt_mime_core::examiner::{ExamineError, Examined, Examiner, OVERDUE};
+use ntt_mime_core::examiner::{Audit, ExamineError, Examined, Examiner, OVERDUE};
 use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::note::{self, Note};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
@@ -375,6 +375,9 @@ impl<'a> Finder<'a> {
             .iter()
             .filter_map(|todo| batch.wanted[todo.at].key.id());
         if !todo.is_empty() {
+            if self.shared.audit_has_differed() {
+                self.examiner.give_up_prefilter();
+            }
             self.examiner.order(ids.collect());
         }
     }
@@ -486,6 +489,9 @@ impl<'a> Finder<'a> {
         if let Some(root) = examined.root {
             self.shared.count_read(root);
         }
+        if let Some(audit) = &examined.audit {
+            self.take_audit(&wanted.key, audit);
+        }
         match examined.result {
             Ok(detection) => {
                 self.count(&detection);
@@ -516,6 +522,17 @@ impl<'a> Finder<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Counts what came of an audit. If libmagic's answer is another one, it is the one that counts, and all workers go
+    /// on without their prefilters.
+    fn take_audit(&self, key: &BlobKey, audit: &Audit) {
+        add(&self.counters.audited, 1);
+        if let Audit::Differs { detector, libmagic } = audit {
+            add(&self.counters.audit_differences, 1);
+            self.shared.note_audit_difference();
+            crate::detect::warn_of_audit(&key.text(), detector, libmagic);
+        }
     }
 
     fn count(&self, detection: &Detection) {
@@ -646,10 +663,12 @@ impl Records {
 fn start_examiner(job: &Job, read_ahead: usize, note: &Arc<Note>) -> Result<Examiner, Error> {
     // Opened anew: the store may have gone meanwhile.
     let store = roots::reopen(job)?;
-    Ok(Examiner::start(
+    let examiner = Examiner::start(
         store,
         job.options.detector(),
         read_ahead,
         Some(Arc::clone(note)),
-    )?)
+    )?;
+    examiner.audit_every(job.options.audit_interval);
+    Ok(examiner)
 }

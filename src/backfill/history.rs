@@ -180,6 +180,10 @@ pub struct Additions {
     pub prefiltered: u64,
     /// Looks with all rules since it wasn't sure.
     pub prefilter_fallbacks: u64,
+    /// Blobs judged again from all of them and with all rules.
+    pub audited: u64,
+    /// Of these, those that had another type then.
+    pub audit_differences: u64,
     /// Time of all workers, from when they are connected: what the columns tell, `idle_ms`, and little else.
     pub worker_ms: f64,
     /// Time of all workers spent waiting: for others, for the leader, between batches.

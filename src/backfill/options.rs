@@ -37,6 +37,8 @@ pub struct Options {
     pub blob_root: String,
     pub head_bytes: usize,
     pub prefilter: bool,
+    /// Of so many blobs one is audited; 0: none.
+    pub audit_interval: u32,
     /// Blobs that a worker has in flight before it gets to them.
     pub read_ahead: usize,
     pub cache_bytes: usize,
@@ -76,6 +78,7 @@ impl Options {
             blob_root: settings::blob_root(),
             head_bytes: detector.head_bytes,
             prefilter: detector.prefilter,
+            audit_interval: settings::audit_interval(),
             read_ahead: settings::read_ahead(),
             cache_bytes: settings::cache_bytes(),
             lock_timeout_ms: settings::lock_timeout().as_millis() as u64,

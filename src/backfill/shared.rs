@@ -64,6 +64,8 @@ struct Header {
     limit_reached: AtomicU32,
     /// A worker has put a blob into quarantine.
     quarantined: AtomicU32,
+    /// An audit has found a difference.
+    audit_differed: AtomicU32,
     blobs: AtomicU64,
     /// Of the places that `max_blobs` gives, those that are taken.
     places_taken: AtomicU64,
@@ -141,6 +143,10 @@ counters! {
     prefiltered,
     /// Looks at which it wasn't sure.
     prefilter_fallbacks,
+    /// Blobs judged again from all of them and with all rules.
+    audited,
+    /// Of these, those that had another type then.
+    audit_differences,
     scan_us,
     read_us,
     detect_us,
@@ -425,6 +431,16 @@ impl<'a> Shared<'a> {
     /// Has a worker of this run put a blob into quarantine?
     pub fn any_quarantined(&self) -> bool {
         self.header.quarantined.load(Ordering::Relaxed) != 0
+    }
+
+    /// Tells the other workers that libmagic gave another type than the prefilter.
+    pub fn note_audit_difference(&self) {
+        self.header.audit_differed.store(1, Ordering::Relaxed);
+    }
+
+    /// Has an audit of this run found a difference, so that the prefilter is not to be used any more?
+    pub fn audit_has_differed(&self) -> bool {
+        self.header.audit_differed.load(Ordering::Relaxed) != 0
     }
 
     /// Distinct blobs met.

@@ -11,6 +11,9 @@
 //! gets, and touches nothing but the files, its own libmagic and the queue of results. What it needs
 //! from memory that others may unmap (the shared memory of a run), its owner does.
 //!
+//! It also audits: of so many blobs that it judges with the prefilter, one, chosen by its id, is judged again from all of
+//! it and by all rules, and that is then its answer.
+//!
 //! Orders and results travel in lots, so that a change of threads is paid for once for many blobs. On a slow store
 //! more threads fetch the blobs of a lot before it gets there (`read_ahead`).
 
@@ -19,7 +22,7 @@ mod waits;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -32,7 +35,7 @@ use crate::blob_id::BlobId;
 use crate::detector::{Detection, Detector, DetectorConfig, DetectorError};
 use crate::failure::{Failure, FailureReason};
 use crate::note::{self, Note};
-use crate::store::{Store, StoreError};
+use crate::store::{Blob, Store, StoreError};
 use read_ahead::{Crew, ReadAhead};
 use waits::Waits;
 
@@ -53,10 +56,23 @@ pub struct Examined {
     pub result: Result<Detection, ExamineError>,
     /// The place of the root that it was found in, if it was opened.
     pub root: Option<usize>,
+    /// If it was audited. What is in `result` is libmagic's answer then.
+    pub audit: Option<Audit>,
     /// Time that opening and reading it took.
     pub read_time: Duration,
     /// Time that all of the look took.
     pub look_time: Duration,
+}
+
+/// What came of an audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audit {
+    Agrees,
+    /// What the detector said, and what libmagic says of the whole file with all its rules.
+    Differs {
+        detector: String,
+        libmagic: String,
+    },
 }
 
 /// Why a blob has no type.
@@ -97,6 +113,10 @@ struct Desk {
     /// Its place in the order.
     at: AtomicU64,
     leave: AtomicBool,
+    /// Of so many blobs one is audited; 0: none.
+    audit_interval: AtomicU32,
+    /// The prefilter isn't to be used any more.
+    without_prefilter: AtomicBool,
 }
 
 /// The look that was under way when the owner last asked.
@@ -123,6 +143,8 @@ impl Examiner {
             looks: AtomicU64::new(0),
             at: AtomicU64::new(0),
             leave: AtomicBool::new(false),
+            audit_interval: AtomicU32::new(0),
+            without_prefilter: AtomicBool::new(false),
         });
         let store = Arc::new(store);
         let read_ahead = ReadAhead::new(Arc::clone(&store), config.first_look(), read_ahead);
@@ -146,6 +168,7 @@ impl Examiner {
                         if told.is_ok() {
                             Thread {
                                 store,
+                                config,
                                 detector,
                                 read_ahead,
                                 note,
@@ -177,6 +200,16 @@ impl Examiner {
             watched: None,
             complaints,
         })
+    }
+
+    /// Of so many blobs that are judged with the prefilter, one is audited from now on; 0: none.
+    pub fn audit_every(&self, interval: u32) {
+        self.desk.audit_interval.store(interval, Ordering::Relaxed);
+    }
+
+    /// From the next blob on, libmagic judges with all its rules.
+    pub fn give_up_prefilter(&self) {
+        self.desk.without_prefilter.store(true, Ordering::Relaxed);
     }
 
     /// Orders looks at blobs, in this order. One lot at a time: the next one when all of this has been
@@ -259,6 +292,7 @@ impl Drop for Examiner {
 /// The thread's end.
 struct Thread {
     store: Arc<Store>,
+    config: DetectorConfig,
     detector: Detector,
     read_ahead: ReadAhead,
     note: Option<Arc<Note>>,
@@ -304,16 +338,29 @@ impl Thread {
     }
 
     fn examine(&mut self, number: usize, id: &BlobId) -> Examined {
+        if self.config.prefilter && self.desk.without_prefilter.load(Ordering::Relaxed) {
+            self.config.prefilter = false;
+            self.detector.set_config(self.config);
+        }
+        let audited = self.is_chosen(id);
         let (store, detector) = (&self.store, &mut self.detector);
         let begun = Instant::now();
         let (mut open_time, mut root) = (Duration::ZERO, None);
+        let mut audit = None;
         let mut look = || {
-            let opened = store.open_blob(id);
+            let blob = store.open_blob(id);
             open_time = begun.elapsed();
-            opened.and_then(|blob| {
-                root = Some(blob.root_number());
-                detector.detect_blob(&blob)
-            })
+            let blob = blob?;
+            root = Some(blob.root_number());
+            let found = detector.detect_blob(&blob)?;
+            match audited && found.reads > 0 {
+                true => {
+                    let (found, result) = audit_of(detector, &blob, found);
+                    audit = Some(result);
+                    found
+                }
+                false => Ok(found),
+            }
         };
         let result = match &self.note {
             Some(note) => note.during(id, &mut look),
@@ -324,9 +371,19 @@ impl Thread {
             number,
             result: result.map_err(|failure| self.trouble(failure)),
             root,
+            audit,
             read_time: open_time + read_time,
             look_time: begun.elapsed(),
         }
+    }
+
+    /// Is this a blob to be audited? The same in all runs with the same interval: an id is a hash, and its last bytes are
+    /// as good as chance.
+    fn is_chosen(&self, id: &BlobId) -> bool {
+        let interval = self.desk.audit_interval.load(Ordering::Relaxed);
+        let [.., a, b, c, d, e, f, g, h] = *id.as_bytes();
+        let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        self.config.prefilter && interval > 0 && number.is_multiple_of(u64::from(interval))
     }
 
     /// Is it the blob's failure, or has the store gone?
@@ -340,6 +397,26 @@ impl Thread {
             _ => ExamineError::Blob(failure),
         }
     }
+}
+
+/// Judges a blob again, by all of it and all rules. What that gives is what counts, be it an error.
+fn audit_of(
+    detector: &mut Detector,
+    blob: &Blob,
+    found: Detection,
+) -> (Result<Detection, Failure>, Audit) {
+    let said = detector.detect_whole(blob);
+    let libmagic = match &said {
+        Ok(mime_type) if *mime_type == found.mime_type => return (Ok(found), Audit::Agrees),
+        Ok(mime_type) => mime_type.clone(),
+        Err(failure) => failure.detail.clone(),
+    };
+    let differs = Audit::Differs {
+        detector: found.mime_type.clone(),
+        libmagic,
+    };
+    let found = said.map(|mime_type| Detection { mime_type, ..found });
+    (found, differs)
 }
 
 /// Runs `work` with all signals blocked but those that tell of a crash, for a thread made in it to

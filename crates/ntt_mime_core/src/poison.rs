@@ -2,14 +2,22 @@
 //!
 //! Only in a library built with the feature `poison`, and only for blobs that the environment variable
 //! `NTT_MIME_POISON` of the server names: `crash:<blobid>`, `abort:<blobid>`, `hang:<blobid>` or
-//! `overflow:<blobid>`, with commas between. Besides, every store is taken for a slow one there and read ahead.
+//! `overflow:<blobid>`, with commas between. Of `lie:<blobid>` the prefilter gives a wrong type. Besides, every store is taken for a slow one there and read ahead.
 
 use std::sync::OnceLock;
 
 use crate::blob_id::BlobId;
 
-/// Does to this process what the blob is said to do, if anything.
-pub fn take_effect(id: &BlobId) {
+/// What the prefilter says of a blob that it is to be wrong about.
+pub const LIE: &str = "application/x-lie";
+
+/// Is the prefilter to be wrong about it?
+pub fn is_lied_about(id: &BlobId) -> bool {
+    effect_of(id) == Some("lie")
+}
+
+/// What is to come of a blob, if anything.
+fn effect_of(id: &BlobId) -> Option<&'static str> {
     static POISONS: OnceLock<Vec<(String, BlobId)>> = OnceLock::new();
     let poisons = POISONS.get_or_init(|| {
         let named = std::env::var("NTT_MIME_POISON").unwrap_or_default();
@@ -18,7 +26,12 @@ pub fn take_effect(id: &BlobId) {
             .collect()
     });
     let effect = poisons.iter().find(|(_, poisoned)| poisoned == id);
-    match effect.map(|(effect, _)| effect.as_str()) {
+    effect.map(|(effect, _)| effect.as_str())
+}
+
+/// Does to this process what the blob is said to do, if anything.
+pub fn take_effect(id: &BlobId) {
+    match effect_of(id) {
         // SAFETY: none at all: this is to end in SIGSEGV.
         Some("crash") => unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) },
         Some("abort") => std::process::abort(),

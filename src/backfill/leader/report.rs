@@ -87,6 +87,8 @@ impl Leader {
             options: Additions {
                 prefiltered: totals.prefiltered,
                 prefilter_fallbacks: totals.prefilter_fallbacks,
+                audited: totals.audited,
+                audit_differences: totals.audit_differences,
                 worker_ms: ms(totals.worker_us),
                 idle_ms: ms(totals.idle_us),
                 roots_read: roots::read_from(&self.options.blob_root, shared.reads()),
@@ -175,6 +177,22 @@ impl Leader {
             )
             .set_detail("Their rows were left as they are.")
             .set_hint("Change the column's type to text, or to varchar(255).")
+            .send(PgLogLevel::WARNING);
+        }
+        let differences = row.options.audit_differences;
+        if differences > 0 {
+            Message::new(
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!(
+                    "libmagic gave another type for {} of {} that were audited",
+                    differences,
+                    counted(row.options.audited, "blob"),
+                ),
+            )
+            .set_detail(
+                "libmagic's types were used, and the run went on without its prefilter. The server's log has the blobs.",
+            )
+            .set_hint("Report it, with the blobs if you can, and switch ntt_mime.prefilter off until it is mended.")
             .send(PgLogLevel::WARNING);
         }
         unfinished.iter().for_each(UnfinishedLeaves::warn);

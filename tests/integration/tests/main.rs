@@ -3,6 +3,7 @@
 //! `cargo test -p ntt_mime_integration sessions::` runs one topic. Much of the time is spent waiting, so more threads
 //! than cores (`RUST_TEST_THREADS=6`) end sooner. `NTT_ITEST_KEEP=1` keeps the folders in the temporary directory.
 
+mod audit;
 mod backfill;
 mod cron;
 mod detect;

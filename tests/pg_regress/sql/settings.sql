@@ -9,6 +9,7 @@ SHOW ntt_mime.lock_timeout;
 SHOW ntt_mime.retry_failures_after;
 SHOW ntt_mime.batch_delay;
 SHOW ntt_mime.prefilter;
+SHOW ntt_mime.audit_interval;
 SHOW ntt_mime.run_history;
 -- The number of CPUs, 8 at most.
 SELECT current_setting('ntt_mime.workers')::int BETWEEN 1 AND 8 AS workers;
@@ -30,4 +31,5 @@ SET ntt_mime.head_bytes = 0;
 SET ntt_mime.read_ahead = -1;
 SET ntt_mime.read_ahead = 129;
 SET ntt_mime.cache_size = -1;
+SET ntt_mime.audit_interval = -1;
 SET ntt_mime.run_history = -1;

@@ -162,8 +162,28 @@ impl Detector {
     pub fn detect_blob(&mut self, blob: &Blob) -> Result<Detection, Failure> {
         #[cfg(feature = "poison")]
         crate::poison::take_effect(&blob.id());
-        self.detect(blob.as_fd(), blob.size())
-            .map_err(|error| error.about(&format!("\"{}\"", blob.path().display())))
+        let found = self.detect(blob.as_fd(), blob.size());
+        #[cfg(feature = "poison")]
+        let found = found.map(|found| match crate::poison::is_lied_about(&blob.id()) {
+            true if self.config.prefilter => Detection {
+                mime_type: crate::poison::LIE.to_owned(),
+                ..found
+            },
+            _ => found,
+        });
+        found.map_err(|error| error.about(&format!("\"{}\"", blob.path().display())))
+    }
+
+    /// The type of a blob by all of it, as far as file(1) looks, and all of libmagic's rules.
+    pub fn detect_whole(&mut self, blob: &Blob) -> Result<String, Failure> {
+        let look = Look {
+            file: blob.as_fd(),
+            size: blob.size(),
+            head: &[],
+        };
+        let (said, _) = self.judge.whole(&look, cookie::bytes_max());
+        let said = said.map_err(LookError::from).and_then(believed);
+        said.map_err(|error| error.about(&format!("\"{}\"", blob.path().display())))
     }
 
     /// The type of any open regular file of `size` bytes; the same as of a blob with this content.
