@@ -14,6 +14,7 @@ SOURCES is a table, one folder a line, columns separated by blanks:
     even    LIMIT files are copied, without a preference for any: what a system has, class "debian-system"
     edge    as "all", but it stands below edge/<class>.<origin>: what was written to be hard, and is not meant to
             look like an archive
+    class   as "all", but ORIGIN is the class, and the folder's own subfolders are the origins
 
 ORIGIN is the second folder in the corpus ("-": the name of the folder's own subfolder), LIMIT the
 most files that one origin may give.
@@ -174,6 +175,11 @@ def candidates(sources, largest):
                 kept.append(Found(path, size, how, parts[1] if len(parts) > 2 else parts[0], parts[0],
                                   "_".join(parts[2:]) if len(parts) > 2 else parts[-1]))
             continue
+        if how == "class":
+            for path, size in walk(folder):
+                parts = os.path.relpath(path, folder).split(os.sep)
+                kept.append(Found(path, size, how, parts[0], origin, "_".join(parts[1:])))
+            continue
         groups = defaultdict(list)
         for path, size in walk(folder):
             if not 0 < size <= largest:
@@ -265,7 +271,7 @@ def spread(files, cap):
 
 
 def choose(files, cap, type_cap):
-    kept = [f for f in files if f.how in ("all", "even", "edge")]
+    kept = [f for f in files if f.how in ("all", "even", "edge", "class")]
     made = [f for f in kept if f.how == "all"]
     for f in kept:
         if f.kind == "any":
@@ -311,7 +317,7 @@ def choose(files, cap, type_cap):
 
 def balance(files, at_least):
     """Without so many small files of common types that half of those sampled are large."""
-    sampled = [f for f in files if f.how not in ("even", "edge")]
+    sampled = [f for f in files if f.how not in ("even", "edge", "class")]
     large = sum(f.size > 16384 for f in sampled)
     counts = Counter((f.kind, f.mime) for f in sampled)
     drop = min(len(sampled) - 2 * large, len(sampled) - at_least)

@@ -49,6 +49,7 @@ stage "filesystems made" bash "$HERE/filesystems.sh" "$MADE"
 stage "texts and data made" python3 "$HERE/texts.py" "$EDGE"
 stage "files after libmagic's rules made" python3 "$HERE/rules.py" "$WORK/unpacked/file/magic/Magdir" "$EDGE"
 stage "zip-based files made" python3 "$HERE/zips.py" "$EDGE/archives/zip-order"
+stage "files of old disks made" python3 "$HERE/old_disks.py" "$WORK/old-disks"
 stage "pictures, sound and film made" bash "$HERE/media.sh" "$MADE"
 wait
 stage "simple files made" make_simple "$EDGE"
@@ -61,6 +62,7 @@ sources() {
     done < <(packages short; packages deb; packages source)
     echo "all - 0 $MADE"
     echo "edge - 0 $EDGE"
+    echo "class old-disks 0 $WORK/old-disks"
     echo "copy debian 6000 /usr"
     echo "copy debian-etc 300 /etc"
     echo "copy debian-var 300 /var/lib"

@@ -48,12 +48,14 @@ make_short() {
     stage "texts and data made" "$PYTHON" "$HERE/texts.py" "$work/edge" short
     stage "simple files made" make_simple "$work/edge"
     stage "zip-based files made" "$PYTHON" "$HERE/zips.py" "$work/edge/archives/zip-order" short
+    stage "files of old disks made" "$PYTHON" "$HERE/old_disks.py" "$work/old-disks"
     local name limit
     {
         while read -r name limit; do
             echo "move ${name//'*'/} $limit $work/unpacked/${name//'*'/}"
         done < <(packages short)
         echo "edge - 0 $work/edge"
+        echo "class old-disks 0 $work/old-disks"
         echo "even machine 1500 /usr"
         echo "copy machine 1500 /usr"
         echo "copy machine-etc 200 /etc"

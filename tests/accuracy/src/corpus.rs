@@ -16,7 +16,7 @@ pub struct Sample {
 impl Sample {
     /// Is it there to be hard, not to look like something that an archive has?
     pub fn is_edge(&self) -> bool {
-        self.class == "edge"
+        matches!(self.class.as_str(), "edge" | "old-disks")
     }
 }
 

@@ -171,7 +171,10 @@ impl<'a> Report<'a> {
         let _ = writeln!(out, "Files as an archive has them: {natural}");
         let edge = self.share(Sample::is_edge);
         if edge.files > 0 {
-            let _ = writeln!(out, "\nFiles made to be hard (class edge): {edge}");
+            let _ = writeln!(
+                out,
+                "\nFiles made to be hard (classes edge and old-disks): {edge}"
+            );
             let _ = writeln!(out, "\nAll: {}", self.share(|_| true));
         }
         for table in [
