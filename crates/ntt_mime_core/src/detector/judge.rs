@@ -19,11 +19,16 @@ use super::prefilter::{Prefilter, Stage, Verdict, found_something};
 use super::reads::ReadCounter;
 use super::release::{self, Library};
 
+/// Small files after which a prefilter is made: it takes as long as some dozens of looks at these without one.
+const WORTH_IT: u32 = 20;
+
 pub struct Judge {
     /// Dropped before the mapping that it may read.
     cookie: Cookie,
     filter: Filter,
     reads: ReadCounter,
+    /// Files that were judged without a prefilter.
+    looks: u32,
     _database: Option<Rc<Compiled>>,
 }
 
@@ -115,6 +120,7 @@ impl Judge {
             cookie,
             filter,
             reads: ReadCounter::of_this_thread(),
+            looks: 0,
             _database: database,
         })
     }
@@ -143,9 +149,15 @@ impl Judge {
         }
     }
 
-    /// Judges with a prefilter, if there can be one and the file stays as long as it is: as if libmagic were given all that file(1) gives it. Errors are
+    /// Judges with a prefilter, if there can be one, it is worth it, and the file stays as long as it is: as if libmagic were given all that file(1) gives it. Errors are
     /// those of reading the file.
     pub fn filtered(&mut self, look: &Look<'_>) -> Option<Result<Judgement, Errno>> {
+        // Of a file that is in hand whole libmagic has the same answer.
+        let in_hand = look.size <= look.head.len() as u64;
+        if in_hand && self.looks < WORTH_IT && matches!(self.filter, Filter::Later(..)) {
+            self.looks += 1;
+            return None;
+        }
         self.prepare();
         let Filter::Ready(filter) = &mut self.filter else {
             return None;

@@ -25,7 +25,8 @@ impl Beginning {
         let (mut mask, mut bytes) = ([0; 8], [0; 8]);
         if entry.kind() == kind::STRING {
             let n = entry.value_length().min(8);
-            if entry.str_flags() & !HARMLESS != 0 || entry.range() != 0 || n == 0 {
+            let cut = entry.range() != 0 && entry.range() < entry.value_length();
+            if entry.str_flags() & !HARMLESS != 0 || cut || n == 0 {
                 return None;
             }
             mask[..n].fill(0xFF);

@@ -6,6 +6,7 @@
 
 mod example;
 mod follow;
+mod generated;
 mod kinds;
 
 use std::path::{Path, PathBuf};
@@ -270,9 +271,6 @@ fn files() -> Vec<PathBuf> {
 
 #[test]
 fn mutated_heads_have_the_same_type() {
-    let number = |name, default| {
-        std::env::var(name).map_or(default, |count| count.parse().expect("a number"))
-    };
     let from = number("NTT_MIME_DIFFERENCES_FROM", 0);
     let count = number("NTT_MIME_DIFFERENCES", MUTATIONS);
     let compiled = database();
@@ -284,6 +282,11 @@ fn mutated_heads_have_the_same_type() {
         let content = mutated(&compiled, &rules, &files, &mut rng);
         pair.agree(&content, &format!("mutation {n}"));
     });
+}
+
+/// A number from the environment.
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |count| count.parse().expect("a number"))
 }
 
 fn head_of(path: &Path) -> Option<Vec<u8>> {
@@ -422,7 +425,7 @@ fn it_stays_within_its_bounds() {
     let rules = rules_of(&compiled, library());
     let mut prefilter = Prefilter::new(Rc::new(database()), library()).unwrap();
     let mut rng = Rng::with_seed(1);
-    for n in (0..rules.len()).step_by(7) {
+    for n in (0..rules.len()).step_by(2) {
         let Some(content) = example(&compiled, &rules[n], true, &mut rng) else {
             continue;
         };
@@ -430,7 +433,7 @@ fn it_stays_within_its_bounds() {
     }
     let (kept, bytes) = prefilter.subsets.size();
     assert!(
-        kept > 3 && kept <= 8 && bytes <= 2 << 20,
+        kept > 1 && kept <= 8 && bytes <= 2 << 20,
         "{kept} subsets, {bytes} bytes"
     );
 }
@@ -455,6 +458,12 @@ fn what_once_made_a_difference_makes_none() {
     mail[70..72].copy_from_slice(b"\xCD!");
     mail.extend(b"SWAPSPACE2");
     pair.agree(&mail, "once");
+    // A rule that may describe, and so may end the walk before one that is sure to answer.
+    let mut disk = b"\x12HDD Raw Copy Tool\0".to_vec();
+    disk.resize(360, 0);
+    let mark = b"\xce\xed\x66\x66\xcc\x0d\x00\x0b\x03\x73\x00\x83\x00\x0c\x00\x0d";
+    disk[0x104..0x114].copy_from_slice(mark);
+    pair.agree(&disk, "once");
     // Searches in a named rule, from where it is used: to releases after 5.44 this is Nim, which has no MIME type.
     let dots = ".".repeat(300);
     let nim = format!("(setq x 1)\n{dots}\nimport os\n\n{dots}proc main\n{dots} when x\n{dots}\n");

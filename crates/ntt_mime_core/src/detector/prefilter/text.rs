@@ -65,10 +65,18 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// The classes that occur.
+/// The classes that occur; of EBCDIC that is known only where there are bytes that no other text has.
 fn classes_of(bytes: &[u8]) -> u8 {
-    let class = |byte: &u8| CLASSES[usize::from(*byte)];
-    bytes.iter().fold(0, |seen, byte| seen | class(byte))
+    // Without the table, so that it goes by many bytes at a time.
+    let pieces = bytes.chunks(256);
+    let seen = pieces.fold(0, |seen, piece| {
+        piece.iter().fold(seen, |seen, byte| seen | class(*byte))
+    });
+    let never = |byte: &u8| CLASSES[usize::from(*byte)] & EBCDIC_NEVER != 0;
+    match seen & NEVER != 0 && bytes.iter().any(never) {
+        true => seen | EBCDIC_NEVER,
+        false => seen,
+    }
 }
 
 /// None of these bytes keeps a file from being text in an encoding of one byte or UTF-8, in any release. Control-Z
@@ -108,15 +116,23 @@ pub fn text_of<'a>(buffer: &'a Buffer<'a>, scratch: &'a mut Vec<u8>) -> (Text<'a
     let flen = buffer.flen();
     let head = buffer.head();
     let head = &head[..head.len().min(ENCODING_MAX)];
-    if is_surely_binary(head) {
+    let trimmed = length_without_zeros(head);
+    let mut seen = classes_of(&head[..trimmed]);
+    if is_surely_binary(head, seen) {
         return (Text::Binary, head.len());
     }
     let first = buffer.first(ENCODING_MAX);
-    if is_surely_binary(first) {
-        return (Text::Binary, first.len());
-    }
     let mut needed = first.len();
     let mut trimmed = length_without_zeros(first);
+    if trimmed > head.len() {
+        // Zeros that the head ends with are within what is looked at.
+        let rest = &first[head.len()..trimmed];
+        let zeros = head.last().map_or(0, |last| classes_of(&[*last]));
+        seen |= zeros | classes_of(rest);
+        if is_surely_binary(first, seen) {
+            return (Text::Binary, first.len());
+        }
+    }
     if first.len() < flen {
         match trimmed == first.len() {
             true => trimmed = flen,
@@ -135,13 +151,16 @@ pub fn text_of<'a>(buffer: &'a Buffer<'a>, scratch: &'a mut Vec<u8>) -> (Text<'a
         true => trimmed + 1,
         false => trimmed,
     };
-    (text_in(&first[..end.min(first.len())], scratch), needed)
+    let looked_at = &first[..end.min(first.len())];
+    if looked_at.last() == Some(&0) {
+        seen |= classes_of(&[0]);
+    }
+    (text_in(looked_at, seen, scratch), needed)
 }
 
-/// No encoding has bytes such as these, in whatever is before and after them.
-fn is_surely_binary(bytes: &[u8]) -> bool {
-    let bytes = &bytes[..length_without_zeros(bytes)];
-    !bytes.is_empty() && is_text(bytes, classes_of(bytes)) == Some(false)
+/// No encoding has bytes of such classes, in whatever is before and after them.
+fn is_surely_binary(bytes: &[u8], seen: u8) -> bool {
+    is_text(bytes, seen) == Some(false)
 }
 
 fn length_without_zeros(bytes: &[u8]) -> usize {
@@ -167,9 +186,8 @@ fn first_after_zeros(buffer: &Buffer<'_>, from: usize) -> Option<usize> {
     None
 }
 
-/// What bytes are, up to where `file_encoding` looks at them.
-fn text_in<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
-    let seen = classes_of(bytes);
+/// What bytes are in which these classes occur, up to where `file_encoding` looks at them.
+fn text_in<'a>(bytes: &'a [u8], seen: u8, scratch: &'a mut Vec<u8>) -> Text<'a> {
     // ASCII, to libmagic: with NEL, 0x85, in it (`looks_ascii`), which has to be converted.
     if seen & !EBCDIC_NEVER == PLAIN {
         return match is_utf7(bytes) {

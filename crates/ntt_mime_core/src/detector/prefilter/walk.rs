@@ -86,6 +86,8 @@ pub struct Walk<'a, 'c> {
     pub candidates: &'c mut Vec<u32>,
     /// Nothing that was collected may have a MIME type.
     pub sure: bool,
+    /// The walk may have ended at a rule that was collected, without a MIME type.
+    may_have_ended: bool,
     /// `found_match`, as the rules so far have left it.
     found_match: Answer,
     /// What libmagic has to see for those that were collected.
@@ -104,6 +106,7 @@ impl<'a, 'c> Walk<'a, 'c> {
             follower: Follower::new(context, front, back),
             candidates,
             sure: true,
+            may_have_ended: false,
             found_match: Answer::No,
             reach: Reach::NONE,
         }
@@ -153,7 +156,9 @@ impl<'a, 'c> Walk<'a, 'c> {
                 outcome.mime = Mime::Maybe;
             }
             match outcome.mime {
-                Mime::Surely(entry) if self.sure => return Ending::Entry(entry),
+                Mime::Surely(entry) if self.sure && !self.may_have_ended => {
+                    return Ending::Entry(entry);
+                }
                 Mime::No => {}
                 _ => self.sure = false,
             }
@@ -162,6 +167,7 @@ impl<'a, 'c> Walk<'a, 'c> {
             }
             self.candidates.push(number as u32);
             self.reach.add(self.follower.reach);
+            self.may_have_ended |= outcome.completes.min(found_match) != Answer::No;
             match (outcome.completes, found_match) {
                 (Answer::Yes, Answer::Yes) => return Ending::Here,
                 // If it goes on, there was none.

@@ -12,11 +12,15 @@ use crate::detector::limits::REGEX_MAX;
 pub fn string(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     let flags = entry.str_flags();
     let wanted = entry.value_length();
+    let plain = flags & !HARMLESS == 0 && b"=!".contains(&entry.relation());
     // A string of the greatest length loses its last byte on the way (`mconvert`).
-    if entry.range() != 0 || flags & !UNDERSTOOD != 0 || wanted >= VALUE_BYTES {
+    if flags & !UNDERSTOOD != 0 || wanted >= VALUE_BYTES {
         return Answer::Maybe.into();
     }
-    let plain = flags & !HARMLESS == 0 && b"=!".contains(&entry.relation());
+    // `mcopy` copies no more than the range, if there is one.
+    if entry.range() != 0 && !(plain && entry.range() >= wanted) {
+        return Answer::Maybe.into();
+    }
     let rest = match plain {
         true => bytes.get(offset, wanted),
         false => bytes.get(offset, VALUE_BYTES - 1),

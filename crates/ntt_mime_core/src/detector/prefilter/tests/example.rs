@@ -3,12 +3,14 @@
 use fastrand::Rng;
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
+use super::super::check::number::Number;
 use super::super::check::offset_of;
+use super::super::check::string::is_space;
 use super::super::format::{Compiled, Entry, flag, kind, str_flag};
 use super::super::{Rule, regex::translate};
 
-/// Furthest from the start that an example puts something.
-const LONGEST: usize = 70_000;
+/// Furthest from the start that an example puts something: behind the furthest place that a rule looks at by itself.
+const LONGEST: usize = 420_000;
 
 /// A content for a rule: what its first test looks for, and, if asked for, what some of its continuations do. None if
 /// the rule looks too far away.
@@ -42,6 +44,10 @@ pub fn example(
             if rng.u8(..3) == 0 {
                 continue;
             }
+            if entry.flag() & flag::INDIR != 0 {
+                end = put_behind_pointer(&mut content, &entry, end, filler, rng).unwrap_or(end);
+                continue;
+            }
             if let (Some(at), Some(mark)) = (
                 offset_of(&entry, Some(end)),
                 super::example::mark(&entry, rng),
@@ -56,6 +62,46 @@ pub fn example(
         rng.usize(1..40),
     ));
     Some(content)
+}
+
+/// Where pointers are made to lead: near, within the head, beyond it, and far beyond.
+const TARGETS: [usize; 8] = [40, 600, 8_000, 16_380, 20_000, 40_000, 66_000, 200_000];
+
+/// Puts what a test looks for somewhere, and a pointer there where the test reads it.
+fn put_behind_pointer(
+    content: &mut Vec<u8>,
+    entry: &Entry<'_>,
+    parent: usize,
+    filler: u8,
+    rng: &mut Rng,
+) -> Option<usize> {
+    let number = Number::of(entry.in_kind(), false)?;
+    let from = match entry.flag() & flag::OFFADD {
+        0 => 0,
+        _ => parent as i64,
+    };
+    let at = usize::try_from(from + i64::from(entry.offset())).ok()?;
+    let to = rng.choice(TARGETS)? + rng.usize(..64);
+    let base = match entry.flag() & flag::INDIROFFADD {
+        0 => 0,
+        _ => parent as i64,
+    };
+    let by = i64::from(entry.in_offset());
+    // `FILE_OPADD`, `FILE_OPMINUS` and `FILE_OPMULTIPLY`.
+    let pointer = match (by, entry.in_op() & 7) {
+        (0, _) => to as i64 - base,
+        (_, 3) => to as i64 - base - by,
+        (_, 4) => to as i64 - base + by,
+        (_, 5) => (to as i64 - base) / by,
+        _ => return None,
+    };
+    let word = match number.big_endian {
+        true => pointer.to_be_bytes()[8 - number.bytes..].to_vec(),
+        false => pointer.to_le_bytes()[..number.bytes].to_vec(),
+    };
+    let mark = mark(entry, rng)?;
+    put(content, at, &word, filler)?;
+    put(content, to, &mark, filler)
 }
 
 fn put(content: &mut Vec<u8>, at: usize, mark: &[u8], filler: u8) -> Option<usize> {
@@ -90,6 +136,7 @@ fn mark(entry: &Entry<'_>, rng: &mut Rng) -> Option<Vec<u8>> {
         }
     };
     Some(match entry.kind() {
+        kind::STRING | kind::SEARCH if entry.str_flags() & BLANKS != 0 => with_blanks(&value, rng),
         kind::STRING | kind::SEARCH => value,
         kind::PSTRING => [vec![value.len() as u8], value].concat(),
         kind::LESTRING16 => value.iter().flat_map(|byte| [*byte, 0]).collect(),
@@ -119,6 +166,27 @@ fn mark(entry: &Entry<'_>, rng: &mut Rng) -> Option<Vec<u8>> {
         kind::BEQUAD => number(8, true),
         _ => Vec::new(),
     })
+}
+
+/// Flags with which a blank stands for several.
+const BLANKS: u32 = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
+
+/// The value with a run of blanks where it has one, of any length.
+fn with_blanks(value: &[u8], rng: &mut Rng) -> Vec<u8> {
+    let mut out = Vec::new();
+    for byte in value {
+        out.push(*byte);
+        if is_space(*byte) && rng.bool() {
+            // 1 to 20,000, most of them short: libmagic takes long over blanks.
+            let most = match rng.u8(..16) {
+                0 => 20_000,
+                _ => 1 << rng.usize(..10),
+            };
+            let blank = if rng.u8(..8) == 0 { *byte } else { b' ' };
+            out.extend(std::iter::repeat_n(blank, rng.usize(1..=most)));
+        }
+    }
+    out
 }
 
 /// Writes something that a regular expression matches.

@@ -1,0 +1,91 @@
+//! Contents made from the rules, in the dimensions in which differences have once been: how far a pointer leads, how many
+//! blanks there are, where a file is cut, what byte stands in a text, and what stands before and behind a mark.
+//!
+//! A slice, the same every time. NTT_MIME_DIFFERENCES=1000000 makes as many, and NTT_MIME_DIFFERENCES_FROM=970000 begins
+//! with that one.
+
+use fastrand::Rng;
+
+use super::super::Rule;
+use super::super::format::Compiled;
+use super::example::example;
+use super::{database, in_parallel, library, number, rules_of};
+
+/// In an ordinary test run.
+const GENERATED: usize = 6_000;
+
+/// Contents are made no longer than this by putting them together.
+const LONGEST: usize = 450_000;
+
+#[test]
+fn generated_contents_have_the_same_type() {
+    let from = number("NTT_MIME_DIFFERENCES_FROM", 0);
+    let count = number("NTT_MIME_DIFFERENCES", GENERATED);
+    let compiled = database();
+    let rules = rules_of(&compiled, library());
+    in_parallel(count, |pair, n| {
+        let n = from + n;
+        let mut rng = Rng::with_seed(0x6E4E + n as u64);
+        // Rules in turn, so that each is met.
+        let rule = &rules[(n * 7919) % rules.len()];
+        let content = generated(&compiled, &rules, rule, &mut rng);
+        pair.agree(&content, &format!("content {n}, entry {}", rule.first));
+    });
+}
+
+fn generated(compiled: &Compiled, rules: &[Rule], rule: &Rule, rng: &mut Rng) -> Vec<u8> {
+    let mut content = example(compiled, rule, rng.u8(..4) > 0, rng).unwrap_or_default();
+    match rng.u8(..10) {
+        // As short as it makes a difference.
+        0 | 1 => content.truncate(rng.usize(2..=64)),
+        // Where its marks end.
+        2 => {
+            let end = content.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+            content.truncate(end + rng.usize(..4));
+        }
+        // Another byte in a text.
+        3 | 4 => {
+            let text: &[u8] = b"some words and more of them\n";
+            if rng.bool() {
+                content.extend(text.repeat(rng.usize(1..3000)));
+            }
+            let at = rng.usize(..=content.len());
+            // At the start, rather, where it is not further than 64 kB.
+            let at = if rng.bool() { at.min(40) } else { at };
+            match content.get_mut(at) {
+                Some(byte) => *byte = rng.u8(..),
+                None => content.push(rng.u8(..)),
+            }
+        }
+        // Another rule's content before it, behind it, or over it where it has zeros or blanks.
+        5..8 => {
+            let other = &rules[rng.usize(..rules.len())];
+            let other = example(compiled, other, rng.bool(), rng).unwrap_or_default();
+            let n = content.len().max(other.len());
+            let filler = if rule.text { b' ' } else { 0 };
+            content.resize(n, filler);
+            for (byte, over) in content.iter_mut().zip(&other) {
+                if *byte == filler {
+                    *byte = *over;
+                }
+            }
+        }
+        // The same one after another.
+        8 => {
+            let other = &rules[rng.usize(..rules.len())];
+            let other = example(compiled, other, rng.bool(), rng).unwrap_or_default();
+            content.extend(other);
+        }
+        // Longer, so that what counts from the end or by the size is met.
+        _ => {
+            let filler = *rng.choice(&[0, b' ', b'\n', 0x55, 0xFF]).expect("some");
+            // Blanks are what takes libmagic longest.
+            let most = if filler.is_ascii_whitespace() { 11 } else { 19 };
+            let more = 1 << rng.usize(4..most);
+            let n = (content.len() + rng.usize(..more)).min(LONGEST);
+            content.resize(n.max(content.len()), filler);
+        }
+    }
+    content.truncate(LONGEST);
+    content
+}
