@@ -34,6 +34,7 @@ use rustix::io::retry_on_intr;
 use crate::blob_id::BlobId;
 use crate::detector::{Detection, Detector, DetectorConfig, DetectorError};
 use crate::failure::{Failure, FailureReason};
+use crate::memory::named;
 use crate::note::{self, Note};
 use crate::store::{Blob, Store, StoreError};
 use read_ahead::{Crew, ReadAhead};
@@ -136,7 +137,7 @@ impl Examiner {
         note: Option<Arc<Note>>,
     ) -> Result<Examiner, StartError> {
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|error| StartError::System(error.into()))?;
+            .map_err(|error| StartError::System(named("could not call eventfd", error.into())))?;
         let desk = Arc::new(Desk {
             done: Mutex::new(Vec::new()),
             bell,

@@ -86,7 +86,7 @@ fn file_in(folder: &Path) -> io::Result<File> {
 }
 
 /// The same error, which says what failed.
-fn named(what: &str, error: io::Error) -> io::Error {
+pub(crate) fn named(what: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {}", in_words(error)))
 }
 

@@ -45,6 +45,7 @@ pub use self::left_behind::{
 };
 pub use self::signals::{crash_signals, use_handler_stack};
 use crate::blob_id::BlobId;
+use crate::memory::named;
 
 /// The folder of the notes, below the server's data directory.
 pub const FOLDER: &str = "pgsql_tmp_ntt_mime";
@@ -181,7 +182,8 @@ fn begin_file(unfinished: &Path, path: &Path, keeper: Keeper) -> io::Result<(Fil
         .mode(0o600)
         .open(unfinished)?;
     file.write_all(&[0; FILE_BYTES])?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| named("could not call flock", error.into()))?;
     // SAFETY: a new mapping of a file that has the bytes, which nobody cuts short; see `Note` for how
     // long it lives.
     let address = unsafe {

@@ -8,12 +8,9 @@ use ntt_mime_integration::{Cluster, Session, Store, TestDb, assert_error, inode,
 /// Runs a command to which the kernel refuses a system call: `-c` and this, the call, the command.
 const WITHOUT_CALL: &str = include_str!("../../src/without_call.py");
 
-/// A server to which memfd_create is forbidden.
-fn without_memory_files() -> Cluster {
-    Cluster::start_by(
-        &["/usr/bin/python3", "-c", WITHOUT_CALL, "memfd_create"],
-        &[],
-    )
+/// A server to which a system call is forbidden.
+fn without(call: &str) -> Cluster {
+    Cluster::start_by(&["/usr/bin/python3", "-c", WITHOUT_CALL, call], &[])
 }
 
 /// A server that finds something else mounted than the others do; None where this isn't permitted.
@@ -62,7 +59,7 @@ fn check_all_works(cluster: &Cluster, name: &str, reason: &str) {
 
 #[test]
 fn without_files_in_memory_all_works() {
-    let cluster = without_memory_files();
+    let cluster = without("memfd_create");
     check_all_works(
         &cluster,
         "no_memfd",
@@ -103,6 +100,28 @@ fn the_error_names_what_was_refused() {
     drop(db);
 }
 
+#[test]
+fn calls_that_cannot_be_done_without_are_named() {
+    for (call, sqlstate, words) in [
+        (
+            "eventfd2",
+            "58000",
+            "could not call eventfd: Operation not permitted",
+        ),
+        (
+            "flock",
+            "58030",
+            "could not call flock: Operation not permitted",
+        ),
+    ] {
+        let cluster = without(call);
+        let (db, _store, mut s) = inode::archive_on(&cluster, call, 2, 20, 2);
+        assert_error(s.call(""), sqlstate, words);
+        assert_eq!(s.column("SELECT status FROM ntt_mime.run"), ["failed"]);
+        drop(db);
+    }
+}
+
 /// What a session is told when it is asked for bytes.
 fn ask_for_bytes(s: &mut Session) -> Result<(), postgres::Error> {
     s.batch_execute("SELECT ntt_detect_mime('\\x255044462d'::bytea)")
@@ -110,7 +129,7 @@ fn ask_for_bytes(s: &mut Session) -> Result<(), postgres::Error> {
 
 #[test]
 fn bytes_that_no_file_can_be_made_of() {
-    let cluster = without_memory_files();
+    let cluster = without("memfd_create");
     let db = TestDb::on(&cluster, "no_file");
     // Nor can one be made on disk.
     fs::write(cluster.data().join("pgsql_tmp_ntt_mime"), "").expect("ours");
