@@ -12,3 +12,42 @@ COMMENT ON TABLE ntt_mime.run IS 'the runs of ntt_backfill_mime, one row each; o
 COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many blobs its prefilter spared libmagic all of its rules for (prefiltered) or could not (prefilter_fallbacks); how many were judged again from all of them and with all rules (audited), and had another type then (audit_differences); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); how many blobs it read from each directory of the store (roots_read), and which of these held none when it began (roots_empty)';
 COMMENT ON COLUMN ntt_mime.run.kind IS 'backfill, or verify: a check of types that were there already';
 COMMENT ON CONSTRAINT run_kind_check ON ntt_mime.run IS 'the kinds of run there are';
+
+CREATE TABLE ntt_mime.leaf_error (
+    target        text NOT NULL,
+    leaf          text NOT NULL,
+    leaf_oid      oid NOT NULL,
+    sqlstate      text NOT NULL,
+    message       text NOT NULL,
+    detail        text,
+    hint          text,
+    context       text,
+    attempts      int NOT NULL DEFAULT 1,
+    first_run_id  bigint NOT NULL,
+    last_run_id   bigint NOT NULL,
+    first_seen    timestamptz NOT NULL DEFAULT now(),
+    last_seen     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (target, leaf)
+);
+
+COMMENT ON TABLE ntt_mime.leaf_error IS 'leaves whose update raised an error of their own; a row goes away when a run finishes its leaf';
+COMMENT ON COLUMN ntt_mime.leaf_error.target IS 'table whose mime_type is filled, with its schema';
+COMMENT ON COLUMN ntt_mime.leaf_error.leaf IS 'leaf partition, with its schema; the table itself if it is a plain one';
+COMMENT ON COLUMN ntt_mime.leaf_error.leaf_oid IS 'its OID, by which runs find it again; of no meaning after a restore';
+COMMENT ON COLUMN ntt_mime.leaf_error.sqlstate IS 'SQLSTATE of the error';
+COMMENT ON COLUMN ntt_mime.leaf_error.message IS 'its message';
+COMMENT ON COLUMN ntt_mime.leaf_error.detail IS 'its detail, which may tell values of a row';
+COMMENT ON COLUMN ntt_mime.leaf_error.hint IS 'its hint';
+COMMENT ON COLUMN ntt_mime.leaf_error.context IS 'where it came about: in which function of a trigger, say';
+COMMENT ON COLUMN ntt_mime.leaf_error.attempts IS 'number of runs that met an error there';
+COMMENT ON COLUMN ntt_mime.leaf_error.first_run_id IS 'run that met one first';
+COMMENT ON COLUMN ntt_mime.leaf_error.last_run_id IS 'run that met this one';
+COMMENT ON COLUMN ntt_mime.leaf_error.first_seen IS 'when one was met first';
+COMMENT ON COLUMN ntt_mime.leaf_error.last_seen IS 'when this one was met';
+COMMENT ON INDEX ntt_mime.leaf_error_pkey IS 'leaves by target and name';
+COMMENT ON CONSTRAINT leaf_error_pkey ON ntt_mime.leaf_error IS 'a leaf of a target is recorded once';
+SELECT pg_catalog.pg_extension_config_dump('ntt_mime.leaf_error', '');
+REVOKE ALL ON ntt_mime.leaf_error FROM PUBLIC;
+-- Not detail and context, in which values of rows may stand.
+GRANT SELECT (target, leaf, leaf_oid, sqlstate, message, hint, attempts, first_run_id, last_run_id, first_seen, last_seen)
+    ON ntt_mime.leaf_error TO pg_monitor;

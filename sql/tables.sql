@@ -126,6 +126,40 @@ COMMENT ON INDEX ntt_mime.failure_pkey IS 'failures by blobid';
 COMMENT ON CONSTRAINT failure_pkey ON ntt_mime.failure IS 'a blob is recorded once';
 COMMENT ON CONSTRAINT failure_reason_check ON ntt_mime.failure IS 'the reasons there are';
 
+CREATE TABLE ntt_mime.leaf_error (
+    target        text NOT NULL,
+    leaf          text NOT NULL,
+    leaf_oid      oid NOT NULL,
+    sqlstate      text NOT NULL,
+    message       text NOT NULL,
+    detail        text,
+    hint          text,
+    context       text,
+    attempts      int NOT NULL DEFAULT 1,
+    first_run_id  bigint NOT NULL,
+    last_run_id   bigint NOT NULL,
+    first_seen    timestamptz NOT NULL DEFAULT now(),
+    last_seen     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (target, leaf)
+);
+
+COMMENT ON TABLE ntt_mime.leaf_error IS 'leaves whose update raised an error of their own; a row goes away when a run finishes its leaf';
+COMMENT ON COLUMN ntt_mime.leaf_error.target IS 'table whose mime_type is filled, with its schema';
+COMMENT ON COLUMN ntt_mime.leaf_error.leaf IS 'leaf partition, with its schema; the table itself if it is a plain one';
+COMMENT ON COLUMN ntt_mime.leaf_error.leaf_oid IS 'its OID, by which runs find it again; of no meaning after a restore';
+COMMENT ON COLUMN ntt_mime.leaf_error.sqlstate IS 'SQLSTATE of the error';
+COMMENT ON COLUMN ntt_mime.leaf_error.message IS 'its message';
+COMMENT ON COLUMN ntt_mime.leaf_error.detail IS 'its detail, which may tell values of a row';
+COMMENT ON COLUMN ntt_mime.leaf_error.hint IS 'its hint';
+COMMENT ON COLUMN ntt_mime.leaf_error.context IS 'where it came about: in which function of a trigger, say';
+COMMENT ON COLUMN ntt_mime.leaf_error.attempts IS 'number of runs that met an error there';
+COMMENT ON COLUMN ntt_mime.leaf_error.first_run_id IS 'run that met one first';
+COMMENT ON COLUMN ntt_mime.leaf_error.last_run_id IS 'run that met this one';
+COMMENT ON COLUMN ntt_mime.leaf_error.first_seen IS 'when one was met first';
+COMMENT ON COLUMN ntt_mime.leaf_error.last_seen IS 'when this one was met';
+COMMENT ON INDEX ntt_mime.leaf_error_pkey IS 'leaves by target and name';
+COMMENT ON CONSTRAINT leaf_error_pkey ON ntt_mime.leaf_error IS 'a leaf of a target is recorded once';
+
 -- 1314149427 is lock::RUN_CLASS, and 3 says that no SQL function took it: the leader holds this advisory
 -- lock as long as it lives.
 --
@@ -226,3 +260,4 @@ COMMENT ON COLUMN ntt_mime.mime_summary.last_seen IS 'when that one ended, or st
 SELECT pg_catalog.pg_extension_config_dump('ntt_mime.run', '');
 SELECT pg_catalog.pg_extension_config_dump('ntt_mime.run_run_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('ntt_mime.failure', '');
+SELECT pg_catalog.pg_extension_config_dump('ntt_mime.leaf_error', '');

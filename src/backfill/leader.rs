@@ -6,9 +6,10 @@
 //! SIGTERM if they don't see it soon enough.
 //!
 //! Here is its life, from the checks to the last pass; `crew` has what it does with its workers, `leaves` what it knows of
-//! the leaves, `kept` of rows that stay pending after their update, `report` what it tells.
+//! the leaves, `errors` of those with errors of their own, `kept` of rows that stay pending after their update, `report` what it tells.
 
 mod crew;
+mod errors;
 mod kept;
 mod leaves;
 mod report;
@@ -143,7 +144,7 @@ impl Leader {
     fn work(&mut self) -> Result<Summary, PgError> {
         message::not_waiting_for_client(|| self.start())?;
         self.wait_for_workers()?;
-        Ok(self.finish())
+        self.finish()
     }
 
     /// All that comes before the workers' first results.
@@ -217,7 +218,7 @@ impl Leader {
         if others.count > 0 {
             warn_of_others(&others, self.target.partitioned);
         }
-        leaves
+        self.with_errors_last(leaves)
     }
 
     /// Makes the memory that the run shares with its workers; returns its handle.
@@ -302,7 +303,7 @@ impl Leader {
                     let needs_look = |leaf: &ListedLeaf| {
                         again.contains(&leaf.oid)
                             || (look_for_new && !self.leaves.is_known(leaf.oid))
-                            || (first && long)
+                            || (first && long && !self.leaves.is_set_aside(leaf.oid))
                     };
                     listed.into_iter().filter(needs_look).collect()
                 }
@@ -322,18 +323,26 @@ impl Leader {
         }
     }
 
-    /// All workers have ended as they should.
-    fn finish(&mut self) -> Summary {
+    /// All workers have ended as they should. The first error of a leaf's own, if there is one, is that of the run.
+    fn finish(&mut self) -> Result<Summary, PgError> {
         self.take_leaf_states();
         let shared = self.shared();
         let (cancelled, limited) = (shared.is_cancelled(), shared.limit_reached());
-        let status = if cancelled { "cancelled" } else { "succeeded" };
-        let mut row = self.row(status, None);
+        let error = self.error_of_leaves().filter(|_| !cancelled);
+        let status = match &error {
+            _ if cancelled => "cancelled",
+            Some(_) => "failed",
+            None => "succeeded",
+        };
+        let mut row = self.row(status, error.as_ref().map(in_short));
         // Rows of a leaf that we were kept out of can't be counted.
         if !cancelled && !limited {
             row.rows_left = self.leaves.rows_left();
         }
-        let unfinished = self.unfinished();
+        if !cancelled && !limited {
+            self.forget_leaf_errors();
+        }
+        let unfinished = self.unfinished(cancelled);
         let kept = self.kept_pending();
         let too_long = shared.totals().too_long;
         message::not_waiting_for_client(|| {
@@ -347,12 +356,15 @@ impl Leader {
         let elapsed = self.started.elapsed();
         self.tell(&row, elapsed, &unfinished, too_long);
         kept.warn();
-        Summary {
-            run_id: self.run_id,
-            blobs: row.blobs as i64,
-            rows_updated: row.rows_updated as i64,
-            failures: row.failures as i64,
-            elapsed,
+        match error {
+            Some(error) => Err(error),
+            None => Ok(Summary {
+                run_id: self.run_id,
+                blobs: row.blobs as i64,
+                rows_updated: row.rows_updated as i64,
+                failures: row.failures as i64,
+                elapsed,
+            }),
         }
     }
 
@@ -368,7 +380,7 @@ impl Leader {
         };
         if self.run_id != 0 && !self.finished {
             self.take_leaf_states();
-            let text = format!("{}: {}", sqlstate, error.message);
+            let text = in_short(error);
             let record = || {
                 self.record(status, Some(text.clone()));
                 Ok(())
@@ -390,6 +402,11 @@ impl Leader {
         self.segment = None;
         self.cache = None;
     }
+}
+
+/// An error as it stands in the row of a run.
+fn in_short(error: &PgError) -> String {
+    format!("{}: {}", error.sqlstate(), error.message)
 }
 
 /// The failure to record for a blob that a dead process was looking at.

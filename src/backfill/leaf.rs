@@ -63,6 +63,8 @@ pub enum LeafError {
     Blocked,
     /// Try again: a deadlock or a serialization failure.
     Retry,
+    /// It has raised an error of its own: a trigger or a constraint has, say, or what is in its file can't be read.
+    Refused(tx::PgError),
     /// The run can't go on.
     Fatal(tx::PgError),
 }
@@ -76,6 +78,16 @@ impl From<tx::PgError> for LeafError {
             LOCK_NOT_AVAILABLE => LeafError::Locked,
             "40P01" | "40001" => LeafError::Retry,
             _ => LeafError::Fatal(error),
+        }
+    }
+}
+
+impl LeafError {
+    /// Of an error that was raised when the leaf was locked, and all checked that isn't about it.
+    fn when_locked(error: tx::PgError) -> LeafError {
+        match error.into() {
+            LeafError::Fatal(error) if error.is_of_the_statement() => LeafError::Refused(error),
+            trouble => trouble,
         }
     }
 }
@@ -159,24 +171,23 @@ impl<'a> Leaf<'a> {
         limit: u32,
         mut row: impl FnMut(Tid, &str),
     ) -> Result<Opened, LeafError> {
-        tx::transaction_without_snapshot(|| {
-            let locked = self.lock(pg_sys::AccessShareLock)?;
+        self.reading(|leaf, locked| {
             let blocks = locked.blocks();
             let (read, opened): (_, fn(u32) -> Opened) = match blocks {
                 0 => (Some(0), Opened::Small),
                 1..WORTH_AN_INDEX => {
                     let range = (start_of_block(0), start_of_block(blocks));
-                    let rows = self.read(&locked, range, limit, &mut row);
+                    let rows = leaf.read(locked, range, limit, &mut row);
                     (Some(rows), Opened::Small)
                 }
-                _ => (self.read_by_index(&locked, limit, &mut row), Opened::Few),
+                _ => (leaf.read_by_index(locked, limit, &mut row), Opened::Few),
             };
-            self.get_ready_to_update(&locked, read.unwrap_or(0));
-            Ok(match read.is_some_and(|rows| rows < limit) {
+            leaf.get_ready_to_update(locked, read.unwrap_or(0));
+            match read.is_some_and(|rows| rows < limit) {
                 true => opened(blocks),
                 false => Opened::Blocks(blocks),
-            })
-        })?
+            }
+        })
     }
 
     /// Reads up to `limit` pending rows between two places, both exclusive, in physical order.
@@ -187,11 +198,26 @@ impl<'a> Leaf<'a> {
         limit: u32,
         row: impl FnMut(Tid, &str),
     ) -> Result<(), LeafError> {
-        tx::transaction_without_snapshot(|| {
+        self.reading(|leaf, locked| {
+            let rows = leaf.read(locked, (from, to), limit, row);
+            leaf.get_ready_to_update(locked, rows);
+        })
+    }
+
+    /// Runs `work` in a transaction of its own with the leaf locked for reading.
+    fn reading<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &LockedLeaf) -> T,
+    ) -> Result<T, LeafError> {
+        let is_locked = std::cell::Cell::new(false);
+        let done = tx::transaction_without_snapshot(|| {
             let locked = self.lock(pg_sys::AccessShareLock)?;
-            let rows = self.read(&locked, (from, to), limit, row);
-            self.get_ready_to_update(&locked, rows);
-            Ok(())
+            is_locked.set(true);
+            Ok(work(self, &locked))
+        });
+        done.map_err(|error| match is_locked.get() {
+            true => LeafError::when_locked(error),
+            false => error.into(),
         })?
     }
 

@@ -18,8 +18,8 @@
 //! Where each thing is: [`options`] what a run is asked to do, [`target`] the table and its leaves, [`roots`] what has to
 //! be there of the store, [`shared`] the shared memory, [`cache_memory`] that of the run cache, [`leader`], [`worker`],
 //! [`batch`] the rows of one batch, [`finder`] how the types of their blobs are found, [`leaf`] what is done to one leaf,
-//! [`history`] the tables `run` and `failure`, [`progress`] what the caller reads meanwhile, [`procedure`] the SQL
-//! surface.
+//! [`history`] the tables `run` and `failure`, [`leaf_errors`] that of leaves with errors, [`progress`] what the caller
+//! reads meanwhile, [`procedure`] the SQL surface.
 
 pub mod batch;
 pub mod cache_memory;
@@ -27,6 +27,7 @@ pub mod finder;
 pub mod history;
 pub mod leader;
 pub mod leaf;
+pub mod leaf_errors;
 pub mod options;
 pub mod procedure;
 pub mod progress;

@@ -66,6 +66,10 @@ struct Header {
     quarantined: AtomicU32,
     /// An audit has found a difference.
     audit_differed: AtomicU32,
+    /// How far the first error of a leaf's own has been written: 0 there is none, 1 somebody is at it, 2 it is there.
+    leaf_error_state: AtomicU32,
+    leaf_error_bytes: AtomicU32,
+    leaf_error: std::cell::UnsafeCell<[u8; ERROR_BYTES]>,
     blobs: AtomicU64,
     /// Of the places that `max_blobs` gives, those that are taken.
     places_taken: AtomicU64,
@@ -421,6 +425,32 @@ impl<'a> Shared<'a> {
     pub fn end_at_limit(&self) {
         self.header.limit_reached.store(1, Ordering::Relaxed);
         self.stop(Stop::AfterBatch);
+    }
+
+    /// Leaves the first error of a leaf's own for the leader to raise in the end; later ones are left out.
+    pub fn note_leaf_error(&self, error: &PgError) {
+        let state = &self.header.leaf_error_state;
+        let first = state.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed);
+        if first.is_err() {
+            return;
+        }
+        let text = error.shortened(ERROR_BYTES);
+        // SAFETY: only who has won the exchange writes, once, before the state says that it is there.
+        unsafe { (&mut *self.header.leaf_error.get())[..text.len()].copy_from_slice(&text) };
+        let bytes = &self.header.leaf_error_bytes;
+        bytes.store(text.len() as u32, Ordering::Relaxed);
+        state.store(2, Ordering::Release);
+    }
+
+    /// The first error of a leaf's own.
+    pub fn leaf_error(&self) -> Option<PgError> {
+        if self.header.leaf_error_state.load(Ordering::Acquire) != 2 {
+            return None;
+        }
+        let bytes = self.header.leaf_error_bytes.load(Ordering::Relaxed) as usize;
+        // SAFETY: it is there, after which nobody writes any more.
+        let text = unsafe { &(&*self.header.leaf_error.get())[..bytes.min(ERROR_BYTES)] };
+        Some(serde_json::from_slice(text).expect("written by note_leaf_error"))
     }
 
     /// Tells the other workers that a blob has been put into quarantine.

@@ -18,6 +18,7 @@ use super::batch::Batch;
 use super::cache_memory::CacheMapping;
 use super::finder::Finder;
 use super::leaf::{Leaf, LeafError, Opened, Place, start_of_block};
+use super::leaf_errors;
 use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add_time};
 use crate::errors::Error;
@@ -44,6 +45,9 @@ const WORKER_BYTES: usize = match cfg!(feature = "poison") {
 
 /// Leaves after which it is asked again how much that is: it takes longer the more there is.
 const LEAVES_PER_QUESTION: u32 = 50;
+
+/// How often a worker tries to write down the error of a leaf, five seconds each if somebody has locked the table.
+const RECORD_ATTEMPTS: u32 = 3;
 
 /// How long an idle worker waits for others before it looks at the board again.
 const IDLE: Duration = Duration::from_millis(20);
@@ -86,6 +90,15 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
     latch::wake(shared.leader_pid());
 }
 
+/// An error that came about at a leaf.
+fn in_leaf(leaf: &Leaf<'_>, error: PgError) -> PgError {
+    match leaf.name.is_empty() {
+        // It has none before it has been locked.
+        true => error,
+        false => error.while_doing(&format!("filling leaf {}", leaf.name)),
+    }
+}
+
 /// What a worker is called, in the title of its process and in the context of its errors.
 pub fn name_of(number: usize, run_id: i64) -> String {
     format!("ntt_mime worker {} of run {run_id}", number + 1)
@@ -118,6 +131,7 @@ fn work(
     slot.begin();
     let mut worker = Worker {
         job,
+        number,
         shared,
         slot,
         finder,
@@ -156,6 +170,7 @@ fn apply_own_settings(job: &Job) {
 
 struct Worker<'a> {
     job: &'a Job,
+    number: usize,
     shared: Shared<'a>,
     slot: &'a WorkerSlot,
     finder: Finder<'a>,
@@ -271,12 +286,34 @@ impl<'a> Worker<'a> {
             LeafError::Locked | LeafError::RowsLocked | LeafError::Blocked | LeafError::Retry => {
                 board.note_unseen(index)
             }
-            LeafError::Fatal(error) => {
-                // It has none before it has been locked.
-                return Err(match leaf.name.is_empty() {
-                    true => error,
-                    false => error.while_doing(&format!("filling leaf {}", leaf.name)),
-                });
+            LeafError::Refused(error) => self.set_aside(index, leaf, in_leaf(leaf, error))?,
+            LeafError::Fatal(error) => return Err(in_leaf(leaf, error)),
+        }
+        Ok(())
+    }
+
+    /// Leaves a leaf alone that has raised an error of its own, and goes on with the others.
+    fn set_aside(&self, index: usize, leaf: &Leaf<'_>, error: PgError) -> Result<(), PgError> {
+        // Another worker may have been at another part of it.
+        if !self.shared.board().set_aside(index) {
+            return Ok(());
+        }
+        let run_id = self.job.run_id;
+        let name = name_of(self.number, run_id);
+        self.shared
+            .note_leaf_error(&error.clone().while_doing(&name));
+        if self.job.options.dry_run {
+            return Ok(());
+        }
+        let target = pg_sys::Oid::from(self.job.target);
+        let record = || leaf_errors::record(run_id, target, (leaf.oid, &leaf.name), &error);
+        for _ in 0..RECORD_ATTEMPTS {
+            match tx::transaction(record) {
+                // The run can do without it.
+                Err(error) if error.is_of_locks() => {
+                    pgrx::check_for_interrupts!();
+                }
+                result => return result,
             }
         }
         Ok(())

@@ -131,15 +131,25 @@ fn lock_own_table(table: Use) -> pg_sys::Oid {
     owner_of(oid, name)
 }
 
-/// A table of schema `ntt_mime`, by its name.
-fn find(name: &CStr) -> pg_sys::Oid {
+/// Is there a table of this name in schema `ntt_mime`? One that came with a later version may be missing. Inside a
+/// transaction.
+pub fn has_own_table(name: &CStr) -> bool {
+    look_up(name) != pg_sys::InvalidOid
+}
+
+fn look_up(name: &CStr) -> pg_sys::Oid {
     // SAFETY: catalog look-ups inside a transaction.
-    let table = unsafe {
+    unsafe {
         match pg_sys::get_namespace_oid(c"ntt_mime".as_ptr(), true) {
             pg_sys::InvalidOid => pg_sys::InvalidOid,
             schema => pg_sys::get_relname_relid(name.as_ptr(), schema),
         }
-    };
+    }
+}
+
+/// A table of schema `ntt_mime`, by its name.
+fn find(name: &CStr) -> pg_sys::Oid {
+    let table = look_up(name);
     if table == pg_sys::InvalidOid {
         Error::NoOwnTable {
             name: of_ours(name),

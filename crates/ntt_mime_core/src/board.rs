@@ -33,6 +33,8 @@ const UNSEEN: u32 = 8;
 const REWRITTEN: u32 = 16;
 /// Nothing of it is left to do in this pass.
 const DONE: u32 = 32;
+/// It has raised an error of its own.
+const SET_ASIDE: u32 = 64;
 
 /// One leaf on the board.
 #[repr(C)]
@@ -116,6 +118,8 @@ pub struct LeafState {
     pub unseen: bool,
     /// It has been given another file meanwhile.
     pub rewritten: bool,
+    /// It has raised an error of its own, and the run leaves it alone from then on.
+    pub set_aside: bool,
     /// Pending rows met in this pass and not filled.
     pub rows_left: u64,
     /// Of these, rows that have been updated and are pending all the same: a trigger or a rule keeps them so.
@@ -353,6 +357,17 @@ impl<'a> Board<'a> {
             .fetch_or(REWRITTEN | UNSEEN, Ordering::Relaxed);
     }
 
+    /// Notes that it has raised an error of its own: nobody is to go on with it. Returns whether it is the first one.
+    pub fn set_aside(&self, leaf: usize) -> bool {
+        let flags = &self.leaves[leaf].flags;
+        flags.fetch_or(SET_ASIDE | UNSEEN, Ordering::Relaxed) & SET_ASIDE == 0
+    }
+
+    /// Has it raised an error of its own?
+    pub fn is_set_aside(&self, leaf: usize) -> bool {
+        self.leaves[leaf].flags.load(Ordering::Relaxed) & SET_ASIDE != 0
+    }
+
     /// Notes that this is no leaf of the target any more.
     pub fn note_gone(&self, leaf: usize) {
         self.leaves[leaf].flags.fetch_or(GONE, Ordering::Relaxed);
@@ -370,6 +385,7 @@ impl<'a> Board<'a> {
                 gone: flags & GONE != 0,
                 unseen: flags & UNSEEN != 0,
                 rewritten: flags & REWRITTEN != 0,
+                set_aside: flags & SET_ASIDE != 0,
                 rows_left: entry.rows_left.load(Ordering::Relaxed),
                 rows_kept: entry.rows_kept.load(Ordering::Relaxed),
             }

@@ -8,7 +8,8 @@
 //!   are filled are only read again: as long as the run gets on it comes again, [`REWRITTEN_LOOKS`] times at most. So a
 //!   table that is rewritten again and again is filled in pieces.
 //!
-//! What isn't done with then is told in a WARNING.
+//! One that has raised an error of its own doesn't come again. What isn't done with then is told in a WARNING, or by the
+//! run's own error.
 
 use std::collections::HashMap;
 
@@ -38,12 +39,15 @@ pub(super) enum Unfinished {
     NotLookedAt,
     Locked,
     Rewritten,
+    /// It has raised an error of its own.
+    SetAside,
 }
 
 impl Seen {
     pub fn unfinished(&self) -> Option<Unfinished> {
         match self.state {
             state if state.gone => None,
+            state if state.set_aside => Some(Unfinished::SetAside),
             state if state.locked => Some(Unfinished::Locked),
             state if state.rewritten => Some(Unfinished::Rewritten),
             state if !state.done => Some(Unfinished::NotLookedAt),
@@ -59,6 +63,7 @@ impl Seen {
             false => LOCKED_LOOKS,
         };
         !state.gone
+            && !state.set_aside
             && ((state.locked || state.missed) && self.locked < LOCKED_LOOKS
                 || state.rewritten && self.rewritten < rewritten_looks)
     }
@@ -82,6 +87,17 @@ impl Leaves {
 
     pub fn is_known(&self, oid: u32) -> bool {
         self.0.contains_key(&oid)
+    }
+
+    /// Has it raised an error of its own?
+    pub fn is_set_aside(&self, oid: u32) -> bool {
+        self.0.get(&oid).is_some_and(|seen| seen.state.set_aside)
+    }
+
+    /// Is the run done with it, so that nothing is known against it? None if it isn't known, or has gone.
+    pub fn is_done_with(&self, oid: u32) -> Option<bool> {
+        let there = self.0.get(&oid).filter(|seen| !seen.state.gone);
+        there.map(|seen| seen.unfinished().is_none())
     }
 
     /// Takes over how leaves stand in a pass that goes on, or has ended.
@@ -149,6 +165,7 @@ mod tests {
         gone: false,
         unseen: false,
         rewritten: false,
+        set_aside: false,
         rows_left: 2,
         rows_kept: 0,
     };
@@ -184,6 +201,12 @@ mod tests {
         assert_eq!(looks(rewritten, true), 20);
         assert_eq!(looks(rewritten, false), 3);
         assert_eq!(looks(gone, true), 1);
+        let set_aside = LeafState {
+            set_aside: true,
+            missed: true,
+            ..locked
+        };
+        assert_eq!(looks(set_aside, true), 1);
     }
 
     #[test]

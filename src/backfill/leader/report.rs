@@ -198,10 +198,12 @@ impl Leader {
         unfinished.iter().for_each(UnfinishedLeaves::warn);
     }
 
-    /// The leaves that the run isn't done with, by reason. Looks into the catalogs: to be called where a commit follows.
-    pub(super) fn unfinished(&self) -> Vec<UnfinishedLeaves> {
+    /// The leaves that the run isn't done with, by reason, and those with errors of their own if it doesn't end with one
+    /// of these. Looks into the catalogs: to be called where a commit follows.
+    pub(super) fn unfinished(&self, with_errors: bool) -> Vec<UnfinishedLeaves> {
         [Unfinished::Locked, Unfinished::Rewritten]
             .into_iter()
+            .chain(with_errors.then_some(Unfinished::SetAside))
             .filter_map(|why| {
                 let oids = self.leaves.unfinished(why);
                 (!oids.is_empty()).then(|| UnfinishedLeaves::new(why, oids))
@@ -239,6 +241,8 @@ impl UnfinishedLeaves {
             (Unfinished::Locked, _) => "of locks held by others",
             (Unfinished::Rewritten, 1) => "it was rewritten meanwhile",
             (Unfinished::Rewritten, _) => "they were rewritten meanwhile",
+            (Unfinished::SetAside, 1) => "of an error of its own",
+            (Unfinished::SetAside, _) => "of errors of their own",
             (Unfinished::NotLookedAt, _) => "the run ended before",
         };
         let mut report = Message::new(

@@ -456,10 +456,14 @@ struct Rows {
 
 /// What an error means, by what was being done when it came.
 fn trouble(error: PgError, phase: Phase) -> LeafError {
-    if phase == Phase::Before || error.sqlstate() != LOCK_NOT_AVAILABLE {
-        return error.into();
+    if error.sqlstate() != LOCK_NOT_AVAILABLE {
+        return match phase {
+            Phase::Before => error.into(),
+            _ => LeafError::when_locked(error),
+        };
     }
     match phase {
+        Phase::Before => LeafError::Locked,
         Phase::Update if error.is_of_trigger() => LeafError::Blocked,
         Phase::OwnRows => LeafError::Blocked,
         _ => LeafError::RowsLocked,

@@ -38,6 +38,9 @@ impl Worker<'_> {
             self.read(leaf, from, to)?;
         }
         while let Some(batch) = self.found(leaf)? {
+            if self.shared.board().is_set_aside(index) {
+                break;
+            }
             let last = batch.last.expect("a batch that was begun has rows");
             // Not before a pause: others may wait for what we have claimed.
             let early = batch.more

@@ -26,12 +26,22 @@ fn history_survives_a_dump() {
     inode::plain(&mut s, &blobids);
     s.backfill("target => 'blob'");
     let last = s.backfill("target => 'blob', retry_failed => true");
-    let (runs, failures) = (
+    s.exec("INSERT INTO ntt_mime.leaf_error VALUES ('public.inode', 'public.inode_m0', 1, 'P0001', 'no', NULL, NULL, NULL, 1, 1, 1)");
+    let (runs, failures, leaf_errors) = (
         "SELECT * FROM ntt_mime.run ORDER BY 1",
         "SELECT * FROM ntt_mime.failure ORDER BY 1",
+        "SELECT * FROM ntt_mime.leaf_error ORDER BY 1",
     );
     let (runs_before, failures_before) = (s.table(runs), s.table(failures));
-    assert_eq!((runs_before.len(), failures_before.len()), (2, 1));
+    let leaf_errors_before = s.table(leaf_errors);
+    assert_eq!(
+        (
+            runs_before.len(),
+            failures_before.len(),
+            leaf_errors_before.len()
+        ),
+        (2, 1, 1)
+    );
 
     let restored = TestDb::empty(db.cluster, "restored");
     copy(db.cluster, &db.name, &restored.name);
@@ -39,6 +49,7 @@ fn history_survives_a_dump() {
     let mut r = restored.connect();
     assert_eq!(r.table(runs), runs_before);
     assert_eq!(r.table(failures), failures_before);
+    assert_eq!(r.table(leaf_errors), leaf_errors_before);
     // It works there, and goes on counting where the other one was.
     r.exec("UPDATE blob SET mime_type = NULL");
     let next = r.backfill("target => 'blob'");

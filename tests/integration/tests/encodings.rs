@@ -237,3 +237,25 @@ fn bytes_that_are_no_text_are_recorded_as_they_are() {
         assert_eq!(s.count("SELECT count(*) FROM ntt_mime.failure"), 8);
     }
 }
+
+#[test]
+fn a_leafs_error_in_a_database_of_another_encoding() {
+    let (_db, _store, mut s) = latin1("latin1_refused");
+    s.exec(
+        r#"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'closed'; END$$;
+           CREATE TRIGGER refuse BEFORE UPDATE ON "Größe" FOR EACH ROW EXECUTE FUNCTION refuse()"#,
+    );
+    let call = r#"target => '"Größe"'"#;
+    for attempts in 1..=2 {
+        assert_error(s.call(call), "P0001", "See ntt_mime.leaf_error.");
+        assert_eq!(
+            s.table("SELECT target, leaf, leaf_oid::regclass, message, attempts FROM ntt_mime.leaf_error"),
+            [format!(
+                "public.\"Größe\"|public.\"Größe\"|\"Größe\"|closed|{attempts}"
+            )]
+        );
+    }
+    s.exec(r#"DROP TRIGGER refuse ON "Größe""#);
+    assert_eq!(s.backfill(call).rows_updated, 20);
+    assert_eq!(s.count("SELECT count(*) FROM ntt_mime.leaf_error"), 0);
+}

@@ -40,6 +40,8 @@ SELECT ntt_cancel_backfill({run_of_dba})      | -     -      -       -       -  
 
 TABLE ntt_mime.run                            | -     -      ok      -       -       -        -         -      ok
 TABLE ntt_mime.failure                        | -     -      -       -       -       -        -         -      ok
+TABLE ntt_mime.leaf_error                     | -     -      -       -       -       -        -         -      ok
+SELECT leaf, message FROM ntt_mime.leaf_error | -     -      ok      -       -       -        -         -      ok
 TABLE ntt_mime.progress                       | -     -      ok      -       -       -        -         -      ok
 TABLE ntt_mime.mime_summary                   | -     -      ok      -       -       -        -         -      ok
 {insert_run}                                  | -     -      -       -       -       -        -         -      ok
@@ -47,6 +49,7 @@ TABLE ntt_mime.mime_summary                   | -     -      ok      -       -  
 UPDATE ntt_mime.run SET error = 'x'           | -     -      -       -       -       -        -         -      ok
 UPDATE ntt_mime.failure SET attempts = 0      | -     -      -       -       -       -        -         -      ok
 DELETE FROM ntt_mime.run                      | -     -      -       -       -       -        -         -      ok
+DELETE FROM ntt_mime.leaf_error               | -     -      -       -       -       -        -         -      ok
 DELETE FROM ntt_mime.failure                  | -     -      -       -       -       -        -         -      ok
 TRUNCATE ntt_mime.run, ntt_mime.failure       | -     -      -       -       -       -        -         -      ok
 DELETE FROM ntt_mime.progress                 | -     -      55000   -       -       -        -         -      55000

@@ -24,6 +24,7 @@ mod paths;
 mod privileges;
 mod quarantine;
 mod read_ahead;
+mod refused;
 mod replication;
 mod rewrites;
 mod roots;

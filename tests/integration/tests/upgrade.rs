@@ -3,7 +3,9 @@
 //!
 //! Their scripts are in tests/released; `scripts/test.sh integration` puts them where CREATE EXTENSION finds them.
 
-use ntt_mime_integration::{Cluster, Session, Store, TestDb, assert_same_rows, inode};
+use ntt_mime_integration::{
+    Cluster, Session, Store, TestDb, assert_error, assert_same_rows, inode,
+};
 
 /// Versions that have been released, each with a script to install it.
 fn released() -> Vec<String> {
@@ -118,6 +120,17 @@ fn the_library_works_with_older_sql_before_the_upgrade_and_after() {
         }
         let run =
             "SELECT run_id, status, rows_updated, mime_counts FROM ntt_mime.run ORDER BY run_id";
+        // A leaf that refuses the update, and no table to name it.
+        s.exec(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'closed'; END$$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON inode_m1 FOR EACH ROW EXECUTE FUNCTION refuse()",
+        );
+        let error = assert_error(s.call("100"), "P0001", "closed");
+        assert_eq!(
+            error.detail(),
+            Some("1 leaf was set aside because of an error of its own.")
+        );
+        s.exec("DROP TRIGGER refuse ON inode_m1");
         let before = s.table(run);
         s.exec("ALTER EXTENSION ntt_mime UPDATE");
         assert_eq!(s.table(run), before);

@@ -168,6 +168,20 @@ fn a_skipped_leaf_is_finished() {
 }
 
 #[test]
+fn a_leaf_is_set_aside_once_a_pass() {
+    let (header, leaves) = zeroed(2);
+    let board = Board::new(&header, &leaves);
+    board.open_pass([(8, 5), (9, 5)]);
+    assert!(!board.is_set_aside(1));
+    assert!(board.set_aside(1));
+    assert!(!board.set_aside(1));
+    assert!(board.is_set_aside(1) && !board.is_set_aside(0));
+    let states: Vec<LeafState> = board.leaves().collect();
+    assert!(states[1].set_aside && states[1].unseen && !states[1].locked);
+    assert!(!states[0].set_aside && !states[0].unseen);
+}
+
+#[test]
 fn a_leaf_is_in_the_file_in_which_it_was_found_first() {
     let (header, leaves) = zeroed(1);
     let board = Board::new(&header, &leaves);
