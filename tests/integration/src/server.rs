@@ -83,6 +83,17 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// The account that servers run as.
+pub fn account() -> String {
+    match is_root() {
+        true => ACCOUNT.to_owned(),
+        false => {
+            let output = Command::new("id").arg("-un").output().expect("id starts");
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
+    }
+}
+
 /// Makes `path` belong to the servers' account.
 pub fn give_to_server(path: &Path) {
     if is_root() {

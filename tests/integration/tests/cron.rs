@@ -2,9 +2,10 @@
 //!
 //! pg_cron 1.4 knows minutes only, so each tick is waited for; the tests run side by side.
 
+use std::fs;
 use std::time::Duration;
 
-use ntt_mime_integration::{Cluster, Session, TestDb, inode, wait_for};
+use ntt_mime_integration::{Cluster, Session, TestDb, inode, server, wait_for};
 
 /// The next minute begins within 60 seconds; the rest is for the job.
 const A_MINUTE: Duration = Duration::from_secs(90);
@@ -79,6 +80,19 @@ fn other_jobs_tick_while_a_run_goes_on() {
          CREATE TABLE tick (at timestamptz DEFAULT clock_timestamp())",
         db.name
     ));
+    // As the guide has it for roles of other names than the server's account.
+    let (hba, ident) = (
+        cluster.data().join("pg_hba.conf"),
+        cluster.data().join("pg_ident.conf"),
+    );
+    let others = fs::read_to_string(&hba).expect("initdb wrote it");
+    let by_peer = format!(
+        "local {} {role} peer map=cron\nlocal {0} {role} reject\n",
+        db.name
+    );
+    fs::write(&hba, by_peer + &others).expect("we may write it");
+    fs::write(&ident, format!("cron {} {role}\n", server::account())).expect("we may write it");
+    s.exec("SELECT pg_reload_conf()");
     for (name, command, user) in [
         ("ntt-mime", "CALL ntt_backfill_mime(10)", role.as_str()),
         ("tick", "INSERT INTO tick DEFAULT VALUES", "postgres"),
