@@ -3,7 +3,7 @@
 //! Nearly every database is in UTF-8, and then there is nothing to do. From one that isn't, text is converted, and back
 //! again it is what it was, byte by byte: names of tables and roles find these, and what is recorded of a row matches the
 //! row. That holds for bytes that are no text as well, as SQL_ASCII has them, where everything is permitted: each is kept
-//! as a character that nobody uses. ([`RAW`])
+//! as a character that nobody uses. (`RAW`)
 //!
 //! Not all that a file system or an error can hold can be said in every encoding: what a database's can't hold is escaped
 //! there, `\u{1f600}`. Where text must not fail for one character, since it goes to a client of whatever encoding as

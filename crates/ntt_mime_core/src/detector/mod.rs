@@ -3,7 +3,7 @@
 //! libmagic judges, through a descriptor rather than a buffer: OLE documents are told apart by
 //! sectors far from the head, and position-independent executables by their dynamic section; libmagic
 //! seeks and reads those itself, if it has a descriptor. How much it may look at otherwise is bounded
-//! by MAGIC_PARAM_BYTES_MAX. Where the [prefilter] is active, it knows what the rules look at and has that read; where
+//! by MAGIC_PARAM_BYTES_MAX. Where the prefilter is active, it knows what the rules look at and has that read; where
 //! it isn't, `plan` decides when an answer calls for a longer look.
 //!
 //! What libmagic will look at is read here first. So an error of the disk surface as such, with the
