@@ -12,6 +12,10 @@ COMMENT ON TABLE ntt_mime.run IS 'the runs of ntt_backfill_mime, one row each; o
 COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many blobs its prefilter spared libmagic all of its rules for (prefiltered) or could not (prefilter_fallbacks); how many were judged again from all of them and with all rules (audited), and had another type then (audit_differences); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); how many blobs it read from each directory of the store (roots_read), and which of these held none when it began (roots_empty)';
 COMMENT ON COLUMN ntt_mime.run.kind IS 'backfill, or verify: a check of types that were there already';
 COMMENT ON CONSTRAINT run_kind_check ON ntt_mime.run IS 'the kinds of run there are';
+COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions looked at to their end, and not changed by others after that';
+COMMENT ON COLUMN ntt_mime.run.blocks_total IS 'blocks to look at, in all passes so far; expected ones until a leaf has been opened; while the run goes on, as many as go with a percentage that does not fall';
+COMMENT ON COLUMN ntt_mime.run.rows_left IS 'rows pending still; null while that is not known, when the run ended before it saw everything, or when others kept leaves locked, rewrote or changed them to the end';
+COMMENT ON COLUMN ntt_mime.progress.percent IS 'share of the blocks looked at; it does not fall';
 
 CREATE TABLE ntt_mime.leaf_error (
     target        text NOT NULL,

@@ -98,6 +98,14 @@ pub enum Error {
     },
     /// Not a single worker.
     NoWorker,
+    /// Others' locks have kept a run out of all leaves, of which some are named.
+    KeptOut {
+        target: String,
+        names: Vec<String>,
+        count: usize,
+    },
+    /// The target was dropped while the run went on.
+    TargetDropped { target: String },
     /// A worker of another version of the library than the leader's.
     OtherVersion,
     /// A worker ended without a word.
@@ -411,6 +419,34 @@ impl From<Error> for Report {
                 )
                 .set_hint("See ntt_mime.progress; ntt_cancel_backfill(run_id) stops a run.")
             }
+            Error::KeptOut {
+                target,
+                names,
+                count,
+            } => {
+                let report = report(
+                    C::ERRCODE_LOCK_NOT_AVAILABLE,
+                    format!("could not fill table \"{target}\" because of locks held by others"),
+                )
+                .set_hint(
+                    "pg_locks shows who holds them. Run the backfill again when they are released, or increase \
+                     ntt_mime.lock_timeout.",
+                );
+                match which(&names, count) {
+                    // A plain table is its own leaf.
+                    Some(_) if names == [target] => report,
+                    Some(which) => report.set_detail(format!(
+                        "None of its {} was filled. {which}",
+                        counted(count as u64, "leaf")
+                    )),
+                    None => report,
+                }
+            }
+            Error::TargetDropped { target } => report(
+                C::ERRCODE_UNDEFINED_TABLE,
+                format!("relation \"{target}\" does not exist"),
+            )
+            .set_detail("It was dropped while the run was going on."),
             Error::NoWorker => report(
                 C::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
                 "could not start any background worker".to_owned(),

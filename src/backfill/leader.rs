@@ -5,13 +5,16 @@
 //! its workers end: by the flag in shared memory, which they look at between two blobs, and by
 //! SIGTERM if they don't see it soon enough.
 //!
-//! Here is its life, from the checks to the last pass; `crew` has what it does with its workers, `leaves` what it knows of
-//! the leaves, `errors` of those with errors of their own, `kept` of rows that stay pending after their update, `report` what it tells.
+//! Here is its life, from the checks to the end; `crew` has what it does with its workers, `passes` what follows on what,
+//! `leaves` what it knows of the leaves, `others` what others have done, `errors` what becomes of leaves with errors of
+//! their own, `kept` of rows that stay pending after their update, `report` what it tells.
 
 mod crew;
 mod errors;
 mod kept;
 mod leaves;
+mod others;
+mod passes;
 mod report;
 
 use std::collections::{BTreeSet, HashSet};
@@ -22,12 +25,16 @@ use ntt_mime_core::note::{self, LeftBehind};
 use ntt_mime_core::store::RootIdentity;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
-use self::leaves::Leaves;
+use self::leaves::{Leaves, Unfinished};
+use self::others::Moment;
+use self::passes::PassEnd;
+use self::report::UnfinishedLeaves;
 use super::cache_memory::CacheMemory;
 use super::history::{self, NewFailure};
 use super::options::{Arguments, Job, Options};
+use super::progress::Share;
 use super::roots;
-use super::shared::{self, Shared, Stop, WorkerState};
+use super::shared::{self, Shared, Stop};
 use super::target::{self, ListedLeaf, Others, Target};
 use crate::errors::{Error, HOW_TO_ACQUIT, NAMED, counted, counted_with, which};
 use crate::pg::bgworker::{self, Handle};
@@ -37,12 +44,6 @@ use crate::pg::lock::{self, SessionLock};
 use crate::pg::message::{self, Message};
 use crate::pg::tx::{self, PgError};
 use crate::pg::{identity, notes};
-
-/// Passes in which new leaves are looked for at most; what is made later is left to the next run.
-const PASSES_WITH_NEW_LEAVES: u32 = 3;
-
-/// If a pass took longer, all leaves are looked at again: loaders may have been behind the cursor.
-const LONG_PASS: Duration = Duration::from_secs(2);
 
 /// How often the run row is brought up to date. The view promises two seconds.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
@@ -105,13 +106,24 @@ struct Leader {
     without_workers: Option<Instant>,
     leaves: Leaves,
     passes: u32,
-    pass_started: Instant,
+    /// Of these, such as followed for what others had done; and such over all leaves.
+    passes_for_others: u32,
+    passes_over_all: u32,
     /// Rows filled when the pass began.
     filled_before: u64,
+    /// From then on all leaves have been looked at.
+    since: Moment,
+    /// While the leader waits, after a pass.
+    pass_end: Option<PassEnd>,
+    /// Ids of this backend's transactions that are over.
+    own_ids: u64,
+    /// Others have been at work, and nobody has counted what they have done.
+    uncounted: bool,
     last_record: Instant,
     last_notice: Instant,
     /// Tables that aren't filled, though they belong to the target.
     warned_of: HashSet<u32>,
+    share: Share,
     /// Its row has been written for the last time.
     finished: bool,
 }
@@ -132,11 +144,17 @@ impl Leader {
             without_workers: None,
             leaves: Leaves::default(),
             passes: 0,
-            pass_started: now,
+            passes_for_others: 0,
+            passes_over_all: 0,
             filled_before: 0,
+            since: Moment::unknown(),
+            pass_end: None,
+            own_ids: 0,
+            uncounted: false,
             last_record: now,
             last_notice: now,
             warned_of: HashSet::new(),
+            share: Share::default(),
             finished: false,
         }
     }
@@ -150,9 +168,12 @@ impl Leader {
     /// All that comes before the workers' first results.
     fn start(&mut self) -> Result<(), PgError> {
         self.lock_target();
+        // Before this transaction has an id, and before anything is listed.
+        self.since = self.moment();
         let left_behind = self.read_notes()?;
         let failures_on_record = self.write_run_row(&left_behind);
         let leaves = self.list_leaves();
+        self.leaves.begin(&leaves);
         // Before the row can be seen, so that a run that can be seen can be cancelled.
         let handle = self.make_shared_memory(failures_on_record, leaves.len());
         tx::commit_and_begin();
@@ -249,86 +270,60 @@ impl Leader {
         handle
     }
 
-    fn open_pass(&mut self, leaves: Vec<ListedLeaf>) {
-        let listed = leaves.iter().map(|leaf| (leaf.oid, leaf.blocks));
-        let taken = self.shared().board().open_pass(listed);
-        self.leaves
-            .expect(leaves[..taken].iter().map(|leaf| leaf.oid));
-        self.passes += 1;
-        self.pass_started = Instant::now();
-        self.filled_before = self.shared().totals().rows_updated;
-        self.wake_workers();
-    }
-
     fn shared(&self) -> Shared<'_> {
-        let segment = self.segment.as_ref().expect("made before any worker");
-        Shared::view(segment).expect("written by ourselves")
-    }
-
-    /// Have all workers seen that the pass is over?
-    fn pass_is_over(&self) -> bool {
-        let shared = self.shared();
-        let board = shared.board();
-        let generation = board.generation();
-        board.open_leaves() == 0
-            && self.handles.iter().enumerate().all(|(number, handle)| {
-                let slot = shared.worker(number);
-                match slot.state() {
-                    WorkerState::Ready => slot.pass_seen() == generation,
-                    WorkerState::Starting => handle.has_stopped(),
-                    WorkerState::Done | WorkerState::Failed | WorkerState::Retired => true,
-                }
-            })
-    }
-
-    /// After a pass: what has to be looked at again, and what is new, makes the next one; with
-    /// nothing of the kind the board is closed.
-    fn next_pass(&mut self) {
-        let got_on = self.shared().totals().rows_updated > self.filled_before;
-        let states: Vec<_> = self.shared().board().leaves().collect();
-        let again: HashSet<u32> = self
-            .leaves
-            .end_pass(states.into_iter(), got_on)
-            .into_iter()
-            .collect();
-        let first = self.passes == 1;
-        let long = self.pass_started.elapsed() > LONG_PASS;
-        let look_for_new = self.passes < PASSES_WITH_NEW_LEAVES;
-        let again: Vec<ListedLeaf> =
-            match (look_for_new || !again.is_empty()) && !self.options.dry_run {
-                false => Vec::new(),
-                true => {
-                    let listed = self.list_leaves();
-                    tx::commit_and_begin();
-                    let needs_look = |leaf: &ListedLeaf| {
-                        again.contains(&leaf.oid)
-                            || (look_for_new && !self.leaves.is_known(leaf.oid))
-                            || (first && long && !self.leaves.is_set_aside(leaf.oid))
-                    };
-                    listed.into_iter().filter(needs_look).collect()
-                }
-            };
-        if again.is_empty() {
-            self.shared().board().close();
-            self.wake_workers();
-        } else {
-            self.open_pass(again);
-        }
+        shared_of(&self.segment)
     }
 
     fn take_leaf_states(&mut self) {
         if self.segment.is_some() {
-            let states: Vec<_> = self.shared().board().leaves().collect();
-            self.leaves.update(states.into_iter());
+            let shared = shared_of(&self.segment);
+            self.leaves.update(shared.board().leaves());
         }
     }
 
-    /// All workers have ended as they should. The first error of a leaf's own, if there is one, is that of the run.
+    /// Has the run come to its end by itself? Neither cancelled nor ended by `max_blobs`.
+    fn is_complete(&self) -> bool {
+        let shared = self.shared();
+        !shared.is_cancelled() && !shared.limit_reached()
+    }
+
+    /// Why the run has come to nothing, if it has, though all workers have ended as they should.
+    fn nothing_done(&self) -> Option<Error> {
+        if !self.is_complete() {
+            return None;
+        }
+        let target = self.target.plain_name.clone();
+        let oid = self.target.oid;
+        if tx::in_subtransaction(|| lock::plain_name(oid)).is_none() {
+            return Some(Error::TargetDropped { target });
+        }
+        let filled = self.shared().totals().rows_updated > 0;
+        if filled || !self.leaves.all_locked() {
+            return None;
+        }
+        let leaves = UnfinishedLeaves::new(Unfinished::Locked, &self.leaves);
+        Some(Error::KeptOut {
+            target,
+            names: leaves.names,
+            count: leaves.count,
+        })
+    }
+
+    /// All workers have ended as they should. That it has come to nothing is an error of the run, or the first error of a
+    /// leaf's own, if there is one.
     fn finish(&mut self) -> Result<Summary, PgError> {
         self.take_leaf_states();
         let shared = self.shared();
-        let (cancelled, limited) = (shared.is_cancelled(), shared.limit_reached());
-        let error = self.error_of_leaves().filter(|_| !cancelled);
+        let complete = self.is_complete();
+        let cancelled = shared.is_cancelled();
+        let nothing_done = self.nothing_done();
+        let rows_left_known = complete && !self.uncounted && nothing_done.is_none();
+        let unfinished = match nothing_done {
+            Some(_) => Vec::new(),
+            None => self.unfinished(),
+        };
+        let of_leaves = || self.error_of_leaves().filter(|_| !cancelled);
+        let error = nothing_done.map(PgError::from).or_else(of_leaves);
         let status = match &error {
             _ if cancelled => "cancelled",
             Some(_) => "failed",
@@ -336,13 +331,12 @@ impl Leader {
         };
         let mut row = self.row(status, error.as_ref().map(in_short));
         // Rows of a leaf that we were kept out of can't be counted.
-        if !cancelled && !limited {
+        if rows_left_known {
             row.rows_left = self.leaves.rows_left();
         }
-        if !cancelled && !limited {
+        if complete {
             self.forget_leaf_errors();
         }
-        let unfinished = self.unfinished(cancelled);
         let kept = self.kept_pending();
         let too_long = shared.totals().too_long;
         message::not_waiting_for_client(|| {
@@ -354,7 +348,7 @@ impl Leader {
         self.finished = true;
         self.release();
         let elapsed = self.started.elapsed();
-        self.tell(&row, elapsed, &unfinished, too_long);
+        self.tell(&row, elapsed, &unfinished, too_long, complete);
         kept.warn();
         match error {
             Some(error) => Err(error),
@@ -407,6 +401,12 @@ impl Leader {
 /// An error as it stands in the row of a run.
 fn in_short(error: &PgError) -> String {
     format!("{}: {}", error.sqlstate(), error.message)
+}
+
+/// The shared memory of a run, once there is some.
+fn shared_of(segment: &Option<Segment>) -> Shared<'_> {
+    let segment = segment.as_ref().expect("made before any worker");
+    Shared::view(segment).expect("written by ourselves")
 }
 
 /// The failure to record for a blob that a dead process was looking at.

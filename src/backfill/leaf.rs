@@ -18,7 +18,7 @@
 
 mod update;
 
-use ntt_mime_core::board::LeafEntry;
+use ntt_mime_core::board::{Board, LeafEntry};
 use pgrx::pg_sys;
 
 pub use self::update::{Filling, Place, Updated};
@@ -27,7 +27,7 @@ use super::target;
 use crate::pg::lock::LockedLeaf;
 use crate::pg::plan::{self, LeafPlan, Named};
 use crate::pg::triggers::OnUpdate;
-use crate::pg::{scan, tx};
+use crate::pg::{scan, stats, tx};
 
 /// A row's place: block and offset.
 pub type Tid = pg_sys::ItemPointerData;
@@ -120,6 +120,7 @@ const WORTH_AN_INDEX: u32 = 64;
 /// A leaf that a worker is at, with its statements.
 pub struct Leaf<'a> {
     job: &'a Job,
+    board: Board<'a>,
     entry: &'a LeafEntry,
     pub oid: pg_sys::Oid,
     /// Qualified and quoted, as of the last look.
@@ -144,9 +145,12 @@ pub enum Opened {
 }
 
 impl<'a> Leaf<'a> {
-    pub fn new(job: &'a Job, entry: &'a LeafEntry) -> Leaf<'a> {
+    /// That with this number on the board.
+    pub fn new(job: &'a Job, board: Board<'a>, index: usize) -> Leaf<'a> {
+        let entry = board.leaf(index);
         Leaf {
             job,
+            board,
             entry,
             oid: pg_sys::Oid::from(entry.oid()),
             name: String::new(),
@@ -162,7 +166,7 @@ impl<'a> Leaf<'a> {
         &self.on_update.functions
     }
 
-    /// Finds its size in blocks, and calls `row` for its pending rows, if they are less than `limit` and
+    /// Finds its size in blocks and what has been counted of it, and calls `row` for its pending rows, if they are less than `limit` and
     /// the leaf is small, or an index of it knows them: one of rows without a MIME type, or another that
     /// PostgreSQL takes to be cheaper than reading the leaf. If it is [`Opened::Blocks`] in the end, these
     /// rows are to be forgotten.
@@ -171,7 +175,12 @@ impl<'a> Leaf<'a> {
         limit: u32,
         mut row: impl FnMut(Tid, &str),
     ) -> Result<Opened, LeafError> {
-        self.reading(|leaf, locked| {
+        let (entry, oid) = (self.entry, self.oid);
+        let count = || {
+            let counted = stats::counted(oid);
+            entry.note_counted(counted.written, counted.deleted);
+        };
+        self.reading(count, |leaf, locked| {
             let blocks = locked.blocks();
             let (read, opened): (_, fn(u32) -> Opened) = match blocks {
                 0 => (Some(0), Opened::Small),
@@ -198,20 +207,22 @@ impl<'a> Leaf<'a> {
         limit: u32,
         row: impl FnMut(Tid, &str),
     ) -> Result<(), LeafError> {
-        self.reading(|leaf, locked| {
+        let nothing = || ();
+        self.reading(nothing, |leaf, locked| {
             let rows = leaf.read(locked, (from, to), limit, row);
             leaf.get_ready_to_update(locked, rows);
         })
     }
 
-    /// Runs `work` in a transaction of its own with the leaf locked for reading.
+    /// Runs `work` in a transaction of its own with the leaf locked for reading; and something before it takes its snapshot.
     fn reading<T>(
         &mut self,
+        before: impl FnOnce(),
         work: impl FnOnce(&mut Self, &LockedLeaf) -> T,
     ) -> Result<T, LeafError> {
         let is_locked = std::cell::Cell::new(false);
         let done = tx::transaction_without_snapshot(|| {
-            let locked = self.lock(pg_sys::AccessShareLock)?;
+            let locked = self.lock_and(pg_sys::AccessShareLock, before)?;
             is_locked.set(true);
             Ok(work(self, &locked))
         });
@@ -291,8 +302,14 @@ impl<'a> Leaf<'a> {
     /// Locks the leaf for the current transaction, makes sure that it still is one, in the file that the work on it is
     /// about, and that its target may still be filled, learns its name, and takes the transaction's snapshot.
     fn lock(&mut self, mode: u32) -> Result<LockedLeaf, LeafError> {
+        self.lock_and(mode, || ())
+    }
+
+    /// The same, with something to do between the lock and the snapshot.
+    fn lock_and(&mut self, mode: u32, work: impl FnOnce()) -> Result<LockedLeaf, LeafError> {
         let target = pg_sys::Oid::from(self.job.target);
         let locked = LockedLeaf::open(self.oid, mode).ok_or(LeafError::Gone)?;
+        work();
         tx::take_snapshot();
         let is_leaf = match self.job.partitioned {
             true => locked.is_leaf_of(target),

@@ -1,5 +1,6 @@
 //! What the caller of a run reads while it goes on.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use super::history::RunRow;
@@ -7,6 +8,29 @@ use crate::errors::counted;
 
 /// How often a NOTICE is printed.
 pub const NOTICE_EVERY: Duration = Duration::from_secs(5);
+
+/// The largest share of the blocks that was told to be done.
+///
+/// More blocks may come than were expected: of a leaf that has grown since it was analyzed, of another pass. A share that
+/// falls tells nobody anything, so it stays until the blocks done have caught up, and of all blocks as many are told as go
+/// with it: the view `ntt_mime.progress` divides the two.
+#[derive(Default)]
+pub struct Share(Cell<f64>);
+
+impl Share {
+    /// How many blocks to tell in all, where `done` are done with and there are `total`.
+    pub fn total_to_tell(&self, done: i64, total: i64) -> i64 {
+        let share = done as f64 / total.max(1) as f64;
+        if share >= self.0.get() {
+            self.0.set(share);
+            return total;
+        }
+        // Rounded so that the share is a little larger rather than smaller.
+        let told = ((done as f64 / self.0.get()) as i64).clamp(done, total);
+        self.0.set(done as f64 / told as f64);
+        told
+    }
+}
 
 /// Rates and the time left, from the counters and the time since the start.
 pub struct Progress<'a> {
@@ -54,17 +78,29 @@ impl Progress<'_> {
         )
     }
 
-    /// All there is to say at the end of the run, after its name.
-    pub fn summary(&self) -> String {
-        let left = match self.row.rows_left {
+    /// All there is to say at the end of the run, after its name. `complete`: nobody and nothing has ended it before.
+    pub fn summary(&self, complete: bool) -> String {
+        let row = self.row;
+        let rows_left = match row.rows_left {
             None | Some(0) => String::new(),
-            Some(rows) => format!(", {rows} still pending,"),
+            Some(rows) => format!(", {rows} still pending"),
+        };
+        let leaves_left = match row.leaves_total - row.leaves_done {
+            left if left == 0 || !complete => String::new(),
+            left => format!(
+                ", {left} of {} not finished",
+                counted(row.leaves_total as u64, "leaf")
+            ),
+        };
+        let comma = match rows_left.is_empty() && leaves_left.is_empty() {
+            true => "",
+            false => ",",
         };
         format!(
-            "{}: {}, {} filled{left} in {}, {:.0} blobs/s",
-            self.row.status,
+            "{}: {}, {} filled{rows_left}{leaves_left}{comma} in {}, {:.0} blobs/s",
+            row.status,
             self.blobs(),
-            counted(self.row.rows_updated, "row"),
+            counted(row.rows_updated, "row"),
             human(self.elapsed),
             self.rate(),
         )
@@ -139,7 +175,7 @@ mod tests {
             failures: 3,
             ..row.clone()
         };
-        let summary = |row: &RunRow| Progress { row, ..progress }.summary();
+        let summary = |row: &RunRow| Progress { row, ..progress }.summary(true);
         assert_eq!(
             summary(&row),
             "succeeded: 5000 blobs (3 failed), 20000 rows filled in 10.0 s, 500 blobs/s"
@@ -152,6 +188,50 @@ mod tests {
             summary(&row),
             "succeeded: 5000 blobs (3 failed), 20000 rows filled, 7 still pending, in 10.0 s, 500 blobs/s"
         );
+        let row = RunRow {
+            rows_left: None,
+            leaves_total: 30,
+            leaves_done: 27,
+            ..row.clone()
+        };
+        assert_eq!(
+            summary(&row),
+            "succeeded: 5000 blobs (3 failed), 20000 rows filled, 3 of 30 leaves not finished, in 10.0 s, 500 blobs/s"
+        );
+        let limited = Progress {
+            row: &row,
+            ..progress
+        };
+        assert_eq!(
+            limited.summary(false),
+            "succeeded: 5000 blobs (3 failed), 20000 rows filled in 10.0 s, 500 blobs/s"
+        );
+    }
+
+    #[test]
+    fn the_share_that_is_told_never_falls() {
+        let share = Share::default();
+        assert_eq!(share.total_to_tell(0, 0), 0);
+        assert_eq!(share.total_to_tell(0, 50), 50);
+        let mut last = 0.0;
+        // Leaves turn out larger, another pass opens, and in the end all is done.
+        for (done, total) in [
+            (10, 100),
+            (20, 777),
+            (60, 777),
+            (777, 777),
+            (777, 1500),
+            (1501, 1554),
+        ] {
+            let told = share.total_to_tell(done, total);
+            let now = done as f64 / told as f64;
+            assert!(
+                now >= last && told >= done && told <= total,
+                "{done} of {told}"
+            );
+            last = now;
+        }
+        assert_eq!(share.total_to_tell(1554, 1554), 1554);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The sizes stand in the header, so that a worker, or a session that wants to cancel the run, can
-//! find everything by itself. Only the list of leaves grows with the table, by 40 bytes a leaf; the
+//! find everything by itself. Only the list of leaves grows with the table, by 64 bytes a leaf; the
 //! rest is bounded by `workers`. What the run knows of its blobs lies apart, since it is large: in memory of
 //! `ntt_mime.cache_size`, which only workers map ([`super::cache_memory`]).
 
@@ -22,7 +22,7 @@ use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_run9");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_runA");
 
 /// Alignment of each part: a cache line, so that parts don't share one.
 const ALIGN: usize = 64;
@@ -156,6 +156,8 @@ counters! {
     detect_us,
     update_us,
     commit_us,
+    /// Transaction ids of the worker that are over, as of the end of its pass.
+    transaction_ids,
     /// Waiting for other workers, for the leader, or between batches.
     idle_us,
     /// All of the worker's time.

@@ -8,6 +8,7 @@ use pgrx::{Spi, pg_sys};
 
 use crate::errors::{Error, NAMED};
 use crate::pg::encoding::text_value;
+use crate::pg::files;
 use crate::pg::identity::{current_user, may_use_schema, role_name};
 use crate::pg::lock::{self, method_scans_tid_ranges, plain_name, qualified_name};
 
@@ -29,11 +30,13 @@ pub struct Target {
     pub mime_type_limit: Option<usize>,
 }
 
-/// A leaf as listed: its oid and, from the last VACUUM or ANALYZE, its number of blocks.
+/// A leaf as listed: its oid, its number of blocks, from the last VACUUM or ANALYZE if there was one, and the file in which
+/// it is, as [`crate::pg::lock::LockedLeaf::file`] has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListedLeaf {
     pub oid: u32,
     pub blocks: u32,
+    pub file: u64,
 }
 
 /// As PostgreSQL's utils/rls.h numbers it.
@@ -58,21 +61,21 @@ SELECT c.relkind::pg_catalog.text,
   LEFT JOIN pg_catalog.pg_am a ON a.oid OPERATOR(pg_catalog.=) c.relam AND c.relkind OPERATOR(pg_catalog.=) 'r'
  WHERE c.oid OPERATOR(pg_catalog.=) $1";
 
-/// The leaves of a partitioned table at any depth, the largest first. Reads the catalogs only:
+/// The leaves of a table at any depth; one that isn't partitioned is its own. Reads the catalogs only:
 /// `pg_partition_tree` would lock every leaf. Passes by the tables $2 and what is below them.
 const LIST_LEAVES: &str = "
-WITH RECURSIVE tree(oid, relkind, relpages, relam) AS (
-    SELECT c.oid, c.relkind, c.relpages, c.relam
-      FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-     WHERE i.inhparent = $1 AND NOT i.inhdetachpending AND c.oid <> ALL ($2)
+WITH RECURSIVE tree(oid, relkind, relpages, relam, relfilenode, reltablespace) AS (
+    SELECT c.oid, c.relkind, c.relpages, c.relam, c.relfilenode, c.reltablespace
+      FROM pg_catalog.pg_class c WHERE c.oid = $1
     UNION ALL
-    SELECT c.oid, c.relkind, c.relpages, c.relam
+    SELECT c.oid, c.relkind, c.relpages, c.relam, c.relfilenode, c.reltablespace
       FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
       JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
      WHERE t.relkind = 'p' AND NOT i.inhdetachpending AND c.oid <> ALL ($2))
-SELECT t.oid, greatest(t.relpages, 0), CASE t.relkind WHEN 'r' THEN a.amhandler::pg_catalog.oid END
+SELECT t.oid, t.relpages, CASE t.relkind WHEN 'r' THEN a.amhandler::pg_catalog.oid END,
+       t.relfilenode, t.reltablespace
   FROM tree t LEFT JOIN pg_catalog.pg_am a ON a.oid = t.relam
- WHERE t.relkind <> 'p' ORDER BY t.relpages DESC, t.oid";
+ WHERE t.relkind <> 'p' ORDER BY t.oid";
 
 /// The partitioned tables above the target, and itself.
 const LIST_ABOVE: &str = "
@@ -339,15 +342,13 @@ pub fn leaves(target: &Target, known: &mut HashSet<u32>) -> (Vec<ListedLeaf>, Ot
     // It may have become a partition since the run began.
     check_partitioning(target.oid, &target.plain_name, &[LIST_ABOVE])
         .unwrap_or_else(|error| error.raise());
-    if !target.partitioned {
-        let oid = target.oid.to_u32();
-        let children = oids(LIST_CHILDREN, target.oid);
-        let leaf = ListedLeaf { oid, blocks: 0 };
-        return (vec![leaf], Others::of(children, known));
-    }
     let mut leaves = Vec::new();
     let mut methods = HashMap::new();
-    let mut others = by_type(LIST_BELOW, target.oid);
+    let mut sizes = files::Sizes::default();
+    let mut others = match target.partitioned {
+        true => by_type(LIST_BELOW, target.oid),
+        false => oids(LIST_CHILDREN, target.oid),
+    };
     let arguments = [
         DatumWithOid::from(target.oid),
         DatumWithOid::from(others.clone()),
@@ -359,16 +360,28 @@ pub fn leaves(target: &Target, known: &mut HashSet<u32>) -> (Vec<ListedLeaf>, Ot
                 let usable = methods.entry(method);
                 *usable.or_insert_with(|| method_scans_tid_ranges(method))
             });
-            match usable {
-                true => leaves.push(ListedLeaf {
+            if usable {
+                let [number, tablespace] = [4, 5]
+                    .map(|column| row.get::<pg_sys::Oid>(column))
+                    .map(|oid| oid.map(|oid| oid.unwrap_or(pg_sys::InvalidOid)));
+                let (number, tablespace) = (number?, tablespace?);
+                let blocks = match row.get::<i32>(2)?.unwrap_or(0) {
+                    // As of a table that is empty, or was never analyzed.
+                    ..=0 => sizes.blocks(tablespace, number),
+                    blocks => blocks as u32,
+                };
+                leaves.push(ListedLeaf {
                     oid: oid.to_u32(),
-                    blocks: row.get::<i32>(2)?.unwrap_or(0) as u32,
-                }),
-                false => others.push(oid),
+                    blocks,
+                    file: files::identity(tablespace, number),
+                });
+            } else {
+                others.push(oid);
             }
         }
         Ok(())
     })
     .unwrap_or_else(|error| pgrx::error!("could not list the leaves: {error}"));
+    leaves.sort_unstable_by_key(|leaf| (std::cmp::Reverse(leaf.blocks), leaf.oid));
     (leaves, Others::of(others, known))
 }

@@ -20,11 +20,11 @@ use super::finder::Finder;
 use super::leaf::{Leaf, LeafError, Opened, Place, start_of_block};
 use super::leaf_errors;
 use super::options::Job;
-use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add_time};
+use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
 use crate::errors::Error;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::{self, PgError};
-use crate::pg::{bgworker, dsm, identity, index_hint, notes, query_id, version};
+use crate::pg::{bgworker, dsm, identity, index_hint, notes, query_id, stats, version, xids};
 
 /// Rows of a worker's first batch: nobody knows yet what a row costs here, with its triggers.
 const FIRST_BATCH: u32 = 100;
@@ -201,6 +201,7 @@ impl<'a> Worker<'a> {
             add_time(&self.slot.counters.worker_us, now - since);
             since = now;
             if self.finder.lost_examiner || self.large {
+                self.publish();
                 return Ok(WorkerState::Retired);
             }
             let generation = board.generation();
@@ -261,7 +262,7 @@ impl<'a> Worker<'a> {
             *current = Some(Current {
                 index,
                 generation,
-                leaf: Leaf::new(self.job, self.shared.board().leaf(index)),
+                leaf: Leaf::new(self.job, self.shared.board(), index),
             });
         }
         &mut current.as_mut().expect("just set").leaf
@@ -269,12 +270,20 @@ impl<'a> Worker<'a> {
 
     fn wait_for_next_pass(&self, generation: u32) {
         let board = self.shared.board();
+        self.publish();
         self.slot.see_pass_end(generation);
         latch::wake(self.shared.leader_pid());
         self.report("waiting for the leader");
         while board.generation() == generation && !board.is_closed() {
             self.wait(IDLE, WaitEvent::Task);
         }
+    }
+
+    /// Tells all that others are to know of the worker's transactions: PostgreSQL what they have done to which table, the
+    /// leader how many there were.
+    fn publish(&self) {
+        stats::publish_now();
+        add(&self.slot.counters.transaction_ids, xids::take_own());
     }
 
     /// Notes why a leaf was left; an error that isn't the leaf's ends the worker.

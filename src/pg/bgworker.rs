@@ -228,13 +228,6 @@ fn title(text: String) -> std::ffi::CString {
     std::ffi::CString::new(encoding::readable(text)).unwrap_or_default()
 }
 
-/// Hands this process's table statistics to the cumulative statistics system, as a regular backend
-/// does when it becomes idle. Without it autovacuum would not hear of our dead rows.
-pub fn report_statistics() {
-    // SAFETY: outside a transaction, as pgstat_report_stat demands; it limits its own rate.
-    unsafe { pg_sys::pgstat_report_stat(false) };
-}
-
 /// Forgets all cached catalog entries if they take more memory than that.
 pub fn limit_catalog_caches(bytes: usize) {
     // SAFETY: a context that lives as long as the process; outside a transaction nothing in it is in use.

@@ -9,6 +9,7 @@ use std::ffi::{CStr, c_char};
 use pgrx::pg_sys;
 
 use super::encoding::from_server_c;
+use super::files;
 
 /// First key of the lock on a target; the second is the target's oid.
 pub const TARGET_CLASS: u32 = 0x4E54_5431;
@@ -125,10 +126,11 @@ impl LockedLeaf {
         unsafe { (*self.relation).rd_id }
     }
 
-    /// The file in which its rows are, see [`super::version::file_of`].
+    /// The file in which its rows are, see [`files::identity`].
     pub fn file(&self) -> u64 {
         // SAFETY: an open relation with storage (it is a table).
-        unsafe { super::version::file_of(self.relation) }
+        let (tablespace, number) = unsafe { super::version::file_of(self.relation) };
+        files::identity(tablespace, number)
     }
 
     /// Its size in blocks.

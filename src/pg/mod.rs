@@ -5,14 +5,17 @@
 //! a leaf's pending rows, [`rows`] locking rows and finding them again, [`triggers`] what fires at an UPDATE, [`plan`]
 //! prepared statements on one leaf, [`query_id`] as what these are counted,
 //! [`index_hint`] what their indexes are told, [`descriptors`] of files that others open, [`notes`] the note of this
-//! process, [`encoding`] text in other encodings than UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`standby`] a
-//! commit's wait for a synchronous standby, [`version`] what differs between PostgreSQL releases.
+//! process, [`files`] in which tables are, [`encoding`] text in other encodings than
+//! UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`standby`] a
+//! commit's wait for a synchronous standby, [`stats`] the server's counters, [`xids`] whether others have changed
+//! anything, [`version`] what differs between PostgreSQL releases.
 
 pub mod backtrace;
 pub mod bgworker;
 pub mod descriptors;
 pub mod dsm;
 pub mod encoding;
+pub mod files;
 pub mod identity;
 pub mod index_hint;
 pub mod latch;
@@ -24,6 +27,8 @@ pub mod query_id;
 pub mod rows;
 pub mod scan;
 pub mod standby;
+pub mod stats;
 pub mod triggers;
 pub mod tx;
 pub mod version;
+pub mod xids;

@@ -14,7 +14,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::encoding::readable;
-use super::standby;
+use super::{standby, xids};
 
 /// An error that PostgreSQL raised, caught; or one to be raised.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -306,8 +306,7 @@ pub fn transaction_or_rollback<T, E>(
 ) -> Result<Result<(T, Duration), E>, PgError> {
     match in_transaction(work) {
         Ok(Err(refused)) => {
-            // SAFETY: valid in any state of a transaction.
-            unsafe { pg_sys::AbortCurrentTransaction() };
+            roll_back();
             Ok(Err(refused))
         }
         Ok(Ok(value)) => end(Ok(value)).map(Ok),
@@ -323,19 +322,28 @@ pub fn take_snapshot() {
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
 }
 
+/// Rolls back the transaction of a background worker.
+fn roll_back() {
+    let ids = xids::own();
+    // SAFETY: valid in any state of a transaction, including one that has failed.
+    unsafe { pg_sys::AbortCurrentTransaction() };
+    xids::count(ids);
+}
+
 /// Ends the transaction in which `result` came about, and tells how long the commit took. An error,
 /// that of the commit included, rolls it back.
 fn end<T>(result: Result<T, Box<Caught>>) -> Result<(T, Duration), PgError> {
     let begun = Instant::now();
     result
         .and_then(|value| {
+            let ids = xids::own();
             // SAFETY: the transaction is open and has no active snapshot any more.
             catch(|| unsafe { pg_sys::CommitTransactionCommand() })?;
+            xids::count(ids);
             Ok((value, begun.elapsed()))
         })
         .map_err(|caught| {
-            // SAFETY: valid in any state of a transaction, including one that has failed.
-            unsafe { pg_sys::AbortCurrentTransaction() };
+            roll_back();
             caught.error
         })
 }
@@ -430,10 +438,12 @@ pub fn commit_when_cancelled() {
 }
 
 fn commit_as_set() {
+    let ids = xids::own();
     // SAFETY: we are in a non-atomic SPI connection, outside any subtransaction.
     unsafe {
         pg_sys::ForceSyncCommit();
         pg_sys::SPI_commit();
+        xids::count(ids);
         // Under `default_transaction_isolation = serializable`, runs on two targets would fail each other: both read and
         // write ntt_mime.run. It may be set until there is a snapshot, see check_transaction_isolation() in
         // PostgreSQL's commands/variable.c.

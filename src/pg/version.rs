@@ -168,14 +168,36 @@ pub unsafe fn partition_ancestors(leaf: pg_sys::Oid) -> *mut pg_sys::List {
     unsafe { pg_guard_ffi_boundary(|| get_partition_ancestors(leaf)) }
 }
 
-/// The file in which an open relation has its rows, as one number: its tablespace and its number there. Not 0. While the
-/// relation is locked it stays the same.
+/// Rows of a table that this process has inserted or updated, or tried to, and has not published yet; of transactions that
+/// are over.
+///
+/// # Safety
+/// Outside a transaction.
+pub unsafe fn pending_writes(table: pg_sys::Oid) -> u64 {
+    // SAFETY: NULL, or what this process has counted; from PostgreSQL 16 on a copy of it.
+    unsafe {
+        let status = pg_sys::find_tabstat_entry(table);
+        if status.is_null() {
+            return 0;
+        }
+        #[cfg(feature = "pg15")]
+        let written = (*status).t_counts.t_tuples_inserted + (*status).t_counts.t_tuples_updated;
+        #[cfg(not(feature = "pg15"))]
+        let written = (*status).counts.tuples_inserted + (*status).counts.tuples_updated;
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::pfree(status.cast());
+        written as u64
+    }
+}
+
+/// The file in which an open relation has its rows: its tablespace and its number there. While the relation is locked it
+/// stays the same.
 ///
 /// # Safety
 /// `relation` must be open, and of a kind that has a file.
-pub unsafe fn file_of(relation: pg_sys::Relation) -> u64 {
+pub unsafe fn file_of(relation: pg_sys::Relation) -> (pg_sys::Oid, pg_sys::Oid) {
     // SAFETY: the caller's promise.
-    let (tablespace, number) = unsafe {
+    unsafe {
         #[cfg(feature = "pg15")]
         {
             let file = (*relation).rd_node;
@@ -186,8 +208,7 @@ pub unsafe fn file_of(relation: pg_sys::Relation) -> u64 {
             let file = (*relation).rd_locator;
             (file.spcOid, file.relNumber)
         }
-    };
-    u64::from(tablespace.to_u32()) << 32 | u64::from(number.to_u32())
+    }
 }
 
 /// Builds a partition's constraint into the relation cache. Locks its parents for the transaction.

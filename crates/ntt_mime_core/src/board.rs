@@ -19,6 +19,9 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 /// leaf evenly at its end and to be scanned in one short transaction.
 pub const BLOCKS_PER_TASK: u32 = 1024;
 
+/// Tables above leaves that can be remembered as busy. If it is more of them, all are taken to be: most targets have one.
+const BUSY_TABLES: usize = 16;
+
 const UNSIZED: u32 = 0;
 const SIZED: u32 = 1;
 
@@ -50,6 +53,11 @@ pub struct LeafEntry {
     rows_kept: AtomicU64,
     /// That in which it was found first in this pass; 0 before.
     file: AtomicU64,
+    /// Rows that the server had counted as written and as deleted when the leaf was opened.
+    written: AtomicU64,
+    deleted: AtomicU64,
+    /// Rows that the run has written since, or tried to.
+    own: AtomicU64,
 }
 
 impl LeafEntry {
@@ -69,6 +77,17 @@ impl LeafEntry {
             Err(first) => first == file,
         }
     }
+
+    /// Tells what the server has counted of the leaf. For who opens it, before it looks at any row.
+    pub fn note_counted(&self, written: u64, deleted: u64) {
+        self.written.store(written, Ordering::Relaxed);
+        self.deleted.store(deleted, Ordering::Relaxed);
+    }
+
+    /// Counts rows that the run has written, or has tried to: the server counts these as well.
+    pub fn count_own(&self, written: u64) {
+        self.own.fetch_add(written, Ordering::Relaxed);
+    }
 }
 
 /// The part of the board that isn't leaves.
@@ -82,6 +101,8 @@ pub struct BoardHeader {
     open: AtomicU32,
     /// No further task is to be taken.
     closed: AtomicU32,
+    /// Oids of tables above leaves for which somebody has waited in vain in this pass; 0 where there is none.
+    busy: [AtomicU32; BUSY_TABLES],
     /// Blocks of all passes so far: as expected for leaves that nobody has opened, else as found.
     blocks_total: AtomicI64,
     blocks_done: AtomicI64,
@@ -124,6 +145,14 @@ pub struct LeafState {
     pub rows_left: u64,
     /// Of these, rows that have been updated and are pending all the same: a trigger or a rule keeps them so.
     pub rows_kept: u64,
+    /// Its blocks.
+    pub blocks: u32,
+    /// The file in which it was; 0 if nobody has been there.
+    pub file: u64,
+    /// What the server's counters of rows written and deleted have to be if nobody else has changed the leaf since it was
+    /// opened.
+    pub written: u64,
+    pub deleted: u64,
 }
 
 /// A view of a board in shared memory.
@@ -159,11 +188,16 @@ impl<'a> Board<'a> {
             entry.rows_left.store(0, Ordering::Relaxed);
             entry.file.store(0, Ordering::Relaxed);
             entry.rows_kept.store(0, Ordering::Relaxed);
+            entry.note_counted(0, 0);
+            entry.own.store(0, Ordering::Relaxed);
             len += 1;
         }
         h.len.store(len, Ordering::Relaxed);
         h.next.store(0, Ordering::Relaxed);
         h.open.store(len, Ordering::Relaxed);
+        for busy in &h.busy {
+            busy.store(0, Ordering::Relaxed);
+        }
         h.generation.store((generation | 1) + 1, Ordering::Release);
         len as usize
     }
@@ -373,6 +407,28 @@ impl<'a> Board<'a> {
         self.leaves[leaf].flags.fetch_or(GONE, Ordering::Relaxed);
     }
 
+    /// Notes that somebody has waited in vain for a lock on a table above leaves: nobody else is to wait for it in this pass.
+    pub fn note_busy(&self, oid: u32) {
+        for busy in &self.header.busy {
+            match busy.compare_exchange(0, oid, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return,
+                Err(known) if known == oid => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Has somebody waited for that table in vain in this pass?
+    pub fn is_busy(&self, oid: u32) -> bool {
+        let mut known = self
+            .header
+            .busy
+            .iter()
+            .map(|busy| busy.load(Ordering::Acquire));
+        let full = |known: u32| known != 0;
+        known.clone().any(|known| known == oid) || known.all(full)
+    }
+
     /// How the leaves stand. Only for the leader, when the pass is over.
     pub fn leaves(&self) -> impl Iterator<Item = LeafState> {
         self.leaves[..self.len()].iter().map(|entry| {
@@ -388,6 +444,10 @@ impl<'a> Board<'a> {
                 set_aside: flags & SET_ASIDE != 0,
                 rows_left: entry.rows_left.load(Ordering::Relaxed),
                 rows_kept: entry.rows_kept.load(Ordering::Relaxed),
+                blocks: entry.blocks.load(Ordering::Relaxed),
+                file: entry.file.load(Ordering::Relaxed),
+                written: entry.written.load(Ordering::Relaxed) + entry.own.load(Ordering::Relaxed),
+                deleted: entry.deleted.load(Ordering::Relaxed),
             }
         })
     }

@@ -7,147 +7,263 @@
 //! - It was given another file while it was worked on. It begins anew there, which repeats little, since the rows that
 //!   are filled are only read again: as long as the run gets on it comes again, [`REWRITTEN_LOOKS`] times at most. So a
 //!   table that is rewritten again and again is filled in pieces.
+//! - Others have changed it since, or made it: see [`Leaves::compare`]. How often that is asked is bounded by the passes
+//!   that follow from it.
 //!
 //! One that has raised an error of its own doesn't come again. What isn't done with then is told in a WARNING, or by the
-//! run's own error.
+//! run's own error, and how many rows are left isn't known.
 
-use std::collections::HashMap;
+use std::time::Duration;
 
 use ntt_mime_core::board::LeafState;
+
+use crate::backfill::target::ListedLeaf;
+use crate::pg::stats::Counted;
 
 /// How often a leaf is looked at while others' locks, or changes of its rows, prevent that all are filled.
 const LOCKED_LOOKS: u8 = 3;
 
-/// How often a leaf is looked at that is given another file each time, if the run fills rows meanwhile; otherwise as
-/// often as one that is locked.
+/// How often a leaf is looked at that is given another file each time, if the run fills rows meanwhile; and how often in a
+/// row if it doesn't.
 const REWRITTEN_LOOKS: u8 = 20;
+const REWRITTEN_IN_VAIN: u8 = 3;
+
+/// What it takes to look at a leaf in which nothing is pending, and at a block of it: measured, with a reserve. With
+/// several workers it is less.
+const TIME_PER_LEAF: Duration = Duration::from_micros(100);
+const TIME_PER_BLOCK: Duration = Duration::from_micros(50);
 
 /// What is known of a leaf.
 #[derive(Default, Clone, Copy)]
-pub(super) struct Seen {
-    pub state: LeafState,
+struct Seen {
+    state: LeafState,
     /// Looks that ended with a lock in the way.
     locked: u8,
-    /// Looks that ended with another file.
+    /// Looks that ended with another file; and the last of these in which nothing was filled.
     rewritten: u8,
+    in_vain: u8,
+    /// As of the last pass, it has to be looked at again.
+    again: bool,
+    /// Others have changed it since it was looked at.
+    changed: bool,
 }
 
 /// Why a leaf isn't done with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Unfinished {
-    /// The run has ended before.
-    NotLookedAt,
     Locked,
     Rewritten,
     /// It has raised an error of its own.
     SetAside,
+    Changed,
+    /// It came too late, or the run has ended before.
+    NotLookedAt,
 }
 
 impl Seen {
-    pub fn unfinished(&self) -> Option<Unfinished> {
+    fn new(oid: u32) -> Seen {
+        Seen {
+            state: LeafState {
+                oid,
+                ..LeafState::default()
+            },
+            ..Seen::default()
+        }
+    }
+
+    fn unfinished(&self) -> Option<Unfinished> {
         match self.state {
             state if state.gone => None,
             state if state.set_aside => Some(Unfinished::SetAside),
             state if state.locked => Some(Unfinished::Locked),
             state if state.rewritten => Some(Unfinished::Rewritten),
             state if !state.done => Some(Unfinished::NotLookedAt),
+            _ if self.changed => Some(Unfinished::Changed),
             _ => None,
         }
     }
 
-    /// After a pass: is another look of use? `got_on`: the pass has filled rows.
-    fn comes_again(&self, got_on: bool) -> bool {
-        let state = self.state;
-        let rewritten_looks = match got_on {
-            true => REWRITTEN_LOOKS,
-            false => LOCKED_LOOKS,
+    /// Takes over how it stands after a pass. `got_on`: the pass has filled rows.
+    fn end_pass(&mut self, state: LeafState, got_on: bool) {
+        self.state = state;
+        self.changed = false;
+        self.locked += u8::from(state.locked || state.missed);
+        self.rewritten += u8::from(state.rewritten);
+        self.in_vain = match state.rewritten && !got_on {
+            true => self.in_vain + 1,
+            false => 0,
         };
-        !state.gone
+        let rewritten_too_often =
+            self.rewritten >= REWRITTEN_LOOKS || self.in_vain >= REWRITTEN_IN_VAIN;
+        self.again = !state.gone
             && !state.set_aside
             && ((state.locked || state.missed) && self.locked < LOCKED_LOOKS
-                || state.rewritten && self.rewritten < rewritten_looks)
+                || state.rewritten && !rewritten_too_often);
+    }
+
+    /// Compares with what is listed and counted now. Of rows that are pending it matters, too, whether they have been
+    /// deleted: they may have moved to another leaf.
+    fn is_as_left(&self, listed: &ListedLeaf, counted: Counted) -> bool {
+        let state = self.state;
+        state.done
+            && state.file == listed.file
+            && state.written == counted.written
+            && (state.rows_left == 0 || state.deleted == counted.deleted)
     }
 }
 
-/// The leaves of a run, by their oids.
+/// The leaves of a run, in the order of their oids.
 #[derive(Default)]
-pub(super) struct Leaves(HashMap<u32, Seen>);
+pub(super) struct Leaves(Vec<Seen>);
 
 impl Leaves {
-    /// Leaves that a pass is to look at.
-    pub fn expect(&mut self, oids: impl Iterator<Item = u32>) {
-        for oid in oids {
-            self.0.entry(oid).or_default();
+    fn find(&self, oid: u32) -> Option<usize> {
+        let found = self.0.binary_search_by_key(&oid, |seen| seen.state.oid);
+        found.ok()
+    }
+
+    /// Leaves that the run hears of for the first time, in any order.
+    fn add(&mut self, new: Vec<Seen>) {
+        if !new.is_empty() {
+            self.0.extend(new);
+            self.0.sort_unstable_by_key(|seen| seen.state.oid);
         }
+    }
+
+    /// The leaves that are there when the run begins.
+    pub fn begin(&mut self, listed: &[ListedLeaf]) {
+        self.add(listed.iter().map(|leaf| Seen::new(leaf.oid)).collect());
     }
 
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub fn is_known(&self, oid: u32) -> bool {
-        self.0.contains_key(&oid)
-    }
-
-    /// Has it raised an error of its own?
-    pub fn is_set_aside(&self, oid: u32) -> bool {
-        self.0.get(&oid).is_some_and(|seen| seen.state.set_aside)
-    }
-
     /// Is the run done with it, so that nothing is known against it? None if it isn't known, or has gone.
     pub fn is_done_with(&self, oid: u32) -> Option<bool> {
-        let there = self.0.get(&oid).filter(|seen| !seen.state.gone);
+        let seen = self.find(oid).map(|at| self.0[at]);
+        let there = seen.filter(|seen| !seen.state.gone);
         there.map(|seen| seen.unfinished().is_none())
     }
 
     /// Takes over how leaves stand in a pass that goes on, or has ended.
     pub fn update(&mut self, states: impl Iterator<Item = LeafState>) {
         for state in states {
-            self.0.entry(state.oid).or_default().state = state;
-        }
-    }
-
-    /// The same at the end of a pass; the leaves of it that come again. Once a pass.
-    pub fn end_pass(&mut self, states: impl Iterator<Item = LeafState>, got_on: bool) -> Vec<u32> {
-        let mut again = Vec::new();
-        for state in states {
-            let seen = self.0.entry(state.oid).or_default();
-            seen.state = state;
-            seen.locked += u8::from(state.locked || state.missed);
-            seen.rewritten += u8::from(state.rewritten);
-            if seen.comes_again(got_on) {
-                again.push(state.oid);
+            if let Some(at) = self.find(state.oid) {
+                let gone = self.0[at].state.gone;
+                self.0[at].state = state;
+                self.0[at].state.gone |= gone;
             }
         }
-        again
     }
 
-    /// Rows known to be pending in all of them; None if not all have been read.
+    /// The same at the end of a pass, once a pass. `got_on`: it has filled rows.
+    pub fn end_pass(&mut self, states: impl Iterator<Item = LeafState>, got_on: bool) {
+        self.0.iter_mut().for_each(|seen| seen.again = false);
+        for state in states {
+            if let Some(at) = self.find(state.oid) {
+                self.0[at].end_pass(state, got_on);
+            }
+        }
+    }
+
+    /// Compares what is known of the leaves with those that are listed now, and with what has been counted of each:
+    /// some are new, some gone, and some have been changed since they were looked at.
+    pub fn compare(&mut self, listed: &[ListedLeaf], counted: impl Fn(u32) -> Counted) {
+        let mut still_there = vec![false; self.0.len()];
+        let mut new = Vec::new();
+        for leaf in listed {
+            let Some(at) = self.find(leaf.oid) else {
+                new.push(Seen {
+                    changed: true,
+                    ..Seen::new(leaf.oid)
+                });
+                continue;
+            };
+            still_there[at] = true;
+            let seen = &mut self.0[at];
+            // One that was gone has come back. One that could not be read is known not to be done with.
+            seen.changed =
+                seen.state.gone || !seen.state.unseen && !seen.is_as_left(leaf, counted(leaf.oid));
+            seen.state.gone = false;
+        }
+        for (seen, still_there) in self.0.iter_mut().zip(still_there) {
+            if !still_there {
+                seen.state.gone = true;
+            }
+        }
+        self.add(new);
+    }
+
+    /// Does any leaf come again because of what the last pass found there?
+    pub fn any_comes_again(&self) -> bool {
+        self.0.iter().any(|seen| seen.again)
+    }
+
+    /// Does a leaf come again because of what the last pass found there?
+    pub fn comes_again(&self, oid: u32) -> bool {
+        self.find(oid).is_some_and(|at| self.0[at].again)
+    }
+
+    /// Has it been tried often enough, and never seen to its end?
+    pub fn is_given_up(&self, oid: u32) -> bool {
+        let given_up = |seen: &Seen| seen.state.unseen && !seen.again;
+        self.find(oid).is_some_and(|at| given_up(&self.0[at]))
+    }
+
+    /// Have others changed it since it was looked at?
+    pub fn has_changed(&self, oid: u32) -> bool {
+        self.find(oid).is_some_and(|at| self.0[at].changed)
+    }
+
+    /// How many blocks a leaf had when it was looked at; None if it hasn't been.
+    pub fn blocks(&self, oid: u32) -> Option<u32> {
+        let seen = self.find(oid).map(|at| self.0[at].state);
+        seen.filter(|state| state.file != 0)
+            .map(|state| state.blocks)
+    }
+
+    /// What it would take one worker to look at all of them once more.
+    pub fn time_to_look(&self) -> Duration {
+        let still_there = self.0.iter().filter(|seen| !seen.state.gone);
+        still_there
+            .map(|seen| TIME_PER_LEAF + TIME_PER_BLOCK * seen.state.blocks)
+            .sum()
+    }
+
+    /// Rows known to be pending in all of them; None if not all are known.
     pub fn rows_left(&self) -> Option<u64> {
-        let still_there = || self.0.values().filter(|seen| !seen.state.gone);
-        let all_read = !still_there().any(|seen| seen.state.unseen);
-        all_read.then(|| still_there().map(|seen| seen.state.rows_left).sum())
+        let still_there = || self.0.iter().filter(|seen| !seen.state.gone);
+        let known = |seen: &Seen| seen.state.done && !seen.state.unseen && !seen.changed;
+        still_there()
+            .all(known)
+            .then(|| still_there().map(|seen| seen.state.rows_left).sum())
+    }
+
+    /// Have others' locks kept the run out of all of them?
+    pub fn all_locked(&self) -> bool {
+        let mut still_there = self.0.iter().filter(|seen| !seen.state.gone).peekable();
+        still_there.peek().is_some()
+            && still_there.all(|seen| seen.state.locked && seen.state.unseen)
     }
 
     /// How many aren't done with.
     pub fn count_unfinished(&self) -> usize {
-        let seen = self.0.values();
-        seen.filter(|seen| seen.unfinished().is_some()).count()
+        let unfinished = |seen: &&Seen| seen.unfinished().is_some();
+        self.0.iter().filter(unfinished).count()
     }
 
     /// Those that aren't done with for a reason, the oldest first.
     pub fn unfinished(&self, why: Unfinished) -> Vec<u32> {
-        let of_them = |(_, seen): &(&u32, &Seen)| seen.unfinished() == Some(why);
-        let mut oids: Vec<u32> = self.0.iter().filter(of_them).map(|(oid, _)| *oid).collect();
-        oids.sort_unstable();
-        oids
+        let of_them = self.0.iter().filter(|seen| seen.unfinished() == Some(why));
+        of_them.map(|seen| seen.state.oid).collect()
     }
 
     /// Those with rows that are pending although they have been updated, and how many.
     pub fn kept_pending(&self) -> Vec<(u32, u64)> {
-        let kept = |(oid, seen): (&u32, &Seen)| {
-            let rows = seen.state.rows_kept;
-            (!seen.state.gone && rows > 0).then_some((*oid, rows))
+        let kept = |seen: &Seen| {
+            let (oid, rows) = (seen.state.oid, seen.state.rows_kept);
+            (!seen.state.gone && rows > 0).then_some((oid, rows))
         };
         self.0.iter().filter_map(kept).collect()
     }
@@ -168,16 +284,38 @@ mod tests {
         set_aside: false,
         rows_left: 2,
         rows_kept: 0,
+        blocks: 10,
+        file: 1,
+        written: 100,
+        deleted: 5,
     };
+
+    const LISTED: ListedLeaf = ListedLeaf {
+        oid: 7,
+        blocks: 10,
+        file: 1,
+    };
+
+    fn counted(written: u64, deleted: u64) -> impl Fn(u32) -> Counted {
+        move |_| Counted { written, deleted }
+    }
+
+    fn leaves_after(state: LeafState) -> Leaves {
+        let mut leaves = Leaves::default();
+        leaves.begin(&[LISTED]);
+        leaves.end_pass([state].into_iter(), true);
+        leaves
+    }
 
     fn looks(state: LeafState, got_on: bool) -> usize {
         let mut leaves = Leaves::default();
-        leaves.expect([7].into_iter());
-        let again = || leaves.end_pass([state].into_iter(), got_on);
-        1 + std::iter::repeat_with(again)
-            .take(100)
-            .take_while(|again| *again == [7])
-            .count()
+        leaves.begin(&[LISTED]);
+        let again = || {
+            leaves.end_pass([state].into_iter(), got_on);
+            leaves.comes_again(7)
+        };
+        let looks = std::iter::repeat_with(again).take(100);
+        1 + looks.take_while(|again| *again).count()
     }
 
     #[test]
@@ -211,26 +349,107 @@ mod tests {
 
     #[test]
     fn what_was_not_read_leaves_the_rest_unknown() {
-        let mut leaves = Leaves::default();
         let unseen = LeafState {
-            oid: 8,
             rewritten: true,
             unseen: true,
             ..CLEAN
         };
-        leaves.end_pass([CLEAN, unseen].into_iter(), true);
+        let mut leaves = leaves_after(unseen);
         assert_eq!(leaves.rows_left(), None);
-        assert_eq!(leaves.unfinished(Unfinished::Rewritten), [8]);
+        assert_eq!(leaves.unfinished(Unfinished::Rewritten), [7]);
         assert!(leaves.unfinished(Unfinished::Locked).is_empty());
-        let again = LeafState { oid: 8, ..CLEAN };
-        leaves.end_pass([again].into_iter(), true);
-        assert_eq!(leaves.rows_left(), Some(4));
+        leaves.end_pass([CLEAN].into_iter(), true);
+        assert_eq!(leaves.rows_left(), Some(2));
         let gone = LeafState {
             gone: true,
-            unseen: true,
-            ..again
+            ..unseen
         };
         leaves.end_pass([gone].into_iter(), true);
+        assert_eq!(leaves.rows_left(), Some(0));
+        assert_eq!(leaves.count_unfinished(), 0);
+    }
+
+    #[test]
+    fn what_others_changed_is_not_done_with() {
+        let changed = |state: LeafState, listed: ListedLeaf, written, deleted| {
+            let mut leaves = leaves_after(state);
+            leaves.compare(&[listed], counted(written, deleted));
+            let changed = leaves.has_changed(7);
+            assert_eq!(leaves.rows_left().is_none(), changed);
+            assert_eq!(
+                leaves.unfinished(Unfinished::Changed).len(),
+                usize::from(changed)
+            );
+            changed
+        };
+        let moved = ListedLeaf { file: 2, ..LISTED };
+        let filled = LeafState {
+            rows_left: 0,
+            ..CLEAN
+        };
+        assert!(!changed(CLEAN, LISTED, 100, 5));
+        assert!(changed(CLEAN, LISTED, 101, 5));
+        assert!(changed(CLEAN, LISTED, 100, 6));
+        assert!(changed(CLEAN, moved, 100, 5));
+        // What was deleted where nothing is pending can't have been pending.
+        assert!(!changed(filled, LISTED, 100, 6));
+        // The counters have been reset.
+        assert!(changed(filled, LISTED, 0, 0));
+        // It comes again for another reason, and not for this one as well.
+        let locked = LeafState {
+            locked: true,
+            unseen: true,
+            file: 0,
+            ..CLEAN
+        };
+        let mut leaves = leaves_after(locked);
+        leaves.compare(&[LISTED], counted(100, 5));
+        assert!(!leaves.has_changed(7) && leaves.comes_again(7));
+        assert!(!leaves.is_given_up(7));
+        (0..2).for_each(|_| leaves.end_pass([locked].into_iter(), true));
+        assert!(!leaves.comes_again(7) && leaves.is_given_up(7));
+    }
+
+    #[test]
+    fn kept_out_of_all_is_not_kept_out_of_some() {
+        let locked = LeafState {
+            locked: true,
+            unseen: true,
+            ..CLEAN
+        };
+        let gone = LeafState {
+            oid: 8,
+            gone: true,
+            ..CLEAN
+        };
+        assert!(!Leaves::default().all_locked());
+        let mut leaves = leaves_after(locked);
+        assert!(leaves.all_locked());
+        let other = ListedLeaf { oid: 8, ..LISTED };
+        leaves.begin(&[other]);
+        assert!(!leaves.all_locked());
+        leaves.end_pass([gone].into_iter(), false);
+        assert!(leaves.all_locked());
+        // What was locked of it are rows.
+        let rows_locked = LeafState {
+            locked: true,
+            ..CLEAN
+        };
+        assert!(!leaves_after(rows_locked).all_locked());
+    }
+
+    #[test]
+    fn leaves_come_and_go() {
+        let mut leaves = leaves_after(CLEAN);
+        let new = ListedLeaf { oid: 3, ..LISTED };
+        leaves.compare(&[new], counted(100, 5));
+        assert_eq!(leaves.len(), 2);
+        assert!(leaves.has_changed(3) && !leaves.has_changed(7));
+        assert_eq!(leaves.unfinished(Unfinished::NotLookedAt), [3]);
+        assert_eq!(leaves.rows_left(), None);
+        leaves.compare(&[LISTED], counted(100, 5));
+        assert!(leaves.has_changed(7));
+        leaves.end_pass([CLEAN].into_iter(), true);
         assert_eq!(leaves.rows_left(), Some(2));
         assert_eq!(leaves.count_unfinished(), 0);
     }

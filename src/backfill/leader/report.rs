@@ -6,7 +6,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::Leader;
-use super::leaves::Unfinished;
+use super::leaves::{Leaves, Unfinished};
 use crate::backfill::history::{self, Additions, RunRow};
 use crate::backfill::progress::{self, Progress};
 use crate::backfill::roots;
@@ -50,7 +50,11 @@ impl Leader {
         let shared = self.shared();
         let totals = shared.totals();
         let board = shared.board();
-        let (blocks_done, blocks_total) = board.blocks();
+        let (blocks_done, mut blocks_total) = board.blocks();
+        blocks_total = blocks_total.max(blocks_done);
+        if status == "running" {
+            blocks_total = self.share.total_to_tell(blocks_done, blocks_total);
+        }
         let ms = |us: u64| us as f64 / 1000.0;
         let total = self.leaves.len() as i64;
         let left_open = match (status, self.passes) {
@@ -63,7 +67,7 @@ impl Leader {
             workers: self.handles.len() as i32,
             leaves_total: total,
             leaves_done: total - left_open,
-            blocks_total: blocks_total.max(blocks_done),
+            blocks_total,
             blocks_done,
             rows_scanned: totals.rows_scanned,
             blobs: shared.blobs(),
@@ -152,8 +156,9 @@ impl Leader {
         elapsed: Duration,
         unfinished: &[UnfinishedLeaves],
         too_long: u64,
+        complete: bool,
     ) {
-        let summary = Progress { row, elapsed }.summary();
+        let summary = Progress { row, elapsed }.summary(complete);
         let summary = format!("{} {} {summary}", self.kind(), self.run_id);
         message::line(PgLogLevel::LOG, format!("ntt_mime {summary}"));
         let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
@@ -196,18 +201,30 @@ impl Leader {
             .send(PgLogLevel::WARNING);
         }
         unfinished.iter().for_each(UnfinishedLeaves::warn);
+        if self.uncounted {
+            Message::new(
+                PgSqlErrorCode::ERRCODE_WARNING,
+                "rows that others changed meanwhile may not have been looked at".to_owned(),
+            )
+            .set_detail("Whether there are any is not known because track_counts is off.")
+            .set_hint("The next run will look there.")
+            .send(PgLogLevel::WARNING);
+        }
     }
 
     /// The leaves that the run isn't done with, by reason, and those with errors of their own if it doesn't end with one
     /// of these. Looks into the catalogs: to be called where a commit follows.
-    pub(super) fn unfinished(&self, with_errors: bool) -> Vec<UnfinishedLeaves> {
-        [Unfinished::Locked, Unfinished::Rewritten]
-            .into_iter()
-            .chain(with_errors.then_some(Unfinished::SetAside))
-            .filter_map(|why| {
-                let oids = self.leaves.unfinished(why);
-                (!oids.is_empty()).then(|| UnfinishedLeaves::new(why, oids))
-            })
+    pub(super) fn unfinished(&self) -> Vec<UnfinishedLeaves> {
+        let mut whys = vec![Unfinished::Locked, Unfinished::Rewritten];
+        if self.shared().is_cancelled() {
+            whys.push(Unfinished::SetAside);
+        }
+        if self.is_complete() {
+            whys.extend([Unfinished::Changed, Unfinished::NotLookedAt]);
+        }
+        whys.into_iter()
+            .map(|why| UnfinishedLeaves::new(why, &self.leaves))
+            .filter(|leaves| leaves.count > 0)
             .collect()
     }
 }
@@ -215,14 +232,23 @@ impl Leader {
 /// Leaves that a run isn't done with, for one reason.
 pub(super) struct UnfinishedLeaves {
     why: Unfinished,
-    count: usize,
+    pub count: usize,
     /// Of some of them.
-    names: Vec<String>,
+    pub names: Vec<String>,
 }
 
 impl UnfinishedLeaves {
-    fn new(why: Unfinished, mut oids: Vec<u32>) -> UnfinishedLeaves {
+    /// Looks into the catalogs.
+    pub fn new(why: Unfinished, leaves: &Leaves) -> UnfinishedLeaves {
+        let mut oids = leaves.unfinished(why);
         let count = oids.len();
+        if count == 0 {
+            return UnfinishedLeaves {
+                why,
+                count,
+                names: Vec::new(),
+            };
+        }
         oids.truncate(NAMED);
         // One that has been dropped meanwhile has no name any more. As the owner, for the limit to how long we wait
         // for a catalog; and all has been done, so that the run doesn't fail for want of a name.
@@ -237,19 +263,34 @@ impl UnfinishedLeaves {
 
     fn warn(&self) {
         let leaves = counted_with(self.count as u64, "leaf", ("was", "were"));
-        let because = match (self.why, self.count) {
-            (Unfinished::Locked, _) => "of locks held by others",
-            (Unfinished::Rewritten, 1) => "it was rewritten meanwhile",
-            (Unfinished::Rewritten, _) => "they were rewritten meanwhile",
-            (Unfinished::SetAside, 1) => "of an error of its own",
-            (Unfinished::SetAside, _) => "of errors of their own",
-            (Unfinished::NotLookedAt, _) => "the run ended before",
+        let they_were = match self.count {
+            1 => "it was",
+            _ => "they were",
         };
-        let mut report = Message::new(
-            PgSqlErrorCode::ERRCODE_WARNING,
-            format!("{leaves} not filled completely because {because}"),
-        )
-        .set_hint("The next run will try again.");
+        let message = match self.why {
+            Unfinished::Locked => {
+                format!("{leaves} not filled completely because of locks held by others")
+            }
+            Unfinished::Rewritten => {
+                format!("{leaves} not filled completely because {they_were} rewritten meanwhile")
+            }
+            Unfinished::SetAside => {
+                let errors = match self.count {
+                    1 => "an error of its own",
+                    _ => "errors of their own",
+                };
+                format!("{leaves} not filled completely because of {errors}")
+            }
+            Unfinished::Changed => {
+                format!("{leaves} changed by others after {they_were} looked at")
+            }
+            Unfinished::NotLookedAt => format!("{leaves} added too late to be looked at"),
+        };
+        let hint = match self.why {
+            Unfinished::Changed | Unfinished::NotLookedAt => "The next run will look there.",
+            _ => "The next run will try again.",
+        };
+        let mut report = Message::new(PgSqlErrorCode::ERRCODE_WARNING, message).set_hint(hint);
         if let Some(which) = which(&self.names, self.count) {
             report = report.set_detail(which);
         }

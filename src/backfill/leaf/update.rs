@@ -33,7 +33,7 @@ use crate::pg::plan::{self, LeafPlan};
 use crate::pg::rows::{self, Wait};
 use crate::pg::triggers::{self, Changes};
 use crate::pg::tx::{self, PgError};
-use crate::pg::{index_hint, scan};
+use crate::pg::{index_hint, scan, stats};
 
 /// Fills the rows of a place ($3, or after $3 up to $4) whose blobid is one of $1, with the type at the same
 /// position of $2. An array of TIDs in the WHERE clause, not joined to, plans as a scan of these.
@@ -116,6 +116,8 @@ pub struct Updated {
     pub gone: u64,
     /// Some that should have been filled may be left: others have changed them, or have them.
     pub missed: bool,
+    /// Row versions that our statement has written, whatever has become of them.
+    written: u64,
     pub commit_time: Duration,
 }
 
@@ -188,6 +190,7 @@ impl Leaf<'_> {
         last: Last,
     ) -> Result<Result<Updated, Undone>, LeafError> {
         let phase = Cell::new(Phase::Before);
+        let before = stats::written_here(self.oid);
         let done = tx::transaction_or_rollback(|| {
             let locked = self
                 .lock(pg_sys::RowExclusiveLock)
@@ -226,6 +229,10 @@ impl Leaf<'_> {
                     self.update_one_by_one(&locked, filling, rows)
                 }
             }
+        });
+        self.count_own(match &done {
+            Ok(Ok((updated, _))) => updated.written,
+            _ => stats::written_here(self.oid).saturating_sub(before),
         });
         match done {
             Ok(Ok((updated, commit_time))) => Ok(Ok(Updated {
@@ -267,6 +274,7 @@ impl Leaf<'_> {
             filled,
             // Others may have put rows of the same blobs into the place meanwhile. They are filled as well.
             missed: filled != filling.expected,
+            written: filled,
             ..Updated::default()
         })
     }
@@ -352,6 +360,7 @@ impl Leaf<'_> {
         }
         let before = triggers::changes(locked);
         let processed = self.run_update(Kind::Few, filling, &[plan::tid_array(&rows.tids)]);
+        updated.written = processed;
         if let Some(before) = before.filter(|_| !rows.look) {
             self.see_alone(locked, before, processed)?;
             if processed != rows.tids.len() as u64 {
@@ -371,9 +380,18 @@ impl Leaf<'_> {
         Ok(updated)
     }
 
+    /// Counts what an update of ours has written, so that the leader can tell it from what others do. The server counts rows
+    /// as written whether the transaction is committed or not; of one that is, those are ours that our statement wrote,
+    /// and not what a trigger did besides.
+    fn count_own(&self, written: u64) {
+        if stats::are_kept() {
+            self.entry.count_own(written);
+        }
+    }
+
     /// In a transaction of its own, so that the locks above the leaf last no longer. Nothing is waited for while
     /// another table is locked, since others wait for that then: a table above that isn't free is waited for alone, as
-    /// the first thing of another transaction.
+    /// the first thing of another transaction. And it is waited for in vain once a pass: it is the same one for many leaves.
     fn build_constraint(&mut self) -> Result<(), LeafError> {
         let mut wait_for = None;
         for _ in 0..CONSTRAINT_ATTEMPTS {
@@ -387,11 +405,18 @@ impl Leaf<'_> {
                     locked.cache_partition_constraint();
                 }
                 Ok(free)
+            });
+            let locked: Result<bool, pg_sys::Oid> = locked.map_err(|error| {
+                let trouble = LeafError::from(error);
+                if let (Some(table), LeafError::Locked) = (wait_for, &trouble) {
+                    self.board.note_busy(table.to_u32());
+                }
+                trouble
             })?;
             match locked {
                 Ok(true) => return Ok(()),
-                Ok(false) => break,
-                Err(table) => wait_for = Some(table),
+                Err(table) if !self.board.is_busy(table.to_u32()) => wait_for = Some(table),
+                Ok(false) | Err(_) => break,
             }
         }
         Err(LeafError::Locked)

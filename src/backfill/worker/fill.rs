@@ -10,7 +10,7 @@ use crate::backfill::leaf::{
 use crate::backfill::shared::{add, add_time};
 use crate::pg::latch::WaitEvent;
 use crate::pg::rows::Wait;
-use crate::pg::{bgworker, identity};
+use crate::pg::{identity, stats};
 
 /// An update that takes longer makes the next batches smaller, whatever the batch size: others wait
 /// for the rows it holds, and for the leaf, such as one who creates a partition beside a default one.
@@ -142,7 +142,7 @@ impl Worker<'_> {
         let left = batch.rows.saturating_sub(done_with);
         board.note_left(index, left, updated.missed);
         board.note_kept(index, updated.kept_pending);
-        bgworker::report_statistics();
+        stats::publish();
         Ok(())
     }
 

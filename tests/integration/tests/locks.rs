@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use ntt_mime_integration::session::describe;
-use ntt_mime_integration::{Background, SOON, Session, Store, TestDb, inode, server, wait_until};
+use ntt_mime_integration::{
+    Background, Outcome, SOON, Session, Store, TestDb, inode, server, wait_until,
+};
 
 /// The user's `inode` with some leaves and six rows a blob; no table refers to it, so that leaves can be dropped.
 fn archive(name: &str, leaves: usize, blobs: usize) -> (TestDb<'static>, Store, Session) {
@@ -54,9 +56,18 @@ fn no_wait_is_longer_than_the_lock_timeout() {
         (0.1..0.9).contains(&longest),
         "a lock_timeout of 0.4 s, and a wait of {longest} s"
     );
-    let warnings = caller.take_warnings();
+    let notices = caller.take_notices();
+    let summary = notices
+        .iter()
+        .find(|notice| notice.message.contains("succeeded"));
+    let summary = &summary.expect("a NOTICE of the end").message;
+    assert!(
+        summary.contains(" rows filled, 2 of 5 leaves not finished, in "),
+        "{summary}"
+    );
+    let warnings = notices.into_iter().filter(|n| n.severity == "WARNING");
     assert_eq!(
-        warnings,
+        warnings.map(|n| n.words).collect::<Vec<_>>(),
         [
             "2 leaves were not filled completely because of locks held by others | They are \"public.inode_m1\", \
              \"public.inode_m3\". | The next run will try again."
@@ -102,16 +113,111 @@ fn a_few_of_the_locked_leaves_are_named() {
              \"public.inode_m0\", \"public.Inode M1\", \"public.inode_m2\". | The next run will try again."
         ]
     );
+}
+
+/// What an error of a run says, and how its row tells of it.
+fn failed(s: &mut Session, result: Result<Outcome, postgres::Error>) -> (String, String) {
+    let error = result.err().map(|error| describe(&error));
+    let row = s.table("SELECT status, rows_left, leaves_done, error FROM ntt_mime.run ORDER BY run_id DESC LIMIT 1");
+    (error.expect("the run has failed"), row.join("\n"))
+}
+
+const TRY_AGAIN: &str = "pg_locks shows who holds them. Run the backfill again when they are released, or increase \
+                         ntt_mime.lock_timeout.";
+
+#[test]
+fn a_run_that_is_kept_out_of_everything_fails() {
+    let (db, _store, mut s) = archive("kept_out", 5, 50);
+    let mut ddl = db.connect();
+    ddl.exec("BEGIN; LOCK TABLE inode IN ACCESS EXCLUSIVE MODE");
+    s.exec("SET ntt_mime.lock_timeout = '50ms'");
+    let words = "could not fill table \"public.inode\" because of locks held by others";
+    for dry_run in ["false", "true"] {
+        let result = s.call(&format!("1000, dry_run => {dry_run}"));
+        let (error, row) = failed(&mut s, result);
+        assert_eq!(
+            error,
+            format!(
+                "ERROR 55P03: {words} | None of its 5 leaves was filled. They include \"public.inode_m0\", \
+                 \"public.inode_m1\", \"public.inode_m2\". | {TRY_AGAIN}"
+            )
+        );
+        assert_eq!(row, format!("failed||0|55P03: {words}"));
+    }
     // A plain target is its own leaf.
-    let target = "target => 'inode_m4'";
-    s.call(target).expect("locked, and so not filled");
-    assert_eq!(
-        s.take_warnings(),
-        [
-            "1 leaf was not filled completely because of locks held by others | It is \"public.inode_m4\". | \
-             The next run will try again."
-        ]
+    let words = "could not fill table \"public.inode_m4\" because of locks held by others";
+    let result = s.call("target => 'inode_m4'");
+    let (error, row) = failed(&mut s, result);
+    assert_eq!(error, format!("ERROR 55P03: {words} | {TRY_AGAIN}"));
+    assert_eq!(row, format!("failed||0|55P03: {words}"));
+    ddl.exec("COMMIT");
+    s.backfill("1000");
+    inode::check_filled(&mut s, "inode");
+}
+
+#[test]
+fn the_lock_on_the_parent_is_waited_for_once_a_pass() {
+    let (db, _store, mut s) = archive("parent_once", 30, 300);
+    let mut ddl = db.connect();
+    ddl.exec("BEGIN; LOCK TABLE ONLY inode IN ACCESS EXCLUSIVE MODE");
+    let mut caller = db.connect();
+    caller.exec("SET ntt_mime.lock_timeout = '400ms'");
+    let running = caller.call_in_background("1000, workers => 2");
+    let mut waits = std::collections::BTreeSet::new();
+    while !running.is_finished() {
+        waits.extend(s.column(
+            "SELECT pid || ' since ' || waitstart FROM pg_locks JOIN pg_stat_activity USING (pid)
+              WHERE relation = 'inode'::regclass AND backend_type = 'ntt_mime worker' AND waitstart IS NOT NULL",
+        ));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (mut caller, result) = running.finish();
+    let (error, row) = failed(&mut caller, result);
+    assert!(
+        error.starts_with("ERROR 55P03: could not fill table"),
+        "{error}"
     );
+    assert!(row.starts_with("failed||0|55P03"), "{row}");
+    // In each of three passes, each of the workers.
+    assert!((1..=3 * 2).contains(&waits.len()), "{waits:#?}");
+    ddl.exec("COMMIT");
+    s.backfill("1000");
+    inode::check_filled(&mut s, "inode");
+}
+
+/// The target is dropped in mid-run.
+fn dropped(name: &str, target: &str) {
+    let (db, _store, mut s) = archive(name, 3, 100);
+    let mut caller = db.connect();
+    caller.exec("SET ntt_mime.batch_delay = '100ms'");
+    let before = inode::pending(&mut s, target);
+    let running = caller.call_in_background(&format!("10, workers => 1, target => '{target}'"));
+    wait_until(SOON, "some rows to be filled", || {
+        inode::pending(&mut s, target) < before
+    });
+    s.exec(&format!("DROP TABLE {target}"));
+    assert!(!running.is_finished());
+    let (mut caller, result) = running.finish();
+    let words = format!("relation \"public.{target}\" does not exist");
+    let (error, row) = failed(&mut caller, result);
+    assert_eq!(
+        error,
+        format!("ERROR 42P01: {words} | It was dropped while the run was going on.")
+    );
+    assert!(
+        row.starts_with("failed||") && row.ends_with(&format!("|42P01: {words}")),
+        "{row}"
+    );
+}
+
+#[test]
+fn the_target_is_dropped() {
+    dropped("drop_target", "inode");
+}
+
+#[test]
+fn a_plain_target_is_dropped() {
+    dropped("drop_plain_target", "inode_m0");
 }
 
 /// Deadlocks that PostgreSQL has broken in this database.

@@ -17,6 +17,7 @@ mod history;
 mod isolation;
 mod locks;
 mod many_leaves;
+mod moves;
 mod narrow;
 mod neighbours;
 mod odd_tables;

@@ -128,3 +128,52 @@ fn progress_fits_into_80_columns() {
         assert!(line.chars().count() <= 80, "{line}\n{shown}");
     }
 }
+
+#[test]
+fn percent_never_falls() {
+    let (db, _store, mut s) = inode::archive("percent", 3, 100, 12);
+    s.exec("DROP TABLE path");
+    // Never analyzed, so that nothing is known of their sizes but what their files tell.
+    s.exec("CREATE TABLE sizes AS SELECT pg_relation_size(c.oid) / 8192 AS blocks FROM pg_class c WHERE relname ~ '^inode_m.$'");
+    let mut caller = db.connect();
+    caller.exec("SET ntt_mime.batch_delay = '80ms'; SET client_min_messages = notice");
+    let running = caller.call_in_background("10, workers => 1");
+    let mut percents: Vec<f64> = Vec::new();
+    let mut rewritten = false;
+    while !running.is_finished() {
+        let seen: Option<f64> = s
+            .query_opt(
+                "SELECT percent::float8, leaves_total FROM ntt_mime.progress",
+                &[],
+            )
+            .expect("the view can be read")
+            .filter(|row| row.get::<_, i64>(1) > 0)
+            .map(|row| row.get(0));
+        percents.extend(seen);
+        // Half way through it all has to be done anew, and there is more.
+        if !rewritten && percents.last().is_some_and(|percent| *percent > 60.0) {
+            s.exec("INSERT INTO inode (medium_hash, ino, blobid) SELECT 'm0', 1000000 + n, blobid FROM source");
+            s.exec("VACUUM FULL inode");
+            rewritten = true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let told = running.notices();
+    let (_, outcome) = running.succeed();
+    assert!(rewritten, "too short a run: {percents:?}");
+    assert!(percents.is_sorted(), "{percents:?}");
+    let told: Vec<f64> = told
+        .iter()
+        .filter_map(|notice| notice.message.split_once("% done")?.0.parse().ok())
+        .collect();
+    assert!(!told.is_empty() && told.is_sorted(), "{told:?}");
+    assert_eq!(inode::pending(&mut s, "inode"), 0);
+    // In the end it is what it was: more blocks than the leaves have, and all of them done.
+    assert_eq!(
+        s.run_row(
+            outcome.run_id,
+            "blocks_done = blocks_total, blocks_total > (SELECT sum(blocks) FROM sizes)"
+        ),
+        "t|t"
+    );
+}

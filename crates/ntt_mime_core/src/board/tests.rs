@@ -8,6 +8,7 @@ fn zeroed(leaves: usize) -> (BoardHeader, Vec<LeafEntry>) {
         next: AtomicU32::new(0),
         open: AtomicU32::new(0),
         closed: AtomicU32::new(0),
+        busy: Default::default(),
         blocks_total: AtomicI64::new(0),
         blocks_done: AtomicI64::new(0),
     };
@@ -21,6 +22,9 @@ fn zeroed(leaves: usize) -> (BoardHeader, Vec<LeafEntry>) {
         rows_left: AtomicU64::new(0),
         file: AtomicU64::new(0),
         rows_kept: AtomicU64::new(0),
+        written: AtomicU64::new(0),
+        deleted: AtomicU64::new(0),
+        own: AtomicU64::new(0),
     };
     (header, (0..leaves).map(|_| entry()).collect())
 }
@@ -196,4 +200,34 @@ fn a_leaf_is_in_the_file_in_which_it_was_found_first() {
     board.open_pass([(9, 5)]);
     assert!(board.leaf(0).is_in_file(78));
     assert!(!board.leaves().next().unwrap().rewritten);
+}
+
+#[test]
+fn what_a_run_writes_itself_is_no_change() {
+    let (header, leaves) = zeroed(1);
+    let board = Board::new(&header, &leaves);
+    board.open_pass([(9, 5)]);
+    board.leaf(0).note_counted(1000, 10);
+    board.leaf(0).count_own(30);
+    board.leaf(0).count_own(4);
+    let state = board.leaves().next().unwrap();
+    assert_eq!((state.written, state.deleted), (1034, 10));
+    board.open_pass([(9, 5)]);
+    assert_eq!(board.leaves().next().unwrap().written, 0);
+}
+
+#[test]
+fn a_busy_table_is_waited_for_once_a_pass() {
+    let (header, leaves) = zeroed(1);
+    let board = Board::new(&header, &leaves);
+    board.open_pass([(9, 5)]);
+    assert!(!board.is_busy(77));
+    board.note_busy(77);
+    board.note_busy(77);
+    assert!(board.is_busy(77) && !board.is_busy(78));
+    board.open_pass([(9, 5)]);
+    assert!(!board.is_busy(77));
+    // So many that they can't be told apart any more.
+    (1..=BUSY_TABLES as u32).for_each(|oid| board.note_busy(oid));
+    assert!(board.is_busy(78));
 }

@@ -1,0 +1,198 @@
+//! From one pass over the leaves to the next, and to the last.
+//!
+//! After a pass it is known what was locked or missed in it, and whether others have been at the leaves since
+//! (`others`). What others have changed is looked at again, so that what a run says in the end is true at the end: a
+//! row that was moved to a leaf which was done is filled, or known not to be.
+//!
+//! If others have committed something, but nobody can hold back counters, those tell which leaves have changed. If
+//! somebody can, all leaves are looked at again, where that takes no longer than [`LOOK_AT_ALL`]: then it doesn't
+//! matter whose counters are late. Where it takes longer, the leader waits for the counters, for a tenth of the time that
+//! the run has taken, and goes by them. So a short run over a large table, most of which needs no look, may miss what a
+//! session has done in its last seconds that had published just before, and then has done nothing.
+//!
+//! Where `track_counts` is off, all leaves are looked at once more, however long it takes, and if others were at work
+//! even then, no number of rows left is told.
+//!
+//! With others always at work this would not end: [`PASSES_FOR_OTHERS`]. A leaf that they have changed after that is not
+//! done with, and no number of rows left is told.
+
+use std::time::{Duration, Instant};
+
+use super::others::Moment;
+use super::{Leader, shared_of};
+use crate::backfill::shared::WorkerState;
+use crate::backfill::target::ListedLeaf;
+use crate::pg::latch;
+use crate::pg::stats;
+use crate::pg::tx;
+use pgrx::pg_sys::Oid;
+
+/// Passes that follow for what others have done, at most.
+const PASSES_FOR_OTHERS: u32 = 5;
+
+/// Passes of these in which all leaves are looked at, at most.
+const PASSES_OVER_ALL: u32 = 2;
+
+/// How long it may take to look at all leaves only because somebody's counters may be late.
+const LOOK_AT_ALL: Duration = Duration::from_secs(1);
+
+/// How long the leader waits for counters: a part of the time that the run has taken, and in these bounds. A session that
+/// does one thing after another publishes once a second, one that then does nothing after ten.
+const PART_TO_WAIT: u32 = 10;
+const LEAST_TO_WAIT: Duration = Duration::from_millis(1500);
+const MOST_TO_WAIT: Duration = Duration::from_secs(12);
+
+/// The end of a pass.
+pub(super) struct PassEnd {
+    at: Instant,
+    moment: Moment,
+    /// Processes that may hold back counters of what they have committed since all leaves were looked at.
+    unpublished: Vec<i32>,
+    /// Others have been at work, and nobody counts what they do.
+    uncounted: bool,
+}
+
+impl Leader {
+    /// This moment, with what the run has done itself so far.
+    pub(super) fn moment(&mut self) -> Moment {
+        self.own_ids += crate::pg::xids::take_own();
+        let workers = match self.segment {
+            Some(_) => self.shared().totals().transaction_ids,
+            None => 0,
+        };
+        Moment::now(self.own_ids + workers)
+    }
+
+    pub(super) fn open_pass(&mut self, leaves: Vec<ListedLeaf>) {
+        let expected = |leaf: &ListedLeaf| self.leaves.blocks(leaf.oid).unwrap_or(leaf.blocks);
+        let expected: Vec<_> = leaves
+            .iter()
+            .map(|leaf| (leaf.oid, expected(leaf)))
+            .collect();
+        self.shared().board().open_pass(expected);
+        self.passes += 1;
+        self.filled_before = self.shared().totals().rows_updated;
+        self.wake_workers();
+    }
+
+    /// Have all workers seen that the pass is over?
+    pub(super) fn pass_is_over(&self) -> bool {
+        let shared = self.shared();
+        let board = shared.board();
+        let generation = board.generation();
+        board.open_leaves() == 0
+            && self.handles.iter().enumerate().all(|(number, handle)| {
+                let slot = shared.worker(number);
+                match slot.state() {
+                    WorkerState::Ready => slot.pass_seen() == generation,
+                    WorkerState::Starting => handle.has_stopped(),
+                    WorkerState::Done | WorkerState::Failed | WorkerState::Retired => true,
+                }
+            })
+    }
+
+    /// After a pass: opens the next one, or closes the board if there is nothing to be looked at again; or waits for others'
+    /// counters, and is called again then.
+    pub(super) fn next_pass(&mut self) {
+        let Some(again) = self.choose_leaves() else {
+            return;
+        };
+        match again.is_empty() {
+            true => {
+                self.shared().board().close();
+                self.wake_workers();
+            }
+            false => self.open_pass(again),
+        }
+    }
+
+    /// What has to be looked at again; None if that isn't known yet.
+    fn choose_leaves(&mut self) -> Option<Vec<ListedLeaf>> {
+        let filled = self.shared().totals().rows_updated > self.filled_before;
+        let end = match self.pass_end.take() {
+            Some(end) => self.wait_for_counters(end)?,
+            None => {
+                let shared = shared_of(&self.segment);
+                self.leaves.end_pass(shared.board().leaves(), filled);
+                let moment = self.moment();
+                let alone = self.since.is_last(&moment);
+                // What the run has filled may have had triggers do something to other leaves.
+                if alone && !filled && !self.leaves.any_comes_again() {
+                    return Some(Vec::new());
+                }
+                let uncounted = !alone && !stats::are_kept();
+                let unpublished = match alone || uncounted {
+                    true => Vec::new(),
+                    false => self.unpublished(&moment),
+                };
+                PassEnd {
+                    at: Instant::now(),
+                    moment,
+                    unpublished,
+                    uncounted,
+                }
+            }
+        };
+        // What is committed from here on may be missing in what is listed and counted now.
+        let moment = self.moment();
+        let listed = self.list_leaves();
+        let counted = |oid| stats::counted(Oid::from(oid));
+        tx::in_subtransaction(|| self.leaves.compare(&listed, counted));
+        tx::commit_and_begin();
+        let more = !self.options.dry_run && self.passes_for_others < PASSES_FOR_OTHERS;
+        let all = more
+            && self.passes_over_all < PASSES_OVER_ALL
+            && match self.leaves.time_to_look() <= LOOK_AT_ALL {
+                true => !end.unpublished.is_empty() || end.uncounted,
+                false => end.uncounted && self.passes_over_all == 0,
+            };
+        if all {
+            self.passes_for_others += 1;
+            self.passes_over_all += 1;
+            self.since = moment;
+            let all = listed.into_iter();
+            return Some(
+                all.filter(|leaf| !self.leaves.is_given_up(leaf.oid))
+                    .collect(),
+            );
+        }
+        let changed = |leaf: &ListedLeaf| more && self.leaves.has_changed(leaf.oid);
+        let locked = |leaf: &ListedLeaf| !self.options.dry_run && self.leaves.comes_again(leaf.oid);
+        self.passes_for_others += u32::from(listed.iter().any(changed));
+        let again: Vec<ListedLeaf> = listed
+            .into_iter()
+            .filter(|leaf| changed(leaf) || locked(leaf))
+            .collect();
+        if again.is_empty() && !end.unpublished.is_empty() && !self.has_waited(&end) {
+            self.pass_end = Some(end);
+            return None;
+        }
+        self.uncounted = end.uncounted;
+        Some(again)
+    }
+
+    /// Goes on waiting for others' counters if there are some that may be late, and time.
+    fn wait_for_counters(&mut self, mut end: PassEnd) -> Option<PassEnd> {
+        let unpublished = self.unpublished(&end.moment);
+        end.unpublished.retain(|pid| unpublished.contains(pid));
+        if end.unpublished.is_empty() || self.has_waited(&end) {
+            return Some(end);
+        }
+        self.pass_end = Some(end);
+        None
+    }
+
+    /// Has it waited long enough?
+    fn has_waited(&self, end: &PassEnd) -> bool {
+        let taken = end.at - self.started;
+        end.at.elapsed() >= (taken / PART_TO_WAIT).clamp(LEAST_TO_WAIT, MOST_TO_WAIT)
+    }
+
+    fn unpublished(&self, then: &Moment) -> Vec<i32> {
+        let workers = self.shared().workers().iter().map(|slot| slot.pid());
+        let ours: Vec<i32> = workers.chain([latch::my_pid()]).collect();
+        let unpublished = self.since.unpublished(then, &ours);
+        tx::commit_and_begin();
+        unpublished
+    }
+}

@@ -1,0 +1,86 @@
+//! Has anybody else changed anything? Told by transaction ids.
+//!
+//! Whoever writes has a transaction id. A snapshot knows all that have been given out and are over: those before its
+//! `xmax` that aren't among the running ones it lists. So the number of ids that are over ([`over`]), of two moments,
+//! tells how many have come to their end between; less those of our own transactions ([`take_own`]) it is how many of
+//! others. If it is none, nobody else has committed anything between the two, in this whole cluster, and nothing about
+//! that depends on when a process publishes its counters.
+//!
+//! What is counted too little of our own (ids of subtransactions that were rolled back, or too many for PostgreSQL to
+//! keep track of) only makes it look as if somebody else had been there.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+
+thread_local! {
+    /// Ids of this process's transactions that are over.
+    static OWN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many ids the transaction has that is about to end: to be counted once it has ([`count`]).
+pub fn own() -> u64 {
+    // SAFETY: reads this process's own state, which is cleared with the transaction's end.
+    unsafe {
+        let top = pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId;
+        match pg_sys::MyProc.as_ref() {
+            Some(process) if top => 1 + u64::from(process.subxidStatus.count),
+            _ => 0,
+        }
+    }
+}
+
+/// Counts ids of a transaction of this process that has ended.
+pub fn count(ids: u64) {
+    OWN.set(OWN.get() + ids);
+}
+
+/// The ids counted since this was asked last.
+pub fn take_own() -> u64 {
+    OWN.replace(0)
+}
+
+/// How many ids are over as of the current transaction's snapshot: to be compared with another such number, see
+/// [`since`]. None if that can't be told. Inside a transaction with a snapshot, and without an id of its own.
+pub fn over() -> Option<u32> {
+    // SAFETY: the active snapshot is valid as long as it is active, and its arrays have so many elements.
+    unsafe {
+        let snapshot = &*pg_sys::GetActiveSnapshot();
+        let own = pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId;
+        if snapshot.suboverflowed || snapshot.takenDuringRecovery || own {
+            return None;
+        }
+        let xmax = snapshot.xmax.into_inner();
+        // Of running transactions it may list subtransactions that have begun since.
+        let running = |ids: *mut pg_sys::TransactionId, count: usize| {
+            (0..count)
+                .filter(|i| precedes((*ids.add(*i)).into_inner(), xmax))
+                .count() as u32
+        };
+        let running = running(snapshot.xip, snapshot.xcnt as usize)
+            + running(snapshot.subxip, snapshot.subxcnt as usize);
+        Some(xmax.wrapping_sub(running))
+    }
+}
+
+/// How many ids have come to their end between two moments.
+pub fn since(then: u32, now: u32) -> u64 {
+    u64::from(now.wrapping_sub(then))
+}
+
+/// Of two ids, which are compared in a circle (`TransactionIdPrecedes` in access/transam/transam.c).
+fn precedes(one: u32, other: u32) -> bool {
+    (one.wrapping_sub(other) as i32) < 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_go_round() {
+        assert!(precedes(5, 6) && !precedes(6, 6) && !precedes(7, 6));
+        assert!(precedes(u32::MAX - 2, 10));
+        assert_eq!(since(u32::MAX - 2, 10), 13);
+    }
+}
