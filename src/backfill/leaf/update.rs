@@ -136,8 +136,10 @@ enum Undone {
 /// What a transaction that fills a batch is at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Locking the leaf, seeing that it may be updated, planning.
+    /// Locking the leaf, and seeing that it may be updated.
     Before,
+    /// Planning, for which its indexes are locked.
+    Planning,
     /// Reading the rows and locking them.
     Rows,
     /// Updating rows that it hasn't locked before.
@@ -195,6 +197,7 @@ impl Leaf<'_> {
             let locked = self
                 .lock(pg_sys::RowExclusiveLock)
                 .map_err(Undone::Trouble)?;
+            phase.set(Phase::Planning);
             // Planning and locks on indexes come first: they may cost us the constraint.
             locked.lock_indexes();
             let look = self.has_to_look_at_rows(&locked);
@@ -488,7 +491,7 @@ fn trouble(error: PgError, phase: Phase) -> LeafError {
         };
     }
     match phase {
-        Phase::Before => LeafError::Locked,
+        Phase::Before | Phase::Planning => LeafError::Locked,
         Phase::Update if error.is_of_trigger() => LeafError::Blocked,
         Phase::OwnRows => LeafError::Blocked,
         _ => LeafError::RowsLocked,
