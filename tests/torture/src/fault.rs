@@ -1,24 +1,18 @@
 //! The faults: what each does to a run at a random moment, how CALL may end then, and what is true afterwards.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+mod processes;
+mod stores;
+mod tables;
+
 use std::time::Duration;
 
-use ntt_mime_integration::cluster::{SUPERUSER, Shutdown};
-use ntt_mime_integration::{SOON, Session, session, wait_until};
+use ntt_mime_integration::cluster::Shutdown;
+use ntt_mime_integration::{Session, session};
 
 use crate::caller::Caller;
-use crate::ground::{DATABASE, Ground, LEAVES, OTHER};
-use crate::isolation::Bind;
+use crate::ground::{DATABASE, Ground};
 use crate::material::Material;
 use crate::watch;
-
-/// A version that only its upgrade script knows.
-const TORTURE_VERSION: &str = "0.0.0torture";
-
-/// How long a leaf is locked: less than a worker waits for it (`ntt_mime.lock_timeout`).
-const LEAF_LOCKED: Duration = Duration::from_millis(300);
 
 /// What a fault has to work with.
 pub struct Scene<'g> {
@@ -104,6 +98,8 @@ pub struct Fault {
     pub by_psql: bool,
     /// Is something mounted for it?
     pub mounts: bool,
+    /// Does it change which rows of a leaf are pending?
+    pub writes: bool,
 }
 
 const USUAL: Fault = Fault {
@@ -119,6 +115,7 @@ const USUAL: Fault = Fault {
     leaves: Leaves::Everything,
     by_psql: false,
     mounts: false,
+    writes: false,
 };
 
 /// The session of the run vanished.
@@ -144,11 +141,18 @@ const HARMLESS: Fault = Fault {
     ..USUAL
 };
 
+const STORE_GONE: Fault = Fault {
+    endings: &["ok", "58P01"],
+    statuses: &["succeeded", "failed"],
+    ends_run: false,
+    ..USUAL
+};
+
 /// All of them, in the order in which rounds take them.
 pub const FAULTS: &[Fault] = &[
     Fault {
         name: "worker: pg_terminate_backend",
-        strike: |scene, caller| on_worker(scene, caller, "pg_terminate_backend"),
+        strike: |scene, caller| processes::on_worker(scene, caller, "pg_terminate_backend"),
         endings: &["ok", "57P01"],
         statuses: &["succeeded", "failed"],
         ..USUAL
@@ -157,7 +161,7 @@ pub const FAULTS: &[Fault] = &[
         name: "worker: SIGKILL",
         strike: |scene, caller| {
             if let Some(pid) = scene.a_worker(caller) {
-                kill(pid);
+                processes::kill(pid);
             }
             Ok(())
         },
@@ -165,7 +169,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "worker: pg_cancel_backend",
-        strike: |scene, caller| on_worker(scene, caller, "pg_cancel_backend"),
+        strike: |scene, caller| processes::on_worker(scene, caller, "pg_cancel_backend"),
         ..CANCEL
     },
     Fault {
@@ -180,7 +184,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "ntt_cancel_backfill",
-        strike: cancel_backfill,
+        strike: processes::cancel_backfill,
         ..CANCEL
     },
     Fault {
@@ -194,7 +198,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "leader: SIGKILL",
         strike: |_, caller| {
-            kill(caller.leader());
+            processes::kill(caller.leader());
             Ok(())
         },
         ..CRASH
@@ -237,13 +241,13 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "another process of the server: SIGKILL",
-        strike: kill_bystander,
+        strike: processes::kill_bystander,
         ..CRASH
     },
     Fault {
         name: "disk full",
         place: Place::SmallDisk,
-        strike: fill_disk,
+        strike: stores::fill_disk,
         // The error can't be noted in the history where nothing can be written: then it says "interrupted".
         endings: &["ok", "lost", "53100"],
         statuses: &["succeeded", "failed", "interrupted"],
@@ -255,42 +259,40 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "store unreadable (chmod 000)",
-        strike: |scene, _| {
-            let root = Path::new(scene.material.root);
-            scene.afterwards.push(Box::new(|| set_mode(root, 0o755)));
-            set_mode(root, 0o000);
-            Ok(())
-        },
-        endings: &["ok", "58P01"],
-        statuses: &["succeeded", "failed"],
-        ends_run: false,
-        ..USUAL
+        strike: stores::make_unreadable,
+        ..STORE_GONE
     },
     Fault {
         name: "store unmounted",
-        prepare: |scene| {
-            let at = mounted_store(scene).path().display().to_string();
-            scene
-                .caller_sql
-                .push(format!("SET ntt_mime.blob_root = '{at}'"));
-        },
-        strike: |scene, caller| {
-            // The empty directory below it is a store, too, to a run that finds nothing else when it begins.
-            scene.a_worker(caller);
-            let store = mounted_store(scene);
-            let mount = || store.mount_again().expect("it was mounted before");
-            scene.afterwards.push(Box::new(mount));
-            store.unmount().map_err(|error| error.to_string())
-        },
-        endings: &["ok", "58P01"],
-        statuses: &["succeeded", "failed"],
-        ends_run: false,
+        prepare: stores::use_mounted_store,
+        strike: stores::unmount_store,
         mounts: true,
-        ..USUAL
+        ..STORE_GONE
+    },
+    Fault {
+        name: "one of two roots unmounted before the run",
+        prepare: stores::begin_without_a_root,
+        endings: &["58P01"],
+        mounts: true,
+        ..STORE_GONE
+    },
+    Fault {
+        name: "one of two roots unmounted",
+        prepare: stores::use_two_roots,
+        strike: stores::unmount_a_root,
+        mounts: true,
+        ..STORE_GONE
+    },
+    Fault {
+        name: "one of two roots unmounted, and mounted again",
+        prepare: stores::use_two_roots,
+        strike: stores::unmount_a_root_for_a_moment,
+        mounts: true,
+        ..STORE_GONE
     },
     Fault {
         name: "max_worker_processes exhausted",
-        prepare: occupy_workers,
+        prepare: processes::occupy_workers,
         strike: |scene, _| {
             scene.mend();
             Ok(())
@@ -321,7 +323,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "lock_timeout 1 ms, and a leaf locked for a while",
         prepare: |scene| scene.caller_sql.push("SET lock_timeout = '1ms'".to_owned()),
-        strike: lock_leaf,
+        strike: tables::lock_leaf,
         ..HARMLESS
     },
     Fault {
@@ -337,14 +339,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "DROP DATABASE, refused",
-        strike: |scene, _| match scene
-            .admin
-            .batch_execute(&format!("DROP DATABASE {DATABASE}"))
-        {
-            Err(error) if error.code().is_some_and(|code| code.code() == "55006") => Ok(()),
-            Err(error) => Err(session::describe(&error)),
-            Ok(()) => Err("DROP DATABASE succeeded beside sessions".to_owned()),
-        },
+        strike: tables::drop_database,
         ..HARMLESS
     },
     Fault {
@@ -360,14 +355,61 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "ALTER EXTENSION UPDATE",
-        prepare: |scene| {
-            let script = UpgradeScript::write(&mut scene.beside);
-            scene.afterwards.push(Box::new(move || drop(script)));
+        prepare: tables::prepare_upgrade,
+        strike: tables::upgrade,
+        ..HARMLESS
+    },
+    Fault {
+        name: "VACUUM FULL of leaves",
+        prepare: tables::unhurried,
+        strike: |scene, caller| {
+            tables::on_leaves(scene, caller, |leaf| format!("VACUUM FULL inode_m{leaf}"))
         },
-        strike: |scene, _| {
-            let sql = format!("ALTER EXTENSION ntt_mime UPDATE TO '{TORTURE_VERSION}'");
-            run(&mut scene.beside, &sql)
+        ..HARMLESS
+    },
+    Fault {
+        name: "CLUSTER of leaves",
+        prepare: tables::unhurried,
+        strike: |scene, caller| {
+            tables::on_leaves(scene, caller, |leaf| {
+                format!("CLUSTER inode_m{leaf} USING inode_m{leaf}_mime_type_idx")
+            })
         },
+        ..HARMLESS
+    },
+    Fault {
+        name: "ALTER COLUMN … TYPE",
+        prepare: tables::unhurried,
+        strike: tables::alter_type,
+        ..HARMLESS
+    },
+    Fault {
+        name: "SET TABLESPACE of leaves",
+        prepare: tables::unhurried,
+        strike: tables::set_tablespace,
+        ..HARMLESS
+    },
+    Fault {
+        name: "rows moved to other leaves",
+        prepare: tables::unhurried,
+        strike: tables::move_rows,
+        writes: true,
+        ..HARMLESS
+    },
+    Fault {
+        name: "SET SCHEMA of leaves",
+        strike: tables::set_schema,
+        ..HARMLESS
+    },
+    Fault {
+        name: "USAGE on leaves' schema revoked",
+        prepare: tables::call_as_role,
+        strike: tables::revoke_usage,
+        ..HARMLESS
+    },
+    Fault {
+        name: "500 rows and the trigger's row locked",
+        strike: tables::lock_rows,
         ..HARMLESS
     },
 ];
@@ -375,124 +417,4 @@ pub const FAULTS: &[Fault] = &[
 fn run(s: &mut Session, sql: &str) -> Result<(), String> {
     s.batch_execute(sql)
         .map_err(|error| format!("{sql}: {}", session::describe(&error)))
-}
-
-/// It may be gone already, when the run has just ended. Waits until its parent has seen that it died: before that, the
-/// server takes connections that it breaks off a moment later.
-fn kill(pid: i32) {
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    wait_until(SOON, "the killed process to be gone", || !process.exists());
-}
-
-fn on_worker(scene: &mut Scene<'_>, caller: &mut Caller, function: &str) -> Result<(), String> {
-    match scene.a_worker(caller) {
-        Some(pid) => run(&mut scene.beside, &format!("SELECT {function}({pid})")),
-        None => Ok(()),
-    }
-}
-
-fn cancel_backfill(scene: &mut Scene<'_>, caller: &mut Caller) -> Result<(), String> {
-    let cancel = "SELECT ntt_cancel_backfill(run_id) FROM ntt_mime.run WHERE status = 'running'";
-    while !caller.is_finished() {
-        match scene.beside.query_opt(cancel, &[]) {
-            Ok(None) => std::thread::sleep(Duration::from_millis(2)),
-            Ok(Some(_)) => break,
-            Err(error) => return Err(session::describe(&error)),
-        }
-    }
-    Ok(())
-}
-
-fn kill_bystander(scene: &mut Scene<'_>, _: &mut Caller) -> Result<(), String> {
-    let pids: Vec<i32> = scene
-        .admin
-        .query(
-            "SELECT pid FROM pg_stat_activity
-              WHERE backend_type IN ('checkpointer', 'background writer', 'walwriter')
-                 OR pid = pg_backend_pid()",
-            &[],
-        )
-        .map_err(|error| session::describe(&error))?
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
-    kill(pids[scene.rng.usize(..pids.len())]);
-    Ok(())
-}
-
-fn fill_disk(scene: &mut Scene<'_>, _: &mut Caller) -> Result<(), String> {
-    let disk = scene.ground.disk.as_ref().expect("a small disk");
-    scene
-        .afterwards
-        .push(Box::new(|| disk.free().expect("it was filled")));
-    disk.fill().map_err(|error| error.to_string())
-}
-
-fn set_mode(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the store is ours");
-}
-
-/// Another way to the store, one that can be taken away.
-fn mounted_store<'g>(scene: &Scene<'g>) -> &'g Bind {
-    scene.ground.store.as_ref().expect("mounting is permitted")
-}
-
-/// Occupies all slots for workers, or all but one, by a run in another database, until the fault "strikes".
-fn occupy_workers(scene: &mut Scene<'_>) {
-    let ground = scene.ground;
-    // One slot is the logical replication launcher's.
-    let slots = scene
-        .admin
-        .count("SELECT setting::bigint FROM pg_settings WHERE name = 'max_worker_processes'")
-        - 1;
-    let taken = slots - scene.rng.i64(0..=1);
-    let mut session = ground.cluster.connect(OTHER, SUPERUSER);
-    session.exec("SET ntt_mime.batch_delay = '60s'");
-    let occupant = session.call_in_background(&format!("1, workers => {taken}, dry_run => true"));
-    let data = ground.data();
-    wait_until(
-        Duration::from_secs(30),
-        "another run to have its workers",
-        || watch::workers(&data).len() as i64 == taken,
-    );
-    scene.afterwards.push(Box::new(move || {
-        occupant.cancel();
-        let _ = occupant.finish();
-    }));
-}
-
-fn lock_leaf(scene: &mut Scene<'_>, _: &mut Caller) -> Result<(), String> {
-    let leaf = scene.rng.usize(..LEAVES);
-    run(
-        &mut scene.beside,
-        &format!("BEGIN; LOCK TABLE ONLY inode_m{leaf} IN ACCESS EXCLUSIVE MODE"),
-    )?;
-    std::thread::sleep(LEAF_LOCKED);
-    run(&mut scene.beside, "COMMIT")
-}
-
-/// An upgrade script in the server's folder of extensions, removed with this.
-struct UpgradeScript(PathBuf);
-
-impl UpgradeScript {
-    fn write(s: &mut Session) -> UpgradeScript {
-        let folder: String = s.value("SELECT setting FROM pg_config WHERE name = 'SHAREDIR'");
-        let version: String =
-            s.value("SELECT default_version FROM pg_available_extensions WHERE name = 'ntt_mime'");
-        let name = format!("ntt_mime--{version}--{TORTURE_VERSION}.sql");
-        let path = Path::new(&folder).join("extension").join(name);
-        let sql = "ALTER TABLE ntt_mime.run ADD COLUMN torture int;
-                   ALTER TABLE ntt_mime.run DROP COLUMN torture;";
-        fs::write(&path, sql).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("ours");
-        UpgradeScript(path)
-    }
-}
-
-impl Drop for UpgradeScript {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
 }

@@ -22,6 +22,8 @@ pub struct Tally {
     pub double: i64,
     pub other_columns: i64,
     pub untrue: usize,
+    pub rows_left_known: usize,
+    pub rows_left_null: usize,
     pub quarantined: i64,
     pub left_behind: usize,
     /// Rounds in which something else was not as it should be.
@@ -41,6 +43,8 @@ impl Tally {
         self.double += found.double;
         self.other_columns += found.other_columns;
         self.untrue += found.untrue;
+        self.rows_left_known += found.rows_left_known;
+        self.rows_left_null += found.rows_left_null;
         self.quarantined += found.quarantined;
         self.left_behind += found.left_behind;
         self.workers_gone = self

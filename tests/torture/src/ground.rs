@@ -11,7 +11,9 @@ use ntt_mime_integration::{Cluster, Session, inode};
 
 use crate::isolation::{Bind, SmallDisk};
 use crate::material::Material;
-use crate::round::{Found, judge};
+use crate::roots::TwoRoots;
+use crate::round::Found;
+use crate::verdict::judge;
 use crate::watch;
 
 /// Leaves of the target.
@@ -30,6 +32,18 @@ pub const DATABASE: &str = "torture";
 pub const OTHER: &str = "torture_other";
 
 const TEMPLATE: &str = "torture_template";
+
+/// A schema that leaves can go to.
+pub const APART: &str = "apart";
+
+/// A tablespace that leaves can go to.
+pub const TABLESPACE: &str = "elsewhere";
+
+/// A role that may run a backfill of the target, and no more than that takes.
+pub const ROLE: &str = "torture_archivist";
+
+/// The `application_name` of sessions whose updates aren't a run's.
+pub const BYSTANDER: &str = "bystander";
 
 /// Enough for the databases and the WAL, little to fill up.
 const SMALL_DISK_MB: u32 = 500;
@@ -53,38 +67,47 @@ pub const AUDIT: &str = "
             RETURN NULL;
         END $$;";
 
-/// Every change of a row is taken down. `verdict` has a row for each row of the target that is or
-/// was, compared with its image from before and with file(1)'s answer.
+/// `verdict` has a row for each row of the target that is or was, compared with its image from before and with
+/// file(1)'s answer. A row is known by its `ino`, which no two have: it may be in another leaf than before, and then
+/// whoever moved it has said so in `before`. The query is made anew each time, so that columns can change their types.
 const VERDICT: &str = "
-    CREATE TRIGGER audit AFTER UPDATE ON inode FOR EACH ROW EXECUTE FUNCTION audit();
     CREATE TABLE before AS SELECT tableoid AS leaf, * FROM inode;
-    CREATE INDEX ON before (medium_hash, ino);
-    DO $$
+    CREATE UNIQUE INDEX ON before (ino);
+    CREATE FUNCTION verdict() RETURNS TABLE (other_columns bool, lost bool, wrong bool, to_fill bool, filled bool,
+                                             pending bool, changed bool) LANGUAGE plpgsql AS $$
         DECLARE
-            others text := (SELECT string_agg(format('b.%1$I, n.%1$I', attname), ';') FROM pg_attribute
+            others text := (SELECT string_agg(format('(b.%1$I) IS DISTINCT FROM (n.%1$I)', attname), ' OR ')
+                              FROM pg_attribute
                              WHERE attrelid = 'inode'::regclass AND attnum > 0 AND attname <> 'mime_type');
-            differ text := (SELECT string_agg('(' || replace(pair, ', ', ') IS DISTINCT FROM (') || ')', ' OR ')
-                              FROM string_to_table(others, ';') pair);
         BEGIN
-            EXECUTE format($view$
-                CREATE VIEW verdict AS
-                    SELECT b.ino IS NULL OR n.ino IS NULL OR b.leaf <> n.tableoid OR %s AS other_columns,
-                           b.mime_type IS NULL AND t.mime IS NOT NULL AND n.mime_type IS NULL AS lost,
-                           CASE WHEN b.mime_type IS NOT NULL THEN n.mime_type IS DISTINCT FROM b.mime_type
-                                ELSE n.mime_type IS NOT NULL AND n.mime_type IS DISTINCT FROM t.mime END AS wrong,
-                           b.mime_type IS NULL AND t.mime IS NOT NULL AS to_fill,
-                           n.mime_type IS DISTINCT FROM b.mime_type AS changed
-                      FROM before b FULL JOIN inode n USING (medium_hash, ino)
-                      LEFT JOIN truth t ON t.blobid = b.blobid $view$, differ);
-        END $$";
+            RETURN QUERY EXECUTE format($query$
+                SELECT b.ino IS NULL OR n.ino IS NULL OR b.leaf <> n.tableoid OR %s,
+                       b.mime_type IS NULL AND t.mime IS NOT NULL AND n.mime_type IS NULL,
+                       CASE WHEN b.mime_type IS NOT NULL THEN n.mime_type IS DISTINCT FROM b.mime_type
+                            ELSE n.mime_type IS NOT NULL AND n.mime_type IS DISTINCT FROM t.mime END,
+                       b.mime_type IS NULL AND t.mime IS NOT NULL,
+                       b.mime_type IS NULL AND n.mime_type IS NOT NULL,
+                       n.blobid IS NOT NULL AND n.mime_type IS NULL,
+                       n.mime_type IS DISTINCT FROM b.mime_type
+                  FROM before b FULL JOIN inode n USING (ino)
+                  LEFT JOIN truth t ON t.blobid = b.blobid $query$, others);
+        END $$;
+    CREATE VIEW verdict AS SELECT * FROM verdict()";
+
+/// Ways to the store that can be taken away.
+pub struct Mounts {
+    pub store: Bind,
+    pub roots: TwoRoots,
+}
 
 pub struct Ground {
     pub cluster: Cluster,
     pub disk: Option<SmallDisk>,
-    /// A second way to the store, where mounting is permitted.
-    pub store: Option<Bind>,
+    mounts: Option<Mounts>,
     /// How long a run takes that nobody disturbs.
     pub length: Cell<Duration>,
+    /// Of each run by which that was measured.
+    pub lengths: Vec<Duration>,
     /// Rows that a run can fill.
     pub to_fill: i64,
 }
@@ -92,19 +115,28 @@ pub struct Ground {
 impl Ground {
     /// A server as usual.
     pub fn new(material: &Material, may_mount: bool) -> io::Result<Ground> {
-        let mut ground = Ground::on(None, material);
+        let mut ground = Ground::on(None, material, COPIES);
         if may_mount {
-            ground.store = Some(Bind::new(Path::new(material.root))?);
+            ground.mounts = Some(Mounts {
+                store: Bind::new(Path::new(material.root))?,
+                roots: TwoRoots::new(material)?,
+            });
         }
         Ok(ground)
     }
 
     /// One whose data folder lies on a small disk of its own.
     pub fn small(material: &Material) -> io::Result<Ground> {
-        Ok(Ground::on(Some(SmallDisk::new(SMALL_DISK_MB)?), material))
+        let disk = SmallDisk::new(SMALL_DISK_MB)?;
+        Ok(Ground::on(Some(disk), material, COPIES))
     }
 
-    fn on(disk: Option<SmallDisk>, material: &Material) -> Ground {
+    /// One with so many rows a blob.
+    pub fn large(material: &Material, copies: usize) -> Ground {
+        Ground::on(None, material, copies)
+    }
+
+    fn on(disk: Option<SmallDisk>, material: &Material, copies: usize) -> Ground {
         let root = [("ntt_mime.blob_root", material.root)];
         let settings: Vec<_> = SETTINGS.iter().copied().chain(root).collect();
         let cluster = match &disk {
@@ -118,27 +150,46 @@ impl Ground {
         let mut ground = Ground {
             cluster,
             disk,
-            store: None,
+            mounts: None,
             length: Cell::default(),
+            lengths: Vec::new(),
             to_fill: 0,
         };
-        ground.make_template(material);
+        ground.make_template(material, copies);
         ground.measure();
         ground.check_judge();
         ground.check_watch();
         ground
     }
 
-    fn make_template(&mut self, material: &Material) {
-        self.admin().exec(&format!("CREATE DATABASE {TEMPLATE}"));
+    fn make_template(&mut self, material: &Material, copies: usize) {
+        let mut admin = self.admin();
+        admin.exec("SET allow_in_place_tablespaces = on");
+        admin.exec(&format!("CREATE TABLESPACE {TABLESPACE} LOCATION ''"));
+        admin.exec(&format!("CREATE ROLE {ROLE} LOGIN"));
+        admin.exec(&format!("CREATE DATABASE {TEMPLATE}"));
         let mut s = self.cluster.connect(TEMPLATE, SUPERUSER);
         s.exec("CREATE EXTENSION ntt_mime");
         inode::partitioned(&mut s, LEAVES);
         inode::load_source(&mut s, &material.blobids());
-        inode::fill(&mut s, LEAVES, COPIES);
+        inode::fill(&mut s, LEAVES, copies);
+        // The first half of each leaf is empty now: after a rewrite all rows are where they weren't before.
+        s.exec("UPDATE inode SET claimed_by = claimed_by");
         material.load_truth(&mut s);
         s.exec(AUDIT);
+        s.exec(&format!(
+            "CREATE TRIGGER audit AFTER UPDATE ON inode FOR EACH ROW
+                 WHEN (current_setting('application_name') <> '{BYSTANDER}') EXECUTE FUNCTION audit()"
+        ));
         s.exec(VERDICT);
+        s.exec(&format!(
+            "CREATE SCHEMA {APART};
+             GRANT SELECT (blobid, mime_type), UPDATE (mime_type) ON inode TO {ROLE};
+             GRANT EXECUTE ON PROCEDURE ntt_backfill_mime TO {ROLE};
+             -- For the triggers, which run as whoever updates.
+             GRANT SELECT, UPDATE ON queue_stats TO {ROLE};
+             GRANT INSERT ON audit TO {ROLE}"
+        ));
         s.exec("ANALYZE");
         self.to_fill = s.count("SELECT count(*) FROM verdict WHERE to_fill");
         let kinds = s.count("SELECT count(*) FROM verdict WHERE wrong OR other_columns OR changed");
@@ -147,7 +198,6 @@ impl Ground {
             "a table that nobody has touched is judged changed"
         );
         drop(s);
-        let mut admin = self.admin();
         admin.exec(&format!(
             "ALTER DATABASE {TEMPLATE} IS_TEMPLATE true ALLOW_CONNECTIONS false"
         ));
@@ -167,6 +217,7 @@ impl Ground {
             .collect();
         lengths.sort();
         self.length.set(lengths[1]);
+        self.lengths = lengths;
     }
 
     /// A run that nobody disturbed took this long: the machine may be busier than before, or less so.
@@ -240,6 +291,11 @@ impl Ground {
     /// A session in no database that faults are about.
     pub fn admin(&self) -> Session {
         self.cluster.connect("postgres", SUPERUSER)
+    }
+
+    /// Where mounting is permitted.
+    pub fn mounts(&self) -> &Mounts {
+        self.mounts.as_ref().expect("mounting is permitted")
     }
 
     /// The data folder as /proc names it.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ntt_mime_integration::cluster::SUPERUSER;
 use ntt_mime_integration::{Cluster, Session, Store, inode, judge, session};
 
-use crate::ground::AUDIT;
+use crate::ground::{APART, AUDIT};
 use crate::material::load_truth;
 use crate::options::Options;
 use crate::report::{milliseconds, seconds, table};
@@ -46,12 +46,15 @@ const KINDS: &[Step] = &[
     detach_concurrently,
     truncate,
     rename,
+    set_schema,
     insert,
     update,
     update_blobid,
     make_pending,
+    move_rows,
     delete,
     |loader| loader.on_own_leaf("VACUUM", "VACUUM"),
+    |loader| loader.on_own_leaf("VACUUM FULL", "VACUUM FULL"),
     |loader| loader.on_own_leaf("ANALYZE", "ANALYZE"),
     |loader| loader.on_own_leaf("REINDEX", "REINDEX TABLE"),
     |loader| loader.on_own_leaf("REINDEX CONCURRENTLY", "REINDEX TABLE CONCURRENTLY"),
@@ -211,6 +214,16 @@ fn rename(loader: &mut Loader) {
     );
 }
 
+fn set_schema(loader: &mut Loader) {
+    let leaf = format!("inode_{}", loader.own_medium());
+    for (from, to) in [("public", APART), (APART, "public")] {
+        loader.timed(
+            "ALTER TABLE … SET SCHEMA",
+            &format!("ALTER TABLE {from}.{leaf} SET SCHEMA {to}"),
+        );
+    }
+}
+
 fn insert(loader: &mut Loader) {
     let medium = loader.own_medium();
     let rows = loader.rows(&medium, 20);
@@ -240,6 +253,19 @@ fn update_blobid(loader: &mut Loader) {
         &format!(
             "UPDATE inode SET blobid = (SELECT blobid FROM source WHERE n = {blob}), mime_type = NULL
               WHERE medium_hash = '{medium}' AND ino = {ino}"
+        ),
+    );
+}
+
+/// Under numbers that no row has there.
+fn move_rows(loader: &mut Loader) {
+    let (from, to) = (loader.own_medium(), loader.own_medium());
+    let remainder = loader.rng.usize(..100);
+    loader.timed(
+        "UPDATE of the partition key",
+        &format!(
+            "UPDATE inode SET medium_hash = '{to}', ino = nextval('moved')
+              WHERE medium_hash = '{from}' AND ino % 100 = {remainder}"
         ),
     );
 }
@@ -350,6 +376,9 @@ fn make_tables(cluster: &Cluster, store: &Store, leaves: usize) -> Session {
     ));
     let mut s = connect(cluster);
     s.exec("CREATE EXTENSION ntt_mime");
+    s.exec(&format!(
+        "CREATE SCHEMA {APART}; CREATE SEQUENCE moved START 1000000000000"
+    ));
     inode::partitioned(&mut s, leaves);
     // A leaf that a foreign key points at can be neither truncated nor dropped.
     s.exec("DROP TABLE path");

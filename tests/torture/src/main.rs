@@ -2,11 +2,11 @@
 //!
 //!     ntt_mime_torture [--seconds N] [--each N] [--short] [--only NAME]... [--seed N] [--write] [--log FILE]
 //!
-//! Three parts: faults (rounds that take turns through `fault::FAULTS`), loaders beside runs over 841 leaves, and
-//! memory over ten thousand batches. `--seconds` is the time for all of it, `--each` the least number of rounds of each
-//! fault; it goes on until both are met. `--only` takes part of the name of a fault, `loaders` or `memory`. `--write`
-//! puts the tables into docs/reliability.md. Violations are printed, written to the file of `--log`, and counted; they
-//! end nothing, but the exit code is 1.
+//! Four parts: faults (rounds that take turns through `fault::FAULTS`), loaders beside runs over 841 leaves, memory over
+//! ten thousand batches, and a session that keeps rows locked. `--seconds` is the time for all of it, `--each` the least
+//! number of rounds of each fault; it goes on until both are met. `--only` takes part of the name of a fault,
+//! `loaders`, `memory` or `locks`. `--write` puts the tables into docs/reliability.md. Violations are printed, written
+//! to the file of `--log`, and counted; they end nothing, but the exit code is 1.
 //!
 //! Needs the extension installed, and root for the faults that need something mounted.
 
@@ -16,12 +16,16 @@ mod faults;
 mod ground;
 mod isolation;
 mod loaders;
+mod locker;
+mod locks;
 mod material;
 mod memory;
 mod options;
 mod report;
+mod roots;
 mod round;
 mod sampler;
+mod verdict;
 mod watch;
 
 use std::any::Any;
@@ -92,6 +96,18 @@ fn main() -> ExitCode {
             }
             Ok(Err(error)) => count.goals(vec![(format!("memory: {error}"), false)], &mut log),
             Err(panic) => count.broken("memory", &*panic, &mut log),
+        }
+    }
+    if options.wants("locks") {
+        let result = catch_unwind(AssertUnwindSafe(|| locks::run(&options, &material)));
+        match result {
+            Ok(locks) => {
+                let wrong = locks.violations.iter();
+                wrong.for_each(|words| log.violation(&format!("locks: {words}")));
+                count.goals(locks.goals(), &mut log);
+                parts.push(locks.table());
+            }
+            Err(panic) => count.broken("locks", &*panic, &mut log),
         }
     }
     parts.iter().for_each(|part| println!("\n{part}"));

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use ntt_mime_integration::store::absent_blobid;
 use ntt_mime_integration::{Session, corpus, inode};
 use std::io::Write;
+use std::path::PathBuf;
 
 /// Blobids and their types; those without one can't be detected.
 pub struct Material {
@@ -57,6 +58,11 @@ impl Material {
         let before = self.blobs.len();
         self.blobs.retain(|(blobid, mime)| known[blobid] == *mime);
         before - self.blobs.len()
+    }
+
+    /// Where a blob lies.
+    pub fn path(&self, blobid: &str) -> PathBuf {
+        corpus().store.path(blobid)
     }
 
     pub fn blobids(&self) -> Vec<String> {

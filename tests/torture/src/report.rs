@@ -65,6 +65,7 @@ pub fn faults(tallies: &[(&'static Fault, Tally)]) -> String {
         "double",
         "other columns",
         "history untrue",
+        "`rows_left` compared, null",
         "quarantined",
         "left behind",
         "otherwise amiss",
@@ -94,6 +95,7 @@ fn row(name: &str, tally: &Tally) -> Vec<String> {
         tally.double.to_string(),
         tally.other_columns.to_string(),
         tally.untrue.to_string(),
+        format!("{}, {}", tally.rows_left_known, tally.rows_left_null),
         tally.quarantined.to_string(),
         tally.left_behind.to_string(),
         tally.otherwise.to_string(),
@@ -112,6 +114,8 @@ fn sum(tallies: &[(&'static Fault, Tally)]) -> Tally {
         all.double += tally.double;
         all.other_columns += tally.other_columns;
         all.untrue += tally.untrue;
+        all.rows_left_known += tally.rows_left_known;
+        all.rows_left_null += tally.rows_left_null;
         all.quarantined += tally.quarantined;
         all.left_behind += tally.left_behind;
         all.otherwise += tally.otherwise;

@@ -2,17 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use ntt_mime_integration::Session;
 use ntt_mime_integration::database::{CRASHES, DEFECTS};
 
 use crate::caller::{Caller, Ending};
 use crate::fault::{Fault, Leaves, Scene};
-use crate::ground::{BATCH, Ground};
+use crate::ground::{BATCH, BYSTANDER, Ground};
 use crate::material::Material;
+use crate::verdict::{Before, State, Struck, check_undisturbed, judge};
 use crate::watch::{self, Watch};
 
 /// How long this suite waits for workers to go, to say how long it took.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long before its end a run may have looked at a leaf for the last time: what others commit within it need not be
+/// in its counts.
+const LAST_LOOK: Duration = Duration::from_millis(300);
 
 /// What a round found.
 #[derive(Default)]
@@ -26,6 +30,9 @@ pub struct Found {
     pub quarantined: i64,
     /// Untrue things in the history.
     pub untrue: usize,
+    /// Runs of which `rows_left` was compared with the rows that are pending, and runs that didn't know it.
+    pub rows_left_known: usize,
+    pub rows_left_null: usize,
     /// Workers, shared memory, locks or notes that stayed.
     pub left_behind: usize,
     /// From the strike (or the end of a run that the strike doesn't end) until no worker was left.
@@ -39,11 +46,11 @@ pub struct Found {
 }
 
 impl Found {
-    fn violation(&mut self, words: String) {
+    pub fn violation(&mut self, words: String) {
         self.violations.push(words);
     }
 
-    fn untrue(&mut self, words: String) {
+    pub fn untrue(&mut self, words: String) {
         self.untrue += 1;
         self.violation(format!("history: {words}"));
     }
@@ -77,7 +84,11 @@ pub fn round(
         afterwards: Vec::new(),
     };
     found.delay = scene.delay;
+    scene
+        .beside
+        .exec(&format!("SET application_name = '{BYSTANDER}'"));
     (fault.prepare)(&mut scene);
+    let before = Before::now(&mut scene.beside);
     let watch = Watch::begin(&ground.data());
     let mut caller = call(&mut scene, fault.by_psql);
     let leader = caller.leader();
@@ -108,7 +119,8 @@ pub fn round(
     let gone = see_workers_go(ground, watch, from, &mut found);
     see_nothing_left(ground, leader, fault, &memory_before, &mut found);
     if fault.leaves != Leaves::Nothing {
-        go_on(ground, fault, &ending, &mut found);
+        let still = !fault.writes || over.duration_since(strike_done) >= LAST_LOOK;
+        go_on(ground, fault, before, &ending, still, &mut found);
     }
     for note in watch::stale_notes(&ground.data()) {
         found.left(format!("the note {}", note.display()));
@@ -195,9 +207,16 @@ fn holds(mut condition: impl FnMut() -> bool) -> bool {
 }
 
 /// One more run, and what is true after it.
-fn go_on(ground: &Ground, fault: &Fault, ending: &Ending, found: &mut Found) {
+fn go_on(
+    ground: &Ground,
+    fault: &Fault,
+    before: Before,
+    ending: &Ending,
+    still: bool,
+    found: &mut Found,
+) {
     let mut s = ground.connect();
-    let committed = s.count("SELECT count(*) FROM audit");
+    let after = State::now(&mut s);
     if fault.leaves == Leaves::Tables {
         s.exec("DROP EXTENSION IF EXISTS ntt_mime; CREATE EXTENSION ntt_mime");
     }
@@ -209,151 +228,19 @@ fn go_on(ground: &Ground, fault: &Fault, ending: &Ending, found: &mut Found) {
             return judge(&mut s, ground, found);
         }
     };
-    if second.rows_updated != ground.to_fill - committed {
-        found.untrue(format!(
-            "the next run filled {} rows where {} of {} were filled",
-            second.rows_updated, committed, ground.to_fill
-        ));
-    }
-    let status: String = s.value(&format!(
-        "SELECT status FROM ntt_mime.run WHERE run_id = {}",
-        second.run_id
-    ));
-    if status != "succeeded" {
-        found.untrue(format!("the next run is {status}"));
-    }
+    check_undisturbed(&mut s, &second, after, found);
     if fault.leaves == Leaves::Everything {
-        read_history(
-            &mut s,
-            ground,
-            second.run_id,
-            committed,
+        let struck = Struck {
+            before,
+            second: second.run_id,
+            after,
+            still,
             fault,
             ending,
-            found,
-        );
+        };
+        struck.check(&mut s, ground, found);
     }
     judge(&mut s, ground, found);
-}
-
-/// Every row, by comparison with its image from before and with file(1)'s answer.
-pub fn judge(s: &mut Session, ground: &Ground, found: &mut Found) {
-    let row = s
-        .query_one(
-            "SELECT count(*) FILTER (WHERE lost), count(*) FILTER (WHERE wrong),
-                    count(*) FILTER (WHERE other_columns), count(*) FILTER (WHERE changed),
-                    (SELECT count(*) FROM (SELECT FROM audit GROUP BY medium_hash, ino
-                                           HAVING count(*) > 1 OR bool_or(old_mime IS NOT NULL)) twice),
-                    (SELECT count(*) FROM audit),
-                    (SELECT count(*) FROM ntt_mime.failure WHERE reason = 'quarantined'),
-                    (SELECT count(*) FROM ntt_mime.failure JOIN truth USING (blobid) WHERE mime IS NOT NULL)
-               FROM verdict",
-            &[],
-        )
-        .expect("the verdict");
-    let [
-        lost,
-        wrong,
-        other,
-        changed,
-        double,
-        audited,
-        quarantined,
-        innocent,
-    ] = std::array::from_fn(|i| row.get::<_, i64>(i));
-    found.lost = lost;
-    found.wrong = wrong;
-    found.double = double;
-    found.other_columns = other;
-    found.quarantined = quarantined;
-    for (count, what) in [
-        (lost, "rows lost"),
-        (wrong, "rows wrong"),
-        (double, "rows changed twice"),
-        (other, "rows with changes in other columns"),
-        (quarantined, "blobs quarantined"),
-        (
-            innocent,
-            "blobs recorded as failures, though file(1) knows them",
-        ),
-        (
-            (changed - audited).abs(),
-            "rows changed in other ways than by one UPDATE",
-        ),
-    ] {
-        if count > 0 {
-            found.violation(format!("{count} {what} of {}", ground.to_fill));
-        }
-    }
-}
-
-/// The row of the run that was struck.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "what it compares comes from everywhere"
-)]
-fn read_history(
-    s: &mut Session,
-    ground: &Ground,
-    second: i64,
-    committed: i64,
-    fault: &Fault,
-    ending: &Ending,
-    found: &mut Found,
-) {
-    let rows = s
-        .query(
-            "SELECT status, coalesce(error, ''), rows_updated, finished_at IS NOT NULL,
-                    extract(epoch FROM finished_at - started_at)::float8
-               FROM ntt_mime.run WHERE run_id <> $1",
-            &[&second],
-        )
-        .expect("the history");
-    let row = match rows.as_slice() {
-        [row] => row,
-        // Struck before it could write its row, and so before it did anything.
-        [] if !ending.is_ok() && committed == 0 => return,
-        rows => return found.untrue(format!("{} rows for one run", rows.len())),
-    };
-    let (status, error, updated, finished): (String, String, i64, bool) =
-        (row.get(0), row.get(1), row.get(2), row.get(3));
-    let here =
-        format!("CALL ended with {ending}; {status} ({error}), {updated} of {committed} rows");
-    let by_cancel_function = fault.name == "ntt_cancel_backfill";
-    let expected = match ending {
-        Ending::Succeeded(outcome) => {
-            if outcome.rows_updated != committed {
-                found.untrue(format!("CALL's result is not what was committed: {here}"));
-            }
-            status == "succeeded" || by_cancel_function && status == "cancelled"
-        }
-        Ending::Failed { sqlstate, .. } => {
-            let noted = match sqlstate.as_str() {
-                "57014" => status == "cancelled",
-                _ => status == "failed",
-            };
-            noted && error.starts_with(sqlstate.as_str())
-                // On a full disk there is no place for the note.
-                || sqlstate == "53100" && status == "interrupted"
-        }
-        // It may have done everything and have been about to say so.
-        Ending::Lost(_) => status == "interrupted" || status == "succeeded" && committed == updated,
-    };
-    // A cancelled run's CALL may return as if nothing had been.
-    found.struck |= status == "cancelled";
-    if !expected || !fault.statuses.contains(&status.as_str()) {
-        found.untrue(format!("the wrong status: {here}"));
-    }
-    if status == "succeeded" && finished {
-        ground.learn_length(Duration::try_from_secs_f64(row.get(4)).unwrap_or_default());
-    }
-    if !finished {
-        found.untrue(format!("it has no end: {here}"));
-    }
-    let exact = status != "interrupted";
-    if updated > committed || exact && updated != committed {
-        found.untrue(format!("rows miscounted: {here}"));
-    }
 }
 
 fn read_log(ground: &Ground, from: usize, fault: &Fault, found: &mut Found) {
