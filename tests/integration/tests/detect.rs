@@ -540,7 +540,16 @@ fn a_libmagic_that_fails_its_self_check_is_told_of_once_a_backend() {
         "libmagic {release} takes a PDF document for \"text/x-not-pdf\" instead of \"application/pdf\"."
     );
     assert!(warnings.contains(&expected), "{warnings:#?}");
-    assert!(warnings.iter().all(|warning| warning.contains(&release)));
+    // Rules as text have no version by which the prefilter could know them.
+    let (about_prefilter, about_answers): (Vec<_>, Vec<_>) = warnings
+        .iter()
+        .partition(|warning| warning.starts_with("The prefilter is not active: "));
+    assert_eq!(about_prefilter.len(), 1, "{warnings:#?}");
+    assert!(
+        about_answers
+            .iter()
+            .all(|warning| warning.contains(&release))
+    );
     let recorded: String = s.value("SELECT libmagic FROM ntt_mime.run");
     assert_eq!(recorded, release);
 
