@@ -247,6 +247,8 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "disk full",
         place: Place::SmallDisk,
+        // Filling it takes a while, too.
+        prepare: tables::unhurried,
         strike: stores::fill_disk,
         // The error can't be noted in the history where nothing can be written: then it says "interrupted".
         endings: &["ok", "lost", "53100"],
@@ -405,6 +407,13 @@ pub const FAULTS: &[Fault] = &[
         name: "USAGE on leaves' schema revoked",
         prepare: tables::call_as_role,
         strike: tables::revoke_usage,
+        ..HARMLESS
+    },
+    Fault {
+        name: "a leaf refuses the update",
+        strike: tables::refuse_updates,
+        endings: &["ok", "P0001"],
+        statuses: &["succeeded", "failed"],
         ..HARMLESS
     },
     Fault {

@@ -173,8 +173,11 @@ impl Ground {
         inode::partitioned(&mut s, LEAVES);
         inode::load_source(&mut s, &material.blobids());
         inode::fill(&mut s, LEAVES, copies);
-        // The first half of each leaf is empty now: after a rewrite all rows are where they weren't before.
-        s.exec("UPDATE inode SET claimed_by = claimed_by");
+        if self.disk.is_none() {
+            // The first half of each leaf is empty now: after a rewrite all rows are where they weren't before. Not
+            // where the disk is to be full: what a run writes would find room in there.
+            s.exec("UPDATE inode SET claimed_by = claimed_by");
+        }
         material.load_truth(&mut s);
         s.exec(AUDIT);
         s.exec(&format!(

@@ -14,7 +14,7 @@ use crate::round::Found;
 use crate::verdict::{State, check_run, judge};
 
 /// Rows a blob: a run takes some seconds, many times `ntt_mime.lock_timeout`.
-const COPIES: usize = 50;
+const COPIES: usize = 200;
 
 /// In the short form.
 const FEW_COPIES: usize = 5;

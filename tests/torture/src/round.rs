@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long before its end a run may have looked at a leaf for the last time: what others commit within it need not be
 /// in its counts.
-const LAST_LOOK: Duration = Duration::from_millis(300);
+const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// What a round found.
 #[derive(Default)]

@@ -153,6 +153,23 @@ pub fn revoke_usage(scene: &mut Scene<'_>, _: &mut Caller) -> Result<(), String>
     )
 }
 
+/// Until the run is over.
+pub fn refuse_updates(scene: &mut Scene<'_>, _: &mut Caller) -> Result<(), String> {
+    let (ground, leaf) = (scene.ground, a_leaf(scene));
+    scene.afterwards.push(Box::new(move || {
+        let sql = format!("DROP TRIGGER IF EXISTS refuse ON inode_m{leaf}");
+        ground.connect().exec(&sql);
+    }));
+    run(
+        &mut scene.beside,
+        &format!(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                 BEGIN RAISE EXCEPTION 'no update here'; END $$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON inode_m{leaf} FOR EACH ROW EXECUTE FUNCTION refuse()"
+        ),
+    )
+}
+
 pub fn lock_leaf(scene: &mut Scene<'_>, _: &mut Caller) -> Result<(), String> {
     let leaf = scene.rng.usize(..LEAVES);
     run(
