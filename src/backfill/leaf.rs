@@ -24,29 +24,11 @@ use pgrx::pg_sys;
 pub use self::update::{Filling, Place, Updated};
 use super::options::Job;
 use super::target;
-use crate::pg::lock::LockedLeaf;
+use crate::pg::lock::{self, LockedLeaf};
 use crate::pg::plan::{self, LeafPlan, Named};
+pub use crate::pg::rows::{Tid, block_of, start_of_block};
 use crate::pg::triggers::OnUpdate;
 use crate::pg::{scan, stats, tx};
-
-/// A row's place: block and offset.
-pub type Tid = pg_sys::ItemPointerData;
-
-/// The place before the first row of a block.
-pub fn start_of_block(block: u32) -> Tid {
-    Tid {
-        ip_blkid: pg_sys::BlockIdData {
-            bi_hi: (block >> 16) as u16,
-            bi_lo: (block & 0xFFFF) as u16,
-        },
-        ip_posid: 0,
-    }
-}
-
-/// The block of a place.
-pub fn block_of(tid: Tid) -> u32 {
-    u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo)
-}
 
 /// Why a leaf, or a part of it, can't be worked on.
 #[derive(Debug)]
@@ -311,12 +293,14 @@ impl<'a> Leaf<'a> {
         let locked = LockedLeaf::open(self.oid, mode).ok_or(LeafError::Gone)?;
         work();
         tx::take_snapshot();
+        let above = locked.tables_above();
         let is_leaf = match self.job.partitioned {
-            true => locked.is_leaf_of(target),
+            true => above.contains(&target),
             false => self.oid == target,
         };
         // Meanwhile it may also have come below a table that is partitioned by what we fill.
-        let is_ours = is_leaf && !locked.is_partition_by(target::FILLED);
+        let is_by_type = |table: &pg_sys::Oid| lock::is_partitioned_by(*table, target::FILLED);
+        let is_ours = is_leaf && !above.iter().any(is_by_type);
         if !is_ours || !locked.is_table() || !locked.has_tid_ranges() {
             return Err(LeafError::Gone);
         }
@@ -335,17 +319,5 @@ impl<'a> Leaf<'a> {
         }
         self.on_update = OnUpdate::of(&locked);
         Ok(locked)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_are_split_into_halves_as_postgresql_does() {
-        let tid = start_of_block(0x0123_4567);
-        assert_eq!((tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo), (0x0123, 0x4567));
-        assert_eq!((block_of(tid), tid.ip_posid), (0x0123_4567, 0));
     }
 }

@@ -96,18 +96,13 @@ impl LockedLeaf {
         scans_tid_ranges(unsafe { (*self.relation).rd_tableam })
     }
 
-    /// Is it, at this moment, a partition of `root`, at whatever level?
-    pub fn is_leaf_of(&self, root: pg_sys::Oid) -> bool {
+    /// The partitioned tables above it at this moment, from its parent up; none if it is no partition.
+    pub fn tables_above(&self) -> Vec<pg_sys::Oid> {
         // Locked, it can't be detached meanwhile.
-        self.form().relispartition && ancestors(self.oid()).contains(&root)
-    }
-
-    /// Is a row of it, at this moment, to be in another partition if its `column` changes?
-    pub fn is_partition_by(&self, column: &CStr) -> bool {
-        self.form().relispartition
-            && ancestors(self.oid())
-                .into_iter()
-                .any(|table| is_partitioned_by(table, column))
+        match self.form().relispartition {
+            true => ancestors(self.oid()),
+            false => Vec::new(),
+        }
     }
 
     /// Its name, qualified and quoted; can't change while we hold the lock, but for its schema's.

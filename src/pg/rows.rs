@@ -5,7 +5,24 @@ use pgrx::pg_sys;
 use super::lock::LockedLeaf;
 use super::scan;
 
-type Tid = pg_sys::ItemPointerData;
+/// A row's place: block and offset.
+pub type Tid = pg_sys::ItemPointerData;
+
+/// The place before the first row of a block.
+pub fn start_of_block(block: u32) -> Tid {
+    Tid {
+        ip_blkid: pg_sys::BlockIdData {
+            bi_hi: (block >> 16) as u16,
+            bi_lo: (block & 0xFFFF) as u16,
+        },
+        ip_posid: 0,
+    }
+}
+
+/// The block of a place.
+pub fn block_of(tid: Tid) -> u32 {
+    u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo)
+}
 
 /// What to do about a row that somebody else has locked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,8 +163,7 @@ pub fn fates(leaf: &LockedLeaf, tids: &[Tid]) -> Fates {
 
 /// The place as a number, in physical order.
 pub fn number(tid: Tid) -> u64 {
-    let block = u64::from(tid.ip_blkid.bi_hi) << 16 | u64::from(tid.ip_blkid.bi_lo);
-    block << 16 | u64::from(tid.ip_posid)
+    u64::from(block_of(tid)) << 16 | u64::from(tid.ip_posid)
 }
 
 fn same(a: Tid, b: Tid) -> bool {
@@ -162,5 +178,17 @@ fn with_slot<T>(leaf: &LockedLeaf, work: impl FnOnce(*mut pg_sys::TupleTableSlot
         let value = work(slot);
         pg_sys::ExecDropSingleTupleTableSlot(slot);
         value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_split_into_halves_as_postgresql_does() {
+        let tid = start_of_block(0x0123_4567);
+        assert_eq!((tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo), (0x0123, 0x4567));
+        assert_eq!((block_of(tid), tid.ip_posid), (0x0123_4567, 0));
     }
 }
