@@ -199,9 +199,14 @@ fn json(data: &(impl Serialize + ?Sized)) -> DatumWithOid<'static> {
     json_value(&serde_json::to_string(data).expect("plain data"))
 }
 
-fn run_sql(sql: &str, arguments: &[DatumWithOid<'_>]) {
+/// Runs a statement that writes to tables of the extension's: `what`, in an error.
+pub(super) fn write(what: &str, sql: &str, arguments: &[DatumWithOid<'_>]) {
     Spi::connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))
-        .unwrap_or_else(|error| pgrx::error!("could not write the run history: {error}"));
+        .unwrap_or_else(|error| pgrx::error!("could not write {what}: {error}"));
+}
+
+fn run_sql(sql: &str, arguments: &[DatumWithOid<'_>]) {
+    write("the run history", sql, arguments);
 }
 
 /// Marks what has been interrupted and removes what is too old.

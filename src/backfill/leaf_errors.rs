@@ -13,6 +13,7 @@ use std::ffi::CStr;
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
+use super::history::write;
 use crate::pg::encoding::{readable_value, text_value};
 use crate::pg::identity::Use::{Reads, Writes};
 use crate::pg::identity::{self, as_owner};
@@ -20,6 +21,9 @@ use crate::pg::lock::qualified_name;
 use crate::pg::tx::PgError;
 
 const LEAF_ERROR: &CStr = c"leaf_error";
+
+/// What can't be written, in an error.
+const WHAT: &str = "ntt_mime.leaf_error";
 
 const RECORD: &str = "
 INSERT INTO ntt_mime.leaf_error AS e
@@ -72,7 +76,7 @@ pub fn record(run_id: i64, target: pg_sys::Oid, (oid, name): (pg_sys::Oid, &str)
         words(&error.context),
         DatumWithOid::from(run_id),
     ];
-    as_owner(&[Writes(LEAF_ERROR)], || run(RECORD, &arguments));
+    as_owner(&[Writes(LEAF_ERROR)], || write(WHAT, RECORD, &arguments));
 }
 
 /// The leaves on record, those of other targets included. Inside a (sub)transaction with a snapshot.
@@ -100,11 +104,6 @@ pub fn on_record(target: &str) -> Vec<OnRecord> {
 pub fn forget(oids: &[u32]) {
     let oids: Vec<pg_sys::Oid> = oids.iter().copied().map(pg_sys::Oid::from).collect();
     as_owner(&[Writes(LEAF_ERROR)], || {
-        run(FORGET, &[DatumWithOid::from(oids)]);
+        write(WHAT, FORGET, &[DatumWithOid::from(oids)]);
     });
-}
-
-fn run(sql: &str, arguments: &[DatumWithOid<'_>]) {
-    Spi::connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))
-        .unwrap_or_else(|error| pgrx::error!("could not write ntt_mime.leaf_error: {error}"));
 }
