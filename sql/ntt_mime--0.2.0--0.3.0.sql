@@ -55,3 +55,18 @@ REVOKE ALL ON ntt_mime.leaf_error FROM PUBLIC;
 -- Not detail and context, in which values of rows may stand.
 GRANT SELECT (target, leaf, leaf_oid, sqlstate, message, hint, attempts, first_run_id, last_run_id, first_seen, last_seen)
     ON ntt_mime.leaf_error TO pg_monitor;
+
+-- The same for commands that are run on many nodes, of which Citus asks that they return one column.
+CREATE PROCEDURE ntt_backfill_mime_on_node(
+    batch_size   int      DEFAULT 10000,
+    workers      int      DEFAULT NULL,
+    max_blobs    bigint   DEFAULT NULL,
+    dry_run      boolean  DEFAULT false,
+    target       regclass DEFAULT NULL,
+    retry_failed boolean  DEFAULT false,
+    INOUT result jsonb    DEFAULT NULL)
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'ntt_backfill_mime_on_node';
+COMMENT ON PROCEDURE ntt_backfill_mime_on_node(int, int, bigint, boolean, regclass, boolean, jsonb) IS
+    'ntt_backfill_mime with its results in one column, for Citus'' run_command_on_all_nodes(); does nothing on a node that has no shard of the table';
+REVOKE ALL ON PROCEDURE ntt_backfill_mime_on_node(int, int, bigint, boolean, regclass, boolean, jsonb) FROM PUBLIC;

@@ -4,6 +4,7 @@ REVOKE ALL ON FUNCTION ntt_detect_mime(text), ntt_detect_mime(bytea), ntt_inspec
     ntt_mime_version(), ntt_cancel_backfill(bigint), ntt_mime_suggest_index(regclass) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE ntt_backfill_mime(int, int, bigint, boolean, regclass, boolean, bigint, bigint, bigint, bigint, interval)
     FROM PUBLIC;
+REVOKE ALL ON PROCEDURE ntt_backfill_mime_on_node(int, int, bigint, boolean, regclass, boolean, jsonb) FROM PUBLIC;
 REVOKE ALL ON SCHEMA ntt_mime FROM PUBLIC;
 REVOKE ALL ON ntt_mime.run, ntt_mime.failure, ntt_mime.leaf_error, ntt_mime.progress, ntt_mime.mime_summary FROM PUBLIC;
 

@@ -60,6 +60,23 @@ pub enum Error {
     },
     /// To fill a row could mean to move it: of the target, or of a table above or below it.
     PartitionedByType { target: String, by: Option<String> },
+    /// A table that Citus keeps whole on each node.
+    ReferenceTable { name: String },
+    /// A table of which Citus doesn't say which shard a row belongs to.
+    AppendDistributed { name: String },
+    /// A distributed table with shards of which there are several copies.
+    ReplicatedShards { name: String },
+    /// To fill a row would mean to move it to another shard.
+    DistributedByType { name: String },
+    /// A distributed table, and a release of Citus whose shards can't be locked.
+    UnknownCitus { name: String },
+    /// A distributed table of which nothing is on this node, and the statement that fills what is on others.
+    NoShards {
+        target: String,
+        /// Is there the procedure that the statement calls?
+        has_procedure: bool,
+        statement: String,
+    },
     /// No right to fill the target, whose name is quoted for SQL: no quotes are around it.
     NoPrivilege {
         target: String,
@@ -71,8 +88,12 @@ pub enum Error {
     },
     /// No right to look up the target in its schema.
     NoSchemaPrivilege { schema: String, role: String },
-    /// Policies on a partitioned target don't apply to its leaves, on which we work.
-    RowSecurity { target: String, role: String },
+    /// Policies on a partitioned or distributed target don't apply to its leaves, on which we work.
+    RowSecurity {
+        target: String,
+        role: String,
+        distributed: bool,
+    },
     /// The store isn't there.
     BlobRoot { detail: String },
     /// The store was there when the run began.
@@ -299,6 +320,47 @@ impl From<Error> for Report {
                 "A run works on each partition by itself, and a row may belong to another one once its type is filled.",
             )
             .set_hint("UPDATE the partitioned table, which moves rows, with the types that ntt_detect_mime() gives."),
+            Error::ReferenceTable { name } => report(
+                C::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot fill reference table \"{name}\""),
+            )
+            .set_detail("Citus keeps a copy of it on each node, and a run would change the copy of one node only."),
+            Error::AppendDistributed { name } => report(
+                C::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot fill append-distributed table \"{name}\""),
+            )
+            .set_detail("Citus may keep several copies of its shards, and a run would change the copy of one node only."),
+            Error::ReplicatedShards { name } => report(
+                C::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot fill distributed table \"{name}\" because its shards are replicated"),
+            )
+            .set_detail("Citus keeps several copies of a shard, and a run would change the copy of one node only."),
+            Error::DistributedByType { name } => report(
+                C::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot fill table \"{name}\" because it is distributed by column \"mime_type\""),
+            )
+            .set_detail("A run works on each shard by itself, and a row would belong to another one once its type is filled."),
+            Error::UnknownCitus { name } => report(
+                C::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot fill distributed table \"{name}\" with this version of Citus"),
+            )
+            .set_detail("There is no function pg_catalog.lock_shard_metadata(integer, bigint[])."),
+            Error::NoShards {
+                target,
+                has_procedure,
+                statement,
+            } => report(
+                C::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("no shard of distributed table \"{target}\" is on this node"),
+            )
+            .set_detail("A run fills the shards of the node on which it is called.")
+            .set_hint(format!(
+                "To run it on all nodes, {}execute: {statement};",
+                match has_procedure {
+                    true => "",
+                    false => "update the extension there by ALTER EXTENSION ntt_mime UPDATE, then ",
+                }
+            )),
             Error::NoPrivilege {
                 target,
                 role,
@@ -332,13 +394,23 @@ impl From<Error> for Report {
             .set_detail(format!(
                 "Role \"{role}\" must have the USAGE privilege on the schema of the target."
             )),
-            Error::RowSecurity { target, role } => report(
-                C::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("cannot fill partitioned table \"{target}\" because row-level security applies to role \"{role}\""),
-            )
-            .set_detail(
-                "A run works on the leaf partitions, to which the policies of the partitioned table do not apply.",
-            )
+            Error::RowSecurity {
+                target,
+                role,
+                distributed,
+            } => {
+                let (kind, leaves) = match distributed {
+                    false => ("partitioned", "leaf partitions"),
+                    true => ("distributed", "shards"),
+                };
+                report(
+                    C::ERRCODE_FEATURE_NOT_SUPPORTED,
+                    format!("cannot fill {kind} table \"{target}\" because row-level security applies to role \"{role}\""),
+                )
+                .set_detail(format!(
+                    "A run works on the {leaves}, to which the policies of the {kind} table do not apply."
+                ))
+            }
             .set_hint("Run it as the table's owner or as a role with BYPASSRLS."),
             Error::BlobRoot { detail } => report(
                 C::ERRCODE_UNDEFINED_FILE,

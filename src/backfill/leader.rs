@@ -66,7 +66,19 @@ pub struct Summary {
 /// Runs a backfill from start to end. Errors found before it starts are raised; those of the run are
 /// returned, its workers having been stopped and its row written.
 pub fn run(arguments: &Arguments) -> Result<Summary, PgError> {
-    let (options, target, roots) = check(arguments).unwrap_or_else(|error| error.raise());
+    run_checked(check(arguments).unwrap_or_else(|error| error.raise()))
+}
+
+/// The same; None if there is nothing to be filled on this node, since all is on others.
+pub fn run_on_node(arguments: &Arguments) -> Result<Option<Summary>, PgError> {
+    match check(arguments) {
+        Ok(checked) => run_checked(checked).map(Some),
+        Err(Error::NoShards { .. }) => Ok(None),
+        Err(error) => error.raise(),
+    }
+}
+
+fn run_checked((options, target, roots): Checked) -> Result<Summary, PgError> {
     let leader = Leader::begin(options, target, roots);
     let leader = std::cell::RefCell::new(leader);
     tx::with_clean_up(
@@ -75,8 +87,11 @@ pub fn run(arguments: &Arguments) -> Result<Summary, PgError> {
     )
 }
 
+/// What a run begins with.
+type Checked = (Options, Target, Vec<RootIdentity>);
+
 /// Everything that can be said before anything is changed.
-fn check(arguments: &Arguments) -> Result<(Options, Target, Vec<RootIdentity>), Error> {
+fn check(arguments: &Arguments) -> Result<Checked, Error> {
     // SAFETY: reads shared state that is set once at startup or promotion; then raises an error, if there is one.
     unsafe {
         if pg_sys::RecoveryInProgress() {
@@ -85,7 +100,7 @@ fn check(arguments: &Arguments) -> Result<(Options, Target, Vec<RootIdentity>), 
         pg_sys::PreventCommandIfReadOnly(c"ntt_backfill_mime".as_ptr());
     }
     let options = Options::new(arguments)?;
-    let target = target::resolve(arguments.target)?;
+    let target = target::resolve(arguments.target, arguments.call())?;
     let roots = roots::check_before(&options)?;
     crate::detect::check_detector()?;
     Ok((options, target, roots))

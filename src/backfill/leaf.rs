@@ -22,13 +22,14 @@ use ntt_mime_core::board::{Board, LeafEntry};
 use pgrx::pg_sys;
 
 pub use self::update::{Filling, Place, Updated};
+use super::citus;
 use super::options::Job;
-use super::target;
+use super::target::{self, FilledBy};
 use crate::pg::lock::{self, LockedLeaf};
 use crate::pg::plan::{self, LeafPlan, Named};
 pub use crate::pg::rows::{Tid, block_of, start_of_block};
 use crate::pg::triggers::OnUpdate;
-use crate::pg::{scan, stats, tx};
+use crate::pg::{citus as pg_citus, scan, stats, tx};
 
 /// Why a leaf, or a part of it, can't be worked on.
 #[derive(Debug)]
@@ -107,6 +108,10 @@ pub struct Leaf<'a> {
     pub oid: pg_sys::Oid,
     /// Qualified and quoted, as of the last look.
     pub name: String,
+    /// It is a shard of the target, as of the last look.
+    is_shard: bool,
+    /// Citus is being asked for a lock on it.
+    locking_shard: bool,
     scan: Option<LeafPlan>,
     /// Each prepared when it is first needed: of a range and of a few rows.
     updates: [Option<LeafPlan>; 2],
@@ -136,6 +141,8 @@ impl<'a> Leaf<'a> {
             entry,
             oid: pg_sys::Oid::from(entry.oid()),
             name: String::new(),
+            is_shard: false,
+            locking_shard: false,
             scan: None,
             updates: Default::default(),
             on_update: OnUpdate::default(),
@@ -277,7 +284,7 @@ impl<'a> Leaf<'a> {
     fn named(&self) -> Named {
         Named {
             oid: self.oid,
-            partition: self.job.partitioned,
+            partition: self.job.partitioned || self.is_shard,
         }
     }
 
@@ -290,14 +297,23 @@ impl<'a> Leaf<'a> {
     /// The same, with something to do between the lock and the snapshot.
     fn lock_and(&mut self, mode: u32, work: impl FnOnce()) -> Result<LockedLeaf, LeafError> {
         let target = pg_sys::Oid::from(self.job.target);
+        if mode == pg_sys::RowExclusiveLock {
+            self.lock_shard();
+        }
         let locked = LockedLeaf::open(self.oid, mode).ok_or(LeafError::Gone)?;
         work();
         tx::take_snapshot();
         let above = locked.tables_above();
-        let is_leaf = match self.job.partitioned {
-            true => above.contains(&target),
-            false => self.oid == target,
-        };
+        let standing = citus::standing(self.oid, target);
+        self.is_shard = standing.shard.is_some_and(|shard| shard.is_of_target);
+        let has_its_rows =
+            !standing.distributed && standing.shard.is_none_or(|shard| shard.is_here);
+        let is_leaf = has_its_rows
+            && match self.job.partitioned {
+                _ if self.is_shard => true,
+                true => above.contains(&target),
+                false => self.oid == target,
+            };
         // Meanwhile it may also have come below a table that is partitioned by what we fill.
         let is_by_type = |table: &pg_sys::Oid| lock::is_partitioned_by(*table, target::FILLED);
         let is_ours = is_leaf && !above.iter().any(is_by_type);
@@ -308,7 +324,12 @@ impl<'a> Leaf<'a> {
             return Err(LeafError::Rewritten);
         }
         // Rights can be revoked, and policies be made, at any time.
-        target::check_rights(target, self.job.role.into(), self.job.partitioned)
+        let by = match self.job.partitioned {
+            _ if self.is_shard => FilledBy::Shards,
+            true => FilledBy::Partitions,
+            false => FilledBy::Itself,
+        };
+        target::check_rights(target, self.job.role.into(), by)
             .unwrap_or_else(|error| error.raise());
         let name = locked.qualified_name();
         if name != self.name {
@@ -319,5 +340,20 @@ impl<'a> Leaf<'a> {
         }
         self.on_update = OnUpdate::of(&locked);
         Ok(locked)
+    }
+
+    /// If it is a shard, keeps it where it is until the end of the transaction. That comes before its own lock, as in
+    /// Citus' own writes. If it can't be done because the shard has gone in this moment, `locking_shard` stays.
+    fn lock_shard(&mut self) {
+        self.locking_shard = false;
+        if !pg_citus::is_there() {
+            return;
+        }
+        let standing = tx::with_snapshot(|| citus::standing(self.oid, self.job.target.into()));
+        if let Some(shard) = standing.shard {
+            self.locking_shard = true;
+            pg_citus::lock_shard(shard.id);
+            self.locking_shard = false;
+        }
     }
 }

@@ -15,7 +15,8 @@
 //! ```
 //!
 //! Nobody holds a snapshot, a transaction or a lock on a table while waiting or while reading files.
-//! Where each thing is: [`options`] what a run is asked to do, [`target`] the table and its leaves, [`roots`] what has to
+//! Where each thing is: [`options`] what a run is asked to do, [`target`] the table and its leaves, [`citus`] of
+//! a distributed table, [`roots`] what has to
 //! be there of the store, [`shared`] the shared memory, [`cache_memory`] that of the run cache, [`leader`], [`worker`],
 //! [`batch`] the rows of one batch, [`finder`] how the types of their blobs are found, [`leaf`] what is done to one leaf,
 //! [`history`] the tables `run` and `failure`, [`leaf_errors`] that of leaves with errors, [`progress`] what the caller
@@ -23,6 +24,7 @@
 
 pub mod batch;
 pub mod cache_memory;
+pub mod citus;
 pub mod finder;
 pub mod history;
 pub mod leader;

@@ -6,8 +6,10 @@ use ntt_mime_core::detector::DetectorConfig;
 use ntt_mime_core::store::RootIdentity;
 use serde::{Deserialize, Serialize};
 
+use super::citus::Call;
 use crate::errors::Error;
 use crate::pg::bgworker::Session;
+use crate::pg::lock;
 use crate::settings;
 
 /// Largest batch. A worker makes its batches smaller where one would take
@@ -23,6 +25,37 @@ pub struct Arguments {
     pub dry_run: Option<bool>,
     pub target: Option<pgrx::pg_sys::Oid>,
     pub retry_failed: Option<bool>,
+    /// The schema of the procedure that was called.
+    pub schema: pgrx::pg_sys::Oid,
+}
+
+impl Arguments {
+    /// How to ask for the same on a node of which nobody knows whether it has anything to fill.
+    pub fn call(&self) -> Call {
+        let given = [
+            ("batch_size", self.batch_size.map(|n| n.to_string())),
+            ("workers", self.workers.map(|n| n.to_string())),
+            ("max_blobs", self.max_blobs.map(|n| n.to_string())),
+            (
+                "dry_run",
+                self.dry_run.filter(|yes| *yes).map(|yes| yes.to_string()),
+            ),
+            (
+                "retry_failed",
+                self.retry_failed
+                    .filter(|yes| *yes)
+                    .map(|yes| yes.to_string()),
+            ),
+        ];
+        let given = given.into_iter().filter_map(|(name, value)| {
+            let value = value?;
+            Some(format!("{name} => {value}"))
+        });
+        Call {
+            procedure: lock::qualify(self.schema, "ntt_backfill_mime_on_node"),
+            arguments: given.collect(),
+        }
+    }
 }
 
 /// The checked options of a run; what `ntt_mime.run.options` shows.

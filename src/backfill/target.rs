@@ -6,7 +6,9 @@ use std::ffi::CStr;
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
+use super::citus::{self, Call};
 use crate::errors::{Error, NAMED};
+use crate::pg::citus::seeing_shards;
 use crate::pg::encoding::text_value;
 use crate::pg::files;
 use crate::pg::identity::{current_user, may_use_schema, role_name};
@@ -24,10 +26,22 @@ pub struct Target {
     /// Qualified, for messages that put it between quotes.
     pub plain_name: String,
     pub partitioned: bool,
+    /// What it is to Citus, as the run begins.
+    pub citus: citus::Kind,
+    /// How it has been asked for, for other nodes.
+    call: Call,
     /// Do its policies apply to the caller?
     pub row_security: bool,
     /// Characters that fit into `mime_type`, if that is bounded.
     pub mime_type_limit: Option<usize>,
+}
+
+/// What a target is filled by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FilledBy {
+    Itself,
+    Partitions,
+    Shards,
 }
 
 /// A leaf as listed: its oid, its number of blocks, from the last VACUUM or ANALYZE if there was one, and the file in which
@@ -61,12 +75,12 @@ SELECT c.relkind::pg_catalog.text,
   LEFT JOIN pg_catalog.pg_am a ON a.oid OPERATOR(pg_catalog.=) c.relam AND c.relkind OPERATOR(pg_catalog.=) 'r'
  WHERE c.oid OPERATOR(pg_catalog.=) $1";
 
-/// The leaves of a table at any depth; one that isn't partitioned is its own. Reads the catalogs only:
+/// The leaves of tables ($1) at any depth; one that isn't partitioned is its own. Reads the catalogs only:
 /// `pg_partition_tree` would lock every leaf. Passes by the tables $2 and what is below them.
 const LIST_LEAVES: &str = "
 WITH RECURSIVE tree(oid, relkind, relpages, relam, relfilenode, reltablespace) AS (
     SELECT c.oid, c.relkind, c.relpages, c.relam, c.relfilenode, c.reltablespace
-      FROM pg_catalog.pg_class c WHERE c.oid = $1
+      FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1)
     UNION ALL
     SELECT c.oid, c.relkind, c.relpages, c.relam, c.relfilenode, c.reltablespace
       FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
@@ -96,8 +110,8 @@ WITH RECURSIVE tree(oid) AS (
 SELECT t.oid FROM tree t ORDER BY t.oid";
 
 /// Finds the target by its oid or by the name in `ntt_mime.target`, and checks that the caller can
-/// fill it. Inside a transaction with a snapshot.
-pub fn resolve(argument: Option<pg_sys::Oid>) -> Result<Target, Error> {
+/// fill it, on this node. `call` is how to ask for that on others. Inside a transaction with a snapshot.
+pub fn resolve(argument: Option<pg_sys::Oid>, call: Call) -> Result<Target, Error> {
     let oid = match argument {
         Some(oid) => oid,
         None => {
@@ -108,16 +122,14 @@ pub fn resolve(argument: Option<pg_sys::Oid>) -> Result<Target, Error> {
             by_name(&name).ok_or(Error::NoSuchTarget { name })?
         }
     };
-    describe(oid).unwrap_or(Err(Error::NoSuchTargetOid { oid: oid.to_u32() }))
+    let described = seeing_shards(|| describe(oid));
+    let described = described.ok_or(Error::NoSuchTargetOid { oid: oid.to_u32() })?;
+    described.check(oid, call)
 }
 
 /// May a role fill the target? It needs what `UPDATE target SET mime_type = … WHERE blobid = … AND mime_type IS NULL` asks
 /// for. Inside a transaction.
-pub fn check_rights(
-    target: pg_sys::Oid,
-    role: pg_sys::Oid,
-    partitioned: bool,
-) -> Result<(), Error> {
+pub fn check_rights(target: pg_sys::Oid, role: pg_sys::Oid, by: FilledBy) -> Result<(), Error> {
     let (_, schema) = lock::owner_and_schema(target);
     // Without a schema there is no target any more, as is told below.
     if schema != pg_sys::InvalidOid && !may_use_schema(role, schema) {
@@ -141,10 +153,14 @@ pub fn check_rights(
         });
     }
     // SAFETY: a look-up in catalog caches, by oids.
-    let policies = partitioned.then(|| unsafe { pg_sys::check_enable_rls(target, role, true) });
-    if policies == Some(RLS_ENABLED) {
+    let policies = unsafe { pg_sys::check_enable_rls(target, role, true) };
+    if by != FilledBy::Itself && policies == RLS_ENABLED {
         let (target, role) = (plain_name(target).unwrap_or_default(), role_name(role));
-        return Err(Error::RowSecurity { target, role });
+        return Err(Error::RowSecurity {
+            target,
+            role,
+            distributed: by == FilledBy::Shards,
+        });
     }
     Ok(())
 }
@@ -173,7 +189,7 @@ fn by_name(name: &str) -> Option<pg_sys::Oid> {
     .unwrap_or_default()
 }
 
-fn describe(oid: pg_sys::Oid) -> Option<Result<Target, Error>> {
+fn describe(oid: pg_sys::Oid) -> Option<Described> {
     let read = |client: &pgrx::spi::SpiClient<'_>| -> pgrx::spi::Result<_> {
         let table = client.select(DESCRIBE, Some(1), &[DatumWithOid::from(oid)])?;
         let row = table.first();
@@ -193,8 +209,7 @@ fn describe(oid: pg_sys::Oid) -> Option<Result<Target, Error>> {
             generated: row.get::<bool>(8)?.unwrap_or(false),
         }))
     };
-    let described = Spi::connect(|client| read(client)).ok().flatten()?;
-    Some(described.check(oid))
+    Spi::connect(|client| read(client)).ok().flatten()
 }
 
 struct Described {
@@ -214,7 +229,7 @@ struct Described {
 }
 
 impl Described {
-    fn check(self, oid: pg_sys::Oid) -> Result<Target, Error> {
+    fn check(self, oid: pg_sys::Oid, call: Call) -> Result<Target, Error> {
         let kind = match (self.kind.as_str(), self.persistence.as_str()) {
             ("r" | "p", "t") => {
                 let name = self.plain_name;
@@ -249,14 +264,23 @@ impl Described {
             });
         }
         let partitioned = self.kind == "p";
-        check_rights(oid, current_user(), partitioned)?;
+        let citus = citus::kind(oid)?;
+        let by = match citus {
+            citus::Kind::Distributed => FilledBy::Shards,
+            _ if partitioned => FilledBy::Partitions,
+            _ => FilledBy::Itself,
+        };
+        check_rights(oid, current_user(), by)?;
         check_partitioning(oid, &self.plain_name, &[LIST_ABOVE, LIST_BELOW])?;
+        citus::roots(oid, None, &call)?;
         let limit = self.mime_typmod - pg_sys::VARHDRSZ as i32;
         Ok(Target {
             oid,
             name: self.name,
             plain_name: self.plain_name,
             partitioned,
+            citus,
+            call,
             row_security: self.row_security,
             mime_type_limit: usize::try_from(limit).ok(),
         })
@@ -345,12 +369,15 @@ pub fn leaves(target: &Target, known: &mut HashSet<u32>) -> (Vec<ListedLeaf>, Ot
     let mut leaves = Vec::new();
     let mut methods = HashMap::new();
     let mut sizes = files::Sizes::default();
-    let mut others = match target.partitioned {
-        true => by_type(LIST_BELOW, target.oid),
-        false => oids(LIST_CHILDREN, target.oid),
+    let (citus, roots) = citus::roots(target.oid, Some(target.citus), &target.call)
+        .unwrap_or_else(|error| error.raise());
+    let mut others = match (target.partitioned, citus) {
+        (true, _) => by_type(LIST_BELOW, target.oid),
+        (false, citus::Kind::Distributed) => Vec::new(),
+        (false, _) => oids(LIST_CHILDREN, target.oid),
     };
     let arguments = [
-        DatumWithOid::from(target.oid),
+        DatumWithOid::from(roots),
         DatumWithOid::from(others.clone()),
     ];
     Spi::connect(|client| -> pgrx::spi::Result<()> {

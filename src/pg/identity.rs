@@ -15,6 +15,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::citus;
 use crate::errors::Error;
 
 /// No SET ROLE in there, and nothing that would outlast it: both of PostgreSQL's miscadmin.h.
@@ -28,7 +29,8 @@ pub enum Use {
     Writes(&'static CStr),
 }
 
-/// Runs `work` as the owner of the extension's tables, with a search path that nobody else controls. `uses` are all of
+/// Runs `work` as the owner of the extension's tables, with a search path that nobody else controls, and shards of Citus
+/// to be seen in catalogs. `uses` are all of
 /// these tables that it touches.
 ///
 /// Must run inside a (sub)transaction whose abort, on an error, restores user and settings.
@@ -43,6 +45,13 @@ pub fn as_owner<T>(uses: &[Use], work: impl FnOnce() -> T) -> T {
             (c"lock_timeout", c"5s"),
         ] {
             set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
+        }
+        if citus::is_there() {
+            set_option(
+                citus::HIDES_SHARDS,
+                c"off",
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+            );
         }
         let mut owner = None;
         for table in uses {

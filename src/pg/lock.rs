@@ -325,6 +325,19 @@ pub fn qualified_name(oid: pg_sys::Oid) -> Option<String> {
     unsafe { from_server_c(pg_sys::quote_qualified_identifier(schema, name)) }
 }
 
+/// A name in a schema, qualified and quoted for use in SQL.
+pub fn qualify(schema: pg_sys::Oid, name: &'static str) -> String {
+    // SAFETY: a catalog look-up inside a transaction, whose result is a palloc'ed copy or NULL.
+    let schema = unsafe { pg_sys::get_namespace_name(schema) };
+    // SAFETY: a C string, or NULL for none.
+    let schema = (!schema.is_null())
+        .then(|| unsafe { from_server_c(pg_sys::quote_identifier(schema).cast_mut()) });
+    match schema.flatten() {
+        Some(schema) => format!("{schema}.{name}"),
+        None => name.to_owned(),
+    }
+}
+
 /// A relation's name, qualified, for a message that puts it between quotes: it has none of its own then, as in
 /// PostgreSQL's messages. None when it is gone.
 pub fn plain_name(oid: pg_sys::Oid) -> Option<String> {

@@ -1,6 +1,6 @@
 //! The few places where PostgreSQL's C API is called directly; everything above is safe Rust.
 //!
-//! One file a concern: [`backtrace`] that errors have none, [`tx`] transactions and errors, [`identity`] who acts, [`dsm`] shared memory,
+//! One file a concern: [`backtrace`] that errors have none, [`citus`] whether Citus is there, [`tx`] transactions and errors, [`identity`] who acts, [`dsm`] shared memory,
 //! [`bgworker`] background workers, [`lock`] advisory and relation locks, [`latch`] waiting, [`scan`] reading
 //! a leaf's pending rows, [`rows`] locking rows and finding them again, [`triggers`] what fires at an UPDATE, [`plan`]
 //! prepared statements on one leaf, [`query_id`] as what these are counted,
@@ -12,6 +12,7 @@
 
 pub mod backtrace;
 pub mod bgworker;
+pub mod citus;
 pub mod descriptors;
 pub mod dsm;
 pub mod encoding;

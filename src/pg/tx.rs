@@ -322,6 +322,15 @@ pub fn take_snapshot() {
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
 }
 
+/// Runs `work` with a snapshot that lasts no longer.
+pub fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    take_snapshot();
+    let value = work();
+    // SAFETY: taken above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    value
+}
+
 /// Rolls back the transaction of a background worker.
 fn roll_back() {
     let ids = xids::own();

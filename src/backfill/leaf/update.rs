@@ -243,6 +243,14 @@ impl Leaf<'_> {
                 ..updated
             })),
             Ok(Err(undone)) => Ok(Err(undone)),
+            // It may have been moved or dropped in this moment; the next pass knows.
+            Err(error)
+                if std::mem::take(&mut self.locking_shard)
+                    && error.is_of_the_statement()
+                    && !error.is_of_locks() =>
+            {
+                Err(LeafError::Locked)
+            }
             Err(error) => Err(trouble(error, phase.get())),
         }
     }

@@ -79,6 +79,12 @@ impl<'c> TestDb<'c> {
     pub fn empty(cluster: &'c Cluster, name: &str) -> TestDb<'c> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t_{name}_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        TestDb::named(cluster, &name)
+    }
+
+    /// The same under a name of the caller's, as the databases of several nodes have it.
+    pub fn named(cluster: &'c Cluster, name: &str) -> TestDb<'c> {
+        let name = name.to_owned();
         let log_at_start = cluster.log().len();
         cluster
             .connect("postgres", SUPERUSER)

@@ -51,8 +51,9 @@ pub(crate) fn assert_well_put(error: &DbError) {
         && letters.next().is_some_and(char::is_lowercase);
     assert!(!capitalized, "starts with a capital: {message}");
     for sentence in [error.detail(), error.hint()].into_iter().flatten() {
+        // A statement at the end is to be executed as it stands there, without a full stop.
         assert!(
-            sentence.ends_with(['.', '!', '?']),
+            sentence.ends_with(['.', '!', '?']) || sentence.ends_with(");"),
             "not a sentence: {sentence}"
         );
         // A name that is written small may come first.

@@ -83,6 +83,7 @@ CALL plain_forced                             | -     -      -       -       6  
 CALL parted_secured                           | -     -      -       -       0A000   0A000    0A000     12     12
 CALL parted_forced                            | -     -      -       -       0A000   0A000    0A000     0A000  12
 CALL others                                   | -     -      -       -       -       -        -         -      12
+/* in a transaction block */ CALL ntt_backfill_mime_on_node() | - - -  -       -       -        -         -      2D000
 ";
 
 /// The targets of that table, all but `others` the owner's: 12 rows each, every other one of which a policy shows.

@@ -5,6 +5,7 @@
 
 mod audit;
 mod backfill;
+mod citus;
 mod cron;
 mod detect;
 mod dump;

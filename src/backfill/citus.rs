@@ -1,0 +1,288 @@
+//! Tables that Citus distributes over nodes.
+//!
+//! A distributed table is empty on each node: its rows are in *shards*, which are tables of their own on the node that has
+//! the active *placement* of the shard. So a run on a distributed table has the placements of its node for leaves, or
+//! their partitions: a partition of a distributed table is one itself, and its shards are partitions of the shards of the
+//! table above. Each node fills what it has, and no node needs to know of the others.
+//!
+//! A shard can leave the node at any time: it is moved, or split into others. Its table stays for a while, and what is
+//! written to it is lost. Citus' own writes prevent that by a lock on the shard, which whoever takes a shard away has to
+//! have alone. We take the same one for each batch, before anything else, and look afterwards whether the placement is
+//! still here: then what the batch writes is copied, or replicated, to where the shard goes. What is asked is asked of
+//! the leaf, under its lock, and not of the target once: a table can be distributed while a run fills it, and is no
+//! leaf from then on. What has been committed is on disk before the lock is free: what replicates a shard goes by that.
+//!
+//! Of tables of which Citus keeps several copies, each would be filled by itself, and nobody kept others from changing
+//! them in between; these are refused.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::{Spi, pg_sys};
+
+use crate::errors::Error;
+use crate::pg::citus as pg;
+use crate::pg::encoding::text_value;
+use crate::pg::identity::as_owner;
+use crate::pg::lock::{plain_name, qualified_name};
+
+/// How Citus keeps a table: the method by which it is distributed and that by which copies are kept (the columns of
+/// `pg_dist_partition`), the column by which rows are distributed, and whether some shard has several placements.
+const DESCRIBE: &str = "
+SELECT p.partmethod::text, p.repmodel::text, column_to_column_name(p.logicalrelid, p.partkey),
+       EXISTS (SELECT FROM pg_dist_shard s JOIN pg_dist_placement a ON a.shardid = s.shardid AND a.shardstate = 1
+                WHERE s.logicalrelid = p.logicalrelid GROUP BY s.shardid HAVING count(*) > 1)
+  FROM pg_dist_partition p WHERE p.logicalrelid = $1";
+
+/// The shards of a table of which this node has the active placement.
+const SHARDS_HERE: &str = "
+SELECT c.oid
+  FROM pg_dist_shard s
+  JOIN pg_dist_placement a ON a.shardid = s.shardid AND a.shardstate = 1
+  JOIN pg_dist_local_group g ON g.groupid = a.groupid
+  JOIN pg_class t ON t.oid = s.logicalrelid,
+       parse_ident(shard_name(s.logicalrelid, s.shardid)) n(parts)
+  JOIN pg_class c ON c.relname = n.parts[cardinality(n.parts)]::name
+ WHERE s.logicalrelid = $1 AND c.relnamespace = t.relnamespace";
+
+/// What Citus has to do with a relation ($1): is it a table that isn't where it seems, and if it is a shard, of which
+/// table, which one, has this node its active placement, and does it belong to a target ($2)? A shard's name ends with its
+/// number.
+const LOOK_AT: &str = "
+SELECT EXISTS (SELECT FROM pg_dist_partition p WHERE p.logicalrelid = c.oid),
+       shard.logicalrelid::oid, shard.shardid, shard.is_here,
+       shard.logicalrelid = $2 OR EXISTS (SELECT FROM pg_partition_ancestors(shard.logicalrelid) a WHERE a.relid = $2)
+  FROM pg_class c
+  LEFT JOIN LATERAL (
+       SELECT s.logicalrelid, s.shardid,
+              EXISTS (SELECT FROM pg_dist_placement a JOIN pg_dist_local_group g ON g.groupid = a.groupid
+                       WHERE a.shardid = s.shardid AND a.shardstate = 1) AS is_here
+         FROM pg_dist_shard s
+         JOIN pg_class t ON t.oid = s.logicalrelid AND t.relnamespace = c.relnamespace,
+              parse_ident(shard_name(s.logicalrelid, s.shardid)) n(parts)
+        WHERE s.shardid = substring(c.relname::text from '_([0-9]{1,18})$')::bigint
+          AND c.relname = n.parts[cardinality(n.parts)]::name) shard ON true
+ WHERE c.oid = $1";
+
+/// The method, and the one of copies, of a table that is kept whole on each node.
+const REFERENCE: (&str, &str) = ("n", "t");
+const APPEND: &str = "a";
+
+/// The call of a procedure, for the statement by which it is made on all nodes.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Its name, qualified and quoted.
+    pub procedure: String,
+    /// All but the target, each with its name.
+    pub arguments: Vec<String>,
+}
+
+/// What a target is to Citus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing.
+    Local,
+    Distributed,
+    /// A shard of a distributed table; it may have left this node.
+    Shard {
+        is_here: bool,
+    },
+}
+
+/// What Citus has to do with a leaf.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Standing {
+    /// Its rows are elsewhere: it is the name under which a distributed table is known.
+    pub distributed: bool,
+    pub shard: Option<Shard>,
+}
+
+/// A shard, as of the latest look.
+#[derive(Debug, Clone, Copy)]
+pub struct Shard {
+    pub id: i64,
+    table: pg_sys::Oid,
+    /// This node has its active placement.
+    pub is_here: bool,
+    /// It belongs to the target.
+    pub is_of_target: bool,
+}
+
+impl Call {
+    /// The error that no shard of a table is on this node.
+    fn nothing_here(&self, table: pg_sys::Oid) -> Error {
+        let target = qualified_name(table).unwrap_or_default();
+        let arguments = self.arguments.iter().map(String::as_str);
+        let target = format!("target => {}", quoted(&target));
+        let arguments: Vec<&str> = arguments.chain([target.as_str()]).collect();
+        let call = format!("CALL {}({})", self.procedure, arguments.join(", "));
+        Error::NoShards {
+            target: plain_name(table).unwrap_or_default(),
+            has_procedure: as_owner(&[], || self.is_there()),
+            statement: format!(
+                "SELECT * FROM pg_catalog.run_command_on_all_nodes({})",
+                quoted_long(&call)
+            ),
+        }
+    }
+
+    /// Is there such a procedure? Not where the extension's SQL is of an earlier version. As the extension's owner.
+    fn is_there(&self) -> bool {
+        let found = Spi::connect(|client| {
+            let procedure = [text_value(&self.procedure)];
+            let sql = "SELECT pg_catalog.to_regproc($1) IS NOT NULL";
+            let table = client.select(sql, Some(1), &procedure)?;
+            table.first().get_one::<bool>()
+        });
+        found.ok().flatten().unwrap_or(false)
+    }
+}
+
+/// A string literal of SQL, whatever `standard_conforming_strings` says.
+fn quoted(text: &str) -> String {
+    match text.contains('\\') {
+        false => format!("'{}'", text.replace('\'', "''")),
+        true => format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")),
+    }
+}
+
+/// The same, in dollars where that does, so that quotes within it are as they were.
+fn quoted_long(text: &str) -> String {
+    match text.contains('$') {
+        false => format!("$${text}$$"),
+        true => quoted(text),
+    }
+}
+
+/// What Citus makes of a target, by its oid; an error if it is one that can't be filled. Inside a (sub)transaction.
+pub fn kind(target: pg_sys::Oid) -> Result<Kind, Error> {
+    if !pg::is_there() {
+        return Ok(Kind::Local);
+    }
+    let standing = as_owner(&[], || look_at(target, target));
+    let (table, kind) = match standing.shard {
+        _ if standing.distributed => (target, Kind::Distributed),
+        Some(Shard { table, is_here, .. }) => (table, Kind::Shard { is_here }),
+        None => return Ok(Kind::Local),
+    };
+    as_owner(&[], || check(table))?;
+    Ok(kind)
+}
+
+/// The tables at the top of what is to be filled on this node. `was`: what the target was when the run began, if it
+/// has begun. None of a distributed table's is an error, unless there were some then. Inside a (sub)transaction.
+pub fn roots(
+    target: pg_sys::Oid,
+    was: Option<Kind>,
+    call: &Call,
+) -> Result<(Kind, Vec<pg_sys::Oid>), Error> {
+    let kind = kind(target)?;
+    let roots = match kind {
+        Kind::Local | Kind::Shard { is_here: true } => vec![target],
+        Kind::Shard { is_here: false } => Vec::new(),
+        Kind::Distributed => as_owner(&[], || shards_here(target)),
+    };
+    let had_some = matches!(was, Some(Kind::Distributed | Kind::Shard { .. }));
+    match roots.is_empty() && !had_some {
+        true => {
+            let table = as_owner(&[], || look_at(target, target)).shard;
+            Err(call.nothing_here(table.map_or(target, |shard| shard.table)))
+        }
+        false => Ok((kind, roots)),
+    }
+}
+
+/// What Citus has to do with a leaf of a target. Inside a transaction with a snapshot.
+pub fn standing(leaf: pg_sys::Oid, target: pg_sys::Oid) -> Standing {
+    match pg::is_there() {
+        true => as_owner(&[], || look_at(leaf, target)),
+        false => Standing::default(),
+    }
+}
+
+/// An error if a table is one that can't be filled on each node by itself. As the extension's owner.
+fn check(table: pg_sys::Oid) -> Result<(), Error> {
+    let described = Spi::connect(|client| -> pgrx::spi::Result<_> {
+        let row = client.select(DESCRIBE, Some(1), &[DatumWithOid::from(table)])?;
+        let row = row.first();
+        match row.is_empty() {
+            true => Ok(None),
+            false => Ok(Some((
+                row.get::<String>(1)?.unwrap_or_default(),
+                row.get::<String>(2)?.unwrap_or_default(),
+                row.get::<String>(3)?.unwrap_or_default(),
+                row.get::<bool>(4)?.unwrap_or(false),
+            ))),
+        }
+    })
+    .unwrap_or_else(|error| pgrx::error!("could not read pg_dist_partition: {error}"));
+    // It has been there a moment ago; if it isn't any more, its shards aren't either.
+    let Some((method, copies, column, replicated)) = described else {
+        return Ok(());
+    };
+    let name = plain_name(table).unwrap_or_default();
+    if (method.as_str(), copies.as_str()) == REFERENCE {
+        return Err(Error::ReferenceTable { name });
+    }
+    if method == APPEND {
+        return Err(Error::AppendDistributed { name });
+    }
+    if replicated {
+        return Err(Error::ReplicatedShards { name });
+    }
+    if column == "mime_type" {
+        return Err(Error::DistributedByType { name });
+    }
+    match pg::can_lock_shards() {
+        true => Ok(()),
+        false => Err(Error::UnknownCitus { name }),
+    }
+}
+
+/// As the extension's owner.
+fn shards_here(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    Spi::connect(|client| -> pgrx::spi::Result<Vec<pg_sys::Oid>> {
+        let mut shards = Vec::new();
+        for row in client.select(SHARDS_HERE, None, &[DatumWithOid::from(table)])? {
+            shards.extend(row.get::<pg_sys::Oid>(1)?);
+        }
+        Ok(shards)
+    })
+    .unwrap_or_else(|error| pgrx::error!("could not list shards: {error}"))
+}
+
+/// As the extension's owner.
+fn look_at(relation: pg_sys::Oid, target: pg_sys::Oid) -> Standing {
+    let arguments = [DatumWithOid::from(relation), DatumWithOid::from(target)];
+    Spi::connect(|client| -> pgrx::spi::Result<Standing> {
+        let row = client.select(LOOK_AT, Some(1), &arguments)?;
+        let row = row.first();
+        if row.is_empty() {
+            return Ok(Standing::default());
+        }
+        let (table, id) = (row.get::<pg_sys::Oid>(2)?, row.get::<i64>(3)?);
+        let (is_here, is_of_target) = (row.get::<bool>(4)?, row.get::<bool>(5)?);
+        Ok(Standing {
+            distributed: row.get::<bool>(1)?.unwrap_or(false),
+            shard: id.map(|id| Shard {
+                id,
+                table: table.unwrap_or(pg_sys::InvalidOid),
+                is_here: is_here.unwrap_or(false),
+                is_of_target: is_of_target.unwrap_or(false),
+            }),
+        })
+    })
+    .unwrap_or_else(|error| pgrx::error!("could not read pg_dist_shard: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{quoted, quoted_long};
+
+    #[test]
+    fn literals_are_read_as_they_were_meant() {
+        assert_eq!(quoted("public.blob"), "'public.blob'");
+        assert_eq!(quoted("public.\"it's\""), "'public.\"it''s\"'");
+        assert_eq!(quoted("public.\"a\\b\""), "E'public.\"a\\\\b\"'");
+        assert_eq!(quoted_long("CALL a('b')"), "$$CALL a('b')$$");
+        assert_eq!(quoted_long("CALL \"a$\"('b')"), "'CALL \"a$\"(''b'')'");
+    }
+}
