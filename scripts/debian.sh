@@ -124,6 +124,8 @@ debian_run() {
             folder=$1 network=$2 count=$3
             shift 3
             if [[ $network == none ]]; then ip link set lo up; fi
+            # The root of what runs in it is a mount then, so that it can make namespaces of its own.
+            mount --bind "$folder" "$folder"
             mount --types proc proc "$folder/proc"
             mount --rbind /sys "$folder/sys"
             mount --rbind /dev "$folder/dev"
