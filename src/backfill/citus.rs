@@ -15,7 +15,10 @@
 //! Of tables of which Citus keeps several copies, each would be filled by itself, and nobody kept others from changing
 //! them in between; these are refused.
 
+use std::cell::OnceCell;
+
 use pgrx::datum::DatumWithOid;
+use pgrx::spi::OwnedPreparedStatement;
 use pgrx::{Spi, pg_sys};
 
 use crate::errors::Error;
@@ -192,10 +195,24 @@ pub fn roots(
 
 /// What Citus has to do with a leaf of a target. Inside a transaction with a snapshot.
 pub fn standing(leaf: pg_sys::Oid, target: pg_sys::Oid) -> Standing {
-    match pg::is_there() {
-        true => as_owner(&[], || look_at(leaf, target)),
-        false => Standing::default(),
+    if !pg::is_there() {
+        return Standing::default();
     }
+    // Most leaves can't be one, and are asked about thousands of times.
+    match plain_name(leaf).is_some_and(|name| may_be_a_shard(&name)) {
+        true => as_owner(&[], || look_at(leaf, target)),
+        false => Standing {
+            distributed: pg::is_distributed(leaf),
+            shard: None,
+        },
+    }
+}
+
+/// Has a table the name of a shard? It ends with the shard's number.
+fn may_be_a_shard(name: &str) -> bool {
+    let digit = |c: char| c.is_ascii_digit();
+    let number = name.trim_end_matches(digit);
+    number.len() < name.len() && number.ends_with('_')
 }
 
 /// An error if a table is one that can't be filled on each node by itself. As the extension's owner.
@@ -251,9 +268,21 @@ fn shards_here(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 
 /// As the extension's owner.
 fn look_at(relation: pg_sys::Oid, target: pg_sys::Oid) -> Standing {
+    thread_local! {
+        /// Never freed: the process ends in places where PostgreSQL can't do that any more.
+        static PREPARED: OnceCell<&'static OwnedPreparedStatement> = const { OnceCell::new() };
+    }
     let arguments = [DatumWithOid::from(relation), DatumWithOid::from(target)];
     Spi::connect(|client| -> pgrx::spi::Result<Standing> {
-        let row = client.select(LOOK_AT, Some(1), &arguments)?;
+        let prepared = match PREPARED.with(|prepared| prepared.get().copied()) {
+            Some(prepared) => prepared,
+            None => {
+                let types = [pg_sys::PgOid::from(pg_sys::OIDOID); 2];
+                let prepared: &_ = Box::leak(Box::new(client.prepare(LOOK_AT, &types)?.keep()));
+                PREPARED.with(|cell| *cell.get_or_init(|| prepared))
+            }
+        };
+        let row = client.select(prepared, Some(1), &arguments)?;
         let row = row.first();
         if row.is_empty() {
             return Ok(Standing::default());
@@ -275,7 +304,15 @@ fn look_at(relation: pg_sys::Oid, target: pg_sys::Oid) -> Standing {
 
 #[cfg(test)]
 mod tests {
-    use super::{quoted, quoted_long};
+    use super::{may_be_a_shard, quoted, quoted_long};
+
+    #[test]
+    fn a_shard_has_a_number_at_its_end() {
+        assert!(may_be_a_shard("public.blob_102008"));
+        assert!(!may_be_a_shard("public.blob"));
+        assert!(!may_be_a_shard("public.inode_m0"));
+        assert!(!may_be_a_shard("public.inode_"));
+    }
 
     #[test]
     fn literals_are_read_as_they_were_meant() {

@@ -10,6 +10,10 @@ use pgrx::{IntoDatum, pg_sys};
 
 use super::identity;
 
+/// The table of distributed tables, and its index of their OIDs.
+const TABLES: &CStr = c"pg_dist_partition";
+const TABLES_INDEX: &CStr = c"pg_dist_partition_logical_relid_index";
+
 /// The setting by which Citus hides shards.
 pub const HIDES_SHARDS: &CStr = c"citus.override_table_visibility";
 
@@ -21,10 +25,41 @@ const LOCK_ARGUMENTS: [pg_sys::Oid; 2] = [pg_sys::INT4OID, pg_sys::INT8ARRAYOID]
 /// Is Citus there, in this database? A look-up in a cache of catalogs, inside a transaction. Nobody but PostgreSQL and
 /// Citus has tables in that schema.
 pub fn is_there() -> bool {
+    find(TABLES) != pg_sys::InvalidOid
+}
+
+/// Has Citus a table for a distributed one, so that its rows are elsewhere? An error where Citus isn't there. Takes some
+/// microseconds: it is asked of each leaf under each lock.
+pub fn is_distributed(table: pg_sys::Oid) -> bool {
+    let (tables, index) = (find(TABLES), find(TABLES_INDEX));
+    // SAFETY: an open relation, and an index of its first key's column, or none; all is closed again. What the scan
+    // sees is what is committed now.
+    unsafe {
+        let column = pg_sys::get_attnum(tables, c"logicalrelid".as_ptr());
+        let relation = pg_sys::table_open(tables, pg_sys::AccessShareLock as i32);
+        let mut key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyInit(
+            &mut key,
+            column,
+            pg_sys::BTEqualStrategyNumber as u16,
+            pg_sys::F_OIDEQ.into(),
+            table.into(),
+        );
+        let by_index = index != pg_sys::InvalidOid;
+        let none = std::ptr::null_mut();
+        let scan = pg_sys::systable_beginscan(relation, index, by_index, none, 1, &mut key);
+        let found = !pg_sys::systable_getnext(scan).is_null();
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
+        found
+    }
+}
+
+/// A table or an index of Citus', by its name.
+fn find(name: &CStr) -> pg_sys::Oid {
     let catalog = pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE);
     // SAFETY: a C string.
-    let table = unsafe { pg_sys::get_relname_relid(c"pg_dist_partition".as_ptr(), catalog) };
-    table != pg_sys::InvalidOid
+    unsafe { pg_sys::get_relname_relid(name.as_ptr(), catalog) }
 }
 
 /// Runs `work` with shards to be seen in catalogs. Inside a (sub)transaction whose abort, on an error, restores settings.

@@ -3,10 +3,14 @@
 //! Citus is in no package of Debian's. Where its extension isn't installed, the tests say so and do nothing.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use postgres::NoTls;
+
 use ntt_mime_integration::cluster::PORT;
+use ntt_mime_integration::store::absent_blobid;
 use ntt_mime_integration::{
     Background, Cluster, Outcome, SOON, Session, TestDb, assert_error, corpus, inode, server,
     wait_until,
@@ -24,7 +28,13 @@ fn nodes() -> Option<&'static [Cluster; 3]> {
     let nodes = NODES.get_or_init(|| {
         let control = server::sharedir().join("extension/citus.control");
         if !control.exists() {
-            eprintln!("skipped: there is no {}", control.display());
+            // Past the capture of a test's output: it is to be seen that they have passed by.
+            let mut out = std::io::stderr();
+            let _ = writeln!(
+                out,
+                "skipped citus::, since there is no {}",
+                control.display()
+            );
             return None;
         }
         let settings = [
@@ -46,9 +56,6 @@ fn nodes() -> Option<&'static [Cluster; 3]> {
             node
         }))
     });
-    if nodes.is_none() {
-        eprintln!("skipped: Citus is not installed");
-    }
     nodes.as_ref()
 }
 
@@ -414,6 +421,77 @@ fn a_table_that_is_distributed_meanwhile() {
     let (_, result) = running.finish();
     it.coordinator().exec(&statement_for_all(result, "blob"));
     it.check("blob", "n", ROWS_TO_WATCH);
+}
+
+#[test]
+fn who_cancels_the_statement_for_all_nodes_cancels_their_runs() {
+    let Some(mut it) = Distributed::new("cancel") else {
+        return;
+    };
+    it.make_plain(ROWS_TO_WATCH);
+    let name = it.databases[0].name.clone();
+    it.coordinator().exec(&format!(
+        "ALTER DATABASE {name} SET ntt_mime.batch_delay = '500ms'"
+    ));
+    let statement = statement_for_all(it.coordinator().call("20, target => 'blob'"), "blob");
+    let mut caller = it.databases[0].connect();
+    let cancel = caller.cancel_token();
+    let waiting = std::thread::spawn(move || caller.batch_execute(&statement));
+    let runs = [1, 2].map(|node| it.sessions[node].wait_for_run());
+    cancel.cancel_query(NoTls).expect("the request arrives");
+    assert_error(
+        waiting.join().expect("it does not panic"),
+        "57014",
+        "user request",
+    );
+    for (node, run_id) in [(1, runs[0]), (2, runs[1])] {
+        it.databases[node].wait_for_no_workers(SOON);
+        wait_until(SOON, "the run to be written down", || {
+            it.sessions[node].run_row(run_id, "status") == "cancelled"
+        });
+    }
+}
+
+#[test]
+fn the_statements_of_the_page() {
+    let Some(mut it) = Distributed::new("page") else {
+        return;
+    };
+    it.make_plain(10_000);
+    let absent = absent_blobid(1);
+    it.coordinator()
+        .exec(&format!("INSERT INTO blob VALUES ('{absent}', 1, NULL)"));
+    let archivist = it.databases[0].role("archivist", "LOGIN");
+    let page = include_str!("../../../docs/citus.md");
+    // pg_cron isn't loaded here.
+    let blocks = page
+        .split("```sql\n")
+        .skip(1)
+        .filter_map(|block| block.split("```").next());
+    let blocks = blocks.filter(|block| !block.contains("cron."));
+    let results: Vec<Vec<String>> = blocks
+        .map(|block| {
+            it.coordinator()
+                .table(&block.replace("archivist", &archivist))
+        })
+        .collect();
+    assert_eq!(results.len(), 7);
+    let asked = |rows: &[String]| rows.iter().filter(|row| row.contains("|t|")).count();
+    assert_eq!(
+        (asked(&results[0]), asked(&results[1]), asked(&results[6])),
+        (3, 3, 3)
+    );
+    // Nothing goes on any more, each node with shards has run once, and one of them has not found a blob.
+    assert_eq!(results[2], [""; 0]);
+    assert_eq!(results[3].len(), 2, "{:?}", results[3]);
+    assert!(
+        results[3]
+            .iter()
+            .all(|row| row.contains("|public.blob|succeeded|"))
+    );
+    assert_eq!(results[4].len(), 1);
+    assert!(results[4][0].starts_with(&format!("{absent}|missing|")));
+    assert_eq!(results[5], [""; 0]);
 }
 
 #[test]
