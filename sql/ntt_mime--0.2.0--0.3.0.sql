@@ -9,7 +9,7 @@ CREATE INDEX run_ended ON ntt_mime.run (coalesce(finished_at, started_at)) WHERE
 COMMENT ON INDEX ntt_mime.run_running IS 'the runs that are going on, or whose backend vanished';
 COMMENT ON INDEX ntt_mime.run_ended IS 'the other runs, by the time of their end';
 COMMENT ON TABLE ntt_mime.run IS 'the runs of ntt_backfill_mime, one row each; one that found nothing to do takes the place of the one before it of the same target, if that found nothing either';
-COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many blobs its prefilter spared libmagic all of its rules for (prefiltered) or could not (prefilter_fallbacks); how many were judged again from all of them and with all rules (audited), and had another type then (audit_differences); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); how many blobs it read from each directory of the store (roots_read), and which of these held none when it began (roots_empty)';
+COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many blobs its prefilter spared libmagic all of its rules for (prefiltered) or could not (prefilter_fallbacks); how many were judged again from all of them and with all rules (audited), and had another type then (audit_differences); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); how many blobs it read from each directory of the store (roots_read), which of these held none when it began (roots_empty); how many leaves it passed over since nothing can have become pending there (leaves_skipped), and in how many of those that seemed so rows were pending nevertheless (marks_wrong)';
 COMMENT ON COLUMN ntt_mime.run.kind IS 'backfill, or verify: a check of types that were there already';
 COMMENT ON CONSTRAINT run_kind_check ON ntt_mime.run IS 'the kinds of run there are';
 COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions looked at to their end, and not changed by others after that';
@@ -70,3 +70,37 @@ CREATE PROCEDURE ntt_backfill_mime_on_node(
 COMMENT ON PROCEDURE ntt_backfill_mime_on_node(int, int, bigint, boolean, regclass, boolean, jsonb) IS
     'ntt_backfill_mime with its results in one column, for Citus'' run_command_on_all_nodes(); does nothing on a node that has no shard of the table';
 REVOKE ALL ON PROCEDURE ntt_backfill_mime_on_node(int, int, bigint, boolean, regclass, boolean, jsonb) FROM PUBLIC;
+
+-- Unlogged: after a crash, in which the server's counters are lost, nothing in it is true, and it is empty. Not dumped: it
+-- is about tables of this database by their oids.
+CREATE UNLOGGED TABLE ntt_mime.leaf (
+    leaf_oid         oid PRIMARY KEY,
+    reltablespace    oid NOT NULL,
+    relfilenode      oid NOT NULL,
+    blobid_attnum    smallint NOT NULL,
+    mime_type_attnum smallint NOT NULL,
+    tuples_written   bigint NOT NULL,
+    tuples_deleted   bigint NOT NULL,
+    rows_left        bigint NOT NULL,
+    blocks           bigint NOT NULL,
+    blobids          text[],
+    looked_at        timestamptz NOT NULL,
+    epoch            bigint NOT NULL
+) WITH (fillfactor = 70);  -- a row is written anew when a run has looked at its leaf again
+
+COMMENT ON TABLE ntt_mime.leaf IS 'leaf partitions that a run has seen to their end, with all by which the next one can tell whether anything can have become pending there; rows may be deleted at any time, then their leaves are looked at again';
+COMMENT ON COLUMN ntt_mime.leaf.leaf_oid IS 'OID of the leaf partition, or of the table itself if it is a plain one';
+COMMENT ON COLUMN ntt_mime.leaf.reltablespace IS 'tablespace in which it was';
+COMMENT ON COLUMN ntt_mime.leaf.relfilenode IS 'number of the file in which it was';
+COMMENT ON COLUMN ntt_mime.leaf.blobid_attnum IS 'number of its column blobid';
+COMMENT ON COLUMN ntt_mime.leaf.mime_type_attnum IS 'number of its column mime_type';
+COMMENT ON COLUMN ntt_mime.leaf.tuples_written IS 'rows inserted and updated in it, as the server''s statistics count them: before it was looked at, and by the run itself';
+COMMENT ON COLUMN ntt_mime.leaf.tuples_deleted IS 'rows deleted in it, as the server''s statistics counted them before it was looked at';
+COMMENT ON COLUMN ntt_mime.leaf.rows_left IS 'rows that were left pending, since their blobs could not be detected';
+COMMENT ON COLUMN ntt_mime.leaf.blocks IS 'blocks that it had';
+COMMENT ON COLUMN ntt_mime.leaf.blobids IS 'the blobs of these rows, as they stand in ntt_mime.failure';
+COMMENT ON COLUMN ntt_mime.leaf.looked_at IS 'when the run began that looked at it last; it is looked at again, whatever it seems, before ntt_mime.full_scan_after has gone by';
+COMMENT ON COLUMN ntt_mime.leaf.epoch IS 'stands for the server, its timeline and start, the database, and the times when statistics were reset: in another one counters can not be compared';
+COMMENT ON INDEX ntt_mime.leaf_pkey IS 'leaves by OID';
+COMMENT ON CONSTRAINT leaf_pkey ON ntt_mime.leaf IS 'a leaf has one row';
+REVOKE ALL ON ntt_mime.leaf FROM PUBLIC;

@@ -26,6 +26,7 @@ static READ_AHEAD: GucSetting<i32> = GucSetting::<i32>::new(16);
 static CACHE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static RETRY_FAILURES_AFTER: GucSetting<i32> = GucSetting::<i32>::new(24 * 60 * 60);
+static FULL_SCAN_AFTER: GucSetting<i32> = GucSetting::<i32>::new(24 * 60 * 60);
 static BATCH_DELAY: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PREFILTER: GucSetting<bool> = GucSetting::<bool>::new(true);
 static AUDIT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1000);
@@ -111,6 +112,16 @@ pub fn define() {
         c"Sets the age at which a recorded failure is tried again by itself.",
         c"Younger failures are passed over without touching the file. 0 tries all of them in each run.",
         &RETRY_FAILURES_AFTER,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"ntt_mime.full_scan_after",
+        c"Sets the age at which a leaf that seems unchanged since it was looked at is looked at all the same.",
+        c"Each leaf's turn comes at another time, from half of that age on. 0 looks at all of them in each run.",
+        &FULL_SCAN_AFTER,
         0,
         i32::MAX,
         GucContext::Userset,
@@ -218,6 +229,11 @@ pub fn lock_timeout() -> Duration {
 /// `ntt_mime.retry_failures_after`.
 pub fn retry_failures_after() -> Duration {
     Duration::from_secs(RETRY_FAILURES_AFTER.get() as u64)
+}
+
+/// `ntt_mime.full_scan_after`.
+pub fn full_scan_after() -> Duration {
+    Duration::from_secs(FULL_SCAN_AFTER.get() as u64)
 }
 
 /// `ntt_mime.batch_delay`.

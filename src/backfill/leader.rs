@@ -7,12 +7,16 @@
 //!
 //! Here is its life, from the checks to the end; `crew` has what it does with its workers, `passes` what follows on what,
 //! `leaves` what it knows of the leaves, `others` what others have done, `errors` what becomes of leaves with errors of
-//! their own, `kept` of rows that stay pending after their update, `report` what it tells.
+//! their own, `kept` of rows that stay pending after their update, `marked` of leaves that needn't be looked at, `report`
+//! what it tells.
+//!
+//! If there is no leaf to be looked at, the run ends there: without workers, shared memory, or a look at libmagic.
 
 mod crew;
 mod errors;
 mod kept;
 mod leaves;
+mod marked;
 mod others;
 mod passes;
 mod report;
@@ -31,11 +35,12 @@ use self::passes::PassEnd;
 use self::report::UnfinishedLeaves;
 use super::cache_memory::CacheMemory;
 use super::history::{self, NewFailure};
+use super::marks::Marks;
 use super::options::{Arguments, Job, Options};
 use super::progress::Share;
 use super::roots;
 use super::shared::{self, Shared, Stop};
-use super::target::{self, ListedLeaf, Others, Target};
+use super::target::{self, ListedLeaf, Others, PassedOver, Target};
 use crate::errors::{Error, HOW_TO_ACQUIT, NAMED, counted, counted_with, which};
 use crate::pg::bgworker::{self, Handle};
 use crate::pg::dsm::Segment;
@@ -102,7 +107,6 @@ fn check(arguments: &Arguments) -> Result<Checked, Error> {
     let options = Options::new(arguments)?;
     let target = target::resolve(arguments.target, arguments.call())?;
     let roots = roots::check_before(&options)?;
-    crate::detect::check_detector()?;
     Ok((options, target, roots))
 }
 
@@ -119,7 +123,13 @@ struct Leader {
     handles: Vec<Handle>,
     /// Since when there has been no worker, where there should be.
     without_workers: Option<Instant>,
+    /// What tells which leaves needn't be looked at; None if that isn't to be told.
+    marks: Option<Marks>,
+    /// Those that needn't be, as of when the leaves were listed last.
+    passed_over: PassedOver,
     leaves: Leaves,
+    /// The pass of which it is known which blobs could not be detected: its generation on the board.
+    taken_of: u32,
     passes: u32,
     /// Of these, such as followed for what others had done; and such over all leaves.
     passes_for_others: u32,
@@ -157,7 +167,10 @@ impl Leader {
             cache: None,
             handles: Vec::new(),
             without_workers: None,
+            marks: None,
+            passed_over: PassedOver::default(),
             leaves: Leaves::default(),
+            taken_of: 0,
             passes: 0,
             passes_for_others: 0,
             passes_over_all: 0,
@@ -175,19 +188,33 @@ impl Leader {
     }
 
     fn work(&mut self) -> Result<Summary, PgError> {
-        message::not_waiting_for_client(|| self.start())?;
-        self.wait_for_workers()?;
-        self.finish()
+        match message::not_waiting_for_client(|| self.start())? {
+            true => {
+                self.wait_for_workers()?;
+                self.finish()
+            }
+            false => Ok(self.finish_without_work()),
+        }
     }
 
-    /// All that comes before the workers' first results.
-    fn start(&mut self) -> Result<(), PgError> {
+    /// All that comes before the workers' first results. False if there is nothing to do for them.
+    fn start(&mut self) -> Result<bool, PgError> {
         self.lock_target();
         // Before this transaction has an id, and before anything is listed.
         self.since = self.moment();
         let left_behind = self.read_notes()?;
+        self.marks = tx::in_subtransaction(|| Marks::new(&self.options, &self.target));
+        let leaves = self.list_leaves_at_first();
+        let nothing_to_do = leaves.is_empty();
+        if !nothing_to_do {
+            crate::detect::check_detector()?;
+        }
         let failures_on_record = self.write_run_row(&left_behind);
-        let leaves = self.list_leaves();
+        if nothing_to_do {
+            self.write_row_without_work();
+            left_behind.into_iter().for_each(LeftBehind::settle);
+            return Ok(false);
+        }
         self.leaves.begin(&leaves);
         // Before the row can be seen, so that a run that can be seen can be cancelled.
         let handle = self.make_shared_memory(failures_on_record, leaves.len());
@@ -198,7 +225,7 @@ impl Leader {
         self.log_start(leaves.len());
         self.open_pass(leaves);
         self.record("running", None);
-        Ok(())
+        Ok(true)
     }
 
     fn lock_target(&mut self) {
@@ -247,14 +274,14 @@ impl Leader {
         failures
     }
 
+    /// The leaves that may have something to be done, and those that the run has looked at.
     fn list_leaves(&mut self) -> Vec<ListedLeaf> {
-        let (target, warned_of) = (&self.target, &mut self.warned_of);
-        let (leaves, others) =
-            tx::in_subtransaction(|| identity::as_owner(&[], || target::leaves(target, warned_of)));
-        if others.count > 0 {
-            warn_of_others(&others, self.target.partitioned);
+        let listing = self.list_with_marks();
+        self.passed_over = listing.passed_over;
+        if listing.others.count > 0 {
+            warn_of_others(&listing.others, self.target.partitioned);
         }
-        self.with_errors_last(leaves)
+        self.with_errors_last(listing.leaves)
     }
 
     /// Makes the memory that the run shares with its workers; returns its handle.
@@ -291,6 +318,9 @@ impl Leader {
 
     fn take_leaf_states(&mut self) {
         if self.segment.is_some() {
+            if self.workers_have_ended() {
+                self.take_undetected();
+            }
             let shared = shared_of(&self.segment);
             self.leaves.update(shared.board().leaves());
         }
@@ -313,7 +343,7 @@ impl Leader {
             return Some(Error::TargetDropped { target });
         }
         let filled = self.shared().totals().rows_updated > 0;
-        if filled || !self.leaves.all_locked() {
+        if filled || self.passed_over.leaves > 0 || !self.leaves.all_locked() {
             return None;
         }
         let leaves = UnfinishedLeaves::new(Unfinished::Locked, &self.leaves);
@@ -347,11 +377,15 @@ impl Leader {
         let mut row = self.row(status, error.as_ref().map(in_short));
         // Rows of a leaf that we were kept out of can't be counted.
         if rows_left_known {
-            row.rows_left = self.leaves.rows_left();
+            let elsewhere = self.passed_over.rows_left;
+            row.rows_left = self.leaves.rows_left().map(|rows| rows + elsewhere);
         }
         if complete {
             self.forget_leaf_errors();
         }
+        let wrong = self.wrong_marks();
+        row.options.marks_wrong = wrong.count as u64;
+        self.record_marks()?;
         let kept = self.kept_pending();
         let too_long = shared.totals().too_long;
         message::not_waiting_for_client(|| {
@@ -365,6 +399,7 @@ impl Leader {
         let elapsed = self.started.elapsed();
         self.tell(&row, elapsed, &unfinished, too_long, complete);
         kept.warn();
+        wrong.warn();
         match error {
             Some(error) => Err(error),
             None => Ok(Summary {
@@ -391,6 +426,8 @@ impl Leader {
             self.take_leaf_states();
             let text = in_short(error);
             let record = || {
+                // The leaves that are done needn't be looked at again. If that can't be written, they are.
+                tx::if_possible(|| self.record_marks());
                 self.record(status, Some(text.clone()));
                 Ok(())
             };

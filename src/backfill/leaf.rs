@@ -170,6 +170,7 @@ impl<'a> Leaf<'a> {
             entry.note_counted(counted.written, counted.deleted);
         };
         self.reading(count, |leaf, locked| {
+            leaf.note_shape(locked);
             let blocks = locked.blocks();
             let (read, opened): (_, fn(u32) -> Opened) = match blocks {
                 0 => (Some(0), Opened::Small),
@@ -186,6 +187,20 @@ impl<'a> Leaf<'a> {
                 false => Opened::Blocks(blocks),
             }
         })
+    }
+
+    /// Tells what its mark is to know beside its counters, and whether it can have one ([`super::marks`]).
+    fn note_shape(&self, locked: &LockedLeaf) {
+        let [blobid, mime_type] =
+            [c"blobid", target::FILLED].map(|name| scan::column(locked, name));
+        self.entry.note_columns(blobid, mime_type);
+        let tells_by_counters = locked.is_heap()
+            && stats::are_kept()
+            && !self.job.row_security
+            && !scan::is_computed(locked, c"blobid");
+        if !tells_by_counters {
+            self.entry.note_unsure();
+        }
     }
 
     /// Reads up to `limit` pending rows between two places, both exclusive, in physical order.

@@ -19,7 +19,8 @@
 //! a distributed table, [`roots`] what has to
 //! be there of the store, [`shared`] the shared memory, [`cache_memory`] that of the run cache, [`leader`], [`worker`],
 //! [`batch`] the rows of one batch, [`finder`] how the types of their blobs are found, [`leaf`] what is done to one leaf,
-//! [`history`] the tables `run` and `failure`, [`leaf_errors`] that of leaves with errors, [`progress`] what the caller
+//! [`history`] the tables `run` and `failure`, [`leaf_errors`] that of leaves with errors,
+//! [`marks`] that of leaves that needn't be looked at, [`progress`] what the caller
 //! reads meanwhile, [`procedure`] the SQL surface.
 
 pub mod batch;
@@ -30,6 +31,7 @@ pub mod history;
 pub mod leader;
 pub mod leaf;
 pub mod leaf_errors;
+pub mod marks;
 pub mod options;
 pub mod procedure;
 pub mod progress;

@@ -78,6 +78,7 @@ pub struct Options {
     pub lock_timeout_ms: u64,
     pub batch_delay_ms: u64,
     pub retry_failures_after_s: u64,
+    pub full_scan_after_s: u64,
 }
 
 impl Options {
@@ -117,6 +118,7 @@ impl Options {
             lock_timeout_ms: settings::lock_timeout().as_millis() as u64,
             batch_delay_ms: settings::batch_delay().as_millis() as u64,
             retry_failures_after_s: settings::retry_failures_after().as_secs(),
+            full_scan_after_s: settings::full_scan_after().as_secs(),
         })
     }
 

@@ -2,12 +2,12 @@
 //! rest is written before they can look.
 //!
 //! ```text
-//! Header | WorkerSlot × workers | LeafEntry × leaves | blobs read × roots | job (JSON) | settings
+//! Header | WorkerSlot × workers | LeafEntry × leaves | blobs read × roots | undetected | job (JSON) | settings
 //! ```
 //!
 //! The sizes stand in the header, so that a worker, or a session that wants to cancel the run, can
-//! find everything by itself. Only the list of leaves grows with the table, by 64 bytes a leaf; the
-//! rest is bounded by `workers`. What the run knows of its blobs lies apart, since it is large: in memory of
+//! find everything by itself. Only the list of leaves grows with the table, by 88 bytes for each leaf that there is
+//! something to do in; the rest is bounded by `workers`. What the run knows of its blobs lies apart, since it is large: in memory of
 //! `ntt_mime.cache_size`, which only workers map ([`super::cache_memory`]).
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use ntt_mime_core::board::{Board, BoardHeader, LeafEntry};
 use ntt_mime_core::cache::{CacheHeader, RunCache};
 use ntt_mime_core::dictionary::Dictionary;
+use ntt_mime_core::undetected::{Undetected, UndetectedHeader};
 
 use super::cache_memory::{CacheMapping, CacheMemory, CachePlace};
 use super::options::Job;
@@ -22,13 +23,16 @@ use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_runA");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_runB");
 
 /// Alignment of each part: a cache line, so that parts don't share one.
 const ALIGN: usize = 64;
 
 /// Leaves that may be added while a run goes on, beyond a quarter more.
 const SPARE_LEAVES: usize = 1024;
+
+/// Of the list of blobs that could not be detected: 64-bit words, so room for some thirty thousand a pass.
+const UNDETECTED_WORDS: usize = (2 << 20) / size_of::<u64>();
 
 const ERROR_BYTES: usize = 4096;
 
@@ -78,6 +82,7 @@ struct Header {
     board: BoardHeader,
     cache: CacheHeader,
     cache_place: CachePlace,
+    undetected: UndetectedHeader,
     dictionary: Dictionary,
 }
 
@@ -182,6 +187,7 @@ pub struct Shared<'a> {
     leaves: &'a [LeafEntry],
     /// Blobs read from each root of the store.
     reads: &'a [AtomicU64],
+    undetected: &'a [AtomicU64],
     job: &'a [u8],
     settings: &'a [u8],
 }
@@ -193,6 +199,7 @@ struct Layout {
     slots: usize,
     leaves: usize,
     reads: usize,
+    undetected: usize,
     job: usize,
     settings: usize,
     end: usize,
@@ -208,13 +215,15 @@ impl Header {
         let slots = after(0, 1, size_of::<Header>())?;
         let leaves = after(slots, self.workers, size_of::<WorkerSlot>())?;
         let reads = after(leaves, self.leaves, size_of::<LeafEntry>())?;
-        let job = after(reads, self.roots, size_of::<AtomicU64>())?;
+        let undetected = after(reads, self.roots, size_of::<AtomicU64>())?;
+        let job = after(undetected, UNDETECTED_WORDS as u64, size_of::<AtomicU64>())?;
         let settings = after(job, self.job_bytes, 1)?;
         let end = after(settings, self.settings_bytes, 1)?;
         Some(Layout {
             slots,
             leaves,
             reads,
+            undetected,
             job,
             settings,
             end,
@@ -279,6 +288,7 @@ impl<'a> Shared<'a> {
                 slots: slice(part(layout.slots).cast(), header.workers as usize),
                 leaves: slice(part(layout.leaves).cast(), header.leaves as usize),
                 reads: slice(part(layout.reads).cast(), header.roots as usize),
+                undetected: slice(part(layout.undetected).cast(), UNDETECTED_WORDS),
                 job: slice(part(layout.job), header.job_bytes as usize),
                 settings: slice(part(layout.settings), header.settings_bytes as usize),
             })
@@ -305,6 +315,11 @@ impl<'a> Shared<'a> {
 
     pub fn board(&self) -> Board<'a> {
         Board::new(&self.header.board, self.leaves)
+    }
+
+    /// The blobs of this pass that could not be detected.
+    pub fn undetected(&self) -> Undetected<'a> {
+        Undetected::new(&self.header.undetected, self.undetected)
     }
 
     /// Where the leader keeps the memory of the run cache.

@@ -7,12 +7,14 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
 use super::citus::{self, Call};
+use super::marks::Marks;
 use crate::errors::{Error, NAMED};
 use crate::pg::citus::seeing_shards;
 use crate::pg::encoding::text_value;
 use crate::pg::files;
 use crate::pg::identity::{current_user, may_use_schema, role_name};
 use crate::pg::lock::{self, method_scans_tid_ranges, plain_name, qualified_name};
+use crate::pg::stats;
 
 /// The column that is filled.
 pub const FILLED: &CStr = c"mime_type";
@@ -46,11 +48,48 @@ pub enum FilledBy {
 
 /// A leaf as listed: its oid, its number of blocks, from the last VACUUM or ANALYZE if there was one, and the file in which
 /// it is, as [`crate::pg::lock::LockedLeaf::file`] has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ListedLeaf {
     pub oid: u32,
     pub blocks: u32,
     pub file: u64,
+    /// It has been looked at by an earlier run.
+    pub marked: bool,
+    /// It seems unchanged since.
+    pub unchanged: Option<Unchanged>,
+}
+
+/// What an earlier run has found in a leaf that seems unchanged since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unchanged {
+    /// Rows that the server has counted as written.
+    pub written: u64,
+    /// Rows left pending.
+    pub rows_left: u64,
+}
+
+/// The leaves as they are now.
+#[derive(Default)]
+pub struct Listing {
+    /// Those that may have something to be done, the largest first.
+    pub leaves: Vec<ListedLeaf>,
+    /// What isn't filled.
+    pub others: Others,
+    pub passed_over: PassedOver,
+}
+
+/// The leaves in which nothing can have become pending since they were looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PassedOver {
+    pub leaves: u64,
+    /// Rows that are pending there.
+    pub rows_left: u64,
+    /// Their blocks.
+    pub blocks: u64,
+    /// When the first of them was looked at, in seconds since 1970.
+    pub since: f64,
+    /// Marks of tables that aren't leaves of the target, or are no more.
+    pub other_marks: u64,
 }
 
 /// As PostgreSQL's utils/rls.h numbers it.
@@ -75,9 +114,9 @@ SELECT c.relkind::pg_catalog.text,
   LEFT JOIN pg_catalog.pg_am a ON a.oid OPERATOR(pg_catalog.=) c.relam AND c.relkind OPERATOR(pg_catalog.=) 'r'
  WHERE c.oid OPERATOR(pg_catalog.=) $1";
 
-/// The leaves of tables ($1) at any depth; one that isn't partitioned is its own. Reads the catalogs only:
-/// `pg_partition_tree` would lock every leaf. Passes by the tables $2 and what is below them.
-const LIST_LEAVES: &str = "
+/// The tables below tables ($1) at any depth, and these themselves; without the tables $2 and what is below them. Reads the catalogs
+/// only: `pg_partition_tree` would lock every leaf.
+pub const TREE: &str = "
 WITH RECURSIVE tree(oid, relkind, relpages, relam, relfilenode, reltablespace) AS (
     SELECT c.oid, c.relkind, c.relpages, c.relam, c.relfilenode, c.reltablespace
       FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1)
@@ -85,11 +124,14 @@ WITH RECURSIVE tree(oid, relkind, relpages, relam, relfilenode, reltablespace) A
     SELECT c.oid, c.relkind, c.relpages, c.relam, c.relfilenode, c.reltablespace
       FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
       JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-     WHERE t.relkind = 'p' AND NOT i.inhdetachpending AND c.oid <> ALL ($2))
+     WHERE t.relkind = 'p' AND NOT i.inhdetachpending AND c.oid <> ALL ($2))";
+
+/// Follows on it: the leaves; a table that isn't partitioned is its own. Columns as in [`super::marks`].
+const LIST_LEAVES: &str = "
 SELECT t.oid, t.relpages, CASE t.relkind WHEN 'r' THEN a.amhandler::pg_catalog.oid END,
-       t.relfilenode, t.reltablespace
+       t.relfilenode, t.reltablespace, NULL::bool, NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::float8
   FROM tree t LEFT JOIN pg_catalog.pg_am a ON a.oid = t.relam
- WHERE t.relkind <> 'p' ORDER BY t.oid";
+ WHERE t.relkind <> 'p'";
 
 /// The partitioned tables above the target, and itself.
 const LIST_ABOVE: &str = "
@@ -359,14 +401,21 @@ impl Others {
     }
 }
 
-/// The leaves as they are now, the largest first, and what isn't filled of all that isn't `known` yet: of a partitioned
-/// target, partitions that are foreign tables, whose access method can't scan ranges of rows, or that are partitioned by
-/// the type; of another one, the tables that inherit from it. Inside a subtransaction, under a safe search path.
-pub fn leaves(target: &Target, known: &mut HashSet<u32>) -> (Vec<ListedLeaf>, Others) {
+/// The leaves as they are now: those without a valid mark, and those that are to be listed `always`; and what isn't filled
+/// of all that isn't `known` yet: of a partitioned target, partitions that are foreign tables, whose access method can't
+/// scan ranges of rows, or that are partitioned by the type; of another one, the tables that inherit from it. Inside a
+/// subtransaction, under a safe search path, with the tables of [`super::marks::READS`] locked if there are `marks`.
+pub fn leaves(
+    target: &Target,
+    known: &mut HashSet<u32>,
+    marks: Option<&Marks>,
+    always: &[u32],
+) -> Listing {
     // It may have become a partition since the run began.
     check_partitioning(target.oid, &target.plain_name, &[LIST_ABOVE])
         .unwrap_or_else(|error| error.raise());
     let mut leaves = Vec::new();
+    let mut passed_over = PassedOver::default();
     let mut methods = HashMap::new();
     let mut sizes = files::Sizes::default();
     let (citus, roots) = citus::roots(target.oid, Some(target.citus), &target.call)
@@ -376,13 +425,33 @@ pub fn leaves(target: &Target, known: &mut HashSet<u32>) -> (Vec<ListedLeaf>, Ot
         (false, citus::Kind::Distributed) => Vec::new(),
         (false, _) => oids(LIST_CHILDREN, target.oid),
     };
-    let arguments = [
+    let mut arguments = vec![
         DatumWithOid::from(roots),
         DatumWithOid::from(others.clone()),
     ];
-    Spi::connect(|client| -> pgrx::spi::Result<()> {
-        for row in client.select(LIST_LEAVES, None, &arguments)? {
-            let oid = row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid);
+    let sql = match marks {
+        Some(marks) => {
+            arguments.extend(marks.list_arguments(always));
+            marks.list_sql()
+        }
+        None => format!("{TREE}{LIST_LEAVES}"),
+    };
+    let mut list = |client: &pgrx::spi::SpiClient<'_>| -> pgrx::spi::Result<()> {
+        for row in client.select(sql.as_str(), None, &arguments)? {
+            let number = |column| -> pgrx::spi::Result<Option<u64>> {
+                Ok(row.get::<i64>(column)?.map(|number| number as u64))
+            };
+            let (written, rows_left) = (number(7)?, number(8)?);
+            let Some(oid) = row.get::<pg_sys::Oid>(1)? else {
+                passed_over = PassedOver {
+                    leaves: written.unwrap_or(0),
+                    rows_left: rows_left.unwrap_or(0),
+                    blocks: number(9)?.unwrap_or(0),
+                    other_marks: number(10)?.unwrap_or(0),
+                    since: row.get::<f64>(11)?.unwrap_or(0.0),
+                };
+                continue;
+            };
             let usable = row.get::<pg_sys::Oid>(3)?.is_some_and(|method| {
                 let usable = methods.entry(method);
                 *usable.or_insert_with(|| method_scans_tid_ranges(method))
@@ -401,14 +470,23 @@ pub fn leaves(target: &Target, known: &mut HashSet<u32>) -> (Vec<ListedLeaf>, Ot
                     oid: oid.to_u32(),
                     blocks,
                     file: files::identity(tablespace, number),
+                    marked: row.get::<bool>(6)?.unwrap_or(false),
+                    unchanged: written
+                        .zip(rows_left)
+                        .map(|(written, rows_left)| Unchanged { written, rows_left }),
                 });
             } else {
                 others.push(oid);
             }
         }
         Ok(())
-    })
-    .unwrap_or_else(|error| pgrx::error!("could not list the leaves: {error}"));
+    };
+    stats::as_of_now(|| Spi::connect(|client| list(client)))
+        .unwrap_or_else(|error| pgrx::error!("could not list the leaves: {error}"));
     leaves.sort_unstable_by_key(|leaf| (std::cmp::Reverse(leaf.blocks), leaf.oid));
-    (leaves, Others::of(others, known))
+    Listing {
+        leaves,
+        others: Others::of(others, known),
+        passed_over,
+    }
 }

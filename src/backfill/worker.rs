@@ -362,6 +362,7 @@ impl<'a> Worker<'a> {
             }
             self.pause();
         }
+        self.note_unfinished(index);
         board.finish_whole(index, blocks);
         Ok(())
     }

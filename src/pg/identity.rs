@@ -43,6 +43,8 @@ pub fn as_owner<T>(uses: &[Use], work: impl FnOnce() -> T) -> T {
             (c"row_security", c"off"),
             // Bookkeeping must not queue behind somebody who has locked our tables for long.
             (c"lock_timeout", c"5s"),
+            // Compiling a statement takes longer than ours do.
+            (c"jit", c"off"),
         ] {
             set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
         }

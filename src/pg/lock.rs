@@ -96,6 +96,11 @@ impl LockedLeaf {
         scans_tid_ranges(unsafe { (*self.relation).rd_tableam })
     }
 
+    /// Is it a heap, PostgreSQL's own kind of table?
+    pub fn is_heap(&self) -> bool {
+        self.form().relam == pg_sys::HEAP_TABLE_AM_OID
+    }
+
     /// The partitioned tables above it at this moment, from its parent up; none if it is no partition.
     pub fn tables_above(&self) -> Vec<pg_sys::Oid> {
         // Locked, it can't be detached meanwhile.

@@ -7,7 +7,8 @@
 //! [`index_hint`] what their indexes are told, [`descriptors`] of files that others open, [`notes`] the note of this
 //! process, [`files`] in which tables are, [`encoding`] text in other encodings than
 //! UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`standby`] a
-//! commit's wait for a synchronous standby, [`stats`] the server's counters, [`xids`] whether others have changed
+//! commit's wait for a synchronous standby, [`stats`] the server's counters,
+//! [`epoch`] when they can be compared, [`xids`] whether others have changed
 //! anything, [`version`] what differs between PostgreSQL releases.
 
 pub mod backtrace;
@@ -16,6 +17,7 @@ pub mod citus;
 pub mod descriptors;
 pub mod dsm;
 pub mod encoding;
+pub mod epoch;
 pub mod files;
 pub mod identity;
 pub mod index_hint;

@@ -38,6 +38,30 @@ pub fn counted(table: pg_sys::Oid) -> Counted {
     }
 }
 
+/// When counters of this database, and of the server, were reset last, in PostgreSQL's microseconds; 0 if they never were.
+pub fn reset_times() -> (i64, i64) {
+    let _now = Now::begin();
+    // SAFETY: copies of plain structs, or NULL.
+    unsafe {
+        let database = pg_sys::pgstat_fetch_stat_dbentry(pg_sys::MyDatabaseId);
+        let server = pg_sys::pgstat_fetch_stat_bgwriter();
+        (
+            database
+                .as_ref()
+                .map_or(0, |database| database.stat_reset_timestamp),
+            server
+                .as_ref()
+                .map_or(0, |server| server.stat_reset_timestamp),
+        )
+    }
+}
+
+/// Runs `work`, to whose statements counters are those of now.
+pub fn as_of_now<T>(work: impl FnOnce() -> T) -> T {
+    let _now = Now::begin();
+    work()
+}
+
 /// As long as this lives, counters are those of now.
 struct Now(std::ffi::c_int);
 
@@ -60,11 +84,17 @@ impl Drop for Now {
     }
 }
 
-/// Rows of a table that this process has inserted or updated, or tried to, and has not published yet. Outside a
-/// transaction: those of one that goes on aren't among them.
-pub fn written_here(table: pg_sys::Oid) -> u64 {
+/// What this process has done to a table, or tried to, and has not published yet. What a transaction does that goes on
+/// isn't counted.
+pub fn unpublished_here(table: pg_sys::Oid) -> Counted {
     // SAFETY: reads this process's own counters.
-    unsafe { version::pending_writes(table) }
+    let (written, deleted) = unsafe { version::pending_writes(table) };
+    Counted { written, deleted }
+}
+
+/// Of that, rows inserted or updated.
+pub fn written_here(table: pg_sys::Oid) -> u64 {
+    unpublished_here(table).written
 }
 
 /// Publishes what this process has counted, as a regular backend does when it becomes idle. Without it autovacuum would

@@ -168,25 +168,37 @@ pub unsafe fn partition_ancestors(leaf: pg_sys::Oid) -> *mut pg_sys::List {
     unsafe { pg_guard_ffi_boundary(|| get_partition_ancestors(leaf)) }
 }
 
-/// Rows of a table that this process has inserted or updated, or tried to, and has not published yet; of transactions that
-/// are over.
+/// Rows of a table that this process has inserted or updated, or tried to, and those that it has deleted, and has not
+/// published yet; of transactions that are over.
 ///
 /// # Safety
 /// Outside a transaction.
-pub unsafe fn pending_writes(table: pg_sys::Oid) -> u64 {
+pub unsafe fn pending_writes(table: pg_sys::Oid) -> (u64, u64) {
     // SAFETY: NULL, or what this process has counted; from PostgreSQL 16 on a copy of it.
     unsafe {
         let status = pg_sys::find_tabstat_entry(table);
         if status.is_null() {
-            return 0;
+            return (0, 0);
         }
         #[cfg(feature = "pg15")]
-        let written = (*status).t_counts.t_tuples_inserted + (*status).t_counts.t_tuples_updated;
+        let (written, deleted) = {
+            let counts = (*status).t_counts;
+            (
+                counts.t_tuples_inserted + counts.t_tuples_updated,
+                counts.t_tuples_deleted,
+            )
+        };
         #[cfg(not(feature = "pg15"))]
-        let written = (*status).counts.tuples_inserted + (*status).counts.tuples_updated;
+        let (written, deleted) = {
+            let counts = (*status).counts;
+            (
+                counts.tuples_inserted + counts.tuples_updated,
+                counts.tuples_deleted,
+            )
+        };
         #[cfg(not(feature = "pg15"))]
         pg_sys::pfree(status.cast());
-        written as u64
+        (written as u64, deleted as u64)
     }
 }
 

@@ -38,6 +38,8 @@ const REWRITTEN: u32 = 16;
 const DONE: u32 = 32;
 /// It has raised an error of its own.
 const SET_ASIDE: u32 = 64;
+/// That it is unchanged later can't be told by what is known of it.
+const UNSURE: u32 = 128;
 
 /// One leaf on the board.
 #[repr(C)]
@@ -58,6 +60,10 @@ pub struct LeafEntry {
     deleted: AtomicU64,
     /// Rows that the run has written since, or tried to.
     own: AtomicU64,
+    /// Pending rows read.
+    rows_found: AtomicU64,
+    /// The numbers of both columns: of `blobid` in the upper half.
+    columns: AtomicU32,
 }
 
 impl LeafEntry {
@@ -87,6 +93,17 @@ impl LeafEntry {
     /// Counts rows that the run has written, or has tried to: the server counts these as well.
     pub fn count_own(&self, written: u64) {
         self.own.fetch_add(written, Ordering::Relaxed);
+    }
+
+    /// Tells the numbers that the columns `blobid` and `mime_type` have in it. For who opens it.
+    pub fn note_columns(&self, blobid: i16, mime_type: i16) {
+        let both = u32::from(blobid as u16) << 16 | u32::from(mime_type as u16);
+        self.columns.store(both, Ordering::Relaxed);
+    }
+
+    /// Notes that what is known of it doesn't tell whether it is unchanged later.
+    pub fn note_unsure(&self) {
+        self.flags.fetch_or(UNSURE, Ordering::Relaxed);
     }
 }
 
@@ -153,6 +170,14 @@ pub struct LeafState {
     /// opened.
     pub written: u64,
     pub deleted: u64,
+    /// Of the rows written, those that the run has written itself.
+    pub own: u64,
+    /// Pending rows read in this pass.
+    pub rows_found: u64,
+    /// The numbers of the columns `blobid` and `mime_type`, as of when it was opened.
+    pub columns: (i16, i16),
+    /// What is known of it doesn't tell whether it is unchanged later.
+    pub unsure: bool,
 }
 
 /// A view of a board in shared memory.
@@ -190,6 +215,8 @@ impl<'a> Board<'a> {
             entry.rows_kept.store(0, Ordering::Relaxed);
             entry.note_counted(0, 0);
             entry.own.store(0, Ordering::Relaxed);
+            entry.rows_found.store(0, Ordering::Relaxed);
+            entry.columns.store(0, Ordering::Relaxed);
             len += 1;
         }
         h.len.store(len, Ordering::Relaxed);
@@ -363,6 +390,13 @@ impl<'a> Board<'a> {
         }
     }
 
+    /// Counts pending rows that have been read.
+    pub fn count_found(&self, leaf: usize, rows: u64) {
+        self.leaves[leaf]
+            .rows_found
+            .fetch_add(rows, Ordering::Relaxed);
+    }
+
     /// Notes rows, of those that are left, that have been updated and are pending all the same.
     pub fn note_kept(&self, leaf: usize, rows: u64) {
         self.leaves[leaf]
@@ -433,6 +467,8 @@ impl<'a> Board<'a> {
     pub fn leaves(&self) -> impl Iterator<Item = LeafState> {
         self.leaves[..self.len()].iter().map(|entry| {
             let flags = entry.flags.load(Ordering::Relaxed);
+            let own = entry.own.load(Ordering::Relaxed);
+            let columns = entry.columns.load(Ordering::Relaxed);
             LeafState {
                 oid: entry.oid.load(Ordering::Relaxed),
                 done: flags & DONE != 0,
@@ -446,8 +482,12 @@ impl<'a> Board<'a> {
                 rows_kept: entry.rows_kept.load(Ordering::Relaxed),
                 blocks: entry.blocks.load(Ordering::Relaxed),
                 file: entry.file.load(Ordering::Relaxed),
-                written: entry.written.load(Ordering::Relaxed) + entry.own.load(Ordering::Relaxed),
+                written: entry.written.load(Ordering::Relaxed) + own,
                 deleted: entry.deleted.load(Ordering::Relaxed),
+                own,
+                rows_found: entry.rows_found.load(Ordering::Relaxed),
+                columns: ((columns >> 16) as i16, columns as i16),
+                unsure: flags & UNSURE != 0,
             }
         })
     }

@@ -4,7 +4,8 @@
 //! it names, [`detector`] judges it with libmagic, [`failure`] why that wasn't possible. [`examiner`]
 //! does that in a thread of its own, [`note`] keeps in mind what is at hand, should it crash. Then the
 //! structures that the workers of a run share: [`board`] hands out tasks, [`cache`] knows the blobs
-//! already met and lies in [`memory`] of its own, [`dictionary`] the distinct MIME types.
+//! already met and lies in [`memory`] of its own, [`dictionary`] the distinct MIME types, [`undetected`] the blobs whose
+//! rows stay pending.
 
 pub mod blob_id;
 pub mod board;
@@ -18,3 +19,4 @@ pub mod note;
 #[cfg(feature = "poison")]
 pub mod poison;
 pub mod store;
+pub mod undetected;

@@ -13,11 +13,13 @@
 //! One that has raised an error of its own doesn't come again. What isn't done with then is told in a WARNING, or by the
 //! run's own error, and how many rows are left isn't known.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use ntt_mime_core::board::LeafState;
 
-use crate::backfill::target::ListedLeaf;
+use crate::backfill::marks::Done;
+use crate::backfill::target::{ListedLeaf, Unchanged};
 use crate::pg::stats::Counted;
 
 /// How often a leaf is looked at while others' locks, or changes of its rows, prevent that all are filled.
@@ -33,10 +35,25 @@ const REWRITTEN_IN_VAIN: u8 = 3;
 const TIME_PER_LEAF: Duration = Duration::from_micros(100);
 const TIME_PER_BLOCK: Duration = Duration::from_micros(50);
 
+/// What it would take one worker to look at so many leaves with so many blocks in all.
+pub(super) fn time_to_look(leaves: u64, blocks: u64) -> Duration {
+    TIME_PER_LEAF.mul_f64(leaves as f64) + TIME_PER_BLOCK.mul_f64(blocks as f64)
+}
+
 /// What is known of a leaf.
-#[derive(Default, Clone, Copy)]
+#[derive(Default, Clone)]
 struct Seen {
     state: LeafState,
+    /// An earlier run has left a mark of it; and what that says, if it seemed unchanged when it was listed.
+    marked: bool,
+    unchanged: Option<Unchanged>,
+    /// Rows were found pending that its mark doesn't know of, and nobody had been counted writing them: so many rows
+    /// had been counted.
+    unknown_found: Option<u64>,
+    /// Rows that the run has written in it, in all passes.
+    own: u64,
+    /// The blobs, as of the last look, whose rows stay pending since they could not be detected.
+    undetected: Vec<String>,
     /// Looks that ended with a lock in the way.
     locked: u8,
     /// Looks that ended with another file; and the last of these in which nothing was filled.
@@ -61,14 +78,21 @@ pub(super) enum Unfinished {
 }
 
 impl Seen {
-    fn new(oid: u32) -> Seen {
+    fn new(listed: &ListedLeaf) -> Seen {
         Seen {
             state: LeafState {
-                oid,
+                oid: listed.oid,
                 ..LeafState::default()
             },
+            marked: listed.marked,
+            unchanged: listed.unchanged,
             ..Seen::default()
         }
+    }
+
+    /// Has the run looked at it?
+    fn was_opened(&self) -> bool {
+        self.state.file != 0
     }
 
     fn unfinished(&self) -> Option<Unfinished> {
@@ -77,7 +101,7 @@ impl Seen {
             state if state.set_aside => Some(Unfinished::SetAside),
             state if state.locked => Some(Unfinished::Locked),
             state if state.rewritten => Some(Unfinished::Rewritten),
-            state if !state.done => Some(Unfinished::NotLookedAt),
+            state if !(state.done || self.marked && self.changed) => Some(Unfinished::NotLookedAt),
             _ if self.changed => Some(Unfinished::Changed),
             _ => None,
         }
@@ -85,6 +109,12 @@ impl Seen {
 
     /// Takes over how it stands after a pass. `got_on`: the pass has filled rows.
     fn end_pass(&mut self, state: LeafState, got_on: bool) {
+        if let Some(unchanged) = self.unchanged.take() {
+            let counted = state.written - state.own;
+            let unknown = state.rows_found > unchanged.rows_left && counted == unchanged.written;
+            self.unknown_found = unknown.then_some(counted);
+        }
+        self.own += state.own;
         self.state = state;
         self.changed = false;
         self.locked += u8::from(state.locked || state.missed);
@@ -112,6 +142,21 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// Is it all known that a mark says, and is it such that nothing has changed it since?
+    fn is_sure(&self, counted: Counted) -> bool {
+        let state = self.state;
+        let seen = state.done && self.was_opened() && self.unfinished().is_none() && !state.gone;
+        let nothing_missed = !state.missed && !state.unseen && !state.unsure;
+        let told_by_blobids = state.rows_left == 0 || !self.undetected.is_empty();
+        seen && nothing_missed
+            && state.rows_kept == 0
+            && told_by_blobids
+            && state.written == counted.written
+            && (state.rows_left == 0 || state.deleted == counted.deleted)
+    }
+}
+
 /// The leaves of a run, in the order of their oids.
 #[derive(Default)]
 pub(super) struct Leaves(Vec<Seen>);
@@ -132,7 +177,7 @@ impl Leaves {
 
     /// The leaves that are there when the run begins.
     pub fn begin(&mut self, listed: &[ListedLeaf]) {
-        self.add(listed.iter().map(|leaf| Seen::new(leaf.oid)).collect());
+        self.add(listed.iter().map(Seen::new).collect());
     }
 
     pub fn len(&self) -> usize {
@@ -141,7 +186,7 @@ impl Leaves {
 
     /// Is the run done with it, so that nothing is known against it? None if it isn't known, or has gone.
     pub fn is_done_with(&self, oid: u32) -> Option<bool> {
-        let seen = self.find(oid).map(|at| self.0[at]);
+        let seen = self.find(oid).map(|at| &self.0[at]);
         let there = seen.filter(|seen| !seen.state.gone);
         there.map(|seen| seen.unfinished().is_none())
     }
@@ -153,6 +198,19 @@ impl Leaves {
                 let gone = self.0[at].state.gone;
                 self.0[at].state = state;
                 self.0[at].state.gone |= gone;
+            }
+        }
+    }
+
+    /// Takes over, for leaves of a pass, the blobs whose rows stay pending.
+    pub fn take_undetected(
+        &mut self,
+        leaves: impl Iterator<Item = u32>,
+        mut blobids: HashMap<u32, Vec<String>>,
+    ) {
+        for oid in leaves {
+            if let Some(at) = self.find(oid) {
+                self.0[at].undetected = blobids.remove(&oid).unwrap_or_default();
             }
         }
     }
@@ -176,7 +234,7 @@ impl Leaves {
             let Some(at) = self.find(leaf.oid) else {
                 new.push(Seen {
                     changed: true,
-                    ..Seen::new(leaf.oid)
+                    ..Seen::new(leaf)
                 });
                 continue;
             };
@@ -226,9 +284,10 @@ impl Leaves {
     /// What it would take one worker to look at all of them once more.
     pub fn time_to_look(&self) -> Duration {
         let still_there = self.0.iter().filter(|seen| !seen.state.gone);
-        still_there
-            .map(|seen| TIME_PER_LEAF + TIME_PER_BLOCK * seen.state.blocks)
-            .sum()
+        let (leaves, blocks) = still_there.fold((0, 0), |(leaves, blocks), seen| {
+            (leaves + 1, blocks + u64::from(seen.state.blocks))
+        });
+        time_to_look(leaves, blocks)
     }
 
     /// Rows known to be pending in all of them; None if not all are known.
@@ -245,6 +304,50 @@ impl Leaves {
         let mut still_there = self.0.iter().filter(|seen| !seen.state.gone).peekable();
         still_there.peek().is_some()
             && still_there.all(|seen| seen.state.locked && seen.state.unseen)
+    }
+
+    /// Those of which it is known what is pending in them, by what has been counted of them: what the run has left, and what
+    /// this process has not published yet, which the run has seen. And those that it has looked at, of which it isn't.
+    pub fn to_be_marked(
+        &self,
+        counted: impl Fn(u32) -> Counted,
+        unpublished: impl Fn(u32) -> Counted,
+    ) -> (Vec<Done<'_>>, Vec<u32>) {
+        let (mut done, mut without) = (Vec::new(), Vec::new());
+        for seen in self.0.iter().filter(|seen| !seen.state.gone) {
+            let mut state = seen.state;
+            if seen.is_sure(counted(state.oid)) {
+                let here = unpublished(state.oid);
+                state.written += here.written;
+                state.deleted += here.deleted;
+                done.push(Done {
+                    state,
+                    blobids: &seen.undetected,
+                });
+            } else if seen.marked && (seen.was_opened() || state.set_aside) {
+                without.push(state.oid);
+            }
+        }
+        (done, without)
+    }
+
+    /// Those in which rows were pending that their marks didn't know of, though nobody but the run has written to them
+    /// as far as has been counted by now.
+    pub fn with_wrong_marks(&self, counted: impl Fn(u32) -> Counted) -> Vec<u32> {
+        let wrong = |seen: &&Seen| {
+            let unexplained = |before| counted(seen.state.oid).written == before + seen.own;
+            !seen.state.gone && seen.unknown_found.is_some_and(unexplained)
+        };
+        self.0
+            .iter()
+            .filter(wrong)
+            .map(|seen| seen.state.oid)
+            .collect()
+    }
+
+    /// All that are known.
+    pub fn oids(&self) -> Vec<u32> {
+        self.0.iter().map(|seen| seen.state.oid).collect()
     }
 
     /// How many aren't done with.
@@ -288,12 +391,18 @@ mod tests {
         file: 1,
         written: 100,
         deleted: 5,
+        own: 10,
+        rows_found: 12,
+        columns: (1, 2),
+        unsure: false,
     };
 
     const LISTED: ListedLeaf = ListedLeaf {
         oid: 7,
         blocks: 10,
         file: 1,
+        marked: false,
+        unchanged: None,
     };
 
     fn counted(written: u64, deleted: u64) -> impl Fn(u32) -> Counted {
@@ -436,6 +545,76 @@ mod tests {
             ..CLEAN
         };
         assert!(!leaves_after(rows_locked).all_locked());
+    }
+
+    #[test]
+    fn a_mark_is_for_what_is_known() {
+        let marked = |change: fn(&mut LeafState), written, blobid: bool| {
+            let mut state = CLEAN;
+            change(&mut state);
+            let mut leaves = leaves_after(state);
+            let blobids = blobid.then(|| (7, vec!["x".to_owned()]));
+            leaves.take_undetected([7].into_iter(), blobids.into_iter().collect());
+            let here = Counted {
+                written: 3,
+                deleted: 0,
+            };
+            let (done, _) = leaves.to_be_marked(counted(written, 5), |_| here);
+            done.first()
+                .map(|done| (done.state.written, done.blobids.len()))
+        };
+        let nothing: fn(&mut LeafState) = |_| ();
+        assert_eq!(marked(nothing, 100, true), Some((103, 1)));
+        assert_eq!(
+            marked(|state| state.rows_left = 0, 100, false),
+            Some((103, 0))
+        );
+        // Others have changed it; rows are left that nobody knows why.
+        assert_eq!(marked(nothing, 101, true), None);
+        assert_eq!(marked(nothing, 100, false), None);
+        let unknown: [fn(&mut LeafState); 10] = [
+            |state| state.done = false,
+            |state| state.missed = true,
+            |state| state.locked = true,
+            |state| state.gone = true,
+            |state| state.unseen = true,
+            |state| state.rewritten = true,
+            |state| state.set_aside = true,
+            |state| state.unsure = true,
+            |state| state.rows_kept = 1,
+            |state| state.file = 0,
+        ];
+        for change in unknown {
+            assert_eq!(marked(change, 100, true), None);
+        }
+    }
+
+    #[test]
+    fn rows_beneath_a_mark_are_told_if_nobody_has_written_them() {
+        let wrong = |rows_found, before, now| {
+            let mut leaves = Leaves::default();
+            let unchanged = Some(Unchanged {
+                written: before,
+                rows_left: 2,
+            });
+            leaves.begin(&[ListedLeaf {
+                marked: true,
+                unchanged,
+                ..LISTED
+            }]);
+            let state = LeafState {
+                rows_found,
+                ..CLEAN
+            };
+            leaves.end_pass([state].into_iter(), true);
+            !leaves.with_wrong_marks(counted(now, 5)).is_empty()
+        };
+        // Of 100 rows written the run has written 10.
+        assert!(wrong(3, 90, 100));
+        assert!(!wrong(2, 90, 100));
+        // Somebody had written, or had, as is known by now.
+        assert!(!wrong(3, 89, 100));
+        assert!(!wrong(3, 90, 101));
     }
 
     #[test]

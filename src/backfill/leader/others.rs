@@ -15,7 +15,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
 use crate::pg::identity::as_owner;
-use crate::pg::{tx, xids};
+use crate::pg::{latch, tx, xids};
 
 /// A session that becomes idle this long, in seconds, after a transaction of its has published it: it does so at most
 /// once in that time (`PGSTAT_MIN_INTERVAL` in PostgreSQL's utils/activity/pgstat.c).
@@ -83,21 +83,7 @@ impl Moment {
     /// Processes, other than `ours`, that may have committed something between this moment and `then` which isn't in the
     /// counters yet.
     pub fn unpublished(&self, then: &Moment, ours: &[i32]) -> Vec<i32> {
-        let arguments = [
-            DatumWithOid::from(ours.to_vec()),
-            DatumWithOid::from(self.epoch()),
-            DatumWithOid::from(then.epoch()),
-            DatumWithOid::from(PUBLISHED_WHEN_IDLE),
-        ];
-        let select = || {
-            Spi::connect(|client| -> pgrx::spi::Result<Vec<i32>> {
-                let rows = client.select(UNPUBLISHED, None, &arguments)?;
-                rows.map(|row| Ok(row.get::<i32>(1)?.unwrap_or(0)))
-                    .collect()
-            })
-        };
-        tx::in_subtransaction(|| as_owner(&[], select))
-            .unwrap_or_else(|error| pgrx::error!("could not read pg_stat_activity: {error}"))
+        tx::in_subtransaction(|| unpublished(self.epoch(), then.epoch(), ours))
     }
 
     /// Seconds since 1970.
@@ -105,6 +91,35 @@ impl Moment {
         const DAYS: u32 = pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE;
         self.clock as f64 / 1e6 + f64::from(DAYS) * f64::from(pg_sys::SECS_PER_DAY)
     }
+}
+
+/// Are there sessions, other than this one, that may have committed something since a time, in seconds since 1970,
+/// which isn't in the counters yet? Inside a subtransaction.
+pub fn may_be_late(since: f64) -> bool {
+    let now = Moment {
+        // SAFETY: reads the clock.
+        clock: unsafe { pg_sys::GetCurrentTimestamp() },
+        ..Moment::unknown()
+    };
+    !unpublished(since, now.epoch(), &[latch::my_pid()]).is_empty()
+}
+
+fn unpublished(since: f64, then: f64, ours: &[i32]) -> Vec<i32> {
+    let arguments = [
+        DatumWithOid::from(ours.to_vec()),
+        DatumWithOid::from(since),
+        DatumWithOid::from(then),
+        DatumWithOid::from(PUBLISHED_WHEN_IDLE),
+    ];
+    let select = || {
+        Spi::connect(|client| -> pgrx::spi::Result<Vec<i32>> {
+            let rows = client.select(UNPUBLISHED, None, &arguments)?;
+            rows.map(|row| Ok(row.get::<i32>(1)?.unwrap_or(0)))
+                .collect()
+        })
+    };
+    as_owner(&[], select)
+        .unwrap_or_else(|error| pgrx::error!("could not read pg_stat_activity: {error}"))
 }
 
 #[cfg(test)]

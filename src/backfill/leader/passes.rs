@@ -16,6 +16,7 @@
 //! With others always at work this would not end: [`PASSES_FOR_OTHERS`]. A leaf that they have changed after that is not
 //! done with, and no number of rows left is told.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::others::Moment;
@@ -34,7 +35,7 @@ const PASSES_FOR_OTHERS: u32 = 5;
 const PASSES_OVER_ALL: u32 = 2;
 
 /// How long it may take to look at all leaves only because somebody's counters may be late.
-const LOOK_AT_ALL: Duration = Duration::from_secs(1);
+pub(super) const LOOK_AT_ALL: Duration = Duration::from_secs(1);
 
 /// How long the leader waits for counters: a part of the time that the run has taken, and in these bounds. A session that
 /// does one thing after another publishes once a second, one that then does nothing after ten.
@@ -106,12 +107,31 @@ impl Leader {
         }
     }
 
+    /// Takes over what the workers have noted of blobs that could not be detected, once a pass, when nobody is at work.
+    pub(super) fn take_undetected(&mut self) {
+        let shared = shared_of(&self.segment);
+        let board = shared.board();
+        if self.taken_of == board.generation() {
+            return;
+        }
+        self.taken_of = board.generation();
+        let mut blobids: HashMap<u32, Vec<String>> = HashMap::new();
+        shared.undetected().each(|leaf, blobid| {
+            let oid = board.leaf(leaf).oid();
+            blobids.entry(oid).or_default().push(blobid);
+        });
+        shared.undetected().clear();
+        let leaves = board.leaves().map(|state| state.oid);
+        self.leaves.take_undetected(leaves, blobids);
+    }
+
     /// What has to be looked at again; None if that isn't known yet.
     fn choose_leaves(&mut self) -> Option<Vec<ListedLeaf>> {
         let filled = self.shared().totals().rows_updated > self.filled_before;
         let end = match self.pass_end.take() {
             Some(end) => self.wait_for_counters(end)?,
             None => {
+                self.take_undetected();
                 let shared = shared_of(&self.segment);
                 self.leaves.end_pass(shared.board().leaves(), filled);
                 let moment = self.moment();

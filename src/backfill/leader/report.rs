@@ -56,7 +56,7 @@ impl Leader {
             blocks_total = self.share.total_to_tell(blocks_done, blocks_total);
         }
         let ms = |us: u64| us as f64 / 1000.0;
-        let total = self.leaves.len() as i64;
+        let total = (self.leaves.len() as u64 + self.passed_over.leaves) as i64;
         let left_open = match (status, self.passes) {
             ("running", 1) => i64::from(board.open_leaves()),
             ("running", _) => 0,
@@ -97,8 +97,27 @@ impl Leader {
                 idle_ms: ms(totals.idle_us),
                 roots_read: roots::read_from(&self.options.blob_root, shared.reads()),
                 roots_empty: roots::empty(&self.options.blob_root, &self.roots),
+                leaves_skipped: self.passed_over.leaves,
+                marks_wrong: 0,
             },
             error,
+        }
+    }
+
+    /// The run row of a run that has nothing to do.
+    pub(super) fn row_without_work(&self) -> RunRow {
+        let leaves = self.passed_over.leaves;
+        RunRow {
+            status: "succeeded",
+            leaves_total: leaves as i64,
+            leaves_done: leaves as i64,
+            rows_left: Some(self.passed_over.rows_left),
+            options: Additions {
+                roots_empty: roots::empty(&self.options.blob_root, &self.roots),
+                leaves_skipped: leaves,
+                ..Additions::default()
+            },
+            ..RunRow::default()
         }
     }
 

@@ -201,6 +201,10 @@ impl Leaf<'_> {
             // Planning and locks on indexes come first: they may cost us the constraint.
             locked.lock_indexes();
             let look = self.has_to_look_at_rows(&locked);
+            if look {
+                // What is counted as written may be another number than that of rows processed.
+                self.entry.note_unsure();
+            }
             let one_by_one = look || wait == Wait::ForNobody;
             let kind = match (one_by_one, filling.place) {
                 (false, Place::Range(..)) => Kind::Range,

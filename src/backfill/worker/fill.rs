@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Worker;
-use crate::backfill::batch::Batch;
+use crate::backfill::batch::{Batch, Found};
 use crate::backfill::leaf::{
     Filling, Leaf, LeafError, Place, Tid, Updated, block_of, start_of_block,
 };
@@ -69,7 +69,28 @@ impl Worker<'_> {
                 self.read(leaf, from, to)?;
             }
         }
+        self.note_unfinished(index);
         Ok(())
+    }
+
+    /// Whoever is stopping may not have come to the end of the leaf, or of a part of it.
+    pub(super) fn note_unfinished(&self, index: usize) {
+        if self.is_stopping() {
+            self.shared.board().leaf(index).note_unsure();
+        }
+    }
+
+    /// Notes the blobs of a batch whose rows stay pending.
+    fn note_undetected(&self, index: usize, batch: &Batch) {
+        let undetected = self.shared.undetected();
+        let all_noted = batch.wanted.iter().all(|wanted| match wanted.found {
+            Found::Mime(_) | Found::Text(_) => true,
+            Found::Failed => undetected.add(index, &wanted.key.text()),
+            Found::TooLong | Found::NotLookedAt => false,
+        });
+        if !all_noted {
+            self.shared.board().leaf(index).note_unsure();
+        }
     }
 
     /// Reads the pending rows of the next batch, and has its blobs looked at.
@@ -107,6 +128,8 @@ impl Worker<'_> {
         batch: &Batch,
     ) -> Result<(), LeafError> {
         let (board, counters) = (self.shared.board(), &self.slot.counters);
+        board.count_found(index, batch.rows);
+        self.note_undetected(index, batch);
         let (blobids, mime_types, expected) = batch.filled(self.shared.dictionary());
         let filling = Filling {
             place,

@@ -42,6 +42,7 @@ TABLE ntt_mime.run                            | -     -      ok      -       -  
 TABLE ntt_mime.failure                        | -     -      -       -       -       -        -         -      ok
 TABLE ntt_mime.leaf_error                     | -     -      -       -       -       -        -         -      ok
 SELECT leaf, message FROM ntt_mime.leaf_error | -     -      ok      -       -       -        -         -      ok
+TABLE ntt_mime.leaf                           | -     -      -       -       -       -        -         -      ok
 TABLE ntt_mime.progress                       | -     -      ok      -       -       -        -         -      ok
 TABLE ntt_mime.mime_summary                   | -     -      ok      -       -       -        -         -      ok
 {insert_run}                                  | -     -      -       -       -       -        -         -      ok
@@ -50,6 +51,7 @@ UPDATE ntt_mime.run SET error = 'x'           | -     -      -       -       -  
 UPDATE ntt_mime.failure SET attempts = 0      | -     -      -       -       -       -        -         -      ok
 DELETE FROM ntt_mime.run                      | -     -      -       -       -       -        -         -      ok
 DELETE FROM ntt_mime.leaf_error               | -     -      -       -       -       -        -         -      ok
+DELETE FROM ntt_mime.leaf                     | -     -      -       -       -       -        -         -      ok
 DELETE FROM ntt_mime.failure                  | -     -      -       -       -       -        -         -      ok
 TRUNCATE ntt_mime.run, ntt_mime.failure       | -     -      -       -       -       -        -         -      ok
 DELETE FROM ntt_mime.progress                 | -     -      55000   -       -       -        -         -      55000
@@ -68,6 +70,7 @@ SET ntt_mime.target = 'x'                     | ok    ok     ok      ok      ok 
 SET ntt_mime.workers = 3                      | ok    ok     ok      ok      ok      ok       ok        ok     ok
 SET ntt_mime.lock_timeout = '2s'              | ok    ok     ok      ok      ok      ok       ok        ok     ok
 SET ntt_mime.retry_failures_after = '1h'      | ok    ok     ok      ok      ok      ok       ok        ok     ok
+SET ntt_mime.full_scan_after = '1h'           | ok    ok     ok      ok      ok      ok       ok        ok     ok
 SET ntt_mime.batch_delay = '1s'               | ok    ok     ok      ok      ok      ok       ok        ok     ok
 SET ntt_mime.no_such_setting = 1              | 42602 42602  42602   42602   42602   42602    42602     42602  42602
 ALTER ROLE {self} SET ntt_mime.blob_root = '' | -     -      -       -       -       -        -         -      ok

@@ -90,6 +90,8 @@ fn no_wait_is_longer_than_the_lock_timeout() {
 #[test]
 fn a_few_of_the_locked_leaves_are_named() {
     let (db, _store, mut s) = archive("lock_names", 5, 50);
+    // The others are done after the first run, and would be left alone.
+    s.exec("SET ntt_mime.full_scan_after = 0");
     s.exec("ALTER TABLE inode_m1 RENAME TO \"Inode M1\"");
     let mut ddl = db.connect();
     ddl.exec("BEGIN; LOCK TABLE ONLY \"Inode M1\" IN ACCESS EXCLUSIVE MODE");

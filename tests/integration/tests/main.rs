@@ -18,6 +18,7 @@ mod history;
 mod isolation;
 mod locks;
 mod many_leaves;
+mod marks;
 mod moves;
 mod narrow;
 mod neighbours;

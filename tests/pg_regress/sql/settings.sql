@@ -10,6 +10,7 @@ SHOW ntt_mime.retry_failures_after;
 SHOW ntt_mime.batch_delay;
 SHOW ntt_mime.prefilter;
 SHOW ntt_mime.audit_interval;
+SHOW ntt_mime.full_scan_after;
 SHOW ntt_mime.run_history;
 -- The number of CPUs, 8 at most.
 SELECT current_setting('ntt_mime.workers')::int BETWEEN 1 AND 8 AS workers;

@@ -25,6 +25,8 @@ fn zeroed(leaves: usize) -> (BoardHeader, Vec<LeafEntry>) {
         written: AtomicU64::new(0),
         deleted: AtomicU64::new(0),
         own: AtomicU64::new(0),
+        rows_found: AtomicU64::new(0),
+        columns: AtomicU32::new(0),
     };
     (header, (0..leaves).map(|_| entry()).collect())
 }
@@ -214,6 +216,24 @@ fn what_a_run_writes_itself_is_no_change() {
     assert_eq!((state.written, state.deleted), (1034, 10));
     board.open_pass([(9, 5)]);
     assert_eq!(board.leaves().next().unwrap().written, 0);
+}
+
+#[test]
+fn what_is_known_of_a_leaf_is_of_this_pass() {
+    let (header, leaves) = zeroed(1);
+    let board = Board::new(&header, &leaves);
+    board.open_pass([(9, 5)]);
+    board.leaf(0).note_columns(7, -3);
+    board.leaf(0).note_unsure();
+    board.count_found(0, 4);
+    board.count_found(0, 1);
+    let state = board.leaves().next().unwrap();
+    assert_eq!((state.columns, state.rows_found), ((7, -3), 5));
+    assert!(state.unsure);
+    board.open_pass([(9, 5)]);
+    let state = board.leaves().next().unwrap();
+    assert_eq!((state.columns, state.rows_found), ((0, 0), 0));
+    assert!(!state.unsure);
 }
 
 #[test]

@@ -1,0 +1,183 @@
+//! Leaves that needn't be looked at, since nothing can have become pending in them ([`marks`]); what becomes of a run that
+//! has no others, and what a run leaves for the next one.
+
+use pgrx::pg_sys::Oid;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+
+use super::leaves::time_to_look;
+use super::others::may_be_late;
+use super::passes::LOOK_AT_ALL;
+use super::{FINAL_ATTEMPTS, Leader, Summary};
+use crate::backfill::marks;
+use crate::backfill::target::{self, ListedLeaf, Listing, PassedOver};
+use crate::errors::{Error, NAMED, counted, which};
+use crate::pg::bgworker::Handle;
+use crate::pg::lock::plain_name;
+use crate::pg::message::Message;
+use crate::pg::tx::{self, PgError};
+use crate::pg::{identity, stats};
+
+impl Leader {
+    /// The leaves that may have something to be done, when the run begins.
+    ///
+    /// Somebody may have changed some of those that are passed over since they were looked at, and not have published it. As at the end of a pass
+    /// (`passes`), all are looked at then, where that takes no longer than [`LOOK_AT_ALL`].
+    pub(super) fn list_leaves_at_first(&mut self) -> Vec<ListedLeaf> {
+        let leaves = self.list_leaves();
+        let PassedOver {
+            leaves: passed_over,
+            blocks,
+            since,
+            ..
+        } = self.passed_over;
+        if passed_over > 0
+            && time_to_look(passed_over, blocks) <= LOOK_AT_ALL
+            && tx::in_subtransaction(|| may_be_late(since))
+            && let Some(marks) = &mut self.marks
+        {
+            marks.distrust();
+            return self.list_leaves();
+        }
+        leaves
+    }
+
+    /// Lists the leaves, with marks if that can be. Who has locked the tables where they are keeps no run from its work:
+    /// then all leaves are listed.
+    pub(super) fn list_with_marks(&mut self) -> Listing {
+        let always = self.leaves.oids();
+        let (target, warned_of) = (&self.target, &mut self.warned_of);
+        if let Some(marks) = &self.marks {
+            let listing = tx::unless_locked(|| {
+                identity::as_owner(&marks::READS, || {
+                    target::leaves(target, warned_of, Some(marks), &always)
+                })
+            });
+            match listing {
+                Some(listing) => return listing,
+                None => self.marks = None,
+            }
+        }
+        tx::in_subtransaction(|| {
+            identity::as_owner(&[], || target::leaves(target, warned_of, None, &[]))
+        })
+    }
+
+    /// The only row of a run that has nothing to do. It becomes visible as it is in the end.
+    pub(super) fn write_row_without_work(&mut self) {
+        let oid = self.target.oid;
+        if tx::in_subtransaction(|| plain_name(oid)).is_none() {
+            let target = self.target.plain_name.clone();
+            Error::TargetDropped { target }.raise();
+        }
+        self.forget_leaf_errors();
+        self.remove_marks_of_dropped();
+        let row = self.row_without_work();
+        if !(1..FINAL_ATTEMPTS).any(|_| self.try_write(&row)) {
+            self.write(&row);
+        }
+        self.finished = true;
+    }
+
+    pub(super) fn finish_without_work(&mut self) -> Summary {
+        let row = self.row_without_work();
+        self.release();
+        let elapsed = self.started.elapsed();
+        self.tell(&row, elapsed, &[], 0, true);
+        Summary {
+            run_id: self.run_id,
+            blobs: 0,
+            rows_updated: 0,
+            failures: 0,
+            elapsed,
+        }
+    }
+
+    pub(super) fn workers_have_ended(&self) -> bool {
+        self.handles.iter().all(Handle::has_stopped)
+    }
+
+    /// Writes down which leaves the run is done with, for the next one. To be called where a commit follows.
+    pub(super) fn record_marks(&self) -> Result<(), PgError> {
+        let Some(marks) = &self.marks else {
+            return Ok(());
+        };
+        // Those of a worker that goes on aren't all published.
+        if self.options.dry_run || !self.workers_have_ended() {
+            return Ok(());
+        }
+        let record = || {
+            let counted = |oid| stats::counted(Oid::from(oid));
+            let unpublished = |oid| stats::unpublished_here(Oid::from(oid));
+            let (done, without) = self.leaves.to_be_marked(counted, unpublished);
+            marks.record(&done, &without);
+        };
+        match tx::attempt(record) {
+            // The run has done what it was to do. The next one will look at more leaves.
+            Err(error) if !error.is_of_locks() && !error.is_of_memory() => return Err(error),
+            _ => {}
+        }
+        self.remove_marks_of_dropped();
+        Ok(())
+    }
+
+    fn remove_marks_of_dropped(&self) {
+        if let Some(marks) = &self.marks
+            && !self.options.dry_run
+            && self.passed_over.other_marks > 0
+        {
+            tx::unless_locked(|| marks.remove_dropped());
+        }
+    }
+
+    /// Leaves in which rows were pending that their marks didn't know of. None while it isn't sure that everything that was
+    /// done to them has been counted. To be called where a commit follows.
+    pub(super) fn wrong_marks(&self) -> WrongMarks {
+        let counted = |oid| stats::counted(Oid::from(oid));
+        let mut leaves = self.leaves.with_wrong_marks(counted);
+        if leaves.is_empty() || tx::if_possible(|| may_be_late(0.0)).unwrap_or(true) {
+            return WrongMarks::default();
+        }
+        let count = leaves.len();
+        leaves.truncate(NAMED);
+        let named = || leaves.into_iter().map(Oid::from).filter_map(plain_name);
+        let names = tx::if_possible(|| identity::as_owner(&[], || named().collect()));
+        WrongMarks {
+            count,
+            names: names.unwrap_or_default(),
+        }
+    }
+}
+
+/// Leaves whose marks have turned out to be wrong.
+#[derive(Default)]
+pub(super) struct WrongMarks {
+    pub count: usize,
+    /// Of some of them.
+    names: Vec<String>,
+}
+
+impl WrongMarks {
+    /// Says so, if there are any.
+    pub fn warn(&self) {
+        if self.count == 0 {
+            return;
+        }
+        let leaves = counted(self.count as u64, "leaf");
+        let seemed = match self.count {
+            1 => "it seemed",
+            _ => "they seemed",
+        };
+        let mut report = Message::new(
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!("{leaves} had pending rows although {seemed} unchanged since an earlier run"),
+        );
+        if let Some(which) = which(&self.names, self.count) {
+            report = report.set_detail(which);
+        }
+        report
+            .set_hint(
+                "The server does not count what a session writes with track_counts off. If there was none, report it.",
+            )
+            .send(PgLogLevel::WARNING);
+    }
+}

@@ -1,0 +1,291 @@
+//! The table `ntt_mime.leaf`: marks, by which a run passes over leaves in which nothing can have become pending.
+//!
+//! A leaf gets a mark when a run has seen all of it and is done with it. The mark says what is pending there, nearly always
+//! nothing, and holds all by which it can be told from outside that this is still so. The leaves are listed in one
+//! statement that compares the marks with the catalogs and the server's counters, and returns the leaves without a valid
+//! mark. Nothing of a leaf with one is read, neither a block nor its entry in the relation cache.
+//!
+//! # Why a valid mark is true
+//!
+//! A row can become pending in a leaf by being inserted or updated there, or without that: the leaf gets another file, or
+//! the two columns become others. Files and columns are compared with the catalogs: the file by tablespace and number
+//! (TRUNCATE, VACUUM FULL, CLUSTER, an ALTER TABLE that rewrites; COPY with FREEZE is for files of its own transaction
+//! only), the columns by their numbers, which are never used twice: a column that is dropped and added again has another
+//! one, and so has one that is renamed to its name. What is inserted or updated the server counts, whether the transaction
+//! commits or not; the mark holds the counters as they were *before* the look, so that comes before the snapshot of any
+//! look at the leaf. A backend publishes what it has counted after its transaction has left the array of running
+//! transactions ([`crate::pg::stats`]). So:
+//!
+//! - What is counted in a mark was visible to the look.
+//! - What wasn't visible to it (it went on, was prepared, was rolled back later, or committed a moment after) is counted
+//!   later: then the counters aren't those of the mark any more. COMMIT PREPARED counts what its transaction has written,
+//!   after that has become visible; a worker of logical replication counts as any backend does.
+//! - Counters only grow, as long as the epoch is the same ([`crate::pg::epoch`]), so they never come back to what they were.
+//!
+//! A change can be noticed late, never lost. Late is until the writer's backend has published: as a rule at once, when
+//! it becomes idle; after ten seconds if it had published within the second before, a minute if it goes on working, and
+//! longer only if it commits in a procedure without end, or applies what logical replication brings and nothing else comes
+//! but messages that there is nothing. What this session has not published yet is known here, and added. And where it
+//! takes a second at most, all leaves are looked at if there is a session whose counters may be late
+//! ([`super::leader`]), so that a small table needs no patience.
+//!
+//! What a run has written itself is subtracted, as for its own passes ([`super::leader`]): its workers know of each UPDATE
+//! how many rows it has processed. Where something else is at the leaf that could make this another number than the server
+//! counts (a rule, a trigger before each row), the leaf gets no mark from a look at which it was written to, but from the
+//! next one. And marks are written when all workers have ended, and so have published; a leaf whose
+//! counters aren't as the run has left them gets none.
+//!
+//! # What is left pending
+//!
+//! Rows of blobs that could not be detected stay pending, so a mark names these blobs. It is valid as long as each of
+//! them is on record in `ntt_mime.failure` and would be passed over: whatever makes one to be tried again (time, an
+//! argument, a setting, a row that was deleted or changed there, its detection in another leaf) has the leaf looked at. A
+//! row that stays pending for another reason, a type that is too long for the column, a trigger that suppresses its update,
+//! isn't on record, and its leaf has no mark. If rows were deleted, the number of those left isn't known: then this
+//! counter has to be the same as well.
+//!
+//! # When there are no marks
+//!
+//! `track_counts` is off in the session of the run: what it did would not be counted, and in others it is likely off as
+//! well. (Off elsewhere, in a session of a superuser's, it keeps changes from being counted, which nothing but a look can
+//! find.) Row security applies to the caller, who sees only a part of the rows. Another access method than heap: what that
+//! counts is its own affair. A `blobid` that is computed when it is read. A dry run writes none. Nothing in here can be
+//! faked by a role that may run a backfill: it can't write to the table, switch counting off, or reset counters.
+//!
+//! The table is unlogged: after a crash, in which counters are lost, it is empty, and so it is in a copy or a standby.
+//!
+//! # And because no argument is a proof
+//!
+//! A leaf whose last look is older than `ntt_mime.full_scan_after` is looked at all the same. For half of the leaves'
+//! looks not to come all at once, each leaf has a share of that time, from half of it to all, by its oid. A leaf in which
+//! rows are found pending that its mark doesn't know of, though everything else is as the mark says, is told
+//! of in a WARNING.
+
+use std::collections::HashSet;
+use std::ffi::CStr;
+
+use ntt_mime_core::board::LeafState;
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+
+use super::history::write;
+use super::options::Options;
+use super::target::{TREE, Target};
+use crate::pg::encoding::{array_value, text_value};
+use crate::pg::identity::Use::{Reads, Writes};
+use crate::pg::identity::{self, Use, as_owner};
+use crate::pg::{epoch, stats};
+
+const LEAF: &CStr = c"leaf";
+
+/// What can't be written, in an error.
+const WHAT: &str = "ntt_mime.leaf";
+
+/// The tables that [`Marks::list_sql`] reads.
+pub const READS: [Use; 2] = [Reads(LEAF), Reads(c"failure")];
+
+/// Follows on [`TREE`]. $3 is the epoch, $4 the database's tablespace, $5 and $7 the settings `full_scan_after` and
+/// `retry_failures_after` in seconds, $6 the argument `retry_failed`, $8 leaves that are returned whatever their marks say.
+/// The last row is about the leaves that aren't returned, and has no oid: their number, their rows left, their blocks, and
+/// when the first of them was looked at, in seconds since 1970; and how many marks there are of other tables.
+const LIST: &str = "
+, present AS (SELECT pg_catalog.clock_timestamp() AS time)
+, leaf AS MATERIALIZED (
+SELECT t.*, m.leaf_oid IS NOT NULL AS marked, m.tuples_written, m.rows_left, m.blocks, m.looked_at,
+       m.leaf_oid IS NOT NULL AND t.relkind = 'r' AND t.relam = 2 AND m.epoch = $3
+       AND m.relfilenode = t.relfilenode
+       AND m.reltablespace = CASE t.reltablespace WHEN 0 THEN $4 ELSE t.reltablespace END
+       AND pg_catalog.pg_stat_get_tuples_inserted(t.oid) + pg_catalog.pg_stat_get_tuples_updated(t.oid)
+           + pg_catalog.pg_stat_get_xact_tuples_inserted(t.oid) + pg_catalog.pg_stat_get_xact_tuples_updated(t.oid)
+           = m.tuples_written
+       AND (m.rows_left = 0
+            OR pg_catalog.pg_stat_get_tuples_deleted(t.oid) + pg_catalog.pg_stat_get_xact_tuples_deleted(t.oid)
+               = m.tuples_deleted)
+       AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = t.oid AND a.attnum = m.blobid_attnum AND a.attname = 'blobid')
+       AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = t.oid AND a.attnum = m.mime_type_attnum AND a.attname = 'mime_type')
+           AS unchanged,
+       m.looked_at <= (SELECT time FROM present)
+       AND m.looked_at > (SELECT time FROM present) - pg_catalog.make_interval(
+               secs => $5 * (0.5 + (pg_catalog.hashoid(t.oid) & 1023) / 2048.0)) AS recent
+  FROM tree t LEFT JOIN ntt_mime.leaf m ON m.leaf_oid = t.oid
+ WHERE t.relkind <> 'p')
+, judged AS (
+SELECT l.*, l.unchanged AND l.recent AND NOT l.oid IN (SELECT pg_catalog.unnest($8))
+       AND (l.rows_left = 0
+            OR NOT EXISTS (
+               SELECT FROM ntt_mime.leaf m, pg_catalog.unnest(m.blobids) AS left_over (blobid)
+                WHERE m.leaf_oid = l.oid AND NOT EXISTS (
+                      SELECT FROM ntt_mime.failure f
+                       WHERE f.blobid = left_over.blobid
+                         AND (f.reason = 'quarantined'
+                              OR NOT $6
+                              AND f.last_seen > (SELECT time FROM present) - pg_catalog.make_interval(secs => $7)))))
+           AS passed_over
+  FROM leaf l)
+, parted AS MATERIALIZED (SELECT * FROM judged)
+SELECT p.oid, p.relpages, CASE p.relkind WHEN 'r' THEN a.amhandler::pg_catalog.oid END,
+       p.relfilenode, p.reltablespace, p.marked,
+       CASE WHEN p.unchanged THEN p.tuples_written END, CASE WHEN p.unchanged THEN p.rows_left END,
+       NULL::bigint, NULL::bigint, NULL::float8
+  FROM parted p LEFT JOIN pg_catalog.pg_am a ON a.oid = p.relam
+ WHERE NOT p.passed_over
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL,
+       count(*) FILTER (WHERE p.passed_over),
+       coalesce(sum(p.rows_left) FILTER (WHERE p.passed_over), 0)::bigint,
+       coalesce(sum(p.blocks) FILTER (WHERE p.passed_over), 0)::bigint,
+       (SELECT count(*) FROM ntt_mime.leaf) - count(*) FILTER (WHERE p.marked),
+       pg_catalog.date_part('epoch', min(p.looked_at) FILTER (WHERE p.passed_over))
+  FROM parted p";
+
+/// A run over another target may be at the same leaves: in the order of their oids.
+const RECORD: &str = "
+INSERT INTO ntt_mime.leaf AS l
+       (leaf_oid, reltablespace, relfilenode, blobid_attnum, mime_type_attnum, tuples_written, tuples_deleted,
+        rows_left, blocks, blobids, looked_at, epoch)
+SELECT n.oid, n.reltablespace, n.relfilenode, n.blobid, n.mime_type, n.written, n.deleted, n.rows_left, n.blocks,
+       left_over.blobids, pg_catalog.to_timestamp($12), $13
+  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4),
+                  pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9))
+       AS n (oid, reltablespace, relfilenode, blobid, mime_type, written, deleted, rows_left, blocks)
+  LEFT JOIN (SELECT b.oid, pg_catalog.array_agg(b.blobid) AS blobids
+               FROM ROWS FROM (pg_catalog.unnest($10), pg_catalog.unnest($11)) AS b (oid, blobid)
+              GROUP BY b.oid) AS left_over ON left_over.oid = n.oid
+ ORDER BY n.oid
+    ON CONFLICT (leaf_oid) DO UPDATE
+   SET reltablespace = excluded.reltablespace, relfilenode = excluded.relfilenode,
+       blobid_attnum = excluded.blobid_attnum, mime_type_attnum = excluded.mime_type_attnum,
+       tuples_written = excluded.tuples_written, tuples_deleted = excluded.tuples_deleted,
+       rows_left = excluded.rows_left, blocks = excluded.blocks, blobids = excluded.blobids, looked_at = excluded.looked_at,
+       epoch = excluded.epoch";
+
+const REMOVE: &str = "
+DELETE FROM ntt_mime.leaf d
+ USING (SELECT l.leaf_oid FROM ntt_mime.leaf l WHERE l.leaf_oid = ANY ($1) ORDER BY l.leaf_oid FOR UPDATE) AS o
+ WHERE d.leaf_oid = o.leaf_oid";
+
+/// What somebody holds is left to another run.
+const REMOVE_DROPPED: &str = "
+DELETE FROM ntt_mime.leaf d
+ USING (SELECT l.leaf_oid FROM ntt_mime.leaf l
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = l.leaf_oid AND c.relkind = 'r')
+           FOR UPDATE SKIP LOCKED) AS o
+ WHERE d.leaf_oid = o.leaf_oid";
+
+/// Leaves that are written in one statement.
+const LEAVES_PER_STATEMENT: usize = 10_000;
+
+/// What tells, in a run, which marks are valid.
+#[derive(Debug)]
+pub struct Marks {
+    epoch: i64,
+    /// When it was asked for, in seconds since 1970: before any look.
+    time: f64,
+    full_scan_after: f64,
+    retry_failed: bool,
+    retry_failures_after: f64,
+}
+
+/// A leaf that a run is done with.
+pub struct Done<'l> {
+    pub state: LeafState,
+    /// The blobs whose rows are left.
+    pub blobids: &'l [String],
+}
+
+impl Marks {
+    /// None if the run has to go without. Inside a transaction.
+    pub fn new(options: &Options, target: &Target) -> Option<Marks> {
+        let usable = stats::are_kept() && !target.row_security && identity::has_own_table(LEAF);
+        usable.then(|| Marks {
+            epoch: epoch::now(),
+            time: std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0.0, |time| time.as_secs_f64()),
+            full_scan_after: options.full_scan_after_s as f64,
+            retry_failed: options.retry_failed,
+            retry_failures_after: options.retry_failures_after_s as f64,
+        })
+    }
+
+    /// No mark is to be believed in this run.
+    pub fn distrust(&mut self) {
+        self.full_scan_after = 0.0;
+    }
+
+    /// The statement that lists leaves.
+    pub fn list_sql(&self) -> String {
+        format!("{TREE}{LIST}")
+    }
+
+    /// Its arguments from $3 on.
+    pub fn list_arguments(&self, always: &[u32]) -> [DatumWithOid<'static>; 6] {
+        // SAFETY: set once at connection start.
+        let tablespace = unsafe { pg_sys::MyDatabaseTableSpace };
+        [
+            DatumWithOid::from(self.epoch),
+            DatumWithOid::from(tablespace),
+            DatumWithOid::from(self.full_scan_after),
+            DatumWithOid::from(self.retry_failed),
+            DatumWithOid::from(self.retry_failures_after),
+            DatumWithOid::from(oids(always.iter().copied())),
+        ]
+    }
+
+    /// Writes marks, and removes those of other leaves. Inside a (sub)transaction with a snapshot.
+    pub fn record(&self, done: &[Done<'_>], without: &[u32]) {
+        as_owner(&[Writes(LEAF)], || {
+            for leaves in done.chunks(LEAVES_PER_STATEMENT) {
+                self.write(leaves);
+            }
+            for leaves in without.chunks(LEAVES_PER_STATEMENT) {
+                let leaves = DatumWithOid::from(oids(leaves.iter().copied()));
+                write(WHAT, REMOVE, &[leaves]);
+            }
+        });
+    }
+
+    fn write(&self, leaves: &[Done<'_>]) {
+        let states = || leaves.iter().map(|leaf| leaf.state);
+        let numbers = |number: fn(LeafState) -> u64| -> DatumWithOid<'static> {
+            let numbers: Vec<i64> = states().map(|state| number(state) as i64).collect();
+            DatumWithOid::from(numbers)
+        };
+        let columns = |number: fn((i16, i16)) -> i16| -> DatumWithOid<'static> {
+            let columns: Vec<i16> = states().map(|state| number(state.columns)).collect();
+            DatumWithOid::from(columns)
+        };
+        let left = leaves.iter().flat_map(|leaf| {
+            let blobids: HashSet<&str> = leaf.blobids.iter().map(String::as_str).collect();
+            blobids.into_iter().map(|blobid| (leaf.state.oid, blobid))
+        });
+        let (of, blobids): (Vec<u32>, Vec<&str>) = left.unzip();
+        let arguments = [
+            DatumWithOid::from(oids(states().map(|state| state.oid))),
+            DatumWithOid::from(oids(states().map(|state| (state.file >> 32) as u32))),
+            DatumWithOid::from(oids(states().map(|state| state.file as u32))),
+            columns(|(blobid, _)| blobid),
+            columns(|(_, mime_type)| mime_type),
+            numbers(|state| state.written),
+            numbers(|state| state.deleted),
+            numbers(|state| state.rows_left),
+            numbers(|state| state.blocks.into()),
+            DatumWithOid::from(oids(of.into_iter())),
+            array_value(blobids, text_value),
+            DatumWithOid::from(self.time),
+            DatumWithOid::from(self.epoch),
+        ];
+        write(WHAT, RECORD, &arguments);
+    }
+
+    /// Removes marks of tables that are no more. Inside a (sub)transaction with a snapshot.
+    pub fn remove_dropped(&self) {
+        as_owner(&[Writes(LEAF)], || write(WHAT, REMOVE_DROPPED, &[]));
+    }
+}
+
+fn oids(oids: impl Iterator<Item = u32>) -> Vec<pg_sys::Oid> {
+    oids.map(pg_sys::Oid::from).collect()
+}
