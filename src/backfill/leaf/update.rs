@@ -79,7 +79,10 @@ const LOOK_AGAIN_ARGUMENTS: [pg_sys::Oid; 1] = [pg_sys::TIDARRAYOID];
 
 /// How often an update is begun again because the partition constraint has gone from the relation
 /// cache meanwhile. After that it goes ahead, with a lock on the parent for this one batch, if that is free.
-const CONSTRAINT_ATTEMPTS: u32 = 10;
+const CONSTRAINT_ATTEMPTS: u32 = 100;
+
+/// How often it is tried to build that.
+const BUILD_ATTEMPTS: u32 = 10;
 
 /// How often a batch is rolled back since a trigger has changed rows and left them pending. What a trigger does is
 /// mostly the same each time, so once is enough; if it isn't, the batch is committed as it has come out.
@@ -409,7 +412,7 @@ impl Leaf<'_> {
     /// the first thing of another transaction. And it is waited for in vain once a pass: it is the same one for many leaves.
     fn build_constraint(&mut self) -> Result<(), LeafError> {
         let mut wait_for = None;
-        for _ in 0..CONSTRAINT_ATTEMPTS {
+        for _ in 0..BUILD_ATTEMPTS {
             let locked = tx::transaction_without_snapshot(|| {
                 if let Some(table) = wait_for {
                     lock::lock(table);
