@@ -1,6 +1,8 @@
 //! Rules whose first test compares for equality at a fixed place, all at once: a look at the bytes there rules most of
 //! them out.
 
+use std::collections::BTreeMap;
+
 use super::check::number::{Number, OP_AND, OP_INVERSE, OPS_MASK};
 use super::check::{HARMLESS, offset_of};
 use super::format::{Entry, kind};
@@ -68,80 +70,106 @@ impl Beginning {
 pub struct Beginnings {
     /// Those at the very start, by their first byte.
     by_first_byte: Vec<Vec<At>>,
-    /// All others.
-    elsewhere: Vec<At>,
+    /// All others, by where they look, in that order.
+    elsewhere: Vec<Place>,
 }
 
 struct At {
-    offset: u32,
     rule: u32,
     mask: u64,
     bytes: u64,
+}
+
+impl At {
+    fn fits(&self, word: u64) -> bool {
+        word & self.mask == self.bytes
+    }
+}
+
+/// Those that look at one place.
+struct Place {
+    offset: usize,
+    /// The bytes that one of them may begin with, a bit each: for most places a look at one byte is enough.
+    first_bytes: [u64; 4],
+    all: Vec<At>,
+}
+
+impl Place {
+    fn add(&mut self, at: At) {
+        for byte in 0..=u8::MAX {
+            if u64::from(byte) & at.mask & 0xFF == at.bytes & 0xFF {
+                self.first_bytes[usize::from(byte / 64)] |= 1 << (byte % 64);
+            }
+        }
+        self.all.push(at);
+    }
+
+    fn may_begin_with(&self, byte: u8) -> bool {
+        self.first_bytes[usize::from(byte / 64)] >> (byte % 64) & 1 == 1
+    }
 }
 
 impl Beginnings {
     /// Of rules, by number.
     pub fn new(all: Vec<(Beginning, u32)>) -> Beginnings {
         let mut by_first_byte: Vec<Vec<At>> = (0..256).map(|_| Vec::new()).collect();
-        let mut elsewhere = Vec::new();
-        for (
-            Beginning {
+        let mut elsewhere = BTreeMap::new();
+        for (beginning, rule) in all {
+            let Beginning {
                 offset,
                 mask,
                 bytes,
-            },
-            rule,
-        ) in all
-        {
-            let at = At {
-                offset: offset as u32,
-                rule,
-                mask,
-                bytes,
-            };
-            match offset == 0 && mask & 0xFF == 0xFF {
-                true => by_first_byte[(bytes & 0xFF) as usize].push(at),
-                false => elsewhere.push(at),
+            } = beginning;
+            let at = At { rule, mask, bytes };
+            if offset == 0 && mask & 0xFF == 0xFF {
+                by_first_byte[(bytes & 0xFF) as usize].push(at);
+                continue;
             }
+            let place = || Place {
+                offset,
+                first_bytes: [0; 4],
+                all: Vec::new(),
+            };
+            elsewhere.entry(offset).or_insert_with(place).add(at);
         }
-        elsewhere.sort_by_key(|at| at.offset);
         Beginnings {
             by_first_byte,
-            elsewhere,
+            elsewhere: elsewhere.into_values().collect(),
         }
     }
 
     /// Finds the rules that begin as these bytes do, or may do so if there are more of them: `len` in all.
     pub fn find(&self, bytes: &[u8], len: usize, hits: &mut Hits) {
         let Some(first) = bytes.first() else { return };
-        let more = len > bytes.len();
-        let word = word_at(bytes, 0);
-        for at in &self.by_first_byte[usize::from(*first)] {
-            if word & at.mask == at.bytes {
-                hits.add(at.rule);
+        let first = &self.by_first_byte[usize::from(*first)];
+        find_at(first, word_at(bytes, 0), hits);
+        for place in &self.elsewhere {
+            let Some(byte) = bytes.get(place.offset) else {
+                break;
+            };
+            if place.may_begin_with(*byte) {
+                match place.offset + 8 > bytes.len() && bytes.len() < len {
+                    true => place.all.iter().for_each(|at| hits.add(at.rule)),
+                    false => find_at(&place.all, word_at(bytes, place.offset), hits),
+                }
             }
         }
-        let (mut offset, mut word) = (0, word);
-        for at in &self.elsewhere {
-            if more && at.offset as usize + 8 > bytes.len() {
-                // It isn't there, and zeros are what libmagic sees then.
-                let beyond = at.offset as usize >= len;
-                if !beyond || at.bytes == 0 {
-                    hits.add(at.rule);
-                }
-                continue;
+        let in_hand = |place: &Place| place.offset < bytes.len();
+        for place in &self.elsewhere[self.elsewhere.partition_point(in_hand)..] {
+            match place.offset < len {
+                true => place.all.iter().for_each(|at| hits.add(at.rule)),
+                // Zeros are what libmagic sees where there is nothing.
+                false => find_at(&place.all, 0, hits),
             }
-            if at.offset != offset {
-                // They are in order.
-                if at.offset as usize >= bytes.len() + 8 {
-                    break;
-                }
-                offset = at.offset;
-                word = word_at(bytes, offset as usize);
-            }
-            if word & at.mask == at.bytes {
-                hits.add(at.rule);
-            }
+        }
+    }
+}
+
+/// Finds those of a place that go with what is there.
+fn find_at(all: &[At], word: u64, hits: &mut Hits) {
+    for at in all {
+        if at.fits(word) {
+            hits.add(at.rule);
         }
     }
 }

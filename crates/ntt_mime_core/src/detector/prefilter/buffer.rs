@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::text::Start;
+
 /// Bytes that are read around a place.
 const PIECE: u64 = 512;
 
@@ -43,6 +45,10 @@ pub struct Buffer<'a> {
     error: Cell<Option<Errno>>,
     /// Fewer bytes were there than the file's size promises.
     cut_short: Cell<bool>,
+    /// Nothing is read that is a place of its own; and something would have had to be.
+    near_only: Cell<bool>,
+    refused: Cell<bool>,
+    start: Start,
 }
 
 /// Bytes that have been read elsewhere.
@@ -89,12 +95,20 @@ impl<'a> Buffer<'a> {
             time: Cell::new(Duration::ZERO),
             error: Cell::new(None),
             cut_short: Cell::new(false),
+            near_only: Cell::new(false),
+            refused: Cell::new(false),
+            start: Start::default(),
         }
     }
 
     /// The first bytes, which were in hand from the beginning.
     pub fn head(&self) -> &'a [u8] {
         self.head
+    }
+
+    /// What is known of the bytes that it begins with.
+    pub fn start(&self) -> &Start {
+        &self.start
     }
 
     /// How many bytes libmagic has from the start.
@@ -137,15 +151,28 @@ impl<'a> Buffer<'a> {
             }
             slot = &piece.next;
         }
-        let piece = self.piece(at, n);
+        let range = self.range_of(at..at + n as u64);
+        if self.near_only.get() && self.is_apart(&range) {
+            self.refused.set(true);
+            return &[];
+        }
+        let piece = self.piece(range);
         let piece = slot.get_or_init(|| Box::new(piece));
         // None if it was cut short, or unreadable; whoever asked finds out by `error` and `is_cut_short`.
         piece.get(at, n).unwrap_or_default()
     }
 
-    /// Reads bytes around a place.
-    fn piece(&self, at: u64, n: usize) -> Piece {
-        let wanted = at..at + n as u64;
+    /// Does something that looks at the file, unless a place would have to be read for it that is none of those that have
+    /// been read, nor near.
+    pub fn near_only<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
+        self.near_only.set(true);
+        let found = look();
+        self.near_only.set(false);
+        (!self.refused.replace(false)).then_some(found)
+    }
+
+    /// What is read where these bytes are wanted.
+    fn range_of(&self, wanted: Range<u64>) -> Range<u64> {
         let cluster = self.clusters.iter().find(|cluster| {
             (cluster.start as u64) < wanted.end && wanted.start < cluster.end as u64
         });
@@ -162,6 +189,19 @@ impl<'a> Buffer<'a> {
         } else if wanted.start >= prefix {
             range.start = range.start.max(prefix);
         }
+        range
+    }
+
+    /// Would this be a place of its own?
+    fn is_apart(&self, range: &Range<u64>) -> bool {
+        let covered = self.covered.borrow();
+        covered
+            .iter()
+            .all(|one| one.end < range.start || range.end < one.start)
+    }
+
+    /// Reads bytes.
+    fn piece(&self, range: Range<u64>) -> Piece {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let begun = Instant::now();
         let mut have = 0;
@@ -220,11 +260,11 @@ impl<'a> Buffer<'a> {
 
     /// Takes down what has been read, and whether that is a place of its own.
     fn cover(&self, range: Range<u64>) {
-        let mut covered = self.covered.borrow_mut();
-        let apart = |one: &Range<u64>| one.end < range.start || range.end < one.start;
-        if covered.iter().all(apart) {
+        if self.is_apart(&range) {
             self.places.set(self.places.get() + 1);
         }
+        let mut covered = self.covered.borrow_mut();
+        let apart = |one: &Range<u64>| one.end < range.start || range.end < one.start;
         let before: u64 = covered.iter().map(|one| one.end - one.start).sum();
         let mut whole = range.clone();
         covered.retain(|one| {

@@ -26,6 +26,7 @@
 //! While it is followed, a rule tells how much of the file libmagic has to see to come to the same end: [`Reach`].
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::buffer::Bytes;
 use super::check::number::{Indirection, indirection};
@@ -123,6 +124,8 @@ pub struct Follower<'a, 'c> {
     pub reach: Reach,
     /// All rules have to be there for libmagic to say what comes of it.
     pub needs_all_rules: bool,
+    /// Memory that is used again and again.
+    levels: Vec<Level>,
 }
 
 /// Where a test looks.
@@ -199,6 +202,7 @@ impl<'a, 'c> Follower<'a, 'c> {
             indirect_depth: 0,
             reach: Reach::NONE,
             needs_all_rules: false,
+            levels: Vec::new(),
         }
     }
 
@@ -216,13 +220,27 @@ impl<'a, 'c> Follower<'a, 'c> {
     }
 
     fn follow(&mut self, first: usize, end: usize, used: Use, found_match: &mut Answer) -> Outcome {
+        let mut levels = std::mem::take(&mut self.levels);
+        levels.clear();
+        levels.push(Level::entered(true));
+        let outcome = self.follow_levels(first..end, used, found_match, &mut levels);
+        self.levels = levels;
+        outcome
+    }
+
+    fn follow_levels(
+        &mut self,
+        entries: Range<usize>,
+        used: Use,
+        found_match: &mut Answer,
+        levels: &mut Vec<Level>,
+    ) -> Outcome {
         let compiled = self.context.compiled;
         let mut origin = Origin::default();
-        let mut levels = vec![Level::entered(true)];
         let mut said = Mime::No;
         // Has it gone on so far?
         let mut completes = Answer::Yes;
-        for number in first..end {
+        for number in entries {
             let entry = compiled.entry(number);
             let at = usize::from(entry.level());
             if at >= levels.len() {
@@ -587,8 +605,15 @@ impl<'a, 'c> Follower<'a, 'c> {
             None => (entry.text(), used.flip),
         };
         let named = self.context.named.0.get(name).copied();
+        // A place of the end is one of the start to the named rule: `match` is handed the offset, and `msetoffset` has its
+        // first entry look at `fbuf` again.
+        let found = match (place, self.back) {
+            (Place::Front(at, offset), _) => Some((at, offset, self.front.len())),
+            (Place::Back(at), Some(back)) => Some((at, at, back.len())),
+            _ => None,
+        };
         // `mget` adds the base once more, which is in the place already unless that was read from the file.
-        let (Place::Front(at, offset), Some((first, end))) = (place, named) else {
+        let (Some((at, offset, len)), Some((first, end))) = (found, named) else {
             self.reach.all = true;
             return (Mime::Maybe, Answer::Maybe);
         };
@@ -599,7 +624,7 @@ impl<'a, 'c> Follower<'a, 'c> {
             self.reach.all = true;
             return (Mime::Maybe, Answer::Maybe);
         }
-        if offset > self.front.len() {
+        if offset > len {
             return (Mime::No, Answer::No);
         }
         let within = Use {

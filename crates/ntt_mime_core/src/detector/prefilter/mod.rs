@@ -127,6 +127,9 @@ enum WalkOutcome {
 pub enum Stage {
     /// The tests that come before the rules: JSON and the like.
     Builtin,
+    /// The early rules, as below, that come before any that looks at a place far from what has been read: to ask libmagic
+    /// is less than a seek.
+    Near,
     /// The rules for binary content, and those for text that come before any that take a look at all of the text.
     Early,
     All,
@@ -199,12 +202,11 @@ impl Prefilter {
             Stage::Builtin => match builtin::may_succeed(self.library, buffer) {
                 Some(needed) => {
                     self.candidates.clear();
-                    (WalkOutcome::First(Stage::Early), needed)
+                    (WalkOutcome::First(Stage::Near), needed)
                 }
-                None => self.collect(true, buffer),
+                None => self.collect(Stage::Near, buffer),
             },
-            Stage::Early => self.collect(true, buffer),
-            Stage::All => self.collect(false, buffer),
+            stage => self.collect(stage, buffer),
         };
         let limit = needed.max(head).min(buffer.flen());
         match outcome {
@@ -232,9 +234,9 @@ impl Prefilter {
         }
     }
 
-    /// Collects the rules that may match, and how many bytes libmagic has to be given for them; if asked for, the early
-    /// ones only, if there are any for text among them.
-    fn collect(&mut self, early: bool, buffer: &Buffer<'_>) -> (WalkOutcome, usize) {
+    /// Collects the rules that may match, as far as they belong to a stage, and how many bytes libmagic has to be given for
+    /// them.
+    fn collect(&mut self, stage: Stage, buffer: &Buffer<'_>) -> (WalkOutcome, usize) {
         let Prefilter {
             library,
             compiled,
@@ -255,6 +257,7 @@ impl Prefilter {
         let front = Bytes::front(buffer);
         let back = buffer.elen().map(|elen| Bytes::back(buffer, elen));
         let mut walk = Walk::new(&context, front, back, candidates);
+        walk.stays_near = stage == Stage::Near;
         let ending = walk.over(hits.iter(ALL));
         let mut reach = walk.reach;
         let mut sure = walk.sure;
@@ -265,6 +268,7 @@ impl Prefilter {
                 return (WalkOutcome::Entry(entry), needed(reach));
             }
             Ending::All => return (WalkOutcome::All, flen),
+            Ending::Far => return (WalkOutcome::First(Stage::Early), needed(reach)),
             Ending::Here | Ending::Through => {}
         }
         // Whether that is enough for it to tell text from binary content, too, matters if it comes to that.
@@ -285,7 +289,8 @@ impl Prefilter {
             walk.sure = sure;
             let mut ending = walk.over(hits.iter(0..first_searched));
             if let Ending::Through = ending {
-                if early && walk.candidates.len() > before {
+                // Text is in hand.
+                if stage != Stage::All && walk.candidates.len() > before {
                     reach.bytes = reach.bytes.max(ENCODING_MAX);
                     return (WalkOutcome::First(Stage::All), needed(reach));
                 }
@@ -300,7 +305,7 @@ impl Prefilter {
                     return (WalkOutcome::Entry(entry), needed(reach));
                 }
                 Ending::All => return (WalkOutcome::All, flen),
-                Ending::Here | Ending::Through => {}
+                Ending::Here | Ending::Through | Ending::Far => {}
             }
         }
         match sure {

@@ -15,7 +15,7 @@ use super::Rule;
 use super::beginnings::{Beginning, Beginnings};
 use super::check::string::is_space;
 use super::check::{Answer, offset_of};
-use super::format::{Compiled, Entry, flag, kind, str_flag};
+use super::format::{Compiled, Entry, VALUE_BYTES, flag, kind, str_flag};
 use super::regex::{is_refused, required, translate};
 use crate::detector::limits::REGEX_MAX;
 use crate::detector::release::Library;
@@ -85,10 +85,33 @@ pub struct Tables {
     rules_of_needle: Vec<Vec<u32>>,
     /// Bytes that needles are looked for in.
     needle_bytes: usize,
+    /// Those of them whose blanks stand for any number, so that their needles may lie further in.
+    blanks: Blanks,
     /// By the number of their entry.
     regexes: HashMap<u32, RegexEntry>,
     /// The first rule that counts from the end.
     first_for_end: Option<usize>,
+}
+
+/// Searches for what has blanks in it that stand for any number of them.
+///
+/// What matches begins within the search's range and has, beside blanks, no more bytes than the value. So where its needle
+/// lies beyond the bytes that are searched for it, there is hardly anything but blanks between the range and these bytes'
+/// end.
+#[derive(Default)]
+struct Blanks {
+    rules: Vec<u32>,
+    /// Where the longest range ends.
+    range_end: usize,
+}
+
+impl Blanks {
+    /// May what one of them looks for reach beyond these bytes?
+    fn may_reach_beyond(&self, head: &[u8]) -> bool {
+        let between = head.get(self.range_end..).unwrap_or_default();
+        let mut others = between.iter().filter(|byte| !is_space(**byte));
+        !self.rules.is_empty() && others.nth(VALUE_BYTES).is_none()
+    }
 }
 
 /// The regular expression of an entry.
@@ -167,6 +190,9 @@ impl Tables {
         for found in self.needles.find_overlapping_iter(head) {
             let rules = &self.rules_of_needle[found.pattern().as_usize()];
             rules.iter().for_each(|rule| hits.add(*rule));
+        }
+        if text.len() > head.len() && self.blanks.may_reach_beyond(head) {
+            self.blanks.rules.iter().for_each(|rule| hits.add(*rule));
         }
     }
 
@@ -268,6 +294,7 @@ struct Builder {
     other_text: Vec<u32>,
     needles: HashMap<Vec<u8>, Vec<u32>>,
     needle_bytes: usize,
+    blanks: Blanks,
     regexes: HashMap<u32, RegexEntry>,
     first_for_end: Option<usize>,
 }
@@ -292,6 +319,10 @@ impl Builder {
                 None => match needles() {
                     Some((needles, end)) => {
                         self.needle_bytes = self.needle_bytes.max(end);
+                        if regex.is_none() && has_blanks(entry) {
+                            self.blanks.rules.push(number);
+                            self.blanks.range_end = self.blanks.range_end.max(end);
+                        }
                         for needle in needles {
                             self.needles.entry(needle).or_default().push(number);
                         }
@@ -320,16 +351,19 @@ impl Builder {
                 .build(needles)
                 .ok()?,
             rules_of_needle,
-            needle_bytes: self.needle_bytes,
+            // In so much hardly any text has blanks alone.
+            needle_bytes: self
+                .needle_bytes
+                .max(self.blanks.range_end + 8 * VALUE_BYTES),
+            blanks: self.blanks,
             regexes: self.regexes,
             first_for_end: self.first_for_end,
         })
     }
 }
 
-/// What is found wherever a search succeeds: its longest piece without white space; and up to where. None for one that
-/// is better tried by itself. Where a blank stands for any number of them, only the piece before the first blank begins
-/// within the range.
+/// What is found wherever a search succeeds, its longest piece without white space, and up to where, unless
+/// [`Blanks`] are in between. None for one that is better tried by itself.
 fn needle(entry: &Entry<'_>) -> Option<(Vec<Vec<u8>>, usize)> {
     let offset = offset_of(entry, None)?;
     let range = entry.range();
@@ -341,14 +375,17 @@ fn needle(entry: &Entry<'_>) -> Option<(Vec<Vec<u8>>, usize)> {
     if !value.is_ascii() {
         return None;
     }
-    let blanks = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
-    let mut pieces = value.split(|byte| is_space(*byte));
-    let longest = match entry.str_flags() & blanks {
-        0 => pieces.max_by_key(|piece| piece.len())?,
-        _ => pieces.next()?,
-    };
+    let pieces = value.split(|byte| is_space(*byte));
+    let longest = pieces.max_by_key(|piece| piece.len())?;
     let needles = vec![longest.to_ascii_lowercase()];
     (longest.len() >= SHORTEST_NEEDLE).then_some((needles, offset + range + value.len()))
+}
+
+/// Is there a blank in what is looked for that stands for any number of them?
+fn has_blanks(entry: &Entry<'_>) -> bool {
+    let any_number = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
+    let value = &entry.value()[..entry.value_length().min(VALUE_BYTES)];
+    entry.str_flags() & any_number != 0 && value.iter().any(|byte| is_space(*byte))
 }
 
 /// Of these one is found wherever a regular expression matches, and up to where.

@@ -414,7 +414,7 @@ fn a_database_with_any_damage_is_read_without_harm() {
             continue;
         };
         for KnownFile { content, .. } in known_files() {
-            prefilter.collect(false, &in_memory(&content, &reader(&content)));
+            prefilter.collect(Stage::All, &in_memory(&content, &reader(&content)));
         }
     }
 }

@@ -6,6 +6,8 @@
 //! UTF-16, ISO 8859, other extensions of ASCII, EBCDIC. What is none of them is not text, and the rules for text
 //! aren't tried.
 
+use std::cell::OnceCell;
+
 use super::buffer::Buffer;
 use crate::detector::limits::ENCODING_MAX;
 
@@ -65,18 +67,24 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// The classes that occur; of EBCDIC that is known only where there are bytes that no other text has.
+/// The classes that occur; of EBCDIC that is known only where there are bytes that no other text has. Of what is text in
+/// no encoding, these two are enough.
 fn classes_of(bytes: &[u8]) -> u8 {
-    // Without the table, so that it goes by many bytes at a time.
-    let pieces = bytes.chunks(256);
-    let seen = pieces.fold(0, |seen, piece| {
-        piece.iter().fold(seen, |seen, byte| seen | class(*byte))
-    });
     let never = |byte: &u8| CLASSES[usize::from(*byte)] & EBCDIC_NEVER != 0;
-    match seen & NEVER != 0 && bytes.iter().any(never) {
-        true => seen | EBCDIC_NEVER,
-        false => seen,
+    let mut seen = 0;
+    for piece in bytes.chunks(256) {
+        // Without the table, so that it goes by many bytes at a time. Most text is no more than this.
+        let simple = |byte: &u8| matches!(*byte, b' '..=b'~' | b'\t' | b'\n' | b'\r');
+        if piece.iter().fold(true, |all, byte| all & simple(byte)) {
+            seen |= PLAIN;
+            continue;
+        }
+        seen = piece.iter().fold(seen, |seen, byte| seen | class(*byte));
+        if seen & NEVER != 0 && bytes.iter().any(never) {
+            return seen | EBCDIC_NEVER;
+        }
     }
+    seen
 }
 
 /// None of these bytes keeps a file from being text in an encoding of one byte or UTF-8, in any release. Control-Z
@@ -88,15 +96,90 @@ pub fn is_surely_text(bytes: &[u8]) -> bool {
     pieces.all(|piece| !piece.iter().fold(false, |any, byte| any | strange(byte)))
 }
 
-/// Does libmagic take these bytes for text when it looks at them for the first time, with zeros at the end
-/// (`file_encoding`)? Tests may depend on it. None if that isn't known here.
-pub fn looks_like_text(bytes: &[u8]) -> Option<bool> {
-    let bytes = &bytes[..bytes.len().min(ENCODING_MAX)];
-    is_text(bytes, classes_of(bytes))
+/// Which classes of bytes the start of a file has: what is in hand of it, and what libmagic tells an encoding by. Found
+/// out once.
+#[derive(Default)]
+pub struct Start {
+    head: OnceCell<Seen>,
+    first: OnceCell<Seen>,
 }
 
-/// Are bytes in which these classes occur text in some encoding?
-fn is_text(bytes: &[u8], seen: u8) -> Option<bool> {
+/// The classes of some bytes.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// How many there are.
+    len: usize,
+    /// The same without the zeros that they end with.
+    trimmed: usize,
+    /// The classes of those.
+    classes: u8,
+}
+
+impl Seen {
+    fn of(bytes: &[u8]) -> Seen {
+        let trimmed = length_without_zeros(bytes);
+        Seen {
+            len: bytes.len(),
+            trimmed,
+            classes: classes_of(&bytes[..trimmed]),
+        }
+    }
+
+    /// With the zeros at the end.
+    fn with_zeros(&self) -> u8 {
+        match self.trimmed < self.len {
+            true => self.classes | classes_of(&[0]),
+            false => self.classes,
+        }
+    }
+
+    /// Of what is in hand.
+    fn of_head(buffer: &Buffer<'_>) -> Seen {
+        let head = buffer.head();
+        let seen = || Seen::of(&head[..head.len().min(ENCODING_MAX)]);
+        *buffer.start().head.get_or_init(seen)
+    }
+
+    /// Of what is looked at for the encoding.
+    fn of_first(buffer: &Buffer<'_>) -> Seen {
+        *buffer.start().first.get_or_init(|| {
+            let head = Seen::of_head(buffer);
+            let first = buffer.first(ENCODING_MAX);
+            let rest = Seen::of(first.get(head.len..).unwrap_or_default());
+            match rest.trimmed {
+                0 => Seen {
+                    len: first.len(),
+                    ..head
+                },
+                more => Seen {
+                    len: first.len(),
+                    trimmed: head.len + more,
+                    classes: head.with_zeros() | rest.classes,
+                },
+            }
+        })
+    }
+}
+
+/// Does libmagic take a file for text when it looks at it for the first time (`file_encoding`)? Tests may depend on it.
+/// None if that isn't known here.
+pub fn is_text(buffer: &Buffer<'_>) -> Option<bool> {
+    let is_text = |seen: Seen| text_by_classes(buffer.head(), seen.with_zeros());
+    // What isn't text by its start isn't with what follows, either.
+    match is_text(Seen::of_head(buffer)) {
+        Some(false) => Some(false),
+        _ => is_text(Seen::of_first(buffer)),
+    }
+}
+
+/// The same of bytes that a file begins with.
+pub fn looks_like_text(bytes: &[u8]) -> Option<bool> {
+    let bytes = &bytes[..bytes.len().min(ENCODING_MAX)];
+    text_by_classes(bytes, classes_of(bytes))
+}
+
+/// Is what begins with these bytes text in some encoding, if these classes occur in it?
+fn text_by_classes(bytes: &[u8], seen: u8) -> Option<bool> {
     match seen & NEVER {
         _ if is_marked(bytes) => None,
         0 if seen & LATELY != 0 => None,
@@ -114,24 +197,19 @@ fn is_text(bytes: &[u8], seen: u8) -> Option<bool> {
 /// that decides.
 pub fn text_of<'a>(buffer: &'a Buffer<'a>, scratch: &'a mut Vec<u8>) -> (Text<'a>, usize) {
     let flen = buffer.flen();
-    let head = buffer.head();
-    let head = &head[..head.len().min(ENCODING_MAX)];
-    let trimmed = length_without_zeros(head);
-    let mut seen = classes_of(&head[..trimmed]);
-    if is_surely_binary(head, seen) {
-        return (Text::Binary, head.len());
+    let head = Seen::of_head(buffer);
+    if is_surely_binary(buffer.head(), head.classes) {
+        return (Text::Binary, head.len);
     }
     let first = buffer.first(ENCODING_MAX);
     let mut needed = first.len();
-    let mut trimmed = length_without_zeros(first);
-    if trimmed > head.len() {
-        // Zeros that the head ends with are within what is looked at.
-        let rest = &first[head.len()..trimmed];
-        let zeros = head.last().map_or(0, |last| classes_of(&[*last]));
-        seen |= zeros | classes_of(rest);
-        if is_surely_binary(first, seen) {
-            return (Text::Binary, first.len());
-        }
+    let Seen {
+        mut trimmed,
+        classes: mut seen,
+        ..
+    } = Seen::of_first(buffer);
+    if is_surely_binary(first, seen) {
+        return (Text::Binary, first.len());
     }
     if first.len() < flen {
         match trimmed == first.len() {
@@ -160,7 +238,7 @@ pub fn text_of<'a>(buffer: &'a Buffer<'a>, scratch: &'a mut Vec<u8>) -> (Text<'a
 
 /// No encoding has bytes of such classes, in whatever is before and after them.
 fn is_surely_binary(bytes: &[u8], seen: u8) -> bool {
-    is_text(bytes, seen) == Some(false)
+    text_by_classes(bytes, seen) == Some(false)
 }
 
 fn length_without_zeros(bytes: &[u8]) -> usize {
@@ -196,7 +274,7 @@ fn text_in<'a>(bytes: &'a [u8], seen: u8, scratch: &'a mut Vec<u8>) -> Text<'a> 
             false => converted(bytes, scratch),
         };
     }
-    match is_text(bytes, seen) {
+    match text_by_classes(bytes, seen) {
         None => return Text::Unknown,
         Some(false) => return Text::Binary,
         Some(true) => {}

@@ -8,9 +8,8 @@ pub use super::follow::Follower;
 use super::follow::{Mime, Named, Reach};
 use super::format::Compiled;
 use super::tables::{Hits, Tables};
-use super::text::looks_like_text;
+use super::text::is_text;
 use super::{ALL, Rule};
-use crate::detector::limits::ENCODING_MAX;
 use crate::detector::release::Library;
 
 /// `indirect` within `indirect` at most, and how many a file has at most. libmagic stops with an error at 50.
@@ -57,13 +56,7 @@ impl<'a> Context<'a> {
     }
 
     fn is_text(&self) -> Option<bool> {
-        *self.is_text.get_or_init(|| {
-            // What isn't text by its start isn't with what follows, either.
-            match looks_like_text(self.buffer.head()) {
-                Some(false) => Some(false),
-                _ => looks_like_text(self.buffer.first(ENCODING_MAX)),
-            }
-        })
+        *self.is_text.get_or_init(|| is_text(self.buffer))
     }
 }
 
@@ -78,6 +71,9 @@ pub enum Ending {
     Through,
     /// Not without all rules.
     All,
+    /// The next rule looks at a place that is far from all that have been read, and those that were collected may be
+    /// enough.
+    Far,
 }
 
 /// A walk, which collects the rules that may matter.
@@ -92,6 +88,8 @@ pub struct Walk<'a, 'c> {
     found_match: Answer,
     /// What libmagic has to see for those that were collected.
     pub reach: Reach,
+    /// It is to end before it goes [`Far`](Ending::Far).
+    pub stays_near: bool,
 }
 
 impl<'a, 'c> Walk<'a, 'c> {
@@ -109,6 +107,7 @@ impl<'a, 'c> Walk<'a, 'c> {
             may_have_ended: false,
             found_match: Answer::No,
             reach: Reach::NONE,
+            stays_near: false,
         }
     }
 
@@ -126,9 +125,17 @@ impl<'a, 'c> Walk<'a, 'c> {
             let before = self.found_match;
             let mut found_match = before;
             self.follower.rule = number;
-            let mut outcome = self
-                .follower
-                .follow_rule(rule.first, rule.end, &mut found_match);
+            let mut follow = || {
+                self.follower
+                    .follow_rule(rule.first, rule.end, &mut found_match)
+            };
+            let mut outcome = match self.stays_near && !self.sure && !self.reach.all {
+                false => follow(),
+                true => match context.buffer.near_only(follow) {
+                    Some(outcome) => outcome,
+                    None => return Ending::Far,
+                },
+            };
             let matters = outcome.mime != Mime::No
                 || found_match > before
                 || outcome.completes != Answer::No && found_match != Answer::No;

@@ -58,13 +58,28 @@ pub fn string(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     }
 }
 
-/// A string within a range from an offset.
+/// A string within a range from an offset, or that isn't there.
 pub fn search(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     let flags = entry.str_flags();
     let wanted = entry.value_length();
-    if entry.relation() != b'=' || flags & !UNDERSTOOD != 0 || wanted == 0 || wanted > VALUE_BYTES {
+    if flags & !UNDERSTOOD != 0 || wanted == 0 || wanted > VALUE_BYTES {
         return Answer::Maybe.into();
     }
+    match entry.relation() {
+        b'=' => search_for(entry, bytes, offset),
+        b'!' if offset.saturating_add(wanted) > bytes.len() => Found::missed(entry),
+        // Where nothing is found, `search.offset` stays where the search began.
+        b'!' => match search_for(entry, bytes, offset).answer {
+            Answer::No if flags & str_flag::OFFSET_START == 0 => Found::at(true, offset + wanted),
+            Answer::No => Found::at(true, offset),
+            found => (!found).into(),
+        },
+        _ => Answer::Maybe.into(),
+    }
+}
+
+fn search_for(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
+    let wanted = entry.value_length();
     // The byte after a whole word is looked at, too.
     let near = match entry.range() {
         0 => usize::MAX,

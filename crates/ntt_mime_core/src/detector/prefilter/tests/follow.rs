@@ -3,9 +3,9 @@
 use super::super::buffer::{Buffer, Bytes};
 use super::super::check::Answer;
 use super::super::follow::{Mime, Named};
-use super::super::format::{Compiled, flag, kind};
+use super::super::format::{Compiled, flag, kind, str_flag};
 use super::super::rules_of;
-use super::super::tables::Tables;
+use super::super::tables::{Hits, Tables};
 use super::super::walk::{Context, Follower};
 use super::reader;
 use crate::detector::database::MAGIC_NUMBER;
@@ -61,8 +61,7 @@ impl Made {
     }
 }
 
-/// What comes of a rule on some bytes, with named rules besides: in words.
-fn followed(rule: &[Made], named: &[Made], bytes: &[u8]) -> String {
+fn compiled(rule: &[Made], named: &[Made]) -> Compiled {
     let mut database = vec![0; 376];
     let header = [MAGIC_NUMBER, 18, rule.len() as u32, named.len() as u32];
     let header: Vec<u8> = header.into_iter().flat_map(u32::to_ne_bytes).collect();
@@ -70,7 +69,12 @@ fn followed(rule: &[Made], named: &[Made], bytes: &[u8]) -> String {
     for made in rule.iter().chain(named) {
         database.extend(made.0);
     }
-    let compiled = Compiled::from_bytes(database).unwrap();
+    Compiled::from_bytes(database).unwrap()
+}
+
+/// What comes of a rule on some bytes, with named rules besides: in words.
+fn followed(rule: &[Made], named: &[Made], bytes: &[u8]) -> String {
+    let compiled = compiled(rule, named);
     let rules = rules_of(&compiled, library());
     let tables = Tables::new(&compiled, &rules, library()).unwrap();
     let names = Named::new(&compiled);
@@ -260,6 +264,66 @@ fn a_match_at_an_unknown_place_is_not_sure() {
     regex.0[7] = kind::LEQUAD;
     let rule = [Made::string(0, 0, "A"), regex.says("a/b")];
     assert_eq!(followed(&rule, &[], b"A........B.."), "maybe");
+}
+
+#[test]
+fn a_named_rule_that_is_used_at_the_end_looks_from_the_start() {
+    // Where the end points to: the directory of an archive.
+    let mut directory = Made::named(1, kind::USE, 1, "n").flags(flag::INDIR);
+    directory.0[7] = kind::LELONG;
+    let rule = [
+        Made::string(0, 5, "E").flags(flag::OFFNEGATIVE),
+        directory,
+        Made::any(1, kind::DEFAULT).says("a/none"),
+    ];
+    let named = [
+        Made::named(0, kind::NAME, 0, "n"),
+        Made::string(1, 0, "B").says("n/b"),
+    ];
+    let bytes = |to: u8| {
+        let mut bytes = vec![b'.'; 300];
+        bytes[90] = b'B';
+        bytes.extend([b'E', to, 0, 0, 0]);
+        bytes
+    };
+    assert_eq!(followed(&rule, &named, &bytes(90)), "n/b");
+    assert_eq!(followed(&rule, &named, &bytes(91)), "a/none");
+}
+
+#[test]
+fn what_is_searched_for_may_have_to_be_missing() {
+    let search = |flags: u32| {
+        let mut search = Made::named(1, kind::SEARCH, 1, "Z");
+        search.0[4] = b'!';
+        search.0[24] = 4;
+        search.0[28..32].copy_from_slice(&flags.to_ne_bytes());
+        search
+    };
+    let behind = || Made::string(2, 0, "C").flags(flag::OFFADD).says("a/c");
+    let rule = |flags| [Made::string(0, 0, "A"), search(flags), behind()];
+    assert_eq!(followed(&rule(0), &[], b"ABC...Z."), "a/c");
+    assert_eq!(followed(&rule(0), &[], b"ABC..Z.."), "never");
+    assert_eq!(
+        followed(&rule(str_flag::OFFSET_START), &[], b"AC......"),
+        "a/c"
+    );
+    // Nothing is there to be searched.
+    assert_eq!(followed(&rule(0), &[], b"A"), "maybe");
+}
+
+#[test]
+fn zeros_are_there_beyond_the_end() {
+    let hits = |offset, bytes: &[u8]| {
+        let compiled = compiled(&[Made::new(0, kind::QUAD, offset)], &[]);
+        let rules = rules_of(&compiled, library());
+        let tables = Tables::new(&compiled, &rules, library()).unwrap();
+        let mut hits = Hits::new(rules.len());
+        tables.find_binary(bytes, bytes.len(), &mut hits);
+        hits.iter(0..1).count()
+    };
+    for offset in [3, 7, 8, 300] {
+        assert_eq!(hits(offset, b"A......\0"), usize::from(offset >= 7));
+    }
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn contents() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         // What the prefilter saw otherwise.
         (
             "a run of blanks longer than any window",
-            [b"<a".as_slice(), &[b' '; 9000], b"href=\"x\">t</a>\n"].concat(),
+            [b"<a".as_slice(), &[b' '; 20_000], b"href=\"x\">t</a>\n"].concat(),
             "text/html",
         ),
         (
