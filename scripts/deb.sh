@@ -13,6 +13,14 @@
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
+# The package that the server is from, with a comma. One that has been built by hand is from none, and a package of another
+# would only bring a second one.
+server_package() {
+    local server
+    server=$(realpath -- "$("$PG_CONFIG" --bindir)/postgres" 2>/dev/null) || return 0
+    dpkg-query --search "$server" 2>/dev/null | sed -n 's/^\([^:, ]*\)\(:[a-z0-9]*\)\{0,1\}: .*/\1, /p' | head -n 1
+}
+
 "$REPO/scripts/setup.sh" build deb
 
 version=$(package_version) upstream=$(our_version "$REPO/Cargo.toml")
@@ -27,7 +35,7 @@ as_builder rm -rf -- "$work"
 as_builder mkdir -p "$work"
 for name in debian CHANGELOG.md README.md docs; do as_builder cp -R "$REPO/$name" "$work/$name"; done
 as_builder "$PYTHON" "$REPO/scripts/notices.py" "pg$PG" | as_builder tee "$work/NOTICES" >/dev/null
-as_builder sed -i "/^#/d; s/@PG@/$PG/g" "$work/debian/control.in"
+as_builder sed -i "/^#/d; s/@PG@/$PG/g; s/@SERVER@/$(server_package)/" "$work/debian/control.in"
 as_builder mv "$work/debian/control.in" "$work/debian/control"
 quietly as_builder env -C "$work" PG="$PG" NTT_BUILT="$REPO/target/package/pg$PG" \
     SOURCE_DATE_EPOCH="$(dpkg-parsechangelog --file "$REPO/debian/changelog" --show-field Timestamp)" \
