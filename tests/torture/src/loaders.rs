@@ -9,6 +9,7 @@ use ntt_mime_integration::cluster::SUPERUSER;
 use ntt_mime_integration::{Cluster, Session, Store, inode, judge, session};
 
 use crate::ground::{APART, AUDIT};
+use crate::marks;
 use crate::material::load_truth;
 use crate::options::Options;
 use crate::report::{milliseconds, seconds, table};
@@ -66,6 +67,8 @@ pub type Waits = BTreeMap<&'static str, Vec<Duration>>;
 /// What the part found.
 pub struct Loaded {
     pub leaves: usize,
+    /// Leaves that runs have passed over, in all of those on record.
+    pub passed_over: i64,
     /// Without a run beside.
     pub alone: Waits,
     /// With runs going on.
@@ -321,6 +324,7 @@ pub fn run(options: &Options) -> Loaded {
         let sampler = scope.spawn(|| sample_until(&done, session, leader));
         let calling = || {
             while Instant::now() < until {
+                failed.extend(marks::seem_large(&mut caller).err());
                 match caller.call(CALL) {
                     Ok(outcome) => rows_updated += outcome.rows_updated,
                     Err(error) => failed.push(format!("CALL: {}", session::describe(&error))),
@@ -335,17 +339,25 @@ pub fn run(options: &Options) -> Loaded {
         sampled = sampler.join().expect("the sampler only reads");
     });
     errors.extend(failed);
+    marks::settle(&mut caller);
+    errors.extend(marks::seem_large(&mut caller).err());
     if let Err(error) = caller.call(CALL) {
         errors.push(format!("the last CALL: {}", session::describe(&error)));
     }
-    drop(caller);
     let count = |s: &mut Session, what: &str| {
         s.count(&format!(
             "SELECT count(*) FROM inode LEFT JOIN truth USING (blobid) WHERE {what}"
         ))
     };
+    let lost = count(&mut s, "mime IS NOT NULL AND mime_type IS NULL");
+    let passed_over = s.count(
+        "SELECT coalesce(sum((options->>'leaves_skipped')::bigint), 0)::bigint FROM ntt_mime.run",
+    );
+    errors.extend(marks::check(&mut caller, CALL));
+    drop(caller);
     Loaded {
         leaves,
+        passed_over,
         alone,
         beside,
         errors,
@@ -353,7 +365,7 @@ pub fn run(options: &Options) -> Loaded {
         rows_updated,
         deadlocks: self::deadlocks(&cluster) - deadlocks,
         sampled,
-        lost: count(&mut s, "mime IS NOT NULL AND mime_type IS NULL"),
+        lost,
         wrong: count(
             &mut s,
             "mime_type IS NOT NULL AND mime_type IS DISTINCT FROM mime",
@@ -516,6 +528,10 @@ impl Loaded {
                 format!("{}, {}", self.runs, self.rows_updated),
             ),
             (
+                "leaves passed over, in all runs together",
+                self.passed_over.to_string(),
+            ),
+            (
                 "samples, those of a backend that was updating a leaf",
                 format!("{}, {}", sampled.samples, sampled.writing),
             ),
@@ -598,6 +614,7 @@ impl Loaded {
                 "locks on the parent while a leaf is updated",
                 sampled.parent_while_writing as i64,
             ),
+            ("no leaf was passed over".to_owned(), self.passed_over > 0),
             none("deadlocks", self.deadlocks),
             none("errors", self.errors.len() as i64),
             none("rows lost", self.lost),

@@ -18,6 +18,7 @@ mod isolation;
 mod loaders;
 mod locker;
 mod locks;
+mod marks;
 mod material;
 mod memory;
 mod options;

@@ -7,6 +7,7 @@ use ntt_mime_integration::database::{CRASHES, DEFECTS};
 use crate::caller::{Caller, Ending};
 use crate::fault::{Fault, Leaves, Scene};
 use crate::ground::{BATCH, BYSTANDER, Ground};
+use crate::marks;
 use crate::material::Material;
 use crate::verdict::{Before, State, Struck, check_undisturbed, judge};
 use crate::watch::{self, Watch};
@@ -220,6 +221,10 @@ fn go_on(
     if fault.leaves == Leaves::Tables {
         s.exec("DROP EXTENSION IF EXISTS ntt_mime; CREATE EXTENSION ntt_mime");
     }
+    marks::settle(&mut s);
+    if let Err(words) = marks::seem_large(&mut s) {
+        found.violation(format!("marks: {words}"));
+    }
     let second = match s.call(BATCH) {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -241,6 +246,9 @@ fn go_on(
         struck.check(&mut s, ground, found);
     }
     judge(&mut s, ground, found);
+    for words in marks::check(&mut s, BATCH) {
+        found.violation(words);
+    }
 }
 
 fn read_log(ground: &Ground, from: usize, fault: &Fault, found: &mut Found) {
