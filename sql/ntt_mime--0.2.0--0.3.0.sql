@@ -79,6 +79,7 @@ CREATE UNLOGGED TABLE ntt_mime.leaf (
     relfilenode      oid NOT NULL,
     blobid_attnum    smallint NOT NULL,
     mime_type_attnum smallint NOT NULL,
+    shape            bigint,
     tuples_written   bigint NOT NULL,
     tuples_deleted   bigint NOT NULL,
     rows_left        bigint NOT NULL,
@@ -94,6 +95,7 @@ COMMENT ON COLUMN ntt_mime.leaf.reltablespace IS 'tablespace in which it was';
 COMMENT ON COLUMN ntt_mime.leaf.relfilenode IS 'number of the file in which it was';
 COMMENT ON COLUMN ntt_mime.leaf.blobid_attnum IS 'number of its column blobid';
 COMMENT ON COLUMN ntt_mime.leaf.mime_type_attnum IS 'number of its column mime_type';
+COMMENT ON COLUMN ntt_mime.leaf.shape IS 'stands for the numbers of the target''s columns, and the rows of pg_class of the tables below it down to the leaf: as long as these are the same, so are the numbers of the leaf''s columns';
 COMMENT ON COLUMN ntt_mime.leaf.tuples_written IS 'rows inserted and updated in it, as the server''s statistics count them: before it was looked at, and by the run itself';
 COMMENT ON COLUMN ntt_mime.leaf.tuples_deleted IS 'rows deleted in it, as the server''s statistics counted them before it was looked at';
 COMMENT ON COLUMN ntt_mime.leaf.rows_left IS 'rows that were left pending, since their blobs could not be detected';

@@ -65,8 +65,8 @@ DELETE FROM ntt_mime.run d
  WHERE d.run_id = removed.run_id";
 
 const INSERT_RUN: &str = "
-INSERT INTO ntt_mime.run (target, status, pid, role_name, options, workers, libmagic)
-VALUES ($1, 'running', $2, $3, $4::pg_catalog.jsonb, $5, $6) RETURNING run_id";
+INSERT INTO ntt_mime.run (target, status, started_at, pid, role_name, options, workers, libmagic)
+VALUES ($1, 'running', pg_catalog.now(), $2, $3, $4::pg_catalog.jsonb, $5, $6) RETURNING run_id";
 
 /// The pid, since an extension that has been dropped and made again while a run goes on begins anew with its numbers.
 const UPDATE_RUN: &str = "

@@ -29,7 +29,7 @@ use crate::pg::lock::{self, LockedLeaf};
 use crate::pg::plan::{self, LeafPlan, Named};
 pub use crate::pg::rows::{Tid, block_of, start_of_block};
 use crate::pg::triggers::OnUpdate;
-use crate::pg::{citus as pg_citus, scan, stats, tx};
+use crate::pg::{citus as pg_citus, scan, shape, stats, tx};
 
 /// Why a leaf, or a part of it, can't be worked on.
 #[derive(Debug)]
@@ -119,6 +119,8 @@ pub struct Leaf<'a> {
     on_update: OnUpdate,
     /// Something else than our update has been at it in a transaction of ours.
     meddled: bool,
+    /// The partitioned tables above it, from its parent up, as of the last look.
+    above: Vec<pg_sys::Oid>,
 }
 
 /// How a leaf was found.
@@ -147,6 +149,7 @@ impl<'a> Leaf<'a> {
             updates: Default::default(),
             on_update: OnUpdate::default(),
             meddled: false,
+            above: Vec::new(),
         }
     }
 
@@ -193,7 +196,12 @@ impl<'a> Leaf<'a> {
     fn note_shape(&self, locked: &LockedLeaf) {
         let [blobid, mime_type] =
             [c"blobid", target::FILLED].map(|name| scan::column(locked, name));
-        self.entry.note_columns(blobid, mime_type);
+        let shape = match self.is_shard {
+            true => None,
+            false => shape::of_leaf(self.oid, &self.above, self.job.target.into()),
+        };
+        self.entry
+            .note_columns((blobid, mime_type), shape.unwrap_or(0) as u64);
         let tells_by_counters = locked.is_heap()
             && stats::are_kept()
             && !self.job.row_security
@@ -354,6 +362,7 @@ impl<'a> Leaf<'a> {
             self.updates = Default::default();
         }
         self.on_update = OnUpdate::of(&locked);
+        self.above = above;
         Ok(locked)
     }
 

@@ -35,6 +35,10 @@
 //! next one. And marks are written when all workers have ended, and so have published; a leaf whose
 //! counters aren't as the run has left them gets none.
 //!
+//! To look up two columns of each leaf takes longer than all the rest. So a mark also holds a number, the *shape*, that
+//! stands for all on which the numbers of the columns depend ([`crate::pg::shape`]). As long as that is the same, so are these;
+//! if it isn't, they are looked up.
+//!
 //! # What is left pending
 //!
 //! Rows of blobs that could not be detected stay pending, so a mark names these blobs. It is valid as long as each of
@@ -56,8 +60,8 @@
 //!
 //! # And because no argument is a proof
 //!
-//! A leaf whose last look is older than `ntt_mime.full_scan_after` is looked at all the same. For half of the leaves'
-//! looks not to come all at once, each leaf has a share of that time, from half of it to all, by its oid. A leaf in which
+//! A leaf whose last look is older than `ntt_mime.full_scan_after` is looked at all the same. So that these looks don't come
+//! all at once, each leaf has a time of its own, from half of that to all of it, by its oid. A leaf in which
 //! rows are found pending that its mark doesn't know of, though everything else is as the mark says, is told
 //! of in a WARNING.
 
@@ -74,7 +78,7 @@ use super::target::{TREE, Target};
 use crate::pg::encoding::{array_value, text_value};
 use crate::pg::identity::Use::{Reads, Writes};
 use crate::pg::identity::{self, Use, as_owner};
-use crate::pg::{epoch, stats};
+use crate::pg::{epoch, shape, stats};
 
 const LEAF: &CStr = c"leaf";
 
@@ -84,35 +88,14 @@ const WHAT: &str = "ntt_mime.leaf";
 /// The tables that [`Marks::list_sql`] reads.
 pub const READS: [Use; 2] = [Reads(LEAF), Reads(c"failure")];
 
-/// Follows on [`TREE`]. $3 is the epoch, $4 the database's tablespace, $5 and $7 the settings `full_scan_after` and
-/// `retry_failures_after` in seconds, $6 the argument `retry_failed`, $8 leaves that are returned whatever their marks say.
+/// Follows on [`TREE`]. $4 is the epoch, $5 the database's tablespace, $6 and $8 the settings `full_scan_after` and
+/// `retry_failures_after` in seconds, $7 the argument `retry_failed`, $9 leaves that are returned whatever their marks say.
 /// The last row is about the leaves that aren't returned, and has no oid: their number, their rows left, their blocks, and
 /// when the first of them was looked at, in seconds since 1970; and how many marks there are of other tables.
 const LIST: &str = "
 , present AS (SELECT pg_catalog.clock_timestamp() AS time)
-, leaf AS MATERIALIZED (
-SELECT t.*, m.leaf_oid IS NOT NULL AS marked, m.tuples_written, m.rows_left, m.blocks, m.looked_at,
-       m.leaf_oid IS NOT NULL AND t.relkind = 'r' AND t.relam = 2 AND m.epoch = $3
-       AND m.relfilenode = t.relfilenode
-       AND m.reltablespace = CASE t.reltablespace WHEN 0 THEN $4 ELSE t.reltablespace END
-       AND pg_catalog.pg_stat_get_tuples_inserted(t.oid) + pg_catalog.pg_stat_get_tuples_updated(t.oid)
-           + pg_catalog.pg_stat_get_xact_tuples_inserted(t.oid) + pg_catalog.pg_stat_get_xact_tuples_updated(t.oid)
-           = m.tuples_written
-       AND (m.rows_left = 0
-            OR pg_catalog.pg_stat_get_tuples_deleted(t.oid) + pg_catalog.pg_stat_get_xact_tuples_deleted(t.oid)
-               = m.tuples_deleted)
-       AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                    WHERE a.attrelid = t.oid AND a.attnum = m.blobid_attnum AND a.attname = 'blobid')
-       AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                    WHERE a.attrelid = t.oid AND a.attnum = m.mime_type_attnum AND a.attname = 'mime_type')
-           AS unchanged,
-       m.looked_at <= (SELECT time FROM present)
-       AND m.looked_at > (SELECT time FROM present) - pg_catalog.make_interval(
-               secs => $5 * (0.5 + (pg_catalog.hashoid(t.oid) & 1023) / 2048.0)) AS recent
-  FROM tree t LEFT JOIN ntt_mime.leaf m ON m.leaf_oid = t.oid
- WHERE t.relkind <> 'p')
-, judged AS (
-SELECT l.*, l.unchanged AND l.recent AND NOT l.oid IN (SELECT pg_catalog.unnest($8))
+, parted AS MATERIALIZED (
+SELECT l.*, (l.unchanged AND l.recent AND NOT l.again
        AND (l.rows_left = 0
             OR NOT EXISTS (
                SELECT FROM ntt_mime.leaf m, pg_catalog.unnest(m.blobids) AS left_over (blobid)
@@ -120,11 +103,34 @@ SELECT l.*, l.unchanged AND l.recent AND NOT l.oid IN (SELECT pg_catalog.unnest(
                       SELECT FROM ntt_mime.failure f
                        WHERE f.blobid = left_over.blobid
                          AND (f.reason = 'quarantined'
-                              OR NOT $6
-                              AND f.last_seen > (SELECT time FROM present) - pg_catalog.make_interval(secs => $7)))))
-           AS passed_over
-  FROM leaf l)
-, parted AS MATERIALIZED (SELECT * FROM judged)
+                              OR NOT $7
+                              AND f.last_seen > (SELECT time FROM present) - pg_catalog.make_interval(secs => $8))))))
+           IS TRUE AS passed_over
+  FROM (
+SELECT t.*, m.leaf_oid IS NOT NULL AS marked, m.tuples_written, m.rows_left, m.blocks, m.looked_at,
+       again.oid IS NOT NULL AS again,
+       (m.leaf_oid IS NOT NULL AND t.relkind = 'r' AND t.relam = 2 AND m.epoch = $4
+       AND m.relfilenode = t.relfilenode
+       AND m.reltablespace = CASE t.reltablespace WHEN 0 THEN $5 ELSE t.reltablespace END
+       AND pg_catalog.pg_stat_get_tuples_inserted(t.oid) + pg_catalog.pg_stat_get_tuples_updated(t.oid)
+           + pg_catalog.pg_stat_get_xact_tuples_inserted(t.oid) + pg_catalog.pg_stat_get_xact_tuples_updated(t.oid)
+           = m.tuples_written
+       AND (m.rows_left = 0
+            OR pg_catalog.pg_stat_get_tuples_deleted(t.oid) + pg_catalog.pg_stat_get_xact_tuples_deleted(t.oid)
+               = m.tuples_deleted)
+       AND (m.shape = t.shape
+            OR 'blobid' = (SELECT a.attname FROM pg_catalog.pg_attribute a
+                            WHERE a.attrelid = t.oid AND a.attnum = m.blobid_attnum)
+               AND 'mime_type' = (SELECT a.attname FROM pg_catalog.pg_attribute a
+                                   WHERE a.attrelid = t.oid AND a.attnum = m.mime_type_attnum)))
+           IS TRUE AS unchanged,
+       m.looked_at <= (SELECT time FROM present)
+       AND m.looked_at > (SELECT time FROM present) - pg_catalog.make_interval(
+               secs => $6 * (0.5 + (pg_catalog.hashoid(t.oid) & 1023) / 2048.0)) AS recent
+  FROM tree t LEFT JOIN ntt_mime.leaf m ON m.leaf_oid = t.oid
+  LEFT JOIN pg_catalog.unnest($9) AS again (oid) ON again.oid = t.oid
+ WHERE t.relkind <> 'p'
+OFFSET 0) AS l)
 SELECT p.oid, p.relpages, CASE p.relkind WHEN 'r' THEN a.amhandler::pg_catalog.oid END,
        p.relfilenode, p.reltablespace, p.marked,
        CASE WHEN p.unchanged THEN p.tuples_written END, CASE WHEN p.unchanged THEN p.rows_left END,
@@ -143,20 +149,21 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL,
 /// A run over another target may be at the same leaves: in the order of their oids.
 const RECORD: &str = "
 INSERT INTO ntt_mime.leaf AS l
-       (leaf_oid, reltablespace, relfilenode, blobid_attnum, mime_type_attnum, tuples_written, tuples_deleted,
+       (leaf_oid, reltablespace, relfilenode, blobid_attnum, mime_type_attnum, shape, tuples_written, tuples_deleted,
         rows_left, blocks, blobids, looked_at, epoch)
-SELECT n.oid, n.reltablespace, n.relfilenode, n.blobid, n.mime_type, n.written, n.deleted, n.rows_left, n.blocks,
-       left_over.blobids, pg_catalog.to_timestamp($12), $13
+SELECT n.oid, n.reltablespace, n.relfilenode, n.blobid, n.mime_type, n.shape, n.written, n.deleted, n.rows_left, n.blocks,
+       left_over.blobids, pg_catalog.to_timestamp($13), $14
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4),
-                  pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9))
-       AS n (oid, reltablespace, relfilenode, blobid, mime_type, written, deleted, rows_left, blocks)
+                  pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9),
+                  pg_catalog.unnest($10))
+       AS n (oid, reltablespace, relfilenode, blobid, mime_type, shape, written, deleted, rows_left, blocks)
   LEFT JOIN (SELECT b.oid, pg_catalog.array_agg(b.blobid) AS blobids
-               FROM ROWS FROM (pg_catalog.unnest($10), pg_catalog.unnest($11)) AS b (oid, blobid)
+               FROM ROWS FROM (pg_catalog.unnest($11), pg_catalog.unnest($12)) AS b (oid, blobid)
               GROUP BY b.oid) AS left_over ON left_over.oid = n.oid
  ORDER BY n.oid
     ON CONFLICT (leaf_oid) DO UPDATE
    SET reltablespace = excluded.reltablespace, relfilenode = excluded.relfilenode,
-       blobid_attnum = excluded.blobid_attnum, mime_type_attnum = excluded.mime_type_attnum,
+       blobid_attnum = excluded.blobid_attnum, mime_type_attnum = excluded.mime_type_attnum, shape = excluded.shape,
        tuples_written = excluded.tuples_written, tuples_deleted = excluded.tuples_deleted,
        rows_left = excluded.rows_left, blocks = excluded.blocks, blobids = excluded.blobids, looked_at = excluded.looked_at,
        epoch = excluded.epoch";
@@ -221,10 +228,11 @@ impl Marks {
     }
 
     /// Its arguments from $3 on.
-    pub fn list_arguments(&self, always: &[u32]) -> [DatumWithOid<'static>; 6] {
+    pub fn list_arguments(&self, target: &Target, always: &[u32]) -> [DatumWithOid<'static>; 7] {
         // SAFETY: set once at connection start.
         let tablespace = unsafe { pg_sys::MyDatabaseTableSpace };
         [
+            DatumWithOid::from(shape::of_target(target.oid)),
             DatumWithOid::from(self.epoch),
             DatumWithOid::from(tablespace),
             DatumWithOid::from(self.full_scan_after),
@@ -257,6 +265,8 @@ impl Marks {
             let columns: Vec<i16> = states().map(|state| number(state.columns)).collect();
             DatumWithOid::from(columns)
         };
+        let known = |shape: u64| (shape != 0).then_some(shape as i64);
+        let shapes: Vec<Option<i64>> = states().map(|state| known(state.shape)).collect();
         let left = leaves.iter().flat_map(|leaf| {
             let blobids: HashSet<&str> = leaf.blobids.iter().map(String::as_str).collect();
             blobids.into_iter().map(|blobid| (leaf.state.oid, blobid))
@@ -268,6 +278,7 @@ impl Marks {
             DatumWithOid::from(oids(states().map(|state| state.file as u32))),
             columns(|(blobid, _)| blobid),
             columns(|(_, mime_type)| mime_type),
+            DatumWithOid::from(shapes),
             numbers(|state| state.written),
             numbers(|state| state.deleted),
             numbers(|state| state.rows_left),

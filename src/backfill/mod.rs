@@ -5,13 +5,15 @@
 //!  ------------------------------------           -------------------------------------------
 //!  check arguments, target, rights, store         connect as the caller, with its settings
 //!  advisory lock on the target                    take a task: a range of blocks of one leaf
-//!  row in ntt_mime.run, COMMIT                     | short transaction: read pending rows (TIDs)
-//!  list the leaves ──► board ─────────────────►    | no transaction: detect distinct blobs,
-//!                      (shared memory)             |   each once a run ◄──► cache, dictionary
+//!  list the leaves that may have changed           | short transaction: read pending rows (TIDs)
+//!    none? the last row of ntt_mime.run, the end   |
+//!  row in ntt_mime.run, COMMIT                     | no transaction: detect distinct blobs,
+//!  leaves ──► board (shared memory) ──────────►    |   each once a run ◄──► cache, dictionary
 //!  every second: counters ◄── shared counters ◄──  | short transaction: UPDATE ONLY leaf
 //!    to ntt_mime.run, COMMIT; NOTICEs              | next batch …
 //!  pass over? look again at what was missed       next task …
-//!  last row of ntt_mime.run, result row           end when the board is closed
+//!  marks of leaves that are done with             end when the board is closed
+//!  last row of ntt_mime.run, result row
 //! ```
 //!
 //! Nobody holds a snapshot, a transaction or a lock on a table while waiting or while reading files.

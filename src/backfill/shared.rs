@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The sizes stand in the header, so that a worker, or a session that wants to cancel the run, can
-//! find everything by itself. Only the list of leaves grows with the table, by 88 bytes for each leaf that there is
+//! find everything by itself. Only the list of leaves grows with the table, by 96 bytes for each leaf that there is
 //! something to do in; the rest is bounded by `workers`. What the run knows of its blobs lies apart, since it is large: in memory of
 //! `ntt_mime.cache_size`, which only workers map ([`super::cache_memory`]).
 

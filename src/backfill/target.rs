@@ -14,7 +14,7 @@ use crate::pg::encoding::text_value;
 use crate::pg::files;
 use crate::pg::identity::{current_user, may_use_schema, role_name};
 use crate::pg::lock::{self, method_scans_tid_ranges, plain_name, qualified_name};
-use crate::pg::stats;
+use crate::pg::{shape, stats};
 
 /// The column that is filled.
 pub const FILLED: &CStr = c"mime_type";
@@ -114,14 +114,16 @@ SELECT c.relkind::pg_catalog.text,
   LEFT JOIN pg_catalog.pg_am a ON a.oid OPERATOR(pg_catalog.=) c.relam AND c.relkind OPERATOR(pg_catalog.=) 'r'
  WHERE c.oid OPERATOR(pg_catalog.=) $1";
 
-/// The tables below tables ($1) at any depth, and these themselves; without the tables $2 and what is below them. Reads the catalogs
-/// only: `pg_partition_tree` would lock every leaf.
+/// The tables below tables ($1) at any depth, and these themselves; without the tables $2 and what is below them; each with its
+/// shape ([`crate::pg::shape`]), $3 being that of the target. Reads the catalogs only: `pg_partition_tree` would lock every
+/// leaf.
 pub const TREE: &str = "
-WITH RECURSIVE tree(oid, relkind, relpages, relam, relfilenode, reltablespace) AS (
-    SELECT c.oid, c.relkind, c.relpages, c.relam, c.relfilenode, c.reltablespace
+WITH RECURSIVE tree(oid, relkind, relpages, relam, relfilenode, reltablespace, shape) AS (
+    SELECT c.oid, c.relkind, c.relpages, c.relam, c.relfilenode, c.reltablespace, $3
       FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1)
     UNION ALL
-    SELECT c.oid, c.relkind, c.relpages, c.relam, c.relfilenode, c.reltablespace
+    SELECT c.oid, c.relkind, c.relpages, c.relam, c.relfilenode, c.reltablespace,
+           pg_catalog.hashint8extended(c.xmin::text::bigint, t.shape)
       FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
       JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
      WHERE t.relkind = 'p' AND NOT i.inhdetachpending AND c.oid <> ALL ($2))";
@@ -431,10 +433,13 @@ pub fn leaves(
     ];
     let sql = match marks {
         Some(marks) => {
-            arguments.extend(marks.list_arguments(always));
+            arguments.extend(marks.list_arguments(target, always));
             marks.list_sql()
         }
-        None => format!("{TREE}{LIST_LEAVES}"),
+        None => {
+            arguments.push(DatumWithOid::from(shape::of_target(target.oid)));
+            format!("{TREE}{LIST_LEAVES}")
+        }
     };
     let mut list = |client: &pgrx::spi::SpiClient<'_>| -> pgrx::spi::Result<()> {
         for row in client.select(sql.as_str(), None, &arguments)? {

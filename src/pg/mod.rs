@@ -8,7 +8,7 @@
 //! process, [`files`] in which tables are, [`encoding`] text in other encodings than
 //! UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`standby`] a
 //! commit's wait for a synchronous standby, [`stats`] the server's counters,
-//! [`epoch`] when they can be compared, [`xids`] whether others have changed
+//! [`epoch`] when they can be compared, [`shape`] what columns' numbers depend on, [`xids`] whether others have changed
 //! anything, [`version`] what differs between PostgreSQL releases.
 
 pub mod backtrace;
@@ -29,6 +29,7 @@ pub mod plan;
 pub mod query_id;
 pub mod rows;
 pub mod scan;
+pub mod shape;
 pub mod standby;
 pub mod stats;
 pub mod triggers;

@@ -64,6 +64,8 @@ pub struct LeafEntry {
     rows_found: AtomicU64,
     /// The numbers of both columns: of `blobid` in the upper half.
     columns: AtomicU32,
+    /// What stands for what these depend on; 0 for nothing.
+    shape: AtomicU64,
 }
 
 impl LeafEntry {
@@ -95,10 +97,12 @@ impl LeafEntry {
         self.own.fetch_add(written, Ordering::Relaxed);
     }
 
-    /// Tells the numbers that the columns `blobid` and `mime_type` have in it. For who opens it.
-    pub fn note_columns(&self, blobid: i16, mime_type: i16) {
+    /// Tells the numbers that the columns `blobid` and `mime_type` have in it, and what stands for what these depend on, or
+    /// 0. For who opens it.
+    pub fn note_columns(&self, (blobid, mime_type): (i16, i16), shape: u64) {
         let both = u32::from(blobid as u16) << 16 | u32::from(mime_type as u16);
         self.columns.store(both, Ordering::Relaxed);
+        self.shape.store(shape, Ordering::Relaxed);
     }
 
     /// Notes that what is known of it doesn't tell whether it is unchanged later.
@@ -176,6 +180,8 @@ pub struct LeafState {
     pub rows_found: u64,
     /// The numbers of the columns `blobid` and `mime_type`, as of when it was opened.
     pub columns: (i16, i16),
+    /// What stands for what these depend on; 0 for nothing.
+    pub shape: u64,
     /// What is known of it doesn't tell whether it is unchanged later.
     pub unsure: bool,
 }
@@ -216,7 +222,7 @@ impl<'a> Board<'a> {
             entry.note_counted(0, 0);
             entry.own.store(0, Ordering::Relaxed);
             entry.rows_found.store(0, Ordering::Relaxed);
-            entry.columns.store(0, Ordering::Relaxed);
+            entry.note_columns((0, 0), 0);
             len += 1;
         }
         h.len.store(len, Ordering::Relaxed);
@@ -487,6 +493,7 @@ impl<'a> Board<'a> {
                 own,
                 rows_found: entry.rows_found.load(Ordering::Relaxed),
                 columns: ((columns >> 16) as i16, columns as i16),
+                shape: entry.shape.load(Ordering::Relaxed),
                 unsure: flags & UNSURE != 0,
             }
         })

@@ -394,6 +394,7 @@ mod tests {
         own: 10,
         rows_found: 12,
         columns: (1, 2),
+        shape: 0,
         unsure: false,
     };
 

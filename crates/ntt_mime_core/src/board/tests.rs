@@ -27,6 +27,7 @@ fn zeroed(leaves: usize) -> (BoardHeader, Vec<LeafEntry>) {
         own: AtomicU64::new(0),
         rows_found: AtomicU64::new(0),
         columns: AtomicU32::new(0),
+        shape: AtomicU64::new(0),
     };
     (header, (0..leaves).map(|_| entry()).collect())
 }
@@ -223,17 +224,17 @@ fn what_is_known_of_a_leaf_is_of_this_pass() {
     let (header, leaves) = zeroed(1);
     let board = Board::new(&header, &leaves);
     board.open_pass([(9, 5)]);
-    board.leaf(0).note_columns(7, -3);
+    board.leaf(0).note_columns((7, -3), 99);
     board.leaf(0).note_unsure();
     board.count_found(0, 4);
     board.count_found(0, 1);
     let state = board.leaves().next().unwrap();
     assert_eq!((state.columns, state.rows_found), ((7, -3), 5));
-    assert!(state.unsure);
+    assert!(state.unsure && state.shape == 99);
     board.open_pass([(9, 5)]);
     let state = board.leaves().next().unwrap();
     assert_eq!((state.columns, state.rows_found), ((0, 0), 0));
-    assert!(!state.unsure);
+    assert!(!state.unsure && state.shape == 0);
 }
 
 #[test]

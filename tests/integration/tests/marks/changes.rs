@@ -83,6 +83,44 @@ fn a_rewrite_that_changes_no_row_costs_a_look() {
     assert_eq!(skipped(&mut s), 3);
 }
 
+#[test]
+fn a_column_takes_another_ones_place_in_tables_that_were_detached_together() {
+    let (_db, store, mut s) = TestDb::with_store("marks_multilevel");
+    inode::multilevel(&mut s, 3, 2);
+    inode::load_source(&mut s, &store.put_synthetic(40));
+    inode::fill(&mut s, 3, 4);
+    s.exec("ALTER TABLE inode ADD COLUMN other varchar(255)");
+    s.backfill("1000");
+    assert_eq!(skipped(&mut s), 5);
+    // Neither the leaves nor the target get another row in pg_class by that.
+    s.exec(
+        "ALTER TABLE inode DETACH PARTITION inode_m1;
+         ALTER TABLE inode_m1 RENAME COLUMN mime_type TO former;
+         ALTER TABLE inode_m1 RENAME COLUMN other TO mime_type;
+         ALTER TABLE inode_m1 RENAME COLUMN former TO other;
+         ALTER TABLE inode ATTACH PARTITION inode_m1 FOR VALUES IN ('m1')",
+    );
+    assert_noticed(&mut s, "columns that have changed places");
+    assert_eq!(skipped(&mut s), 5);
+}
+
+#[test]
+fn what_changes_the_table_and_neither_rows_nor_columns_costs_no_look() {
+    let (_db, _store, mut s) = filled("marks_altered");
+    for sql in [
+        "ALTER TABLE inode ADD COLUMN other text DEFAULT 'x'",
+        "GRANT SELECT ON inode_m1 TO PUBLIC",
+        "ANALYZE inode",
+        "VACUUM inode",
+        "CREATE INDEX ON inode (nlink)",
+        "ALTER TABLE inode_m1 RENAME TO inode_renamed",
+        "ALTER TABLE inode DETACH PARTITION inode_m2; ALTER TABLE inode ATTACH PARTITION inode_m2 FOR VALUES IN ('m2')",
+    ] {
+        s.exec(sql);
+        assert_eq!(skipped(&mut s), 3, "{sql}");
+    }
+}
+
 /// Makes rows of a leaf pending.
 const TAKE_AWAY: &str =
     "UPDATE inode SET mime_type = NULL WHERE medium_hash = 'm1' AND blobid IS NOT NULL";

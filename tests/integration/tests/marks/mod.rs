@@ -54,6 +54,8 @@ fn assert_noticed(s: &mut Session, what: &str) {
 
 /// Blocks of the leaves' heaps that anybody has asked for, and the marks with their places.
 fn traces(s: &mut Session) -> Vec<String> {
+    // What this session itself has read is counted by then.
+    s.exec("SELECT pg_stat_force_next_flush()");
     s.table(
         "SELECT 'blocks', sum(pg_stat_get_blocks_fetched(inhrelid))::text
            FROM pg_inherits WHERE inhparent = 'inode'::regclass

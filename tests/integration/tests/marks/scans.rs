@@ -2,7 +2,7 @@
 
 use ntt_mime_integration::{SOON, inode, wait_until};
 
-use super::{filled, skipped};
+use super::{filled, seem_large, skipped};
 
 #[test]
 fn what_nobody_has_counted_is_found_and_told() {
@@ -15,6 +15,7 @@ fn what_nobody_has_counted_is_found_and_told() {
     drop(other);
     let left = inode::pending(&mut s, "inode");
     assert!(left > 0);
+    seem_large(&mut s);
     assert_eq!(skipped(&mut s), 3);
     s.take_warnings();
     // A look when it is time, at the latest.
