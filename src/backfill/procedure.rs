@@ -87,8 +87,8 @@ unsafe extern "C-unwind" fn guarded(
     results: Results,
     error: &mut *mut pg_sys::ErrorData,
 ) -> pg_sys::Datum {
-    // SAFETY: a valid call with the eleven arguments of the declaration; all are passed by value, so
-    // nothing borrowed crosses a commit.
+    // SAFETY: a valid call with the arguments of the declaration. Those that are read are passed by value, so nothing
+    // borrowed crosses a commit.
     let arguments = unsafe {
         if !may_commit(fcinfo) {
             Error::TransactionBlock.raise();
