@@ -44,15 +44,15 @@ DELETE FROM ntt_mime.run
  WHERE status <> 'running'
    AND coalesce(finished_at, started_at) < (SELECT clock_timestamp() - pg_catalog.make_interval(secs => $1))";
 
-/// Removes the run before $1 of the same target and kind, if that found nothing to do either. Who holds its row may keep it.
+/// Removes the run before $1 of the same target and kind, if that found nothing to do either, and left as much. Who holds its row may keep it.
 /// Tables of versions up to 0.2.0 have no column `kind`.
 const REMOVE_IDLE: &str = "
 WITH previous AS MATERIALIZED (
     SELECT p.*
       FROM ntt_mime.run r,
            LATERAL (SELECT o.run_id,
-                           o.status = 'succeeded' AND o.rows_scanned = 0 AND o.rows_updated = 0 AND o.failures = 0
-                           AND o.rows_left = 0 AS idle
+                           o.status = 'succeeded' AND o.rows_scanned = 0 AND o.rows_updated = 0
+                           AND o.failures = r.failures AND o.rows_left = r.rows_left AS idle
                       FROM ntt_mime.run o
                      WHERE o.run_id < r.run_id AND o.target = r.target
                        AND pg_catalog.to_jsonb(o) -> 'kind' IS NOT DISTINCT FROM pg_catalog.to_jsonb(r) -> 'kind'
@@ -168,8 +168,8 @@ pub struct RunRow {
 impl RunRow {
     /// Has a run that ended like this found nothing to do, and been kept from nothing?
     fn is_idle(&self) -> bool {
-        let found = [self.rows_scanned, self.rows_updated, self.failures];
-        self.status == "succeeded" && found == [0; 3] && self.rows_left == Some(0)
+        let found = [self.rows_scanned, self.rows_updated];
+        self.status == "succeeded" && found == [0; 2] && self.rows_left.is_some()
     }
 }
 

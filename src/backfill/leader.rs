@@ -127,6 +127,8 @@ struct Leader {
     marks: Option<Marks>,
     /// Those that needn't be, as of when the leaves were listed last.
     passed_over: PassedOver,
+    /// Blobs that could not be detected of which only these have rows; known at the end.
+    undetected_elsewhere: u64,
     leaves: Leaves,
     /// The pass of which it is known which blobs could not be detected: its generation on the board.
     taken_of: u32,
@@ -169,6 +171,7 @@ impl Leader {
             without_workers: None,
             marks: None,
             passed_over: PassedOver::default(),
+            undetected_elsewhere: 0,
             leaves: Leaves::default(),
             taken_of: 0,
             passes: 0,
@@ -358,8 +361,11 @@ impl Leader {
     /// leaf's own, if there is one.
     fn finish(&mut self) -> Result<Summary, PgError> {
         self.take_leaf_states();
-        let shared = self.shared();
         let complete = self.is_complete();
+        if complete {
+            self.undetected_elsewhere = self.count_undetected_elsewhere();
+        }
+        let shared = self.shared();
         let cancelled = shared.is_cancelled();
         let nothing_done = self.nothing_done();
         let rows_left_known = complete && !self.uncounted && nothing_done.is_none();

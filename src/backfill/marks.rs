@@ -70,7 +70,7 @@ use std::ffi::CStr;
 
 use ntt_mime_core::board::LeafState;
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys;
+use pgrx::{Spi, pg_sys};
 
 use super::history::write;
 use super::options::Options;
@@ -90,7 +90,8 @@ pub const READS: [Use; 2] = [Reads(LEAF), Reads(c"failure")];
 
 /// Follows on [`TREE`]. $4 is the epoch, $5 the database's tablespace, $6 and $8 the settings `full_scan_after` and
 /// `retry_failures_after` in seconds, $7 the argument `retry_failed`, $9 leaves that are returned whatever their marks say.
-/// The last row is about the leaves that aren't returned, and has no oid: their number, their rows left, their blocks, and
+/// Leaves that are passed over and have rows left are returned as well, by their oids alone.
+/// The last row is about all the leaves that are passed over, and has no oid: their number, their rows left, their blocks, and
 /// when the first of them was looked at, in seconds since 1970; and how many marks there are of other tables.
 const LIST: &str = "
 , present AS (SELECT pg_catalog.clock_timestamp() AS time)
@@ -138,6 +139,9 @@ SELECT p.oid, p.relpages, CASE p.relkind WHEN 'r' THEN a.amhandler::pg_catalog.o
   FROM parted p LEFT JOIN pg_catalog.pg_am a ON a.oid = p.relam
  WHERE NOT p.passed_over
 UNION ALL
+SELECT p.oid, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+  FROM parted p WHERE p.passed_over AND p.rows_left > 0
+UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL,
        count(*) FILTER (WHERE p.passed_over),
        coalesce(sum(p.rows_left) FILTER (WHERE p.passed_over), 0)::bigint,
@@ -167,6 +171,13 @@ SELECT n.oid, n.reltablespace, n.relfilenode, n.blobid, n.mime_type, n.shape, n.
        tuples_written = excluded.tuples_written, tuples_deleted = excluded.tuples_deleted,
        rows_left = excluded.rows_left, blocks = excluded.blocks, blobids = excluded.blobids, looked_at = excluded.looked_at,
        epoch = excluded.epoch";
+
+/// The blobs that could not be detected whose rows are left in leaves ($1), but for some ($2).
+const COUNT_UNDETECTED: &str = "
+SELECT count(DISTINCT left_over.blobid)
+  FROM ntt_mime.leaf m, pg_catalog.unnest(m.blobids) AS left_over (blobid)
+ WHERE m.leaf_oid = ANY ($1)
+   AND NOT EXISTS (SELECT FROM pg_catalog.unnest($2) AS known (blobid) WHERE known.blobid = left_over.blobid)";
 
 const REMOVE: &str = "
 DELETE FROM ntt_mime.leaf d
@@ -289,6 +300,28 @@ impl Marks {
             DatumWithOid::from(self.epoch),
         ];
         write(WHAT, RECORD, &arguments);
+    }
+
+    /// How many blobs could not be detected whose rows are left in these leaves, but for those that are `known`. Inside a
+    /// (sub)transaction with a snapshot.
+    pub fn count_undetected<'t>(
+        &self,
+        leaves: &[u32],
+        known: impl IntoIterator<Item = &'t str>,
+    ) -> u64 {
+        let arguments = [
+            DatumWithOid::from(oids(leaves.iter().copied())),
+            array_value(known, text_value),
+        ];
+        let count = |client: &pgrx::spi::SpiClient<'_>| {
+            client
+                .select(COUNT_UNDETECTED, Some(1), &arguments)?
+                .first()
+                .get_one::<i64>()
+        };
+        as_owner(&[Reads(LEAF)], || Spi::connect(|client| count(client)))
+            .unwrap_or_else(|error| pgrx::error!("could not read ntt_mime.leaf: {error}"))
+            .unwrap_or(0) as u64
     }
 
     /// Removes marks of tables that are no more. Inside a (sub)transaction with a snapshot.

@@ -79,11 +79,13 @@ pub struct Listing {
 }
 
 /// The leaves in which nothing can have become pending since they were looked at.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct PassedOver {
     pub leaves: u64,
     /// Rows that are pending there.
     pub rows_left: u64,
+    /// Those of the leaves that have some, by their oids.
+    pub with_rows_left: Vec<u32>,
     /// Their blocks.
     pub blocks: u64,
     /// When the first of them was looked at, in seconds since 1970.
@@ -449,12 +451,17 @@ pub fn leaves(
             let (written, rows_left) = (number(7)?, number(8)?);
             let Some(oid) = row.get::<pg_sys::Oid>(1)? else {
                 passed_over = PassedOver {
+                    with_rows_left: std::mem::take(&mut passed_over.with_rows_left),
                     leaves: written.unwrap_or(0),
                     rows_left: rows_left.unwrap_or(0),
                     blocks: number(9)?.unwrap_or(0),
                     other_marks: number(10)?.unwrap_or(0),
                     since: row.get::<f64>(11)?.unwrap_or(0.0),
                 };
+                continue;
+            };
+            let Some(pages) = row.get::<i32>(2)? else {
+                passed_over.with_rows_left.push(oid.to_u32());
                 continue;
             };
             let usable = row.get::<pg_sys::Oid>(3)?.is_some_and(|method| {
@@ -466,7 +473,7 @@ pub fn leaves(
                     .map(|column| row.get::<pg_sys::Oid>(column))
                     .map(|oid| oid.map(|oid| oid.unwrap_or(pg_sys::InvalidOid)));
                 let (number, tablespace) = (number?, tablespace?);
-                let blocks = match row.get::<i32>(2)?.unwrap_or(0) {
+                let blocks = match pages {
                     // As of a table that is empty, or was never analyzed.
                     ..=0 => sizes.blocks(tablespace, number),
                     blocks => blocks as u32,

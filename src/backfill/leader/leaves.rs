@@ -345,6 +345,13 @@ impl Leaves {
             .collect()
     }
 
+    /// The blobs that could not be detected whose rows stay pending.
+    pub fn undetected(&self) -> impl Iterator<Item = &str> {
+        self.0
+            .iter()
+            .flat_map(|seen| seen.undetected.iter().map(String::as_str))
+    }
+
     /// All that are known.
     pub fn oids(&self) -> Vec<u32> {
         self.0.iter().map(|seen| seen.state.oid).collect()

@@ -24,12 +24,12 @@ impl Leader {
     /// (`passes`), all are looked at then, where that takes no longer than [`LOOK_AT_ALL`].
     pub(super) fn list_leaves_at_first(&mut self) -> Vec<ListedLeaf> {
         let leaves = self.list_leaves();
-        let PassedOver {
+        let &PassedOver {
             leaves: passed_over,
             blocks,
             since,
             ..
-        } = self.passed_over;
+        } = &self.passed_over;
         if passed_over > 0
             && time_to_look(passed_over, blocks) <= LOOK_AT_ALL
             && tx::in_subtransaction(|| may_be_late(since))
@@ -71,6 +71,7 @@ impl Leader {
         }
         self.forget_leaf_errors();
         self.remove_marks_of_dropped();
+        self.undetected_elsewhere = self.count_undetected_elsewhere();
         let row = self.row_without_work();
         if !(1..FINAL_ATTEMPTS).any(|_| self.try_write(&row)) {
             self.write(&row);
@@ -85,10 +86,23 @@ impl Leader {
         self.tell(&row, elapsed, &[], 0, true);
         Summary {
             run_id: self.run_id,
-            blobs: 0,
+            blobs: row.blobs as i64,
             rows_updated: 0,
-            failures: 0,
+            failures: row.failures as i64,
             elapsed,
+        }
+    }
+
+    /// Blobs that could not be detected of which only leaves have rows that are passed over. They count as those do that are
+    /// passed over one by one. To be called where a commit follows.
+    pub(super) fn count_undetected_elsewhere(&self) -> u64 {
+        let leaves = &self.passed_over.with_rows_left;
+        match &self.marks {
+            Some(marks) if !leaves.is_empty() => {
+                let known = self.leaves.undetected();
+                tx::unless_locked(|| marks.count_undetected(leaves, known)).unwrap_or(0)
+            }
+            _ => 0,
         }
     }
 

@@ -217,6 +217,17 @@ fn what_the_session_of_the_run_has_just_written_is_noticed_at_once() {
 }
 
 #[test]
+fn the_counters_are_those_of_now_whatever_the_session_has_set() {
+    let (db, _store, mut s) = filled("marks_consistency");
+    for consistency in ["snapshot", "cache", "none"] {
+        s.exec(&format!("SET stats_fetch_consistency = '{consistency}'"));
+        db.connect().exec(TAKE_AWAY);
+        assert_noticed(&mut s, consistency);
+        wait_until(MINUTE, consistency, || skipped(&mut s) == 3);
+    }
+}
+
+#[test]
 fn a_leaf_at_which_something_else_is_gets_its_mark_from_a_look_without_updates() {
     let (_db, _store, mut s) = inode::archive("marks_meddled", 3, 60, 4);
     s.exec(
