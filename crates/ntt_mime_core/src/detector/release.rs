@@ -86,6 +86,8 @@ pub struct Library {
     pub database: u32,
     /// The number of the type OCTAL (`FILE_OCTAL`); 255 where there is none.
     pub octal: u8,
+    /// The number of the type OFFSET (`FILE_OFFSET`).
+    pub offset: u8,
     /// SIMH tapes are known.
     pub tapes: bool,
     /// Four bits of the length of a tape's record have to be zero.
@@ -125,6 +127,7 @@ pub const LIBRARIES: [Library; 5] = [
         release: 541,
         database: 16,
         octal: 255,
+        offset: 50,
         tapes: false,
         strict_tapes: false,
         searches_keep_base: true,
@@ -147,6 +150,7 @@ pub const LIBRARIES: [Library; 5] = [
         release: 547,
         database: 21,
         octal: 61,
+        offset: 52,
         strict_tapes: true,
         signed_division: true,
         refused: Refused::AnyTwo,
@@ -158,6 +162,7 @@ const OF_544: Library = Library {
     release: 544,
     database: 18,
     octal: 59,
+    offset: 50,
     tapes: false,
     strict_tapes: false,
     searches_keep_base: true,

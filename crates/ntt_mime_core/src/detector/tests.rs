@@ -1,4 +1,5 @@
 mod locale;
+mod probes;
 
 use super::*;
 use crate::blob_id::BlobId;

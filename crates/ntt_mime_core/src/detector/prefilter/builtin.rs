@@ -32,7 +32,7 @@ pub fn may_succeed(library: &Library, buffer: &Buffer<'_>) -> Option<usize> {
 fn json(library: &Library, buffer: &Buffer<'_>) -> Option<usize> {
     let head = buffer.head();
     if !library.strict_json {
-        // Anything in brackets, for example `[tails]`.
+        // A constant is known by its first letter and its length, as in `[tail]`.
         let start = head.trim_ascii_start();
         let may_be = matches!(start.first(), None | Some(b'[' | b'{'));
         return may_be.then_some(buffer.flen());

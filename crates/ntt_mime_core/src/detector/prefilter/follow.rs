@@ -386,7 +386,7 @@ impl<'a, 'c> Follower<'a, 'c> {
 
     /// Takes down how far a test looks.
     fn note_reach(&mut self, entry: &Entry<'_>, place: Place) {
-        let offset_kind = entry.kind() == kind::OFFSET;
+        let offset_kind = entry.kind() == self.context.library.offset;
         match place {
             Place::Front(at, _) => {
                 // An offset that is read from the file was looked at where it is.
@@ -559,7 +559,7 @@ impl<'a, 'c> Follower<'a, 'c> {
                 answer: Answer::Yes,
                 end: Some(0),
             },
-            kind::OFFSET => match place {
+            kind if kind == self.context.library.offset => match place {
                 Place::Front(at, _) | Place::Back(at) => {
                     super::check::number::offset(self.context.library, &entry, at)
                 }

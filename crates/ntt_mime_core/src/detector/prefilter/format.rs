@@ -121,7 +121,6 @@ pub mod kind {
     pub const CLEAR: u8 = 47;
     pub const DER: u8 = 48;
     pub const GUID: u8 = 49;
-    pub const OFFSET: u8 = 50;
 
     /// Those that are tried only for text, or only for what isn't, if their flags say so (`IS_STRING`); OCTAL is one
     /// more, the number of which differs by release.
