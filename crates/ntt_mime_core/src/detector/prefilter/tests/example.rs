@@ -34,8 +34,8 @@ pub fn example(
     }
     let mut start = offset_of(&entry, None).unwrap_or(0);
     // As far away as a search goes, or just not: that is where it is easily wrong.
-    if with_continuations && entry.kind() == kind::SEARCH && entry.range() < LONGEST {
-        start += entry.range().saturating_sub(rng.usize(..3)) + rng.usize(..2);
+    if with_continuations {
+        start += within_range(&entry, rng);
     }
     let mut end = put(&mut content, start, &mark, filler)?;
     if with_continuations {
@@ -52,8 +52,13 @@ pub fn example(
                 offset_of(&entry, Some(end)),
                 super::example::mark(&entry, rng),
             ) {
+                let at = at + within_range(&entry, rng);
                 end = put(&mut content, at, &mark, filler).unwrap_or(end);
             }
+        }
+        if let Some(size) = size_asked_for(compiled, rule, rng) {
+            content.resize(size, filler);
+            return Some(content);
         }
     }
     // More than the rule asks for: some look a byte further, and a regular expression doesn't see the last.
@@ -61,6 +66,51 @@ pub fn example(
         if rule.text { b'\n' } else { filler },
         rng.usize(1..40),
     ));
+    Some(content)
+}
+
+/// How far into its range a search finds something: as far as it goes, or just not, since that is where it is easily
+/// wrong; or anywhere.
+fn within_range(entry: &Entry<'_>, rng: &mut Rng) -> usize {
+    if entry.kind() != kind::SEARCH || entry.range() >= LONGEST {
+        return 0;
+    }
+    match rng.u8(..4) {
+        0 => 0,
+        1 => rng.usize(..=entry.range()),
+        _ => entry.range().saturating_sub(rng.usize(..3)) + rng.usize(..2),
+    }
+}
+
+/// The size of the file that a rule asks for, or one that is just not.
+fn size_asked_for(compiled: &Compiled, rule: &Rule, rng: &mut Rng) -> Option<usize> {
+    let entries = (rule.first..rule.end).map(|number| compiled.entry(number));
+    let sizes: Vec<usize> = entries
+        .filter(|entry| {
+            entry.kind() == super::library().offset && entry.flag() & flag::OFFNEGATIVE != 0
+        })
+        .map(|entry| entry.number() as usize)
+        .filter(|size| (2..LONGEST).contains(size))
+        .collect();
+    Some((rng.choice(sizes)? + 1).saturating_sub(rng.usize(..3)))
+}
+
+/// What the first test of a rule looks for, with so many blanks wherever it takes any number; None if it doesn't.
+pub fn with_long_blanks(compiled: &Compiled, rule: &Rule, blanks: usize) -> Option<Vec<u8>> {
+    let entry = compiled.entry(rule.first);
+    let any = [kind::STRING, kind::SEARCH].contains(&entry.kind());
+    let value = entry.value().get(..entry.value_length())?;
+    if !any || entry.str_flags() & BLANKS == 0 || !value.iter().any(|byte| is_space(*byte)) {
+        return None;
+    }
+    let mut content = Vec::new();
+    for byte in value {
+        content.push(*byte);
+        if is_space(*byte) {
+            content.extend(std::iter::repeat_n(b' ', blanks));
+        }
+    }
+    content.extend(b"\"x\" words\n");
     Some(content)
 }
 

@@ -7,7 +7,7 @@
 use fastrand::Rng;
 
 use super::super::Rule;
-use super::super::format::Compiled;
+use super::super::format::{Compiled, flag};
 use super::example::example;
 use super::{database, in_parallel, library, number, rules_of};
 
@@ -35,7 +35,11 @@ fn generated_contents_have_the_same_type() {
 
 fn generated(compiled: &Compiled, rules: &[Rule], rule: &Rule, rng: &mut Rng) -> Vec<u8> {
     let mut content = example(compiled, rule, rng.u8(..4) > 0, rng).unwrap_or_default();
-    match rng.u8(..10) {
+    let what = match rng.u8(..12) {
+        _ if rule.text && rng.bool() => 3,
+        what => what,
+    };
+    match what {
         // As short as it makes a difference.
         0 | 1 => content.truncate(rng.usize(2..=64)),
         // Where its marks end.
@@ -49,12 +53,23 @@ fn generated(compiled: &Compiled, rules: &[Rule], rule: &Rule, rng: &mut Rng) ->
             if rng.bool() {
                 content.extend(text.repeat(rng.usize(1..3000)));
             }
+            // Some encodings have a mark.
+            if rng.u8(..4) == 0 {
+                let marks: [&[u8]; 4] = [b"+/v8", b"\xEF\xBB\xBF", b"\xFF\xFE", b"+/v"];
+                let mark = marks[rng.usize(..marks.len())];
+                content.splice(..0, mark.iter().copied());
+            }
             let at = rng.usize(..=content.len());
             // At the start, rather, where it is not further than 64 kB.
             let at = if rng.bool() { at.min(40) } else { at };
+            // Those that releases and encodings have been of different minds about.
+            let byte = match rng.bool() {
+                true => *rng.choice(&[0x85, 0x1A, 0x80, 0xA0]).expect("some"),
+                false => rng.u8(..),
+            };
             match content.get_mut(at) {
-                Some(byte) => *byte = rng.u8(..),
-                None => content.push(rng.u8(..)),
+                Some(there) => *there = byte,
+                None => content.push(byte),
             }
         }
         // Another rule's content before it, behind it, or over it where it has zeros or blanks.
@@ -75,6 +90,19 @@ fn generated(compiled: &Compiled, rules: &[Rule], rule: &Rule, rng: &mut Rng) ->
             let other = &rules[rng.usize(..rules.len())];
             let other = example(compiled, other, rng.bool(), rng).unwrap_or_default();
             content.extend(other);
+        }
+        // Short, with what another rule looks for at the end.
+        9 | 10 => {
+            content.truncate(rng.usize(2..=24));
+            let of_end: Vec<&Rule> = rules
+                .iter()
+                .filter(|rule| compiled.entry(rule.first).flag() & flag::OFFNEGATIVE != 0)
+                .collect();
+            let other = rng.choice(of_end);
+            let other = other.and_then(|other| example(compiled, other, false, rng));
+            let other = other.unwrap_or_default();
+            let begin = other.iter().position(|byte| *byte != 0);
+            content.extend(&other[begin.unwrap_or(other.len())..]);
         }
         // Longer, so that what counts from the end or by the size is met.
         _ => {
