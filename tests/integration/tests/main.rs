@@ -16,6 +16,7 @@ mod few;
 mod harness;
 mod history;
 mod isolation;
+mod locales;
 mod locks;
 mod many_leaves;
 mod marks;
