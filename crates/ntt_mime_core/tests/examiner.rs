@@ -152,3 +152,22 @@ fn its_owner_does_not_wait_for_it_to_end() {
     drop(examiner);
     assert!(begun.elapsed() < Duration::from_millis(200));
 }
+
+#[test]
+fn what_an_audit_reads_is_counted_once() {
+    let root = tempfile::tempdir().unwrap();
+    let mut content = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+    content.resize(300_000, 7);
+    put(root.path(), &id(1), &content);
+    let mut examiner = start(root.path(), None);
+    let mut bytes_read = |interval| {
+        examiner.audit_every(interval);
+        let examined = examine(&mut examiner, vec![id(1)]).remove(0);
+        assert_eq!(examined.audit.is_some(), interval > 0);
+        let found = examined.result.unwrap_or_else(|error| panic!("{error:?}"));
+        assert_eq!(found.mime_type, "image/png");
+        found.bytes_read
+    };
+    assert!(bytes_read(0) < 100_000);
+    assert_eq!(bytes_read(1), 300_000);
+}

@@ -174,16 +174,34 @@ impl Detector {
         found.map_err(|error| error.about(&format!("\"{}\"", blob.path().display())))
     }
 
-    /// The type of a blob by all of it, as far as file(1) looks, and all of libmagic's rules.
-    pub fn detect_whole(&mut self, blob: &Blob) -> Result<String, Failure> {
+    /// The type of a blob by all of it, as far as file(1) looks, and all of libmagic's rules; and how many bytes were read
+    /// for it.
+    pub fn detect_whole(&mut self, blob: &Blob) -> (Result<String, Failure>, u64) {
+        let (said, read) = self.whole(blob.as_fd(), blob.size());
+        let said = said.map_err(|error| error.about(&format!("\"{}\"", blob.path().display())));
+        (said, read)
+    }
+
+    /// The same of any open regular file.
+    pub fn detect_whole_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        size: u64,
+    ) -> Result<String, Failure> {
+        let (said, _) = self.whole(file, size);
+        said.map_err(|error| error.about("the file"))
+    }
+
+    fn whole(&mut self, file: BorrowedFd<'_>, size: u64) -> (Result<String, LookError>, u64) {
         let look = Look {
-            file: blob.as_fd(),
-            size: blob.size(),
+            file,
+            size,
             head: &[],
         };
-        let (said, _) = self.judge.whole(&look, cookie::bytes_max());
+        let given = wanted(size, cookie::bytes_max()) as u64;
+        let (said, read) = self.judge.whole(&look, cookie::bytes_max());
         let said = said.map_err(LookError::from).and_then(believed);
-        said.map_err(|error| error.about(&format!("\"{}\"", blob.path().display())))
+        (said, read.unwrap_or(given).min(size))
     }
 
     /// The type of any open regular file of `size` bytes; the same as of a blob with this content.
