@@ -103,6 +103,13 @@ phase_others() {
 
 phase_core() {
     cargo_do test -p ntt_mime_core
+    # The prefilter beside the oldest libmagic that it knows, too.
+    local old
+    if old=$("$REPO/scripts/libmagic.sh"); then
+        LD_LIBRARY_PATH=$old MAGIC=$old/magic.mgc cargo_do test -p ntt_mime_core --lib -- prefilter:: probes::
+    else
+        say "skipped: the prefilter's tests beside libmagic 5.41"
+    fi
     # With it every store is slow, too.
     cargo_do test -p ntt_mime_core --features poison --test poison --test examiner
 }
