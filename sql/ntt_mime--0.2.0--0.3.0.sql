@@ -8,13 +8,17 @@ CREATE INDEX run_running ON ntt_mime.run (run_id) WHERE status = 'running';
 CREATE INDEX run_ended ON ntt_mime.run (coalesce(finished_at, started_at)) WHERE status <> 'running';
 COMMENT ON INDEX ntt_mime.run_running IS 'the runs that are going on, or whose backend vanished';
 COMMENT ON INDEX ntt_mime.run_ended IS 'the other runs, by the time of their end';
-COMMENT ON TABLE ntt_mime.run IS 'the runs of ntt_backfill_mime, one row each; one that found nothing to do takes the place of the one before it of the same target, if that found nothing either';
-COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many blobs its prefilter spared libmagic all of its rules for (prefiltered) or could not (prefilter_fallbacks); how many were judged again from all of them and with all rules (audited), and had another type then (audit_differences); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); how many blobs it read from each directory of the store (roots_read), which of these held none when it began (roots_empty); how many leaves it passed over since nothing can have become pending there (leaves_skipped), and in how many of those that seemed so rows were pending nevertheless (marks_wrong)';
+COMMENT ON TABLE ntt_mime.run IS 'the runs of ntt_backfill_mime and ntt_verify_mime, one row each; one that found nothing to do takes the place of the one before it of the same target, if that found nothing either';
+COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many blobs its prefilter spared libmagic all of its rules for (prefiltered) or could not (prefilter_fallbacks); how many were judged again from all of them and with all rules (audited), and had another type then (audit_differences); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); how many blobs it read from each directory of the store (roots_read), which of these held none when it began (roots_empty); how many leaves it passed over since nothing can have become pending there (leaves_skipped), and in how many of those that seemed so rows were pending nevertheless (marks_wrong); of a verification, how many rows it checked (rows_checked), how many had another type (rows_different) or the same in another spelling (rows_spelled_otherwise), and what a sample says of all rows (estimate)';
 COMMENT ON COLUMN ntt_mime.run.kind IS 'backfill, or verify: a check of types that were there already';
 COMMENT ON CONSTRAINT run_kind_check ON ntt_mime.run IS 'the kinds of run there are';
 COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions looked at to their end, and not changed by others after that';
 COMMENT ON COLUMN ntt_mime.run.blocks_total IS 'blocks to look at, in all passes so far; expected ones until a leaf has been opened; while the run goes on, as many as go with a percentage that does not fall';
-COMMENT ON COLUMN ntt_mime.run.rows_left IS 'rows pending still; null while that is not known, when the run ended before it saw everything, or when others kept leaves locked, rewrote or changed them to the end';
+COMMENT ON COLUMN ntt_mime.run.rows_left IS 'rows pending still; null while that is not known, when the run ended before it saw everything, when others kept leaves locked, rewrote or changed them to the end, or in a verification';
+COMMENT ON COLUMN ntt_mime.run.rows_scanned IS 'rows read: pending ones, in a verification those with a type; a row that is looked at again counts again';
+COMMENT ON COLUMN ntt_mime.run.blobs IS 'distinct blobs met among these rows';
+COMMENT ON COLUMN ntt_mime.run.rows_updated IS 'rows filled, in a verification corrected';
+COMMENT ON COLUMN ntt_mime.progress.phase IS 'starting, filling or checking, or looking again at what was changed, locked or added meanwhile';
 COMMENT ON COLUMN ntt_mime.progress.percent IS 'share of the blocks looked at; it does not fall';
 
 CREATE TABLE ntt_mime.leaf_error (
@@ -106,3 +110,140 @@ COMMENT ON COLUMN ntt_mime.leaf.epoch IS 'stands for the server, its timeline an
 COMMENT ON INDEX ntt_mime.leaf_pkey IS 'leaves by OID';
 COMMENT ON CONSTRAINT leaf_pkey ON ntt_mime.leaf IS 'a leaf has one row';
 REVOKE ALL ON ntt_mime.leaf FROM PUBLIC;
+
+CREATE TABLE ntt_mime.difference (
+    run_id          bigint NOT NULL,
+    old_type        text,
+    new_type        text,
+    blobs           bigint NOT NULL,
+    rows            bigint NOT NULL,
+    example_blobid  text,
+    spelling_only   boolean NOT NULL DEFAULT false,
+    UNIQUE NULLS NOT DISTINCT (run_id, old_type, new_type)
+);
+
+COMMENT ON TABLE ntt_mime.difference IS 'types that verifications found in rows and that differ from what is detected, one row for each pair; the most frequent 10,000 pairs of a run, and one row without types for all others';
+COMMENT ON COLUMN ntt_mime.difference.run_id IS 'verification that found it; its rows here go with it';
+COMMENT ON COLUMN ntt_mime.difference.old_type IS 'type that the rows had; a text of more than 256 bytes is cut and hashed';
+COMMENT ON COLUMN ntt_mime.difference.new_type IS 'type that is detected';
+COMMENT ON COLUMN ntt_mime.difference.blobs IS 'distinct blobs of these rows';
+COMMENT ON COLUMN ntt_mime.difference.rows IS 'rows, those that were corrected included';
+COMMENT ON COLUMN ntt_mime.difference.example_blobid IS 'one of the blobs';
+COMMENT ON COLUMN ntt_mime.difference.spelling_only IS 'the same type, spelled otherwise: in case, blanks or parameters; not counted among rows_different';
+COMMENT ON INDEX ntt_mime.difference_run_id_old_type_new_type_key IS 'differences by run and pair';
+COMMENT ON CONSTRAINT difference_run_id_old_type_new_type_key ON ntt_mime.difference IS 'a pair has one row a run';
+
+-- No foreign key, which would forbid to truncate ntt_mime.run by itself.
+CREATE FUNCTION ntt_mime.remove_differences() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'ntt_remove_differences';
+COMMENT ON FUNCTION ntt_mime.remove_differences() IS 'removes rows of ntt_mime.difference whose run has gone';
+REVOKE ALL ON FUNCTION ntt_mime.remove_differences() FROM PUBLIC;
+CREATE TRIGGER remove_differences AFTER DELETE OR TRUNCATE ON ntt_mime.run
+    FOR EACH STATEMENT EXECUTE FUNCTION ntt_mime.remove_differences();
+COMMENT ON TRIGGER remove_differences ON ntt_mime.run IS 'differences go with their run';
+SELECT pg_catalog.pg_extension_config_dump('ntt_mime.difference', '');
+REVOKE ALL ON ntt_mime.difference FROM PUBLIC;
+GRANT SELECT ON ntt_mime.difference TO pg_monitor;
+
+CREATE PROCEDURE ntt_verify_mime(
+    batch_size     int      DEFAULT 10000,
+    workers        int      DEFAULT NULL,
+    max_blobs      bigint   DEFAULT NULL,
+    sample_percent float8   DEFAULT 100,
+    correct        boolean  DEFAULT false,
+    only_types     text[]   DEFAULT NULL,
+    target         regclass DEFAULT NULL,
+    INOUT run_id         bigint   DEFAULT NULL,
+    INOUT blobs          bigint   DEFAULT NULL,
+    INOUT rows_checked   bigint   DEFAULT NULL,
+    INOUT rows_different bigint   DEFAULT NULL,
+    INOUT rows_corrected bigint   DEFAULT NULL,
+    INOUT failures       bigint   DEFAULT NULL,
+    INOUT elapsed        interval DEFAULT NULL)
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'ntt_verify_mime';
+COMMENT ON PROCEDURE ntt_verify_mime(int, int, bigint, float8, boolean, text[], regclass, bigint, bigint, bigint, bigint, bigint, bigint, interval) IS
+    'compares the mime_type that rows have with what is detected, counts the differences, and corrects them if asked to';
+REVOKE ALL ON PROCEDURE ntt_verify_mime(int, int, bigint, float8, boolean, text[], regclass, bigint, bigint, bigint, bigint, bigint, bigint, interval)
+    FROM PUBLIC;
+
+CREATE PROCEDURE ntt_verify_mime_on_node(
+    batch_size     int      DEFAULT 10000,
+    workers        int      DEFAULT NULL,
+    max_blobs      bigint   DEFAULT NULL,
+    sample_percent float8   DEFAULT 100,
+    correct        boolean  DEFAULT false,
+    only_types     text[]   DEFAULT NULL,
+    target         regclass DEFAULT NULL,
+    INOUT result   jsonb    DEFAULT NULL)
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'ntt_verify_mime_on_node';
+COMMENT ON PROCEDURE ntt_verify_mime_on_node(int, int, bigint, float8, boolean, text[], regclass, jsonb) IS
+    'ntt_verify_mime with its results in one column, for Citus'' run_command_on_all_nodes(); does nothing on a node that has no shard of the table';
+REVOKE ALL ON PROCEDURE ntt_verify_mime_on_node(int, int, bigint, float8, boolean, text[], regclass, jsonb) FROM PUBLIC;
+
+-- Qualified throughout: see the comments of these views in the script of the whole version.
+CREATE OR REPLACE VIEW ntt_mime.progress AS
+SELECT r.run_id,
+       r.pid,
+       r.target,
+       CASE WHEN r.leaves_total OPERATOR(pg_catalog.=) 0::bigint THEN 'starting'
+            WHEN r.leaves_done OPERATOR(pg_catalog.<) r.leaves_total
+            THEN CASE r.kind WHEN 'verify' THEN 'checking' ELSE 'filling' END
+            ELSE 'looking again' END AS phase,
+       r.workers,
+       r.leaves_total,
+       r.leaves_done,
+       r.blocks_total,
+       r.blocks_done,
+       r.blobs,
+       r.rows_updated,
+       r.failures,
+       pg_catalog.round((r.blobs::double precision OPERATOR(pg_catalog./) t.seconds)::numeric, 1)
+           AS blobs_per_second,
+       pg_catalog.round((100::double precision OPERATOR(pg_catalog.*) t.share)::numeric, 1) AS percent,
+       CASE WHEN t.share OPERATOR(pg_catalog.>) 0.001::double precision
+            THEN pg_catalog.make_interval(secs => pg_catalog.round(
+                     t.seconds OPERATOR(pg_catalog.*) (1::double precision OPERATOR(pg_catalog.-) t.share)
+                               OPERATOR(pg_catalog./) t.share))
+       END AS eta,
+       r.started_at
+  FROM ntt_mime.run r
+ CROSS JOIN LATERAL (
+       SELECT greatest(pg_catalog.date_part('epoch',
+                           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at),
+                       0.001::double precision) AS seconds,
+              CASE WHEN r.blocks_total OPERATOR(pg_catalog.>) 0::bigint
+                   THEN least(r.blocks_done::double precision
+                                  OPERATOR(pg_catalog./) r.blocks_total::double precision,
+                              1::double precision)
+                   ELSE 0::double precision END AS share) t
+ WHERE r.status OPERATOR(pg_catalog.=) 'running'::text
+   AND EXISTS (
+       SELECT FROM pg_catalog.pg_locks l
+        WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory'::text AND l.granted
+          AND l.objsubid OPERATOR(pg_catalog.=) 3::smallint
+          AND l.pid OPERATOR(pg_catalog.=) r.pid
+          AND l.database OPERATOR(pg_catalog.=) (
+              SELECT d.oid FROM pg_catalog.pg_database d
+               WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+          AND l.classid OPERATOR(pg_catalog.=) 1314149427::oid
+          AND l.objid OPERATOR(pg_catalog.=)
+              (r.run_id OPERATOR(pg_catalog.&) 4294967295::bigint)::oid);
+
+CREATE OR REPLACE VIEW ntt_mime.mime_summary AS
+SELECT r.target,
+       c.key AS mime_type,
+       pg_catalog.sum(c.value::bigint)::bigint AS blobs,
+       pg_catalog.round(100::numeric OPERATOR(pg_catalog.*) pg_catalog.sum(c.value::bigint)
+                            OPERATOR(pg_catalog./) pg_catalog.sum(pg_catalog.sum(c.value::bigint))
+                                OVER (PARTITION BY r.target), 2) AS percent,
+       pg_catalog.count(*) AS runs,
+       pg_catalog.max(r.run_id) AS last_run_id,
+       pg_catalog.max(coalesce(r.finished_at, r.started_at)) AS last_seen
+  FROM ntt_mime.run r
+ CROSS JOIN LATERAL pg_catalog.jsonb_each_text(r.mime_counts) AS c (key, value)
+ WHERE (r.options OPERATOR(pg_catalog.->>) 'dry_run'::text)::boolean IS NOT TRUE
+   AND r.kind OPERATOR(pg_catalog.=) 'backfill'::text
+ GROUP BY r.target, c.key;

@@ -59,7 +59,7 @@ CREATE INDEX run_ended ON ntt_mime.run (coalesce(finished_at, started_at)) WHERE
 COMMENT ON INDEX ntt_mime.run_running IS 'the runs that are going on, or whose backend vanished';
 COMMENT ON INDEX ntt_mime.run_ended IS 'the other runs, by the time of their end';
 
-COMMENT ON TABLE ntt_mime.run IS 'the runs of ntt_backfill_mime, one row each; one that found nothing to do takes the place of the one before it of the same target, if that found nothing either';
+COMMENT ON TABLE ntt_mime.run IS 'the runs of ntt_backfill_mime and ntt_verify_mime, one row each; one that found nothing to do takes the place of the one before it of the same target, if that found nothing either';
 COMMENT ON COLUMN ntt_mime.run.run_id IS 'number of the run';
 COMMENT ON COLUMN ntt_mime.run.target IS 'table whose mime_type is filled, with its schema';
 COMMENT ON COLUMN ntt_mime.run.status IS 'running, succeeded, cancelled, failed, or interrupted (its backend vanished; noted by the next run)';
@@ -67,19 +67,19 @@ COMMENT ON COLUMN ntt_mime.run.started_at IS 'when the run started';
 COMMENT ON COLUMN ntt_mime.run.finished_at IS 'when the run ended, or was found to have ended';
 COMMENT ON COLUMN ntt_mime.run.pid IS 'process ID of the backend that ran CALL';
 COMMENT ON COLUMN ntt_mime.run.role_name IS 'role that ran it';
-COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many blobs its prefilter spared libmagic all of its rules for (prefiltered) or could not (prefilter_fallbacks); how many were judged again from all of them and with all rules (audited), and had another type then (audit_differences); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); how many blobs it read from each directory of the store (roots_read), which of these held none when it began (roots_empty); how many leaves it passed over since nothing can have become pending there (leaves_skipped), and in how many of those that seemed so rows were pending nevertheless (marks_wrong)';
+COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many blobs its prefilter spared libmagic all of its rules for (prefiltered) or could not (prefilter_fallbacks); how many were judged again from all of them and with all rules (audited), and had another type then (audit_differences); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); how many blobs it read from each directory of the store (roots_read), which of these held none when it began (roots_empty); how many leaves it passed over since nothing can have become pending there (leaves_skipped), and in how many of those that seemed so rows were pending nevertheless (marks_wrong); of a verification, how many rows it checked (rows_checked), how many had another type (rows_different) or the same in another spelling (rows_spelled_otherwise), and what a sample says of all rows (estimate)';
 COMMENT ON COLUMN ntt_mime.run.workers IS 'background workers that it got';
 COMMENT ON COLUMN ntt_mime.run.leaves_total IS 'leaf partitions found, 1 for a plain table';
 COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions looked at to their end, and not changed by others after that';
 COMMENT ON COLUMN ntt_mime.run.blocks_total IS 'blocks to look at, in all passes so far; expected ones until a leaf has been opened; while the run goes on, as many as go with a percentage that does not fall';
 COMMENT ON COLUMN ntt_mime.run.blocks_done IS 'blocks looked at';
-COMMENT ON COLUMN ntt_mime.run.rows_scanned IS 'pending rows read; a row that is looked at again counts again';
-COMMENT ON COLUMN ntt_mime.run.blobs IS 'distinct blobs met among the pending rows';
+COMMENT ON COLUMN ntt_mime.run.rows_scanned IS 'rows read: pending ones, in a verification those with a type; a row that is looked at again counts again';
+COMMENT ON COLUMN ntt_mime.run.blobs IS 'distinct blobs met among these rows';
 COMMENT ON COLUMN ntt_mime.run.detections IS 'files read';
 COMMENT ON COLUMN ntt_mime.run.cache_hits IS 'times that a batch met a blob that the run had met before';
-COMMENT ON COLUMN ntt_mime.run.rows_updated IS 'rows filled';
+COMMENT ON COLUMN ntt_mime.run.rows_updated IS 'rows filled, in a verification corrected';
 COMMENT ON COLUMN ntt_mime.run.rows_retried IS 'pending rows that others had changed or locked meanwhile, to be looked at again';
-COMMENT ON COLUMN ntt_mime.run.rows_left IS 'rows pending still; null while that is not known, when the run ended before it saw everything, or when others kept leaves locked, rewrote or changed them to the end';
+COMMENT ON COLUMN ntt_mime.run.rows_left IS 'rows pending still; null while that is not known, when the run ended before it saw everything, when others kept leaves locked, rewrote or changed them to the end, or in a verification';
 COMMENT ON COLUMN ntt_mime.run.failures IS 'distinct blobs that could not be detected, those passed over included';
 COMMENT ON COLUMN ntt_mime.run.bytes_read IS 'bytes of blobs read, by libmagic itself too';
 COMMENT ON COLUMN ntt_mime.run.scan_ms IS 'time of all workers spent reading pending rows, in milliseconds';
@@ -195,6 +195,38 @@ COMMENT ON COLUMN ntt_mime.leaf.epoch IS 'stands for the server, its timeline an
 COMMENT ON INDEX ntt_mime.leaf_pkey IS 'leaves by OID';
 COMMENT ON CONSTRAINT leaf_pkey ON ntt_mime.leaf IS 'a leaf has one row';
 
+CREATE TABLE ntt_mime.difference (
+    run_id          bigint NOT NULL,
+    old_type        text,
+    new_type        text,
+    blobs           bigint NOT NULL,
+    rows            bigint NOT NULL,
+    example_blobid  text,
+    spelling_only   boolean NOT NULL DEFAULT false,
+    UNIQUE NULLS NOT DISTINCT (run_id, old_type, new_type)
+);
+
+COMMENT ON TABLE ntt_mime.difference IS 'types that verifications found in rows and that differ from what is detected, one row for each pair; the most frequent 10,000 pairs of a run, and one row without types for all others';
+COMMENT ON COLUMN ntt_mime.difference.run_id IS 'verification that found it; its rows here go with it';
+COMMENT ON COLUMN ntt_mime.difference.old_type IS 'type that the rows had; a text of more than 256 bytes is cut and hashed';
+COMMENT ON COLUMN ntt_mime.difference.new_type IS 'type that is detected';
+COMMENT ON COLUMN ntt_mime.difference.blobs IS 'distinct blobs of these rows';
+COMMENT ON COLUMN ntt_mime.difference.rows IS 'rows, those that were corrected included';
+COMMENT ON COLUMN ntt_mime.difference.example_blobid IS 'one of the blobs';
+COMMENT ON COLUMN ntt_mime.difference.spelling_only IS 'the same type, spelled otherwise: in case, blanks or parameters; not counted among rows_different';
+COMMENT ON INDEX ntt_mime.difference_run_id_old_type_new_type_key IS 'differences by run and pair';
+COMMENT ON CONSTRAINT difference_run_id_old_type_new_type_key ON ntt_mime.difference IS 'a pair has one row a run';
+
+-- No foreign key, which would forbid to truncate ntt_mime.run by itself.
+CREATE FUNCTION ntt_mime.remove_differences() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'ntt_remove_differences';
+COMMENT ON FUNCTION ntt_mime.remove_differences() IS 'removes rows of ntt_mime.difference whose run has gone';
+REVOKE ALL ON FUNCTION ntt_mime.remove_differences() FROM PUBLIC;
+CREATE TRIGGER remove_differences AFTER DELETE OR TRUNCATE ON ntt_mime.run
+    FOR EACH STATEMENT EXECUTE FUNCTION ntt_mime.remove_differences();
+COMMENT ON TRIGGER remove_differences ON ntt_mime.run IS 'differences go with their run';
+
 -- 1314149427 is lock::RUN_CLASS, and 3 says that no SQL function took it: the leader holds this advisory
 -- lock as long as it lives.
 --
@@ -206,7 +238,8 @@ SELECT r.run_id,
        r.pid,
        r.target,
        CASE WHEN r.leaves_total OPERATOR(pg_catalog.=) 0::bigint THEN 'starting'
-            WHEN r.leaves_done OPERATOR(pg_catalog.<) r.leaves_total THEN 'filling'
+            WHEN r.leaves_done OPERATOR(pg_catalog.<) r.leaves_total
+            THEN CASE r.kind WHEN 'verify' THEN 'checking' ELSE 'filling' END
             ELSE 'looking again' END AS phase,
        r.workers,
        r.leaves_total,
@@ -252,7 +285,7 @@ COMMENT ON VIEW ntt_mime.progress IS 'the runs going on now, at most two seconds
 COMMENT ON COLUMN ntt_mime.progress.run_id IS 'number of the run';
 COMMENT ON COLUMN ntt_mime.progress.pid IS 'process ID of the backend that runs CALL';
 COMMENT ON COLUMN ntt_mime.progress.target IS 'table whose mime_type is filled';
-COMMENT ON COLUMN ntt_mime.progress.phase IS 'starting, filling, or looking again at what was changed, locked or added meanwhile';
+COMMENT ON COLUMN ntt_mime.progress.phase IS 'starting, filling or checking, or looking again at what was changed, locked or added meanwhile';
 COMMENT ON COLUMN ntt_mime.progress.workers IS 'background workers';
 COMMENT ON COLUMN ntt_mime.progress.leaves_total IS 'leaf partitions found';
 COMMENT ON COLUMN ntt_mime.progress.leaves_done IS 'leaf partitions done';
@@ -266,8 +299,8 @@ COMMENT ON COLUMN ntt_mime.progress.percent IS 'share of the blocks looked at; i
 COMMENT ON COLUMN ntt_mime.progress.eta IS 'time left, at the mean rate so far';
 COMMENT ON COLUMN ntt_mime.progress.started_at IS 'when the run started';
 
--- Qualified throughout, as above. A dry run counts what it has detected, too, and changes nothing: it isn't
--- counted here.
+-- Qualified throughout, as above. A dry run and a verification count what they have detected, too, and fill nothing: they
+-- aren't counted here.
 CREATE VIEW ntt_mime.mime_summary AS
 SELECT r.target,
        c.key AS mime_type,
@@ -281,6 +314,7 @@ SELECT r.target,
   FROM ntt_mime.run r
  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(r.mime_counts) AS c (key, value)
  WHERE (r.options OPERATOR(pg_catalog.->>) 'dry_run'::text)::boolean IS NOT TRUE
+   AND r.kind OPERATOR(pg_catalog.=) 'backfill'::text
  GROUP BY r.target, c.key;
 
 COMMENT ON VIEW ntt_mime.mime_summary IS 'blobs by MIME type, as the runs in ntt_mime.run counted them; of older runs, which ntt_mime.run_history removes, it knows nothing';
@@ -296,3 +330,4 @@ SELECT pg_catalog.pg_extension_config_dump('ntt_mime.run', '');
 SELECT pg_catalog.pg_extension_config_dump('ntt_mime.run_run_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('ntt_mime.failure', '');
 SELECT pg_catalog.pg_extension_config_dump('ntt_mime.leaf_error', '');
+SELECT pg_catalog.pg_extension_config_dump('ntt_mime.difference', '');

@@ -6,6 +6,7 @@ use ntt_mime_core::examiner::StartError;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
+use crate::backfill::options::Procedure;
 use crate::pg::encoding::readable;
 use crate::pg::tx::PgError;
 
@@ -19,7 +20,7 @@ pub enum Error {
     /// A blob that is there could not be judged.
     Detection { detail: String },
     /// A CALL where its commits aren't possible.
-    TransactionBlock,
+    TransactionBlock { procedure: Procedure },
     /// An argument that can't be null.
     NullArgument { name: &'static str },
     /// An argument out of its range.
@@ -29,7 +30,7 @@ pub enum Error {
         range: String,
     },
     /// On a standby.
-    Recovery,
+    Recovery { procedure: Procedure },
     /// Neither the argument nor the setting names a target.
     NoTarget,
     /// No table of that name, which is as it was given, in SQL.
@@ -238,9 +239,9 @@ impl From<Error> for Report {
                 "could not detect the MIME type".to_owned(),
             )
             .set_detail(sentence(&detail)),
-            Error::TransactionBlock => report(
+            Error::TransactionBlock { procedure } => report(
                 C::ERRCODE_INVALID_TRANSACTION_TERMINATION,
-                "ntt_backfill_mime cannot run inside a transaction block, a function, a procedure, or a DO block".to_owned(),
+                format!("{} cannot run inside a transaction block, a function, a procedure, or a DO block", procedure.name()),
             )
             .set_hint("It commits batch by batch: CALL it as a statement of its own, with autocommit on."),
             Error::NullArgument { name } => report(
@@ -252,9 +253,9 @@ impl From<Error> for Report {
                 format!("invalid value for argument \"{name}\": {value}"),
             )
             .set_detail(format!("It must be {range}.")),
-            Error::Recovery => report(
+            Error::Recovery { procedure } => report(
                 C::ERRCODE_READ_ONLY_SQL_TRANSACTION,
-                "cannot execute ntt_backfill_mime during recovery".to_owned(),
+                format!("cannot execute {} during recovery", procedure.name()),
             )
             .set_hint("Run it on the primary; ntt_detect_mime works on a standby too."),
             Error::NoTarget => report(

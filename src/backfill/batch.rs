@@ -47,11 +47,24 @@ pub struct Wanted {
     pub found: Found,
 }
 
-/// Pending rows of one range, and their distinct blobs.
+/// A row whose type is to be compared.
+#[derive(Clone, Copy)]
+pub struct TypedRow {
+    pub tid: Tid,
+    /// The place of its blob in [`Batch::wanted`], and of its type in [`Batch::types`].
+    pub blob: u32,
+    pub now: u32,
+}
+
+/// Rows of one range, and their distinct blobs.
 #[derive(Default)]
 pub struct Batch {
     pub wanted: Vec<Wanted>,
     by_key: HashMap<BlobKey, usize>,
+    /// Rows that have a type, in physical order, and their distinct types.
+    pub typed: Vec<TypedRow>,
+    pub types: Vec<String>,
+    by_type: HashMap<String, u32>,
     pub rows: u64,
     pub last: Option<Tid>,
     /// There may be more rows behind the last one.
@@ -59,7 +72,26 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn push(&mut self, tid: Tid, blobid: &str) {
+    /// Adds a row of a verification, or one that is pending.
+    pub fn add(&mut self, tid: Tid, blobid: &str, mime_type: Option<&str>) {
+        let blob = self.push(tid, blobid) as u32;
+        let Some(mime_type) = mime_type else {
+            return;
+        };
+        let now = match self.by_type.get(mime_type) {
+            Some(at) => *at,
+            None => {
+                let at = self.types.len() as u32;
+                self.types.push(mime_type.to_owned());
+                self.by_type.insert(mime_type.to_owned(), at);
+                at
+            }
+        };
+        self.typed.push(TypedRow { tid, blob, now });
+    }
+
+    /// Adds a row; returns the place of its blob.
+    fn push(&mut self, tid: Tid, blobid: &str) -> usize {
         let key = match BlobId::parse(blobid) {
             Ok(id) => BlobKey::Blob(id),
             Err(error) => BlobKey::Invalid(Box::new(Invalid::new(blobid, error))),
@@ -76,16 +108,15 @@ impl Batch {
         wanted[at].rows += 1;
         self.rows += 1;
         self.last = Some(tid);
+        at
     }
 
     /// The blobids with a type, their types, and the number of rows that wait for them.
     pub fn filled<'d>(&'d self, dictionary: &'d Dictionary) -> (Vec<String>, Vec<&'d str>, u64) {
         let (mut blobids, mut mime_types, mut rows) = (Vec::new(), Vec::new(), 0);
         for wanted in &self.wanted {
-            let mime_type = match &wanted.found {
-                Found::Mime(id) => dictionary.get(*id),
-                Found::Text(text) => text,
-                Found::NotLookedAt | Found::TooLong | Found::Failed => continue,
+            let Some(mime_type) = wanted.mime_type(dictionary) else {
+                continue;
             };
             if let BlobKey::Blob(id) = &wanted.key {
                 blobids.push(id.to_string());
@@ -94,6 +125,17 @@ impl Batch {
             }
         }
         (blobids, mime_types, rows)
+    }
+}
+
+impl Wanted {
+    /// Its type, if it has been detected and fits into the column.
+    pub fn mime_type<'d>(&'d self, dictionary: &'d Dictionary) -> Option<&'d str> {
+        match &self.found {
+            Found::Mime(id) => Some(dictionary.get(*id)),
+            Found::Text(text) => Some(text),
+            Found::NotLookedAt | Found::TooLong | Found::Failed => None,
+        }
     }
 }
 
@@ -121,6 +163,16 @@ impl BlobKey {
             BlobKey::Invalid(invalid) => invalid.recorded.clone(),
         }
     }
+}
+
+/// Stands in the run cache for a blob and a type that a row of it has.
+pub fn pair_in_cache(key: &BlobKey, mime_type: &str) -> BlobId {
+    let mut hash = Sha256::new();
+    hash.update(b"a blob and a type\0");
+    hash.update(key.text().as_bytes());
+    hash.update(b"\0");
+    hash.update(mime_type.as_bytes());
+    BlobId::from_bytes(hash.finalize().into())
 }
 
 impl Invalid {

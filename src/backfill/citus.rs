@@ -140,7 +140,7 @@ impl Call {
 }
 
 /// A string literal of SQL, whatever `standard_conforming_strings` says.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     match text.contains('\\') {
         false => format!("'{}'", text.replace('\'', "''")),
         true => format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")),

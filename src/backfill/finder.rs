@@ -19,7 +19,7 @@ use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::note::{self, Note};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use super::batch::{Batch, BlobKey, Found, Wanted};
+use super::batch::{Batch, BlobKey, Found, Wanted, pair_in_cache};
 use super::cache_memory::CacheMapping;
 use super::history::{self, KnownFailure, NewFailure};
 use super::options::Job;
@@ -350,7 +350,7 @@ impl<'a> Finder<'a> {
 
     /// Writes or reads what is on record, in a transaction of its own; tries again for a while if somebody has locked
     /// it: a run of hours isn't to end for that. None if the run is being stopped meanwhile.
-    fn book<T>(&self, work: impl Fn() -> T) -> Result<Option<T>, PgError> {
+    pub fn book<T>(&self, work: impl Fn() -> T) -> Result<Option<T>, PgError> {
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -545,8 +545,26 @@ impl<'a> Finder<'a> {
         );
     }
 
-    /// Does a type fit into the column?
+    /// Is this the first time that the run asks it of a blob and a type that a row of it has? A full cache may have
+    /// forgotten.
+    pub fn is_first_of_pair(&self, key: &BlobKey, mime_type: &str) -> bool {
+        match self.cache.claim(&pair_in_cache(key, mime_type)) {
+            Lookup::Claimed(slot) | Lookup::TakenOver(slot) => {
+                // It is there, which is all that it tells.
+                self.cache
+                    .resolve(slot, Outcome::Failed(FailureReason::Error));
+                true
+            }
+            Lookup::Full => true,
+            Lookup::Known(_) | Lookup::Busy(_) => false,
+        }
+    }
+
+    /// Is a type to be taken as it is? One that doesn't fit into the column can't be filled, only compared.
     fn fits(&self, mime_type: &str) -> bool {
+        if self.job.options.verify.is_some() {
+            return true;
+        }
         let limit = self.job.mime_type_limit;
         limit.is_none_or(|limit| mime_type.chars().count() <= limit)
     }

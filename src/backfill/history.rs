@@ -14,6 +14,7 @@ use pgrx::{Spi, pg_sys};
 use serde::Serialize;
 
 use super::options::Options;
+use super::sample::Estimate;
 use crate::pg::encoding::{array_value, json_value, readable_value, text_value};
 use crate::pg::identity::Use::{Reads, Writes};
 use crate::pg::identity::as_owner;
@@ -67,6 +68,11 @@ DELETE FROM ntt_mime.run d
 const INSERT_RUN: &str = "
 INSERT INTO ntt_mime.run (target, status, started_at, pid, role_name, options, workers, libmagic)
 VALUES ($1, 'running', pg_catalog.now(), $2, $3, $4::pg_catalog.jsonb, $5, $6) RETURNING run_id";
+
+/// Of a verification, which versions up to 0.2.0 don't have.
+const INSERT_VERIFICATION: &str = "
+INSERT INTO ntt_mime.run (target, status, pid, role_name, options, workers, libmagic, kind)
+VALUES ($1, 'running', $2, $3, $4::pg_catalog.jsonb, $5, $6, 'verify') RETURNING run_id";
 
 /// The pid, since an extension that has been dropped and made again while a run goes on begins anew with its numbers.
 const UPDATE_RUN: &str = "
@@ -196,6 +202,20 @@ pub struct Additions {
     pub leaves_skipped: u64,
     /// Leaves in which rows were pending nevertheless.
     pub marks_wrong: u64,
+    #[serde(flatten)]
+    pub verified: Option<Verified>,
+}
+
+/// What a verification has found.
+#[derive(Serialize, Clone, Copy, Debug)]
+pub struct Verified {
+    /// Rows whose type has been compared with that of their blob.
+    pub rows_checked: u64,
+    /// Of these, those that had another type, and those that had the same, spelled otherwise.
+    pub rows_different: u64,
+    pub rows_spelled_otherwise: u64,
+    /// What a sample says of all rows.
+    pub estimate: Option<Estimate>,
 }
 
 /// As JSON.
@@ -233,10 +253,14 @@ pub fn begin(target: &str, role: &str, options: &Options, libmagic: &str) -> i64
         DatumWithOid::from(options.workers as i32),
         text_value(libmagic),
     ];
+    let insert = match options.verify {
+        Some(_) => INSERT_VERIFICATION,
+        None => INSERT_RUN,
+    };
     as_owner(&[Writes(RUN)], || {
         Spi::connect_mut(|client| {
             client
-                .update(INSERT_RUN, Some(1), &arguments)
+                .update(insert, Some(1), &arguments)
                 .and_then(|table| table.first().get_one::<i64>())
         })
     })

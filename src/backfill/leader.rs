@@ -8,7 +8,7 @@
 //! Here is its life, from the checks to the end; `crew` has what it does with its workers, `passes` what follows on what,
 //! `leaves` what it knows of the leaves, `others` what others have done, `errors` what becomes of leaves with errors of
 //! their own, `kept` of rows that stay pending after their update, `marked` of leaves that needn't be looked at, `report`
-//! what it tells.
+//! what it tells, `verification` what it tells of one.
 //!
 //! If there is no leaf to be looked at, the run ends there: without workers, shared memory, or a look at libmagic.
 
@@ -20,6 +20,7 @@ mod marked;
 mod others;
 mod passes;
 mod report;
+mod verification;
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ use self::others::Moment;
 use self::passes::PassEnd;
 use self::report::UnfinishedLeaves;
 use super::cache_memory::CacheMemory;
+use super::differences;
 use super::history::{self, NewFailure};
 use super::marks::Marks;
 use super::options::{Arguments, Job, Options};
@@ -48,6 +50,7 @@ use crate::pg::latch;
 use crate::pg::lock::{self, SessionLock};
 use crate::pg::message::{self, Message};
 use crate::pg::tx::{self, PgError};
+use crate::pg::xids::Horizon;
 use crate::pg::{identity, notes};
 
 /// How often the run row is brought up to date. The view promises two seconds.
@@ -60,9 +63,14 @@ const FINAL_ATTEMPTS: u32 = 12;
 const RECORD_ATTEMPTS: u32 = 2;
 
 /// How a run ended, for the result row of CALL.
+#[derive(Default)]
 pub struct Summary {
     pub run_id: i64,
     pub blobs: i64,
+    /// Of a verification.
+    pub rows_checked: i64,
+    pub rows_different: i64,
+    /// Filled, or corrected.
     pub rows_updated: i64,
     pub failures: i64,
     pub elapsed: Duration,
@@ -97,15 +105,20 @@ type Checked = (Options, Target, Vec<RootIdentity>);
 
 /// Everything that can be said before anything is changed.
 fn check(arguments: &Arguments) -> Result<Checked, Error> {
+    let procedure = arguments.procedure();
     // SAFETY: reads shared state that is set once at startup or promotion; then raises an error, if there is one.
     unsafe {
         if pg_sys::RecoveryInProgress() {
-            return Err(Error::Recovery);
+            return Err(Error::Recovery { procedure });
         }
-        pg_sys::PreventCommandIfReadOnly(c"ntt_backfill_mime".as_ptr());
+        pg_sys::PreventCommandIfReadOnly(procedure.c_name().as_ptr());
     }
     let options = Options::new(arguments)?;
-    let target = target::resolve(arguments.target, arguments.call())?;
+    let target = target::resolve(
+        arguments.target,
+        options.asks_for_update(),
+        arguments.call(),
+    )?;
     let roots = roots::check_before(&options)?;
     Ok((options, target, roots))
 }
@@ -299,6 +312,11 @@ impl Leader {
             mime_type_limit: self.target.mime_type_limit,
             roots: self.roots.clone(),
             failures_on_record,
+            horizon: self
+                .options
+                .verify
+                .as_ref()
+                .map(|_| tx::in_subtransaction(Horizon::now)),
             session: bgworker::Session::current(),
         };
         let settings = bgworker::serialize_settings();
@@ -345,8 +363,9 @@ impl Leader {
         if tx::in_subtransaction(|| lock::plain_name(oid)).is_none() {
             return Some(Error::TargetDropped { target });
         }
-        let filled = self.shared().totals().rows_updated > 0;
-        if filled || self.passed_over.leaves > 0 || !self.leaves.all_locked() {
+        let totals = self.shared().totals();
+        let done = totals.rows_updated + totals.rows_checked > 0;
+        if done || self.passed_over.leaves > 0 || !self.leaves.all_locked() {
             return None;
         }
         let leaves = UnfinishedLeaves::new(Unfinished::Locked, &self.leaves);
@@ -368,7 +387,8 @@ impl Leader {
         let shared = self.shared();
         let cancelled = shared.is_cancelled();
         let nothing_done = self.nothing_done();
-        let rows_left_known = complete && !self.uncounted && nothing_done.is_none();
+        let verify = self.options.verify.is_some();
+        let rows_left_known = complete && !verify && !self.uncounted && nothing_done.is_none();
         let unfinished = match nothing_done {
             Some(_) => Vec::new(),
             None => self.unfinished(),
@@ -381,17 +401,19 @@ impl Leader {
             None => "succeeded",
         };
         let mut row = self.row(status, error.as_ref().map(in_short));
+        row.options.verified = self.verified(complete && error.is_none());
         // Rows of a leaf that we were kept out of can't be counted.
         if rows_left_known {
             let elsewhere = self.passed_over.rows_left;
             row.rows_left = self.leaves.rows_left().map(|rows| rows + elsewhere);
         }
-        if complete {
+        if complete && self.options.updates() {
             self.forget_leaf_errors();
         }
         let wrong = self.wrong_marks();
         row.options.marks_wrong = wrong.count as u64;
         self.record_marks()?;
+        let report = verify.then(|| self.finish_differences());
         let kept = self.kept_pending();
         let too_long = shared.totals().too_long;
         message::not_waiting_for_client(|| {
@@ -403,14 +425,23 @@ impl Leader {
         self.finished = true;
         self.release();
         let elapsed = self.started.elapsed();
-        self.tell(&row, elapsed, &unfinished, too_long, complete);
-        kept.warn();
-        wrong.warn();
+        // A cancel that comes only now must not make an error of what is on record as a success.
+        latch::too_late_to_cancel(|| {
+            match report {
+                Some(report) => self.tell_of_verification(&row, elapsed, report, complete),
+                None => self.tell(&row, elapsed, too_long, complete),
+            }
+            self.warn(&row, &unfinished, too_long);
+            kept.warn();
+            wrong.warn();
+        });
         match error {
             Some(error) => Err(error),
             None => Ok(Summary {
                 run_id: self.run_id,
                 blobs: row.blobs as i64,
+                rows_checked: row.options.verified.map_or(0, |rows| rows.rows_checked) as i64,
+                rows_different: row.options.verified.map_or(0, |rows| rows.rows_different) as i64,
                 rows_updated: row.rows_updated as i64,
                 failures: row.failures as i64,
                 elapsed,
@@ -434,6 +465,9 @@ impl Leader {
             let record = || {
                 // The leaves that are done needn't be looked at again. If that can't be written, they are.
                 tx::if_possible(|| self.record_marks());
+                if self.segment.is_some() && self.options.verify.is_some() {
+                    tx::unless_locked(|| differences::finish(self.run_id));
+                }
                 self.record(status, Some(text.clone()));
                 Ok(())
             };

@@ -18,17 +18,23 @@
 
 mod update;
 
+use std::collections::HashSet;
+use std::rc::Rc;
+
 use ntt_mime_core::board::{Board, LeafEntry};
 use pgrx::pg_sys;
 
 pub use self::update::{Filling, Place, Updated};
 use super::citus;
 use super::options::Job;
+use super::sample::Sample;
 use super::target::{self, FilledBy};
+use crate::pg::encoding::{array_value, text_value};
 use crate::pg::lock::{self, LockedLeaf};
 use crate::pg::plan::{self, LeafPlan, Named};
 pub use crate::pg::rows::{Tid, block_of, start_of_block};
 use crate::pg::triggers::OnUpdate;
+use crate::pg::xids::{self, Horizon};
 use crate::pg::{citus as pg_citus, scan, shape, stats, tx};
 
 /// Why a leaf, or a part of it, can't be worked on.
@@ -75,21 +81,33 @@ impl LeafError {
     }
 }
 
-/// Where row security applies, and where a blobid isn't stored but computed.
-fn scan_sql(leaf: &str) -> String {
+/// Where row security applies, and where a blobid isn't stored but computed. $4: types, of which a row has one; null for any.
+fn scan_sql(leaf: &str, selection: &Selection) -> String {
+    let is_wanted = match selection.horizon.is_some() {
+        false => "mime_type IS NULL",
+        true => {
+            "mime_type IS NOT NULL \
+             AND ($4 IS NULL OR mime_type COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) ANY ($4))"
+        }
+    };
     format!(
-        "SELECT ctid, blobid FROM ONLY {leaf} \
+        "SELECT ctid, blobid, mime_type, xmin FROM ONLY {leaf} \
           WHERE ctid OPERATOR(pg_catalog.>) $1 AND ctid OPERATOR(pg_catalog.<) $2 \
-            AND mime_type IS NULL AND blobid IS NOT NULL LIMIT $3"
+            AND blobid IS NOT NULL AND {is_wanted} LIMIT $3"
     )
 }
 
-const SCAN_ARGUMENTS: [pg_sys::Oid; 3] = [pg_sys::TIDOID, pg_sys::TIDOID, pg_sys::INT8OID];
+const SCAN_ARGUMENTS: [pg_sys::Oid; 4] = [
+    pg_sys::TIDOID,
+    pg_sys::TIDOID,
+    pg_sys::INT8OID,
+    pg_sys::TEXTARRAYOID,
+];
 
 /// For an index that knows the pending rows.
 fn scan_few_sql(leaf: &str) -> String {
     format!(
-        "SELECT ctid, blobid FROM ONLY {leaf} \
+        "SELECT ctid, blobid, mime_type FROM ONLY {leaf} \
           WHERE mime_type IS NULL AND blobid IS NOT NULL LIMIT $1"
     )
 }
@@ -100,9 +118,48 @@ const SCAN_FEW_ARGUMENTS: [pg_sys::Oid; 1] = [pg_sys::INT8OID];
 /// little longer than to plan.
 const WORTH_AN_INDEX: u32 = 64;
 
+/// The rows that a run reads.
+pub struct Selection {
+    /// Of a verification: rows that have a type, and not those that have none, and of these only versions that were there
+    /// when it began. Then no row is looked at twice, wherever the run itself or others put new versions of it, and what
+    /// others change meanwhile is left to them.
+    horizon: Option<Horizon>,
+    /// Of these, those of one of these types, if any are named.
+    only: Option<HashSet<String>>,
+    /// The blocks, if not all.
+    sample: Option<Sample>,
+}
+
+impl Selection {
+    pub fn of(job: &Job) -> Selection {
+        let verify = job.options.verify.as_ref();
+        let only = verify.and_then(|verify| verify.only_types.as_ref());
+        Selection {
+            horizon: job.horizon.clone(),
+            only: only.map(|types| types.iter().cloned().collect()),
+            sample: verify
+                .and_then(|verify| Sample::new(verify.sample_percent, verify.sample_seed)),
+        }
+    }
+
+    /// How many blocks of a range of a leaf are read, end exclusive; None if it is all of them.
+    pub fn sampled(&self, leaf: pg_sys::Oid, start: u32, end: u32) -> Option<u64> {
+        let sample = self.sample.as_ref();
+        sample.map(|sample| sample.count(leaf.to_u32(), start, end))
+    }
+
+    fn wanted(&self) -> scan::Wanted<'_> {
+        match &self.horizon {
+            Some(horizon) => scan::Wanted::Typed(self.only.as_ref(), horizon),
+            None => scan::Wanted::Pending,
+        }
+    }
+}
+
 /// A leaf that a worker is at, with its statements.
 pub struct Leaf<'a> {
     job: &'a Job,
+    selection: Rc<Selection>,
     board: Board<'a>,
     entry: &'a LeafEntry,
     pub oid: pg_sys::Oid,
@@ -113,8 +170,8 @@ pub struct Leaf<'a> {
     /// Citus is being asked for a lock on it.
     locking_shard: bool,
     scan: Option<LeafPlan>,
-    /// Each prepared when it is first needed: of a range and of a few rows.
-    updates: [Option<LeafPlan>; 2],
+    /// Each prepared when it is first needed: of a range, of a few rows, and of rows that have another type.
+    updates: [Option<LeafPlan>; 3],
     /// What fires at an update of it, as of the last look.
     on_update: OnUpdate,
     /// Something else than our update has been at it in a transaction of ours.
@@ -135,10 +192,11 @@ pub enum Opened {
 
 impl<'a> Leaf<'a> {
     /// That with this number on the board.
-    pub fn new(job: &'a Job, board: Board<'a>, index: usize) -> Leaf<'a> {
+    pub fn new(job: &'a Job, selection: Rc<Selection>, board: Board<'a>, index: usize) -> Leaf<'a> {
         let entry = board.leaf(index);
         Leaf {
             job,
+            selection,
             board,
             entry,
             oid: pg_sys::Oid::from(entry.oid()),
@@ -165,7 +223,7 @@ impl<'a> Leaf<'a> {
     pub fn open(
         &mut self,
         limit: u32,
-        mut row: impl FnMut(Tid, &str),
+        mut row: impl FnMut(Tid, &str, Option<&str>),
     ) -> Result<Opened, LeafError> {
         let (entry, oid) = (self.entry, self.oid);
         let count = || {
@@ -182,6 +240,7 @@ impl<'a> Leaf<'a> {
                     let rows = leaf.read(locked, range, limit, &mut row);
                     (Some(rows), Opened::Small)
                 }
+                _ if leaf.selection.horizon.is_some() => (None, Opened::Few),
                 _ => (leaf.read_by_index(locked, limit, &mut row), Opened::Few),
             };
             leaf.get_ready_to_update(locked, read.unwrap_or(0));
@@ -211,13 +270,14 @@ impl<'a> Leaf<'a> {
         }
     }
 
-    /// Reads up to `limit` pending rows between two places, both exclusive, in physical order.
+    /// Reads up to `limit` rows between two places, both exclusive, in physical order: each with its place, its blobid and
+    /// its type. Of a sample whole blocks are read, until it is as many rows, and `from` ends a block.
     pub fn scan(
         &mut self,
         from: Tid,
         to: Tid,
         limit: u32,
-        row: impl FnMut(Tid, &str),
+        row: impl FnMut(Tid, &str, Option<&str>),
     ) -> Result<(), LeafError> {
         let nothing = || ();
         self.reading(nothing, |leaf, locked| {
@@ -246,7 +306,7 @@ impl<'a> Leaf<'a> {
 
     /// The last thing of a transaction that has read so many pending rows. If it can't be done now, the update sees to it.
     fn get_ready_to_update(&self, locked: &LockedLeaf, rows: u32) {
-        if rows > 0 && !self.job.options.dry_run {
+        if rows > 0 && self.job.options.updates() {
             locked.cache_partition_constraint();
         }
     }
@@ -254,27 +314,70 @@ impl<'a> Leaf<'a> {
     fn read(
         &mut self,
         locked: &LockedLeaf,
+        (from, to): (Tid, Tid),
+        limit: u32,
+        mut row: impl FnMut(Tid, &str, Option<&str>),
+    ) -> u32 {
+        let Some(sample) = self.selection.sample else {
+            return self.read_range(locked, (from, to), limit, row);
+        };
+        let oid = self.oid.to_u32();
+        let first = block_of(from) + u32::from(from.ip_posid != 0);
+        let mut rows = 0;
+        for block in (first..block_of(to)).filter(|block| sample.has(oid, *block)) {
+            if rows >= limit {
+                break;
+            }
+            let range = (start_of_block(block), start_of_block(block + 1));
+            rows += self.read_range(locked, range, u32::MAX, &mut row);
+        }
+        rows
+    }
+
+    fn read_range(
+        &mut self,
+        locked: &LockedLeaf,
         (mut from, mut to): (Tid, Tid),
         limit: u32,
-        row: impl FnMut(Tid, &str),
+        mut row: impl FnMut(Tid, &str, Option<&str>),
     ) -> u32 {
         if !self.job.row_security && !scan::is_computed(locked, c"blobid") {
-            return scan::pending(locked, (from, to), limit, row);
+            return scan::rows(locked, self.selection.wanted(), (from, to), limit, row);
         }
         scan::check_columns(locked);
         plan::with_spi(|| {
-            let (leaf, name) = (self.named(), &self.name);
+            let (leaf, name, selection) = (self.named(), &self.name, &self.selection);
             let plan = self.scan.get_or_insert_with(|| {
-                LeafPlan::prepare(&scan_sql(name), &SCAN_ARGUMENTS, leaf, plan::BY_TID)
+                let sql = scan_sql(name, selection);
+                LeafPlan::prepare(&sql, &SCAN_ARGUMENTS, leaf, plan::BY_TID)
+            });
+            let types = selection.only.as_ref().map(|types| {
+                let texts = array_value(types.iter().map(String::as_str), text_value);
+                texts
+                    .datum()
+                    .expect("an array is never null")
+                    .sans_lifetime()
             });
             let arguments = &mut [
-                pg_sys::Datum::from(&raw mut from),
-                pg_sys::Datum::from(&raw mut to),
-                pg_sys::Datum::from(i64::from(limit)),
+                Some(pg_sys::Datum::from(&raw mut from)),
+                Some(pg_sys::Datum::from(&raw mut to)),
+                Some(pg_sys::Datum::from(i64::from(limit))),
+                types,
             ];
-            let rows = plan.execute(arguments, true);
+            let rows = plan.execute_with_nulls(arguments, true);
+            let next = xids::next();
+            let horizon = selection.horizon.as_ref();
+            let is_later = |xmin: Option<u32>| {
+                let both = horizon.zip(xmin);
+                both.is_some_and(|(horizon, xmin)| horizon.is_before(xmin, next))
+            };
+            let row = |tid, blobid: &str, now: Option<&str>, xmin| {
+                if !is_later(xmin) {
+                    row(tid, blobid, now);
+                }
+            };
             // SAFETY: what SCAN selects; the columns' types have been checked under the lock.
-            unsafe { plan::each_tid_and_text(rows, row) };
+            unsafe { plan::each_row(rows, row) };
             rows as u32
         })
     }
@@ -284,7 +387,7 @@ impl<'a> Leaf<'a> {
         &mut self,
         locked: &LockedLeaf,
         limit: u32,
-        row: impl FnMut(Tid, &str),
+        mut row: impl FnMut(Tid, &str, Option<&str>),
     ) -> Option<u32> {
         let planner = match locked.has_index_of_nulls(c"mime_type") {
             true => plan::BY_INDEX,
@@ -297,9 +400,9 @@ impl<'a> Leaf<'a> {
             if !plan.goes_by_index() {
                 return None;
             }
-            let rows = plan.execute(&mut [pg_sys::Datum::from(i64::from(limit))], true);
+            let rows = plan.execute(&[pg_sys::Datum::from(i64::from(limit))], true);
             // SAFETY: as in `read`.
-            unsafe { plan::each_tid_and_text(rows, row) };
+            unsafe { plan::each_row(rows, |tid, blobid, now, _| row(tid, blobid, now)) };
             Some(rows as u32)
         })
     }
@@ -352,7 +455,8 @@ impl<'a> Leaf<'a> {
             true => FilledBy::Partitions,
             false => FilledBy::Itself,
         };
-        target::check_rights(target, self.job.role.into(), by)
+        let updates = self.job.options.asks_for_update();
+        target::check_rights(target, self.job.role.into(), by, updates)
             .unwrap_or_else(|error| error.raise());
         let name = locked.qualified_name();
         if name != self.name {

@@ -1,4 +1,5 @@
-//! The backfill: `CALL ntt_backfill_mime(…)`.
+//! The backfill, `CALL ntt_backfill_mime(…)`, and the verification, `CALL ntt_verify_mime(…)`: a run of the same kind
+//! over rows that have a type already.
 //!
 //! ```text
 //!  leader (the backend that runs CALL)            workers (dynamic background workers)
@@ -22,12 +23,14 @@
 //! be there of the store, [`shared`] the shared memory, [`cache_memory`] that of the run cache, [`leader`], [`worker`],
 //! [`batch`] the rows of one batch, [`finder`] how the types of their blobs are found, [`leaf`] what is done to one leaf,
 //! [`history`] the tables `run` and `failure`, [`leaf_errors`] that of leaves with errors,
-//! [`marks`] that of leaves that needn't be looked at, [`progress`] what the caller
+//! [`marks`] that of leaves that needn't be looked at, [`differences`] what a verification finds, [`sample`] the blocks that
+//! one looks at and what they tell of the others, [`progress`] what the caller
 //! reads meanwhile, [`procedure`] the SQL surface.
 
 pub mod batch;
 pub mod cache_memory;
 pub mod citus;
+pub mod differences;
 pub mod finder;
 pub mod history;
 pub mod leader;
@@ -38,6 +41,7 @@ pub mod options;
 pub mod procedure;
 pub mod progress;
 pub mod roots;
+pub mod sample;
 pub mod shared;
 pub mod target;
 pub mod worker;

@@ -1,61 +1,82 @@
 //! What a run is asked to do: the arguments of CALL with the settings that matter, checked.
 
+use std::collections::hash_map::RandomState;
+use std::ffi::CStr;
+use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
 use ntt_mime_core::detector::DetectorConfig;
 use ntt_mime_core::store::RootIdentity;
 use serde::{Deserialize, Serialize};
 
-use super::citus::Call;
+use super::citus::{Call, quoted};
 use crate::errors::Error;
 use crate::pg::bgworker::Session;
 use crate::pg::lock;
+use crate::pg::xids::Horizon;
 use crate::settings;
 
 /// Largest batch. A worker makes its batches smaller where one would take
 /// longer than half a second.
 const MAX_BATCH_SIZE: i32 = 1_000_000;
 
+/// The procedures that run.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Procedure {
+    Backfill,
+    Verify,
+}
+
+impl Procedure {
+    /// Its name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Procedure::Backfill => "ntt_backfill_mime",
+            Procedure::Verify => "ntt_verify_mime",
+        }
+    }
+
+    /// That of its form with one column.
+    pub fn name_on_node(self) -> &'static str {
+        match self {
+            Procedure::Backfill => "ntt_backfill_mime_on_node",
+            Procedure::Verify => "ntt_verify_mime_on_node",
+        }
+    }
+
+    /// The same for PostgreSQL.
+    pub fn c_name(self) -> &'static CStr {
+        match self {
+            Procedure::Backfill => c"ntt_backfill_mime",
+            Procedure::Verify => c"ntt_verify_mime",
+        }
+    }
+}
+
 /// The arguments as given; None is SQL's NULL.
-#[derive(Default)]
 pub struct Arguments {
     pub batch_size: Option<i32>,
     pub workers: Option<i32>,
     pub max_blobs: Option<i64>,
-    pub dry_run: Option<bool>,
     pub target: Option<pgrx::pg_sys::Oid>,
-    pub retry_failed: Option<bool>,
+    pub task: TaskArguments,
     /// The schema of the procedure that was called.
     pub schema: pgrx::pg_sys::Oid,
 }
 
-impl Arguments {
-    /// How to ask for the same on a node of which nobody knows whether it has anything to fill.
-    pub fn call(&self) -> Call {
-        let given = [
-            ("batch_size", self.batch_size.map(|n| n.to_string())),
-            ("workers", self.workers.map(|n| n.to_string())),
-            ("max_blobs", self.max_blobs.map(|n| n.to_string())),
-            (
-                "dry_run",
-                self.dry_run.filter(|yes| *yes).map(|yes| yes.to_string()),
-            ),
-            (
-                "retry_failed",
-                self.retry_failed
-                    .filter(|yes| *yes)
-                    .map(|yes| yes.to_string()),
-            ),
-        ];
-        let given = given.into_iter().filter_map(|(name, value)| {
-            let value = value?;
-            Some(format!("{name} => {value}"))
-        });
-        Call {
-            procedure: lock::qualify(self.schema, "ntt_backfill_mime_on_node"),
-            arguments: given.collect(),
-        }
-    }
+/// Those that only one of the procedures has.
+pub enum TaskArguments {
+    Backfill {
+        dry_run: Option<bool>,
+        retry_failed: Option<bool>,
+    },
+    Verify {
+        sample_percent: Option<f64>,
+        correct: Option<bool>,
+        /// Each element may be null.
+        only_types: Option<Vec<Option<String>>>,
+    },
 }
 
 /// The checked options of a run; what `ntt_mime.run.options` shows.
@@ -67,6 +88,9 @@ pub struct Options {
     pub max_blobs: Option<u64>,
     pub dry_run: bool,
     pub retry_failed: bool,
+    /// Of a verification.
+    #[serde(flatten)]
+    pub verify: Option<Verify>,
     pub blob_root: String,
     pub head_bytes: usize,
     pub prefilter: bool,
@@ -79,6 +103,115 @@ pub struct Options {
     pub batch_delay_ms: u64,
     pub retry_failures_after_s: u64,
     pub full_scan_after_s: u64,
+}
+
+/// What a verification is asked to do.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Verify {
+    /// Of the target's blocks: more than 0, up to 100.
+    pub sample_percent: f64,
+    /// Put the detected type in the place of one that differs.
+    pub correct: bool,
+    /// Look only at rows that have one of these types.
+    pub only_types: Option<Vec<String>>,
+    /// Of the choice of blocks.
+    pub sample_seed: u64,
+}
+
+impl Verify {
+    fn new(
+        sample_percent: Option<f64>,
+        correct: Option<bool>,
+        only_types: Option<Vec<Option<String>>>,
+    ) -> Result<Verify, Error> {
+        let sample_percent = not_null("sample_percent", sample_percent)?;
+        // Neither is NaN.
+        if !(sample_percent > 0.0 && sample_percent <= 100.0) {
+            return Err(Error::Argument {
+                name: "sample_percent",
+                value: sample_percent.to_string(),
+                range: "greater than 0 and at most 100".to_owned(),
+            });
+        }
+        let only_types = match only_types {
+            None => None,
+            Some(types) if types.is_empty() => {
+                return Err(Error::Argument {
+                    name: "only_types",
+                    value: "{}".to_owned(),
+                    range: "at least one type, or null for all".to_owned(),
+                });
+            }
+            Some(types) => {
+                let all: Option<Vec<String>> = types.into_iter().collect();
+                Some(all.ok_or(Error::Argument {
+                    name: "only_types",
+                    value: "{NULL}".to_owned(),
+                    range: "types that are not null".to_owned(),
+                })?)
+            }
+        };
+        Ok(Verify {
+            sample_percent,
+            correct: not_null("correct", correct)?,
+            only_types,
+            // The keys of the standard library's hash tables are random numbers of the system's.
+            sample_seed: RandomState::new().build_hasher().finish(),
+        })
+    }
+}
+
+impl Arguments {
+    /// Whose they are.
+    pub fn procedure(&self) -> Procedure {
+        match self.task {
+            TaskArguments::Backfill { .. } => Procedure::Backfill,
+            TaskArguments::Verify { .. } => Procedure::Verify,
+        }
+    }
+
+    /// How to ask for the same on a node of which nobody knows whether it has anything to do.
+    pub fn call(&self) -> Call {
+        let yes = |given: Option<bool>| given.filter(|yes| *yes).map(|yes| yes.to_string());
+        let mut given = vec![
+            ("batch_size", self.batch_size.map(|n| n.to_string())),
+            ("workers", self.workers.map(|n| n.to_string())),
+            ("max_blobs", self.max_blobs.map(|n| n.to_string())),
+        ];
+        match &self.task {
+            TaskArguments::Backfill {
+                dry_run,
+                retry_failed,
+            } => given.extend([
+                ("dry_run", yes(*dry_run)),
+                ("retry_failed", yes(*retry_failed)),
+            ]),
+            TaskArguments::Verify {
+                sample_percent,
+                correct,
+                only_types,
+            } => {
+                let percent = sample_percent.filter(|percent| *percent < 100.0);
+                let types = only_types.as_ref().map(|types| {
+                    let types = types.iter().flatten().map(|text| quoted(text));
+                    format!("ARRAY[{}]", types.collect::<Vec<String>>().join(", "))
+                });
+                given.extend([
+                    ("sample_percent", percent.map(|n| n.to_string())),
+                    ("correct", yes(*correct)),
+                    ("only_types", types),
+                ]);
+            }
+        }
+        let given = given.into_iter().filter_map(|(name, value)| {
+            let value = value?;
+            Some(format!("{name} => {value}"))
+        });
+        Call {
+            procedure: lock::qualify(self.schema, self.procedure().name_on_node()),
+            arguments: given.collect(),
+        }
+    }
 }
 
 impl Options {
@@ -102,13 +235,32 @@ impl Options {
                 range: "at least 1, or null for all".to_owned(),
             });
         }
+        let (dry_run, retry_failed, verify) = match &arguments.task {
+            TaskArguments::Backfill {
+                dry_run,
+                retry_failed,
+            } => (
+                not_null("dry_run", *dry_run)?,
+                not_null("retry_failed", *retry_failed)?,
+                None,
+            ),
+            TaskArguments::Verify {
+                sample_percent,
+                correct,
+                only_types,
+            } => {
+                let verify = Verify::new(*sample_percent, *correct, only_types.clone())?;
+                (false, false, Some(verify))
+            }
+        };
         let detector = settings::detector();
         Ok(Options {
             batch_size: batch_size as u32,
             workers: workers as u32,
             max_blobs: arguments.max_blobs.map(|max| max as u64),
-            dry_run: not_null("dry_run", arguments.dry_run)?,
-            retry_failed: not_null("retry_failed", arguments.retry_failed)?,
+            dry_run,
+            retry_failed,
+            verify,
             blob_root: settings::blob_root(),
             head_bytes: detector.head_bytes,
             prefilter: detector.prefilter,
@@ -120,6 +272,19 @@ impl Options {
             retry_failures_after_s: settings::retry_failures_after().as_secs(),
             full_scan_after_s: settings::full_scan_after().as_secs(),
         })
+    }
+
+    /// Are rows of the target to be updated?
+    pub fn updates(&self) -> bool {
+        match &self.verify {
+            Some(verify) => verify.correct,
+            None => !self.dry_run,
+        }
+    }
+
+    /// Is the right to update the target asked for? Of a dry run, too: it tells what a run would do.
+    pub fn asks_for_update(&self) -> bool {
+        self.verify.as_ref().is_none_or(|verify| verify.correct)
     }
 
     /// How the workers' detectors are to read.
@@ -176,5 +341,7 @@ pub struct Job {
     pub roots: Vec<RootIdentity>,
     /// Was any failure on record when the run began? If not, nobody needs to look.
     pub failures_on_record: bool,
+    /// The moment at which a verification began; None in a backfill.
+    pub horizon: Option<Horizon>,
     pub session: Session,
 }

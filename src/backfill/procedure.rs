@@ -1,57 +1,86 @@
-//! The SQL surface of the backfill: the procedure and the function that cancels it.
+//! The SQL surface of the backfill and of the verification: the procedures, and the function that cancels a run.
 //!
-//! `ntt_backfill_mime` commits, so it is a bare C-language function: pgrx's argument handling keeps
+//! The procedures commit, so they are bare C-language functions: pgrx's argument handling keeps
 //! borrowed data across the call, which must not live across a commit.
 //!
-//! `ntt_backfill_mime_on_node` does the same for who runs a command on many nodes, as Citus' `run_command_on_all_nodes` does:
-//! it returns one column, and a node that has none of the target's shards isn't an error.
+//! `ntt_backfill_mime_on_node` and `ntt_verify_mime_on_node` do the same for who runs a command on many nodes, as Citus'
+//! `run_command_on_all_nodes` does: they return one column, and a node that has none of the target's shards isn't an error.
 
 use pgrx::prelude::*;
 use pgrx::{IntoDatum, pg_sys};
 
-use super::history;
 use super::leader::{self, Summary};
-use super::options::Arguments;
+use super::options::{Arguments, Procedure, TaskArguments};
 use super::shared::Shared;
+use super::{differences, history};
 use crate::errors::Error;
 use crate::pg::dsm::Segment;
-use crate::pg::{identity, tx, version};
+use crate::pg::{encoding, identity, tx, version};
 
-/// Version-1 calling convention, as `PG_FUNCTION_INFO_V1` says it in C.
+/// A procedure of C's: version-1 calling convention, as `PG_FUNCTION_INFO_V1` says it in C, and what it does.
+macro_rules! procedure {
+    ($name:ident, $info:ident, $procedure:expr, $results:expr) => {
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $info() -> &'static pg_sys::Pg_finfo_record {
+            &INFO
+        }
+
+        /// For the arguments see sql/procedures.sql.
+        ///
+        /// # Safety
+        /// Called by PostgreSQL's function manager only.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: as promised to us.
+            unsafe { call(fcinfo, $procedure, $results) }
+        }
+    };
+}
+
+static INFO: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+
+procedure!(
+    ntt_backfill_mime,
+    pg_finfo_ntt_backfill_mime,
+    Procedure::Backfill,
+    Results::Row
+);
+procedure!(
+    ntt_verify_mime,
+    pg_finfo_ntt_verify_mime,
+    Procedure::Verify,
+    Results::Row
+);
+procedure!(
+    ntt_backfill_mime_on_node,
+    pg_finfo_ntt_backfill_mime_on_node,
+    Procedure::Backfill,
+    Results::Json
+);
+procedure!(
+    ntt_verify_mime_on_node,
+    pg_finfo_ntt_verify_mime_on_node,
+    Procedure::Verify,
+    Results::Json
+);
+
 #[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_ntt_backfill_mime() -> &'static pg_sys::Pg_finfo_record {
-    const INFO: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+pub extern "C" fn pg_finfo_ntt_remove_differences() -> &'static pg_sys::Pg_finfo_record {
     &INFO
 }
 
-/// The same of the other procedure.
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_ntt_backfill_mime_on_node() -> &'static pg_sys::Pg_finfo_record {
-    pg_finfo_ntt_backfill_mime()
-}
-
-/// `CALL ntt_backfill_mime(…)`; for the arguments see sql/procedures.sql.
+/// The trigger that removes the differences of runs whose rows are removed.
 ///
 /// # Safety
 /// Called by PostgreSQL's function manager only.
+#[pg_guard]
 #[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn ntt_backfill_mime(
-    fcinfo: pg_sys::FunctionCallInfo,
+pub unsafe extern "C-unwind" fn ntt_remove_differences(
+    _fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
-    // SAFETY: as promised to us.
-    unsafe { call(fcinfo, Results::Row) }
-}
-
-/// `CALL ntt_backfill_mime_on_node(…)`, with the same arguments.
-///
-/// # Safety
-/// Called by PostgreSQL's function manager only.
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn ntt_backfill_mime_on_node(
-    fcinfo: pg_sys::FunctionCallInfo,
-) -> pg_sys::Datum {
-    // SAFETY: as promised to us.
-    unsafe { call(fcinfo, Results::Json) }
+    differences::remove_orphans();
+    // What a trigger after a statement gives is ignored, but has to be no null by its mark.
+    pg_sys::Datum::null()
 }
 
 /// What a procedure's INOUT arguments are.
@@ -65,13 +94,17 @@ enum Results {
 }
 
 /// # Safety
-/// A call by PostgreSQL's function manager.
-unsafe fn call(fcinfo: pg_sys::FunctionCallInfo, results: Results) -> pg_sys::Datum {
+/// A call by PostgreSQL's function manager of that procedure.
+unsafe fn call(
+    fcinfo: pg_sys::FunctionCallInfo,
+    procedure: Procedure,
+    results: Results,
+) -> pg_sys::Datum {
     let mut error = std::ptr::null_mut();
     // SAFETY: as promised to us; `guarded` has dropped all that it had when it returns, and this
     // frame has nothing to drop.
     unsafe {
-        let row = guarded(fcinfo, results, &mut error);
+        let row = guarded(fcinfo, procedure, results, &mut error);
         if !error.is_null() {
             version::throw(error);
         }
@@ -79,27 +112,45 @@ unsafe fn call(fcinfo: pg_sys::FunctionCallInfo, results: Results) -> pg_sys::Da
     }
 }
 
-/// The procedure, with Rust's panics turned into PostgreSQL's errors. An error of the run itself is
+/// A procedure, with Rust's panics turned into PostgreSQL's errors. An error of the run itself is
 /// left in `error`.
 #[pg_guard]
 unsafe extern "C-unwind" fn guarded(
     fcinfo: pg_sys::FunctionCallInfo,
+    procedure: Procedure,
     results: Results,
     error: &mut *mut pg_sys::ErrorData,
 ) -> pg_sys::Datum {
-    // SAFETY: a valid call with the arguments of the declaration. Those that are read are passed by value, so nothing
-    // borrowed crosses a commit.
+    // SAFETY: a valid call with the arguments of the declaration; what is passed by reference is copied, so
+    // nothing borrowed crosses a commit.
     let arguments = unsafe {
         if !may_commit(fcinfo) {
-            Error::TransactionBlock.raise();
+            Error::TransactionBlock { procedure }.raise();
         }
+        let (target, task) = match procedure {
+            Procedure::Backfill => {
+                let task = TaskArguments::Backfill {
+                    dry_run: pgrx::pg_getarg(fcinfo, 3),
+                    retry_failed: pgrx::pg_getarg(fcinfo, 5),
+                };
+                (4, task)
+            }
+            Procedure::Verify => {
+                let only_types = pgrx::pg_getarg_datum(fcinfo, 5);
+                let task = TaskArguments::Verify {
+                    sample_percent: pgrx::pg_getarg(fcinfo, 3),
+                    correct: pgrx::pg_getarg(fcinfo, 4),
+                    only_types: only_types.map(|types| encoding::texts_of(types)),
+                };
+                (6, task)
+            }
+        };
         Arguments {
             batch_size: pgrx::pg_getarg(fcinfo, 0),
             workers: pgrx::pg_getarg(fcinfo, 1),
             max_blobs: pgrx::pg_getarg(fcinfo, 2),
-            dry_run: pgrx::pg_getarg(fcinfo, 3),
-            target: pgrx::pg_getarg(fcinfo, 4),
-            retry_failed: pgrx::pg_getarg(fcinfo, 5),
+            target: pgrx::pg_getarg(fcinfo, target),
+            task,
             schema: pg_sys::get_func_namespace((*(*fcinfo).flinfo).fn_oid),
         }
     };
@@ -113,8 +164,8 @@ unsafe extern "C-unwind" fn guarded(
         // SAFETY: back in the memory context in which we were called.
         Ok(summary) => unsafe {
             match (results, summary) {
-                (Results::Row, Some(summary)) => result_row(fcinfo, row_of(&summary)),
-                (_, summary) => result_row(fcinfo, [json_of(summary)]),
+                (Results::Row, Some(summary)) => result_row(fcinfo, row_of(procedure, &summary)),
+                (_, summary) => result_row(fcinfo, vec![json_of(procedure, summary)]),
             }
         },
         Err(raised) => {
@@ -137,29 +188,42 @@ unsafe fn may_commit(fcinfo: pg_sys::FunctionCallInfo) -> bool {
     }
 }
 
-fn row_of(summary: &Summary) -> [Option<pg_sys::Datum>; 5] {
+/// The results that count something, with their names.
+fn numbers(procedure: Procedure, summary: &Summary) -> Vec<(&'static str, i64)> {
+    let mut numbers = vec![("run_id", summary.run_id), ("blobs", summary.blobs)];
+    match procedure {
+        Procedure::Backfill => numbers.push(("rows_updated", summary.rows_updated)),
+        Procedure::Verify => numbers.extend([
+            ("rows_checked", summary.rows_checked),
+            ("rows_different", summary.rows_different),
+            ("rows_corrected", summary.rows_updated),
+        ]),
+    }
+    numbers.push(("failures", summary.failures));
+    numbers
+}
+
+fn row_of(procedure: Procedure, summary: &Summary) -> Vec<Option<pg_sys::Datum>> {
     let micros = summary.elapsed.as_micros() as i64;
     let elapsed = pgrx::datum::Interval::from_micros(micros);
-    [
-        summary.run_id.into_datum(),
-        summary.blobs.into_datum(),
-        summary.rows_updated.into_datum(),
-        summary.failures.into_datum(),
-        elapsed.into_datum(),
-    ]
+    let numbers = numbers(procedure, summary).into_iter();
+    let numbers = numbers.map(|(_, number)| number.into_datum());
+    numbers.chain([elapsed.into_datum()]).collect()
 }
 
 /// The same under the names of the other procedure's arguments.
-fn json_of(summary: Option<Summary>) -> Option<pg_sys::Datum> {
+fn json_of(procedure: Procedure, summary: Option<Summary>) -> Option<pg_sys::Datum> {
     let json = match summary {
-        Some(summary) => serde_json::json!({
-            "run_id": summary.run_id,
-            "blobs": summary.blobs,
-            "rows_updated": summary.rows_updated,
-            "failures": summary.failures,
+        Some(summary) => {
+            let numbers = numbers(procedure, &summary).into_iter();
+            let mut json: serde_json::Map<String, serde_json::Value> = numbers
+                .map(|(name, number)| (name.to_owned(), number.into()))
+                .collect();
             // As an interval is written.
-            "elapsed": format!("{:.3} seconds", summary.elapsed.as_secs_f64()),
-        }),
+            let elapsed = format!("{:.3} seconds", summary.elapsed.as_secs_f64());
+            json.insert("elapsed".to_owned(), elapsed.into());
+            json.into()
+        }
         None => serde_json::json!({ "skipped": "no shard of the table is on this node" }),
     };
     pgrx::JsonB(json).into_datum()
@@ -169,12 +233,13 @@ fn json_of(summary: Option<Summary>) -> Option<pg_sys::Datum> {
 ///
 /// # Safety
 /// As many values, and of the types, as the called procedure has INOUT arguments.
-unsafe fn result_row<const N: usize>(
+unsafe fn result_row(
     fcinfo: pg_sys::FunctionCallInfo,
-    values: [Option<pg_sys::Datum>; N],
+    values: Vec<Option<pg_sys::Datum>>,
 ) -> pg_sys::Datum {
-    let mut values = values.map(|value| value.unwrap_or(pg_sys::Datum::null()));
-    let mut nulls = [false; N];
+    let value = |value: Option<pg_sys::Datum>| value.unwrap_or(pg_sys::Datum::null());
+    let mut values: Vec<pg_sys::Datum> = values.into_iter().map(value).collect();
+    let mut nulls = vec![false; values.len()];
     // SAFETY: the procedure's INOUT arguments make a row of exactly these types.
     unsafe {
         let mut descriptor = std::ptr::null_mut();

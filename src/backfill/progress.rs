@@ -55,26 +55,21 @@ impl Progress<'_> {
 
     /// For the title of a process, which has little room.
     pub fn title(&self) -> String {
-        format!(
-            "{:.1}%, {} filled",
-            self.fraction() * 100.0,
-            counted(self.row.rows_updated, "row")
-        )
+        format!("{:.1}%, {}", self.fraction() * 100.0, self.rows())
     }
 
     /// One line: percent, blobs, rows, rate, time left.
     pub fn line(&self) -> String {
-        let row = self.row;
         let rate = self.rate();
         let left = match self.time_left() {
             Some(left) => format!(", about {} left", human(left)),
             None => String::new(),
         };
         format!(
-            "{:.1}% done, {}, {} filled, {rate:.0} blobs/s{left}",
+            "{:.1}% done, {}, {}, {rate:.0} blobs/s{left}",
             self.fraction() * 100.0,
             self.blobs(),
-            counted(row.rows_updated, "row"),
+            self.rows(),
         )
     }
 
@@ -97,12 +92,29 @@ impl Progress<'_> {
             false => ",",
         };
         format!(
-            "{}: {}, {} filled{rows_left}{leaves_left}{comma} in {}, {:.0} blobs/s",
+            "{}: {}, {}{rows_left}{leaves_left}{comma} in {}, {:.0} blobs/s",
             row.status,
             self.blobs(),
-            counted(row.rows_updated, "row"),
+            self.rows(),
             human(self.elapsed),
             self.rate(),
+        )
+    }
+
+    /// What has become of rows.
+    fn rows(&self) -> String {
+        let updated = self.row.rows_updated;
+        let Some(verified) = self.row.options.verified else {
+            return format!("{} filled", counted(updated, "row"));
+        };
+        let corrected = match updated {
+            0 => String::new(),
+            updated => format!(", {updated} corrected"),
+        };
+        format!(
+            "{} checked, {} different{corrected}",
+            counted(verified.rows_checked, "row"),
+            verified.rows_different,
         )
     }
 

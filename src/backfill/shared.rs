@@ -156,6 +156,17 @@ counters! {
     audited,
     /// Of these, those that had another type then.
     audit_differences,
+    /// Of a verification: rows whose type was compared with that of their blob; of these, those that have another type, and
+    /// those that have the same, spelled otherwise.
+    rows_checked,
+    rows_different,
+    rows_spelled_otherwise,
+    /// Of a sample: blocks in it, and all blocks of what was looked at; sums over its blocks, see [`super::sample::Sums`].
+    sample_blocks,
+    sample_of_blocks,
+    sample_rows_squared,
+    sample_different_squared,
+    sample_product,
     scan_us,
     read_us,
     detect_us,
@@ -169,9 +180,29 @@ counters! {
     worker_us,
 }
 
+impl Counters {
+    /// Those of [`super::sample::Sums`]: rows checked, rows that differ, their squares, their product, blocks, all blocks.
+    pub fn of_sums(&self) -> [&AtomicU64; 7] {
+        [
+            &self.rows_checked,
+            &self.rows_different,
+            &self.sample_rows_squared,
+            &self.sample_different_squared,
+            &self.sample_product,
+            &self.sample_blocks,
+            &self.sample_of_blocks,
+        ]
+    }
+}
+
 /// Adds to a counter.
 pub fn add(counter: &AtomicU64, amount: u64) {
     counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+/// Takes back what has been added to a counter.
+pub fn take_back(counter: &AtomicU64, amount: u64) {
+    counter.fetch_sub(amount, Ordering::Relaxed);
 }
 
 /// Adds a time to a counter of microseconds.

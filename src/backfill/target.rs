@@ -156,8 +156,9 @@ WITH RECURSIVE tree(oid) AS (
 SELECT t.oid FROM tree t ORDER BY t.oid";
 
 /// Finds the target by its oid or by the name in `ntt_mime.target`, and checks that the caller can
-/// fill it, on this node. `call` is how to ask for that on others. Inside a transaction with a snapshot.
-pub fn resolve(argument: Option<pg_sys::Oid>, call: Call) -> Result<Target, Error> {
+/// fill it, on this node, or read it if it isn't to be updated. `call` is how to ask for that on others. Inside a transaction
+/// with a snapshot.
+pub fn resolve(argument: Option<pg_sys::Oid>, updates: bool, call: Call) -> Result<Target, Error> {
     let oid = match argument {
         Some(oid) => oid,
         None => {
@@ -170,12 +171,18 @@ pub fn resolve(argument: Option<pg_sys::Oid>, call: Call) -> Result<Target, Erro
     };
     let described = seeing_shards(|| describe(oid));
     let described = described.ok_or(Error::NoSuchTargetOid { oid: oid.to_u32() })?;
-    described.check(oid, call)
+    described.check(oid, updates, call)
 }
 
-/// May a role fill the target? It needs what `UPDATE target SET mime_type = … WHERE blobid = … AND mime_type IS NULL` asks
-/// for. Inside a transaction.
-pub fn check_rights(target: pg_sys::Oid, role: pg_sys::Oid, by: FilledBy) -> Result<(), Error> {
+/// May a role read the target, and fill it if it `updates`? It needs what
+/// `UPDATE target SET mime_type = … WHERE blobid = … AND mime_type IS NULL` asks for, or a SELECT of both columns. Inside a
+/// transaction.
+pub fn check_rights(
+    target: pg_sys::Oid,
+    role: pg_sys::Oid,
+    by: FilledBy,
+    updates: bool,
+) -> Result<(), Error> {
     let (_, schema) = lock::owner_and_schema(target);
     // Without a schema there is no target any more, as is told below.
     if schema != pg_sys::InvalidOid && !may_use_schema(role, schema) {
@@ -188,7 +195,7 @@ pub fn check_rights(target: pg_sys::Oid, role: pg_sys::Oid, by: FilledBy) -> Res
         .filter(|column| !is_granted(target, role, column, select))
         .filter_map(|column| column.to_str().ok())
         .collect();
-    let may_update = is_granted(target, role, FILLED, update);
+    let may_update = !updates || is_granted(target, role, FILLED, update);
     if !to_read.is_empty() || !may_update {
         let (target, role) = (qualified_name(target).unwrap_or_default(), role_name(role));
         return Err(Error::NoPrivilege {
@@ -275,7 +282,7 @@ struct Described {
 }
 
 impl Described {
-    fn check(self, oid: pg_sys::Oid, call: Call) -> Result<Target, Error> {
+    fn check(self, oid: pg_sys::Oid, updates: bool, call: Call) -> Result<Target, Error> {
         let kind = match (self.kind.as_str(), self.persistence.as_str()) {
             ("r" | "p", "t") => {
                 let name = self.plain_name;
@@ -316,7 +323,7 @@ impl Described {
             _ if partitioned => FilledBy::Partitions,
             _ => FilledBy::Itself,
         };
-        check_rights(oid, current_user(), by)?;
+        check_rights(oid, current_user(), by, updates)?;
         check_partitioning(oid, &self.plain_name, &[LIST_ABOVE, LIST_BELOW])?;
         citus::roots(oid, None, &call)?;
         let limit = self.mime_typmod - pg_sys::VARHDRSZ as i32;

@@ -6,7 +6,9 @@
 
 mod fill;
 mod patience;
+mod verify;
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::board::Turn;
@@ -14,10 +16,11 @@ use ntt_mime_core::note::Keeper;
 use pgrx::pg_sys;
 
 use self::patience::Patience;
+use self::verify::Findings;
 use super::batch::Batch;
 use super::cache_memory::CacheMapping;
 use super::finder::Finder;
-use super::leaf::{Leaf, LeafError, Opened, Place, start_of_block};
+use super::leaf::{Leaf, LeafError, Opened, Place, Selection, start_of_block};
 use super::leaf_errors;
 use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
@@ -135,7 +138,12 @@ fn work(
         shared,
         slot,
         finder,
-        batch_rows: FIRST_BATCH.min(job.options.batch_size),
+        selection: Rc::new(Selection::of(job)),
+        findings: Findings::default(),
+        batch_rows: match job.options.updates() {
+            true => FIRST_BATCH.min(job.options.batch_size),
+            false => job.options.batch_size,
+        },
         patience: Patience::new(job.options.lock_timeout()),
         lock_timeout: job.options.lock_timeout(),
         leaves_seen: 0,
@@ -174,6 +182,9 @@ struct Worker<'a> {
     shared: Shared<'a>,
     slot: &'a WorkerSlot,
     finder: Finder<'a>,
+    selection: Rc<Selection>,
+    /// Of a verification.
+    findings: Findings,
     /// Rows of the next batch at most.
     batch_rows: u32,
     patience: Patience,
@@ -201,19 +212,23 @@ impl<'a> Worker<'a> {
             add_time(&self.slot.counters.worker_us, now - since);
             since = now;
             if self.finder.lost_examiner || self.large {
+                self.write_findings(true)?;
                 self.publish();
                 return Ok(WorkerState::Retired);
             }
             let generation = board.generation();
             match board.take(current.as_ref().map(|c| c.index)) {
-                Turn::Closed => return Ok(WorkerState::Done),
+                Turn::Closed => {
+                    self.write_findings(true)?;
+                    return Ok(WorkerState::Done);
+                }
                 Turn::Wait => {
                     self.report("waiting for the other workers");
                     self.wait(IDLE, WaitEvent::Task);
                 }
                 Turn::PassDone => {
                     current = None;
-                    self.wait_for_next_pass(generation);
+                    self.wait_for_next_pass(generation)?;
                 }
                 Turn::Open(index) => {
                     let leaf = self.arrive(&mut current, index, generation);
@@ -231,9 +246,14 @@ impl<'a> Worker<'a> {
                     let mut done = start;
                     let result = self.fill_range(leaf, index, &mut done, end);
                     let mut blocks = end - start;
-                    if let Err(trouble) = result {
-                        self.note(index, leaf, trouble)?;
-                        blocks += board.abandon(index);
+                    match result {
+                        // It may be that not all of the range has been looked at.
+                        Ok(()) if self.is_stopping() => continue,
+                        Ok(()) => self.count_sampled(leaf, start, end),
+                        Err(trouble) => {
+                            self.note(index, leaf, trouble)?;
+                            blocks += board.abandon(index);
+                        }
                     }
                     board.finish(index, blocks, done - start);
                 }
@@ -262,14 +282,20 @@ impl<'a> Worker<'a> {
             *current = Some(Current {
                 index,
                 generation,
-                leaf: Leaf::new(self.job, self.shared.board(), index),
+                leaf: Leaf::new(
+                    self.job,
+                    Rc::clone(&self.selection),
+                    self.shared.board(),
+                    index,
+                ),
             });
         }
         &mut current.as_mut().expect("just set").leaf
     }
 
-    fn wait_for_next_pass(&self, generation: u32) {
+    fn wait_for_next_pass(&mut self, generation: u32) -> Result<(), PgError> {
         let board = self.shared.board();
+        self.write_findings(true)?;
         self.publish();
         self.slot.see_pass_end(generation);
         latch::wake(self.shared.leader_pid());
@@ -277,6 +303,8 @@ impl<'a> Worker<'a> {
         while board.generation() == generation && !board.is_closed() {
             self.wait(IDLE, WaitEvent::Task);
         }
+        self.see_pass();
+        Ok(())
     }
 
     /// Tells all that others are to know of the worker's transactions: PostgreSQL what they have done to which table, the
@@ -335,8 +363,8 @@ impl<'a> Worker<'a> {
         let (mut batch, mut tids) = (Batch::default(), Vec::new());
         self.report("opening a leaf");
         let begun = Instant::now();
-        let opened = leaf.open(self.batch_rows, |tid, blobid| {
-            batch.push(tid, blobid);
+        let opened = leaf.open(self.batch_rows, |tid, blobid, now| {
+            batch.add(tid, blobid, now);
             tids.push(tid);
         })?;
         add_time(&counters.scan_us, begun.elapsed());
@@ -363,6 +391,13 @@ impl<'a> Worker<'a> {
             self.pause();
         }
         self.note_unfinished(index);
+        if self.is_stopping() {
+            return Ok(());
+        }
+        if self.job.options.verify.is_some() {
+            self.count_sampled(leaf, 0, blocks);
+            self.close_checked(leaf, index);
+        }
         board.finish_whole(index, blocks);
         Ok(())
     }

@@ -228,6 +228,34 @@ pub unsafe fn with_text<T>(value: pg_sys::Datum, look: impl FnOnce(&str) -> T) -
     }
 }
 
+/// The elements of a value of type text[], each None if it is null.
+///
+/// # Safety
+/// Such a value, not null.
+pub unsafe fn texts_of(value: pg_sys::Datum) -> Vec<Option<String>> {
+    // SAFETY: as promised; length and alignment are those of the type text in pg_type. Both arrays have as many elements as
+    // is said.
+    unsafe {
+        let array = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast();
+        let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+        pg_sys::deconstruct_array(
+            array,
+            pg_sys::TEXTOID,
+            -1,
+            false,
+            pg_sys::TYPALIGN_INT as std::ffi::c_char,
+            &mut values,
+            &mut nulls,
+            &mut count,
+        );
+        let element = |at: usize| {
+            let is_null: bool = *nulls.add(at);
+            (!is_null).then(|| with_text(*values.add(at), str::to_owned))
+        };
+        (0..count as usize).map(element).collect()
+    }
+}
+
 /// A C string of the server's as text; None for NULL.
 ///
 /// # Safety

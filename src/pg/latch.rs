@@ -109,6 +109,14 @@ pub fn my_pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// Tells of something that is over: a request to cancel it comes too late from here on, and is forgotten.
+pub fn too_late_to_cancel<T>(work: impl FnOnce() -> T) -> T {
+    let value = without_cancel(work);
+    // SAFETY: this process's own flag, which its signal handler sets.
+    unsafe { pg_sys::QueryCancelPending = 0 };
+    value
+}
+
 /// Runs `work` with cancel requests put off until after it; requests to terminate are still served.
 pub fn without_cancel<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: HOLD_CANCEL_INTERRUPTS() and its counterpart of PostgreSQL's miscadmin.h; an error

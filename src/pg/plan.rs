@@ -248,14 +248,32 @@ impl LeafPlan {
     /// Runs it; returns the number of rows processed. Results, if any, are in SPI's tuple table.
     /// Inside a transaction with an SPI connection, with the leaf locked as for [`LeafPlan::prepare`]:
     /// then nothing can make the plan invalid between our look at it and its execution.
-    pub fn execute(&mut self, arguments: &mut [pg_sys::Datum], read_only: bool) -> u64 {
+    pub fn execute(&mut self, arguments: &[pg_sys::Datum], read_only: bool) -> u64 {
+        let arguments: Vec<_> = arguments.iter().copied().map(Some).collect();
+        self.execute_with_nulls(&arguments, read_only)
+    }
+
+    /// The same; None is null.
+    pub fn execute_with_nulls(
+        &mut self,
+        arguments: &[Option<pg_sys::Datum>],
+        read_only: bool,
+    ) -> u64 {
         self.make_ready();
-        // SAFETY: as many arguments of the right types as were prepared for, by the caller; none null.
+        let value = |argument: &Option<pg_sys::Datum>| argument.unwrap_or(pg_sys::Datum::null());
+        let mut values: Vec<pg_sys::Datum> = arguments.iter().map(value).collect();
+        // As SPI marks them.
+        let mark = |argument: &Option<_>| match argument {
+            Some(_) => b' ',
+            None => b'n',
+        };
+        let nulls: Vec<u8> = arguments.iter().map(mark).collect();
+        // SAFETY: as many arguments of the right types as were prepared for, by the caller.
         unsafe {
             let code = pg_sys::SPI_execute_plan(
                 self.plan.as_ptr(),
-                arguments.as_mut_ptr(),
-                std::ptr::null(),
+                values.as_mut_ptr(),
+                nulls.as_ptr().cast(),
                 read_only,
                 0,
             );
@@ -300,22 +318,39 @@ pub fn with_spi<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Calls `row` with the two columns of each row of SPI's tuple table: a TID and a text, which is valid until the next
-/// row.
+/// Calls `row` with the columns of each row of SPI's tuple table: a TID, two texts, which are valid until the next
+/// row and of which the second may be null, and if there is a fourth one the id of a transaction.
 ///
 /// # Safety
-/// The columns are of the types tid and text (or varchar), and not null.
-pub unsafe fn each_tid_and_text(rows: u64, mut row: impl FnMut(pg_sys::ItemPointerData, &str)) {
+/// The columns are of the types tid, text (or varchar) and xid, and only the second text is null.
+pub unsafe fn each_row(
+    rows: u64,
+    mut row: impl FnMut(pg_sys::ItemPointerData, &str, Option<&str>, Option<u32>),
+) {
     // SAFETY: as promised.
     unsafe {
         let table = pg_sys::SPI_tuptable;
         for i in 0..rows as usize {
             let tuple = *(*table).vals.add(i);
             let mut null = false;
-            let tid = pg_sys::SPI_getbinval(tuple, (*table).tupdesc, 1, &mut null);
-            let text = pg_sys::SPI_getbinval(tuple, (*table).tupdesc, 2, &mut null);
-            let tid = *tid.cast_mut_ptr::<pg_sys::ItemPointerData>();
-            encoding::with_text(text, |text| row(tid, text));
+            let mut value = |column: i32| {
+                if column > (*(*table).tupdesc).natts {
+                    return None;
+                }
+                let value = pg_sys::SPI_getbinval(tuple, (*table).tupdesc, column, &mut null);
+                (!null).then_some(value)
+            };
+            let (tid, first, second) = (value(1), value(2), value(3));
+            let xid = value(4).map(|xid| xid.value() as u32);
+            let tid = *tid
+                .expect("no null")
+                .cast_mut_ptr::<pg_sys::ItemPointerData>();
+            encoding::with_text(first.expect("no null"), |first| match second {
+                None => row(tid, first, None, xid),
+                Some(second) => {
+                    encoding::with_text(second, |second| row(tid, first, Some(second), xid));
+                }
+            });
         }
         pg_sys::SPI_freetuptable(table);
     }

@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 
 use super::lock::LockedLeaf;
-use super::scan;
+use super::{encoding, scan};
 
 /// A row's place: block and offset.
 pub type Tid = pg_sys::ItemPointerData;
@@ -99,21 +99,30 @@ fn lock_mode(leaf: &LockedLeaf) -> pg_sys::LockTupleMode::Type {
     }
 }
 
+/// What rows should have after an update.
+#[derive(Clone, Copy)]
+pub enum Expected<'a> {
+    /// Any type.
+    AType,
+    /// The type at the same position.
+    Types(&'a [&'a str]),
+}
+
 /// What has become of rows.
 #[derive(Default)]
 pub struct Fates {
-    /// They have a type.
-    pub filled: u64,
-    /// They are pending still, and as they were.
+    /// They have what they should have: the places where they were.
+    pub filled: Vec<Tid>,
+    /// They haven't, and are as they were.
     pub as_before: u64,
-    /// They are pending, and have been changed: the places where they were.
+    /// They haven't, and have been changed: the places where they were.
     pub changed: Vec<Tid>,
     /// They aren't there any more, or have no blobid any more.
     pub gone: u64,
 }
 
 /// Finds what this transaction has made of rows that it has locked. Each is followed to its latest version.
-pub fn fates(leaf: &LockedLeaf, tids: &[Tid]) -> Fates {
+pub fn fates(leaf: &LockedLeaf, tids: &[Tid], expected: Expected<'_>) -> Fates {
     let blobid = scan::column(leaf, c"blobid");
     let mime_type = scan::column(leaf, c"mime_type");
     // One that is computed isn't in the row.
@@ -128,7 +137,7 @@ pub fn fates(leaf: &LockedLeaf, tids: &[Tid]) -> Fates {
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             let snapshot = pg_sys::GetActiveSnapshot();
             let scan = pg_sys::table_beginscan_tid(leaf.relation(), snapshot);
-            for tid in tids {
+            for (at, tid) in tids.iter().enumerate() {
                 pgrx::check_for_interrupts!();
                 let mut latest = *tid;
                 pg_sys::table_tuple_get_latest_tid(scan, &mut latest);
@@ -144,8 +153,16 @@ pub fn fates(leaf: &LockedLeaf, tids: &[Tid]) -> Fates {
                 }
                 pg_sys::slot_getsomeattrs(slot, last.into());
                 let is_null = |column: i16| *(*slot).tts_isnull.add(column as usize - 1);
-                if !is_null(mime_type) {
-                    fates.filled += 1;
+                let value = *(*slot).tts_values.add(mime_type as usize - 1);
+                let is_as_expected = !is_null(mime_type)
+                    && match expected {
+                        Expected::AType => true,
+                        Expected::Types(types) => {
+                            encoding::with_text(value, |now| now == types[at])
+                        }
+                    };
+                if is_as_expected {
+                    fates.filled.push(*tid);
                 } else if is_null(blobid) && !computed {
                     fates.gone += 1;
                 } else if same(*tid, latest) {

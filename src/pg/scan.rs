@@ -1,26 +1,41 @@
-//! Reads the pending rows of a leaf without a statement.
+//! Reads rows of a leaf without a statement.
 //!
 //! Two columns of one table, one range of TIDs, one condition: there is nothing to plan. Planning costs as
 //! much as reading some thousand rows and opens all indexes of the leaf, which is most of what a leaf
 //! with nothing to do would cost. What a SELECT does besides, its caller has seen to: privileges are checked on
 //! the target, and where row security applies a statement is used.
 
+use std::collections::HashSet;
+
 use pgrx::pg_sys;
 
-use super::encoding;
 use super::lock::{LockedLeaf, plain_name, type_name};
+use super::xids::Horizon;
+use super::{encoding, xids};
 use crate::errors::Error;
 
-/// Calls `row` with place and blobid of up to `limit` rows between two places, both exclusive, in physical order,
-/// that have a blobid and no MIME type; returns how many there were.
+/// The rows to be read of those that have a blobid.
+#[derive(Clone, Copy)]
+pub enum Wanted<'a> {
+    /// Those without a MIME type.
+    Pending,
+    /// Those with one; of these, if any are named; and only versions that were there before a moment.
+    Typed(Option<&'a HashSet<String>>, &'a Horizon),
+}
+
+/// Calls `row` with place, blobid and MIME type, if there is one, of up to `limit` rows between two places, both
+/// exclusive, in physical order; returns how many there were.
 ///
 /// Inside a transaction with a snapshot.
-pub fn pending(
+pub fn rows(
     leaf: &LockedLeaf,
+    wanted: Wanted<'_>,
     (from, to): (pg_sys::ItemPointerData, pg_sys::ItemPointerData),
     limit: u32,
-    mut row: impl FnMut(pg_sys::ItemPointerData, &str),
+    mut row: impl FnMut(pg_sys::ItemPointerData, &str, Option<&str>),
 ) -> u32 {
+    let typed = matches!(wanted, Wanted::Typed(..));
+    let next = xids::next();
     let (blobid, mime_type) = (column(leaf, c"blobid"), column(leaf, c"mime_type"));
     let last = blobid.max(mime_type);
     let (mut first_tid, mut last_tid) = (from, to);
@@ -44,17 +59,48 @@ pub fn pending(
             pgrx::check_for_interrupts!();
             pg_sys::slot_getsomeattrs(slot, last.into());
             let is_null = |column: i16| *(*slot).tts_isnull.add(column as usize - 1);
-            if !is_null(mime_type) || is_null(blobid) {
+            if is_null(mime_type) == typed || is_null(blobid) {
                 continue;
             }
-            let value = *(*slot).tts_values.add(blobid as usize - 1);
-            encoding::with_text(value, |text| row((*slot).tts_tid, text));
-            rows += 1;
+            let value = |column: i16| *(*slot).tts_values.add(column as usize - 1);
+            let place = (*slot).tts_tid;
+            let is_wanted = match wanted {
+                Wanted::Pending => {
+                    encoding::with_text(value(blobid), |blobid| row(place, blobid, None));
+                    true
+                }
+                Wanted::Typed(_, horizon) if horizon.is_before(xmin(slot), next) => false,
+                Wanted::Typed(types, _) => encoding::with_text(value(mime_type), |mime_type| {
+                    let is_wanted = types.is_none_or(|types| types.contains(mime_type));
+                    if is_wanted {
+                        encoding::with_text(value(blobid), |blobid| {
+                            row(place, blobid, Some(mime_type))
+                        });
+                    }
+                    is_wanted
+                }),
+            };
+            rows += u32::from(is_wanted);
         }
         pg_sys::table_endscan(scan);
         pg_sys::ExecDropSingleTupleTableSlot(slot);
     }
     rows
+}
+
+/// The id with which a row version was written.
+///
+/// # Safety
+/// A slot that has one.
+unsafe fn xmin(slot: *mut pg_sys::TupleTableSlot) -> u32 {
+    // SAFETY: as promised. This is what slot_getsysattr does, an inline function.
+    unsafe {
+        let mut is_null = false;
+        let get = (*(*slot).tts_ops)
+            .getsysattr
+            .expect("every kind of slot has one");
+        get(slot, pg_sys::MinTransactionIdAttributeNumber, &mut is_null).value() as u32
+    }
 }
 
 /// Are the columns of the leaf what they were when the run began? An error if not: somebody may have changed the table

@@ -12,6 +12,7 @@
 use std::cell::Cell;
 
 use pgrx::pg_sys;
+use serde::{Deserialize, Serialize};
 
 thread_local! {
     /// Ids of this process's transactions that are over.
@@ -63,6 +64,56 @@ pub fn over() -> Option<u32> {
     }
 }
 
+/// A moment, by which row versions that are written later are told from those that were there.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Horizon {
+    /// The first id that hadn't been given out.
+    next: u32,
+    /// Ids before it whose transactions weren't over.
+    running: Vec<u32>,
+}
+
+impl Horizon {
+    /// That of the current transaction's snapshot. Inside a transaction with one.
+    pub fn now() -> Horizon {
+        // SAFETY: the active snapshot is valid as long as it is active, and its arrays have so many elements.
+        unsafe {
+            let snapshot = &*pg_sys::GetActiveSnapshot();
+            if snapshot.suboverflowed {
+                // Not all are listed, but none that is over lies behind the first that isn't.
+                return Horizon {
+                    next: snapshot.xmin.into_inner(),
+                    running: Vec::new(),
+                };
+            }
+            let ids = |ids: *mut pg_sys::TransactionId, count: usize| {
+                (0..count).map(move |i| (*ids.add(i)).into_inner())
+            };
+            let running = ids(snapshot.xip, snapshot.xcnt as usize);
+            Horizon {
+                next: snapshot.xmax.into_inner(),
+                running: running
+                    .chain(ids(snapshot.subxip, snapshot.subxcnt as usize))
+                    .collect(),
+            }
+        }
+    }
+
+    /// Has a row version been written after that moment, whose `xmin`, as it was written, is this? No id from `next` on has
+    /// been given out. One that was frozen keeps its id: of 2^32 ids ago, which is taken for a later one if it happens to
+    /// be among those that were given out since.
+    pub fn is_before(&self, xmin: u32, next: u32) -> bool {
+        xmin.wrapping_sub(self.next) < next.wrapping_sub(self.next) || self.running.contains(&xmin)
+    }
+}
+
+/// The first id that hasn't been given out.
+pub fn next() -> u32 {
+    // SAFETY: reads shared memory.
+    let next = unsafe { pg_sys::ReadNextFullTransactionId() };
+    next.value as u32
+}
+
 /// How many ids have come to their end between two moments.
 pub fn since(then: u32, now: u32) -> u64 {
     u64::from(now.wrapping_sub(then))
@@ -82,5 +133,24 @@ mod tests {
         assert!(precedes(5, 6) && !precedes(6, 6) && !precedes(7, 6));
         assert!(precedes(u32::MAX - 2, 10));
         assert_eq!(since(u32::MAX - 2, 10), 13);
+    }
+
+    #[test]
+    fn versions_are_later_by_who_wrote_them() {
+        let horizon = Horizon {
+            next: u32::MAX - 1,
+            running: vec![u32::MAX - 10],
+        };
+        for (xmin, later) in [
+            (u32::MAX - 2, false),
+            (u32::MAX - 10, true),
+            (u32::MAX - 1, true),
+            (3, true),
+            (9, true),
+            (10, false),
+            (1_000_000, false),
+        ] {
+            assert_eq!(horizon.is_before(xmin, 10), later, "{xmin}");
+        }
     }
 }

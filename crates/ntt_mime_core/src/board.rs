@@ -15,9 +15,12 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-/// Blocks of a task: 8 MB of heap, some tens of thousands of rows at most. Small enough to share a
-/// leaf evenly at its end and to be scanned in one short transaction.
+/// Blocks of a task at most: 8 MB of heap, some tens of thousands of rows. Small enough to be scanned in one short
+/// transaction.
 pub const BLOCKS_PER_TASK: u32 = 1024;
+
+/// Blocks of a task at least: some batches' worth of rows where each has a blob of its own.
+pub const LEAST_BLOCKS_PER_TASK: u32 = 8;
 
 /// Tables above leaves that can be remembered as busy. If it is more of them, all are taken to be: most targets have one.
 const BUSY_TABLES: usize = 16;
@@ -120,6 +123,8 @@ pub struct BoardHeader {
     next: AtomicU32,
     /// Leaves of this pass that aren't finished.
     open: AtomicU32,
+    /// Among so many workers a leaf is to be shared.
+    workers: AtomicU32,
     /// No further task is to be taken.
     closed: AtomicU32,
     /// Oids of tables above leaves for which somebody has waited in vain in this pass; 0 where there is none.
@@ -186,6 +191,19 @@ pub struct LeafState {
     pub unsure: bool,
 }
 
+/// How many of the blocks that are left of a leaf make the next task. Toward the end tasks become small, as those of
+/// PostgreSQL's parallel scans do (heap/heapam.c), so that no worker is left with much while the others have nothing: each
+/// gets at most half of its share of what is left.
+fn blocks_of_task(left: u32, workers: u32) -> u32 {
+    let share = match workers {
+        0 | 1 => left,
+        workers => left / workers.saturating_mul(2),
+    };
+    share
+        .clamp(LEAST_BLOCKS_PER_TASK, BLOCKS_PER_TASK)
+        .min(left)
+}
+
 /// A view of a board in shared memory.
 #[derive(Clone, Copy)]
 pub struct Board<'a> {
@@ -235,9 +253,20 @@ impl<'a> Board<'a> {
         len as usize
     }
 
+    /// Tells among how many workers leaves are shared.
+    pub fn set_workers(&self, workers: u32) {
+        self.header.workers.store(workers, Ordering::Relaxed);
+    }
+
     /// Which pass is open; changes with every [`Board::open_pass`].
     pub fn generation(&self) -> u32 {
         self.header.generation.load(Ordering::Acquire)
+    }
+
+    /// The pass that is open, by its generation; None before the first one, and while the leader writes the next one.
+    pub fn pass(&self) -> Option<u32> {
+        let generation = self.generation();
+        (generation != 0 && generation & 1 == 0).then_some(generation)
     }
 
     /// No further task is handed out from now on.
@@ -273,8 +302,7 @@ impl<'a> Board<'a> {
         if self.is_closed() {
             return Turn::Closed;
         }
-        let generation = self.generation();
-        if generation == 0 || generation & 1 == 1 {
+        if self.pass().is_none() {
             return Turn::Wait;
         }
         let len = self.len();
@@ -305,8 +333,8 @@ impl<'a> Board<'a> {
             return None;
         }
         let blocks = entry.blocks.load(Ordering::Relaxed);
-        // Block numbers have 32 bits, and a leaf may have nearly as many blocks.
-        let after = |start: u32| start.saturating_add(BLOCKS_PER_TASK).min(blocks);
+        let workers = self.header.workers.load(Ordering::Relaxed);
+        let after = |start: u32| start + blocks_of_task(blocks - start, workers);
         let start = entry
             .next_block
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |next| {
@@ -435,6 +463,12 @@ impl<'a> Board<'a> {
     pub fn set_aside(&self, leaf: usize) -> bool {
         let flags = &self.leaves[leaf].flags;
         flags.fetch_or(SET_ASIDE | UNSEEN, Ordering::Relaxed) & SET_ASIDE == 0
+    }
+
+    /// Is anything known by which a leaf may have to be looked at again in another pass?
+    pub fn comes_again(&self, leaf: usize) -> bool {
+        let why = AGAIN_MISSED | AGAIN_LOCKED | UNSEEN | REWRITTEN;
+        self.leaves[leaf].flags.load(Ordering::Relaxed) & why != 0
     }
 
     /// Has it raised an error of its own?

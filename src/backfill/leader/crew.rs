@@ -90,6 +90,7 @@ impl Leader {
         if self.last_notice.elapsed() >= progress::NOTICE_EVERY {
             self.last_notice = Instant::now();
             self.notice();
+            self.trim_differences();
         }
         Ok(true)
     }

@@ -50,9 +50,6 @@ impl Leader {
     /// Removes from the record what the run has finished without an error, and what isn't a leaf any more. To be called
     /// where a commit follows.
     pub(super) fn forget_leaf_errors(&self) {
-        if self.options.dry_run {
-            return;
-        }
         let done_with = |leaf: &OnRecord| match self.leaves.is_done_with(leaf.oid) {
             Some(done_with) => done_with,
             None => leaf.of_target || !leaf.exists,

@@ -33,6 +33,8 @@ SELECT c.cause
 /// Rows that stay pending after their update.
 #[derive(Default)]
 pub(super) struct KeptPending {
+    /// In a verification they keep the type that they had.
+    verify: bool,
     rows: u64,
     /// Some of the leaves that they are in: those with most of them, each with their number and what may be the cause.
     leaves: Vec<(String, u64, Vec<String>)>,
@@ -61,6 +63,7 @@ impl Leader {
         let look = || identity::as_owner(&[], || kept.into_iter().filter_map(describe).collect());
         let leaves = tx::if_possible(look).unwrap_or_default();
         KeptPending {
+            verify: self.options.verify.is_some(),
             rows,
             leaves,
             count,
@@ -84,14 +87,25 @@ impl KeptPending {
         if self.rows == 0 {
             return;
         }
-        let rows = counted_with(self.rows, "row", ("is", "are"));
-        let message = format!("{rows} still pending after their update");
+        let message = match self.verify {
+            false => {
+                let rows = counted_with(self.rows, "row", ("is", "are"));
+                format!("{rows} still pending after their update")
+            }
+            true => {
+                let rows = counted_with(self.rows, "row", ("does", "do"));
+                format!("{rows} not have the detected type after the update")
+            }
+        };
         let mut report = Message::new(PgSqlErrorCode::ERRCODE_WARNING, message);
         if let Some(detail) = self.detail() {
             report = report.set_detail(detail);
         }
         report
-            .set_hint("A trigger, a rule or a policy may suppress the update of a row, or set mime_type to null again.")
+            .set_hint(match self.verify {
+                false => "A trigger, a rule or a policy may suppress the update of a row, or set mime_type to null again.",
+                true => "A trigger, a rule or a policy may suppress the update of a row, or set mime_type to something else.",
+            })
             .send(PgLogLevel::WARNING);
     }
 

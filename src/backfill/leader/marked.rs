@@ -83,13 +83,17 @@ impl Leader {
         let row = self.row_without_work();
         self.release();
         let elapsed = self.started.elapsed();
-        self.tell(&row, elapsed, &[], 0, true);
+        match self.options.verify {
+            Some(_) => self.tell_of_verification(&row, elapsed, Vec::new(), true),
+            None => self.tell(&row, elapsed, 0, true),
+        }
+        self.warn(&row, &[], 0);
         Summary {
             run_id: self.run_id,
             blobs: row.blobs as i64,
-            rows_updated: 0,
             failures: row.failures as i64,
             elapsed,
+            ..Summary::default()
         }
     }
 

@@ -70,7 +70,9 @@ impl Leader {
             .iter()
             .map(|leaf| (leaf.oid, expected(leaf)))
             .collect();
-        self.shared().board().open_pass(expected);
+        let shared = self.shared();
+        shared.board().set_workers(self.handles.len() as u32);
+        shared.board().open_pass(expected);
         self.passes += 1;
         self.filled_before = self.shared().totals().rows_updated;
         self.wake_workers();
@@ -127,6 +129,9 @@ impl Leader {
 
     /// What has to be looked at again; None if that isn't known yet.
     fn choose_leaves(&mut self) -> Option<Vec<ListedLeaf>> {
+        if self.options.verify.is_some() {
+            return Some(self.choose_unseen());
+        }
         let filled = self.shared().totals().rows_updated > self.filled_before;
         let end = match self.pass_end.take() {
             Some(end) => self.wait_for_counters(end)?,
@@ -189,6 +194,23 @@ impl Leader {
         }
         self.uncounted = end.uncounted;
         Some(again)
+    }
+
+    /// After a pass of a verification. Each row is compared as it was when it was looked at, and what others do then is
+    /// nothing to it. So only leaves that were locked or rewritten come again, or whose rows were.
+    fn choose_unseen(&mut self) -> Vec<ListedLeaf> {
+        let corrected = self.shared().totals().rows_updated > self.filled_before;
+        let shared = shared_of(&self.segment);
+        self.leaves.end_pass(shared.board().leaves(), corrected);
+        if !self.leaves.any_comes_again() {
+            return Vec::new();
+        }
+        let listed = self.list_leaves();
+        tx::commit_and_begin();
+        let again = listed.into_iter();
+        again
+            .filter(|leaf| self.leaves.comes_again(leaf.oid))
+            .collect()
     }
 
     /// Goes on waiting for others' counters if there are some that may be late, and time.

@@ -33,6 +33,7 @@ impl Leader {
     /// What the run is called in messages.
     pub(super) fn kind(&self) -> &'static str {
         match self.options.dry_run {
+            _ if self.options.verify.is_some() => "verification",
             true => "dry run",
             false => "run",
         }
@@ -99,6 +100,7 @@ impl Leader {
                 roots_empty: roots::empty(&self.options.blob_root, &self.roots),
                 leaves_skipped: self.passed_over.leaves,
                 marks_wrong: 0,
+                verified: self.verified(false),
             },
             error,
         }
@@ -169,16 +171,8 @@ impl Leader {
         message::line(PgLogLevel::NOTICE, Progress { row: &row, elapsed }.line());
     }
 
-    /// Tells how the run has ended, which leaves it isn't done with, and of how many blobs the type didn't fit into
-    /// the column.
-    pub(super) fn tell(
-        &self,
-        row: &RunRow,
-        elapsed: Duration,
-        unfinished: &[UnfinishedLeaves],
-        too_long: u64,
-        complete: bool,
-    ) {
+    /// Tells how the run has ended.
+    pub(super) fn tell(&self, row: &RunRow, elapsed: Duration, too_long: u64, complete: bool) {
         let summary = Progress { row, elapsed }.summary(complete);
         let summary = format!("{} {} {summary}", self.kind(), self.run_id);
         message::line(PgLogLevel::LOG, format!("ntt_mime {summary}"));
@@ -193,6 +187,10 @@ impl Leader {
                 report.set_hint("Table ntt_mime.failure has the blobs that could not be detected.");
         }
         report.send(PgLogLevel::NOTICE);
+    }
+
+    /// Warns of the leaves that the run isn't done with, and of blobs whose type didn't fit into the column.
+    pub(super) fn warn(&self, row: &RunRow, unfinished: &[UnfinishedLeaves], too_long: u64) {
         if too_long > 0 {
             Message::new(
                 PgSqlErrorCode::ERRCODE_STRING_DATA_RIGHT_TRUNCATION,
@@ -221,7 +219,12 @@ impl Leader {
             .set_hint("Report it, with the blobs if you can, and switch ntt_mime.prefilter off until it is mended.")
             .send(PgLogLevel::WARNING);
         }
-        unfinished.iter().for_each(UnfinishedLeaves::warn);
+        let done = match &self.options.verify {
+            Some(verify) if verify.correct => "corrected",
+            Some(_) => "checked",
+            None => "filled",
+        };
+        unfinished.iter().for_each(|leaves| leaves.warn(done));
         if self.uncounted {
             Message::new(
                 PgSqlErrorCode::ERRCODE_WARNING,
@@ -282,7 +285,8 @@ impl UnfinishedLeaves {
         }
     }
 
-    fn warn(&self) {
+    /// `done`: what hasn't been done to them.
+    fn warn(&self, done: &str) {
         let leaves = counted_with(self.count as u64, "leaf", ("was", "were"));
         let they_were = match self.count {
             1 => "it was",
@@ -290,17 +294,17 @@ impl UnfinishedLeaves {
         };
         let message = match self.why {
             Unfinished::Locked => {
-                format!("{leaves} not filled completely because of locks held by others")
+                format!("{leaves} not {done} completely because of locks held by others")
             }
             Unfinished::Rewritten => {
-                format!("{leaves} not filled completely because {they_were} rewritten meanwhile")
+                format!("{leaves} not {done} completely because {they_were} rewritten meanwhile")
             }
             Unfinished::SetAside => {
                 let errors = match self.count {
                     1 => "an error of its own",
                     _ => "errors of their own",
                 };
-                format!("{leaves} not filled completely because of {errors}")
+                format!("{leaves} not {done} completely because of {errors}")
             }
             Unfinished::Changed => {
                 format!("{leaves} changed by others after {they_were} looked at")

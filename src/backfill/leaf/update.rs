@@ -15,6 +15,9 @@
 //! it is. So the leaf doesn't grow by rows that are rewritten in vain, and a pending row isn't met twice in a pass in
 //! two places.
 //!
+//! A correction, which puts a type in the place of another, always goes the second way, since of rows that differ it has to be
+//! known which were corrected; its rows are those that still have the type with which they were read.
+//!
 //! **Rows that others have locked.** An UPDATE waits for them, one by one, and a row that isn't freed in time costs
 //! the whole batch. Who doesn't want to wait locks the rows first, and passes by those that somebody has; the UPDATE
 //! that follows finds nobody else's lock on its rows. This tells us also whose lock a statement has waited for: if it is
@@ -22,15 +25,16 @@
 //! wants to update.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use pgrx::pg_sys;
 
 use super::{LOCK_NOT_AVAILABLE, Leaf, LeafError, Tid};
+use crate::pg::encoding::{array_value, text_value};
 use crate::pg::lock::{self, LockedLeaf};
 use crate::pg::plan::{self, LeafPlan};
-use crate::pg::rows::{self, Wait};
+use crate::pg::rows::{self, Expected, Wait};
 use crate::pg::triggers::{self, Changes};
 use crate::pg::tx::{self, PgError};
 use crate::pg::{index_hint, scan, stats};
@@ -54,6 +58,25 @@ fn update_sql(leaf: &str, place: Place<'_>) -> String {
     )
 }
 
+/// Puts the type at the same position of $2 in the place of $4, in those of the rows at $3 whose blobid is that of $1.
+fn correct_sql(leaf: &str) -> String {
+    format!(
+        "UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
+           FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($4)) \
+                AS found(blobid, mime_type, now) \
+          WHERE leaf.ctid OPERATOR(pg_catalog.=) ANY ($3) \
+            AND leaf.blobid COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) found.blobid \
+            AND leaf.mime_type COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) found.now"
+    )
+}
+
+const CORRECT_ARGUMENTS: [pg_sys::Oid; 4] = [
+    pg_sys::TEXTARRAYOID,
+    pg_sys::TEXTARRAYOID,
+    pg_sys::TIDARRAYOID,
+    pg_sys::TEXTARRAYOID,
+];
+
 const UPDATE_RANGE_ARGUMENTS: [pg_sys::Oid; 4] = [
     pg_sys::TEXTARRAYOID,
     pg_sys::TEXTARRAYOID,
@@ -67,11 +90,11 @@ const UPDATE_FEW_ARGUMENTS: [pg_sys::Oid; 3] = [
     pg_sys::TIDARRAYOID,
 ];
 
-/// Looks at rows again that an index has known.
+/// Looks at rows again whose places are known.
 fn look_again_sql(leaf: &str) -> String {
     format!(
-        "SELECT ctid, blobid FROM ONLY {leaf} WHERE ctid OPERATOR(pg_catalog.=) ANY ($1) \
-            AND mime_type IS NULL AND blobid IS NOT NULL"
+        "SELECT ctid, blobid, mime_type FROM ONLY {leaf} WHERE ctid OPERATOR(pg_catalog.=) ANY ($1) \
+            AND blobid IS NOT NULL"
     )
 }
 
@@ -104,21 +127,34 @@ pub struct Filling<'a> {
     pub blobids: &'a [String],
     /// Of the blob at the same position.
     pub mime_types: &'a [&'a str],
-    /// Rows that were pending when the batch was read, and are to have one of these types.
+    /// In a correction, the type that rows of that blob have now; of rows that are pending, nothing.
+    pub now: &'a [&'a str],
+    /// Rows that were so when the batch was read, and are to have one of these types.
     pub expected: u64,
+}
+
+impl Filling<'_> {
+    /// Are types to be put in the place of others?
+    fn is_correction(&self) -> bool {
+        !self.now.is_empty()
+    }
 }
 
 /// What has become of the rows.
 #[derive(Default, Debug)]
 pub struct Updated {
-    /// They have a type now, and had none.
+    /// They have a type now, and had none; or the one that is detected, and had another.
     pub filled: u64,
+    /// In a correction, where these were.
+    pub corrected: Vec<Tid>,
     /// They have been locked and updated, and are pending all the same.
     pub kept_pending: u64,
     /// They have gone from the leaf by what the update has set off.
     pub gone: u64,
     /// Some that should have been filled may be left: others have changed them, or have them.
     pub missed: bool,
+    /// Others have some of them.
+    pub held: bool,
     /// Row versions that our statement has written, whatever has become of them.
     written: u64,
     pub commit_time: Duration,
@@ -203,13 +239,15 @@ impl Leaf<'_> {
             phase.set(Phase::Planning);
             // Planning and locks on indexes come first: they may cost us the constraint.
             locked.lock_indexes();
-            let look = self.has_to_look_at_rows(&locked);
+            // Corrections are few, as a rule, and it has to be known which came to be.
+            let look = filling.is_correction() || self.has_to_look_at_rows(&locked);
             if look {
                 // What is counted as written may be another number than that of rows processed.
                 self.entry.note_unsure();
             }
             let one_by_one = look || wait == Wait::ForNobody;
             let kind = match (one_by_one, filling.place) {
+                _ if filling.is_correction() => Kind::Correct,
                 (false, Place::Range(..)) => Kind::Range,
                 _ => Kind::Few,
             };
@@ -320,12 +358,21 @@ impl Leaf<'_> {
         wait: Wait,
         without: &[Tid],
     ) -> Rows {
-        let wanted: HashSet<&str> = filling.blobids.iter().map(String::as_str).collect();
+        let now = |at: usize| filling.now.get(at).copied();
+        let blobids = filling.blobids.iter().map(String::as_str).enumerate();
+        let wanted: HashMap<(&str, Option<&str>), usize> = blobids
+            .map(|(at, blobid)| ((blobid, now(at)), at))
+            .collect();
         let without: HashSet<u64> = without.iter().map(|tid| rows::number(*tid)).collect();
         let mut tids = Vec::new();
-        let mut row = |tid, blobid: &str| {
-            if wanted.contains(blobid) && !without.contains(&rows::number(tid)) {
+        let mut positions = HashMap::new();
+        let mut row = |tid, blobid: &str, now: Option<&str>| {
+            let position = wanted.get(&(blobid, now));
+            if let Some(position) = position.filter(|_| !without.contains(&rows::number(tid))) {
                 tids.push(tid);
+                if filling.is_correction() {
+                    positions.insert(rows::number(tid), *position);
+                }
             }
         };
         match filling.place {
@@ -339,25 +386,33 @@ impl Leaf<'_> {
         }
         let found = tids.len() + without.len();
         let locked_rows = rows::lock(locked, tids, wait);
+        let position = |tid: &Tid| positions.get(&rows::number(*tid)).copied();
         Rows {
+            positions: locked_rows.tids.iter().filter_map(position).collect(),
             missed: locked_rows.held > 0
                 || locked_rows.changed > 0
                 || found as u64 != filling.expected,
+            held: locked_rows.held > 0,
             tids: locked_rows.tids,
             ..Rows::default()
         }
     }
 
-    /// Calls `row` for rows at these places that are pending still.
-    fn look_again(&mut self, locked: &LockedLeaf, tids: &[Tid], row: impl FnMut(Tid, &str)) {
+    /// Calls `row` for rows at these places.
+    fn look_again(
+        &mut self,
+        locked: &LockedLeaf,
+        tids: &[Tid],
+        mut row: impl FnMut(Tid, &str, Option<&str>),
+    ) {
         scan::check_columns(locked);
         plan::with_spi(|| {
             let sql = look_again_sql(&self.name);
             let mut plan =
                 LeafPlan::prepare(&sql, &LOOK_AGAIN_ARGUMENTS, self.named(), plan::BY_TID);
-            let rows = plan.execute(&mut [plan::tid_array(tids)], true);
+            let rows = plan.execute(&[plan::tid_array(tids)], true);
             // SAFETY: what the statement selects; the columns' types have been checked under the lock.
-            unsafe { plan::each_tid_and_text(rows, row) };
+            unsafe { plan::each_row(rows, |tid, blobid, now, _| row(tid, blobid, now)) };
         });
     }
 
@@ -371,13 +426,21 @@ impl Leaf<'_> {
         let mut updated = Updated {
             kept_pending: rows.without,
             missed: rows.missed,
+            held: rows.held,
             ..Updated::default()
         };
         if rows.tids.is_empty() {
             return Ok(updated);
         }
         let before = triggers::changes(locked);
-        let processed = self.run_update(Kind::Few, filling, &[plan::tid_array(&rows.tids)]);
+        let places = plan::tid_array(&rows.tids);
+        let processed = match filling.is_correction() {
+            false => self.run_update(Kind::Few, filling, &[places]),
+            true => {
+                let now = texts(filling.now.to_vec());
+                self.run_update(Kind::Correct, filling, &[places, now])
+            }
+        };
         updated.written = processed;
         if let Some(before) = before.filter(|_| !rows.look) {
             self.see_alone(locked, before, processed)?;
@@ -388,11 +451,23 @@ impl Leaf<'_> {
             return Ok(updated);
         }
         triggers::fire_deferred();
-        let fates = rows::fates(locked, &rows.tids);
+        let types: Vec<&str> = rows
+            .positions
+            .iter()
+            .map(|at| filling.mime_types[*at])
+            .collect();
+        let expected = match filling.is_correction() {
+            true => Expected::Types(&types),
+            false => Expected::AType,
+        };
+        let fates = rows::fates(locked, &rows.tids, expected);
         if !fates.changed.is_empty() && !rows.accept_changed {
             return Err(Undone::Changed(fates.changed));
         }
-        updated.filled = fates.filled;
+        updated.filled = fates.filled.len() as u64;
+        if filling.is_correction() {
+            updated.corrected = fates.filled;
+        }
         updated.kept_pending += fates.as_before + fates.changed.len() as u64;
         updated.gone = fates.gone;
         Ok(updated)
@@ -451,21 +526,28 @@ impl Leaf<'_> {
                 let sql = update_sql(name, Place::Few(&[]));
                 LeafPlan::prepare(&sql, &UPDATE_FEW_ARGUMENTS, leaf, plan::BY_TID)
             }
+            Kind::Correct => {
+                LeafPlan::prepare(&correct_sql(name), &CORRECT_ARGUMENTS, leaf, plan::BY_TID)
+            }
         })
     }
 
     fn run_update(&mut self, kind: Kind, filling: Filling<'_>, place: &[pg_sys::Datum]) -> u64 {
-        use pgrx::IntoDatum;
         plan::with_spi(|| {
-            let array = |texts: Vec<&str>| texts.into_datum().expect("an array is never null");
             let blobids = filling.blobids.iter().map(String::as_str).collect();
-            let mut arguments = vec![array(blobids), array(filling.mime_types.to_vec())];
+            let mut arguments = vec![texts(blobids), texts(filling.mime_types.to_vec())];
             arguments.extend(place);
             let leaf = self.oid;
             let plan = self.update_plan(kind);
-            index_hint::for_update_of(leaf, || plan.execute(&mut arguments, false))
+            index_hint::for_update_of(leaf, || plan.execute(&arguments, false))
         })
     }
+}
+
+/// Texts as a value of type text[].
+fn texts(texts: Vec<&str>) -> pg_sys::Datum {
+    let array = array_value(texts, text_value).datum();
+    array.expect("an array is never null").sans_lifetime()
 }
 
 /// An UPDATE, by where its rows are.
@@ -473,6 +555,7 @@ impl Leaf<'_> {
 enum Kind {
     Range = 0,
     Few = 1,
+    Correct = 2,
 }
 
 /// Is it the last attempt?
@@ -488,7 +571,10 @@ struct Last {
 #[derive(Default)]
 struct Rows {
     tids: Vec<Tid>,
+    /// In a correction, of each its position in what it is filled with.
+    positions: Vec<usize>,
     missed: bool,
+    held: bool,
     /// Rows that have been left out.
     without: u64,
     /// What has become of each has to be looked at.

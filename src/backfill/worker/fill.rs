@@ -99,9 +99,11 @@ impl Worker<'_> {
         let mut batch = Batch::default();
         self.report(&format!("reading {}", leaf.name));
         let begun = Instant::now();
-        leaf.scan(from, to, limit, |tid, blobid| batch.push(tid, blobid))?;
+        leaf.scan(from, to, limit, |tid, blobid, now| {
+            batch.add(tid, blobid, now)
+        })?;
         add_time(&self.slot.counters.scan_us, begun.elapsed());
-        batch.more = batch.rows == u64::from(limit);
+        batch.more = batch.rows >= u64::from(limit);
         match batch.rows {
             0 => Ok(()),
             _ => self.begin(batch),
@@ -127,22 +129,50 @@ impl Worker<'_> {
         place: Place<'_>,
         batch: &Batch,
     ) -> Result<(), LeafError> {
-        let (board, counters) = (self.shared.board(), &self.slot.counters);
-        board.count_found(index, batch.rows);
+        if let Some(verify) = &self.job.options.verify {
+            return self.check(leaf, index, batch, verify);
+        }
+        self.shared.board().count_found(index, batch.rows);
         self.note_undetected(index, batch);
         let (blobids, mime_types, expected) = batch.filled(self.shared.dictionary());
         let filling = Filling {
             place,
             blobids: &blobids,
             mime_types: &mime_types,
+            now: &[],
             expected,
         };
-        let nothing_to_do = self.job.options.dry_run || blobids.is_empty();
-        let result = match nothing_to_do {
+        let updated = match self.job.options.dry_run || blobids.is_empty() {
             true => Ok(Updated::default()),
-            false => self.update(leaf, filling, batch.rows),
+            false => self.update_and_note(leaf, index, filling, batch.rows),
         };
-        let updated = match result {
+        let board = self.shared.board();
+        match updated {
+            Ok(updated) => {
+                let left = batch.rows.saturating_sub(updated.filled + updated.gone);
+                board.note_left(index, left, updated.missed);
+                stats::publish();
+                Ok(())
+            }
+            Err(trouble) => {
+                if matches!(trouble, LeafError::Blocked) {
+                    board.note_left(index, batch.rows, false);
+                }
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Updates the rows of a batch, which are so many, and tells the board what it has to know of it.
+    pub(super) fn update_and_note(
+        &mut self,
+        leaf: &mut Leaf<'_>,
+        index: usize,
+        filling: Filling<'_>,
+        rows: u64,
+    ) -> Result<Updated, LeafError> {
+        let board = self.shared.board();
+        let updated = match self.update(leaf, filling, rows) {
             Ok(updated) => updated,
             // These rows have to wait for another pass; what comes after them may be free.
             Err(LeafError::RowsLocked | LeafError::Retry) => {
@@ -152,21 +182,15 @@ impl Worker<'_> {
             // What comes after them isn't free either.
             Err(LeafError::Blocked) => {
                 board.note_locked(index);
-                board.note_left(index, batch.rows, false);
                 return Err(LeafError::Blocked);
             }
             Err(trouble) => return Err(trouble),
         };
-        let done_with = updated.filled + updated.gone;
-        if !nothing_to_do {
-            let missed = expected.saturating_sub(done_with + updated.kept_pending);
-            add(&counters.rows_retried, missed);
-        }
-        let left = batch.rows.saturating_sub(done_with);
-        board.note_left(index, left, updated.missed);
+        let done_with = updated.filled + updated.gone + updated.kept_pending;
+        let missed = filling.expected.saturating_sub(done_with);
+        add(&self.slot.counters.rows_retried, missed);
         board.note_kept(index, updated.kept_pending);
-        stats::publish();
-        Ok(())
+        Ok(updated)
     }
 
     /// Updates one batch, which has so many rows.

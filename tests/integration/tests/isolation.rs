@@ -43,6 +43,9 @@ TABLE ntt_mime.failure                        | -     -      -       -       -  
 TABLE ntt_mime.leaf_error                     | -     -      -       -       -       -        -         -      ok
 SELECT leaf, message FROM ntt_mime.leaf_error | -     -      ok      -       -       -        -         -      ok
 TABLE ntt_mime.leaf                           | -     -      -       -       -       -        -         -      ok
+TABLE ntt_mime.difference                     | -     -      ok      -       -       -        -         -      ok
+SELECT /* remove_differences */ ntt_mime.remove_differences() | -     -      -       -       -       -        -         -      0A000
+DELETE FROM ntt_mime.difference               | -     -      -       -       -       -        -         -      ok
 TABLE ntt_mime.progress                       | -     -      ok      -       -       -        -         -      ok
 TABLE ntt_mime.mime_summary                   | -     -      ok      -       -       -        -         -      ok
 {insert_run}                                  | -     -      -       -       -       -        -         -      ok
@@ -87,6 +90,8 @@ CALL parted_secured                           | -     -      -       -       0A0
 CALL parted_forced                            | -     -      -       -       0A000   0A000    0A000     0A000  12
 CALL others                                   | -     -      -       -       -       -        -         -      12
 /* in a transaction block */ CALL ntt_backfill_mime_on_node() | - - -  -       -       -        -         -      2D000
+/* in a transaction block */ CALL ntt_verify_mime() | - - -  -       -       -        -         -      2D000
+/* in a transaction block */ CALL ntt_verify_mime_on_node() | - - -  -       -       -        -         -      2D000
 ";
 
 /// The targets of that table, all but `others` the owner's: 12 rows each, every other one of which a policy shows.

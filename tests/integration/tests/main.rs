@@ -37,4 +37,5 @@ mod sessions;
 mod shutdown;
 mod triggers;
 mod upgrade;
+mod verify;
 mod watching;

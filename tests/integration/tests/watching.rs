@@ -177,3 +177,23 @@ fn percent_never_falls() {
         "t|t"
     );
 }
+
+#[test]
+fn a_leaf_that_a_run_was_in_when_it_ended_is_not_done() {
+    let (db, store) = (TestDb::new("in_the_midst"), Store::new());
+    let running = paused(&db, &store);
+    let mut s = db.connect();
+    let run_id = s.wait_for_run();
+    wait_until(SOON, "the first rows to be filled", || {
+        s.run_counter(run_id, "rows_updated") > 0
+    });
+    assert!(s.value::<bool>(&format!("SELECT ntt_cancel_backfill({run_id})")));
+    running.succeed();
+    let columns = "status, leaves_total, leaves_done, blocks_done < blocks_total";
+    assert_eq!(s.run_row(run_id, columns), "cancelled|1|0|t");
+    let limited = s.backfill("50, target => 'blob', workers => 1, max_blobs => 60");
+    let columns = "status, leaves_total, leaves_done";
+    assert_eq!(s.run_row(limited.run_id, columns), "succeeded|1|0");
+    s.backfill("target => 'blob'");
+    assert_eq!(inode::pending(&mut s, "blob"), 0);
+}

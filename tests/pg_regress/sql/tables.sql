@@ -1,5 +1,7 @@
 -- The tables and views, as \d shows them.
 \d ntt_mime.run
+\d ntt_mime.difference
+
 \d ntt_mime.failure
 \d ntt_mime.leaf_error
 \d ntt_mime.leaf

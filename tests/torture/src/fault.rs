@@ -1,6 +1,6 @@
 //! The faults: what each does to a run at a random moment, how CALL may end then, and what is true afterwards.
 
-mod processes;
+pub mod processes;
 mod stores;
 mod tables;
 

@@ -2,15 +2,16 @@
 //!
 //!     ntt_mime_torture [--seconds N] [--each N] [--short] [--only NAME]... [--seed N] [--write] [--log FILE]
 //!
-//! Four parts: faults (rounds that take turns through `fault::FAULTS`), loaders beside runs over 841 leaves, memory over
-//! ten thousand batches, and a session that keeps rows locked. `--seconds` is the time for all of it, `--each` the least
+//! Five parts: faults (rounds that take turns through `fault::FAULTS`), loaders beside runs over 841 leaves, memory over
+//! ten thousand batches, a session that keeps rows locked, and corrections of wrong types that are struck. `--seconds` is the time for all of it, `--each` the least
 //! number of rounds of each fault; it goes on until both are met. `--only` takes part of the name of a fault,
-//! `loaders`, `memory` or `locks`. `--write` puts the tables into docs/reliability.md. Violations are printed, written
+//! `loaders`, `memory`, `locks` or `corrections`. `--write` puts the tables into docs/reliability.md. Violations are printed, written
 //! to the file of `--log`, and counted; they end nothing, but the exit code is 1.
 //!
 //! Needs the extension installed, and root for the faults that need something mounted.
 
 mod caller;
+mod corrections;
 mod fault;
 mod faults;
 mod ground;
@@ -109,6 +110,18 @@ fn main() -> ExitCode {
                 parts.push(locks.table());
             }
             Err(panic) => count.broken("locks", &*panic, &mut log),
+        }
+    }
+    if options.wants("corrections") {
+        let result = catch_unwind(AssertUnwindSafe(|| corrections::run(&options, &material)));
+        match result {
+            Ok(corrections) => {
+                let wrong = corrections.violations.iter();
+                wrong.for_each(|words| log.violation(&format!("corrections: {words}")));
+                count.goals(corrections.goals(), &mut log);
+                parts.push(corrections.table());
+            }
+            Err(panic) => count.broken("corrections", &*panic, &mut log),
         }
     }
     parts.iter().for_each(|part| println!("\n{part}"));

@@ -13,7 +13,7 @@ pub struct Options {
     pub each: usize,
     /// The short form: each fault once, brief loaders, little memory.
     pub short: bool,
-    /// Parts of names of faults, `loaders`, `memory` or `locks`; empty: all.
+    /// Parts of names of faults, `loaders`, `memory`, `locks` or `corrections`; empty: all.
     pub only: Vec<String>,
     pub seed: u64,
     /// Writes the tables into docs/reliability.md.

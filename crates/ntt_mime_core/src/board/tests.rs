@@ -7,6 +7,7 @@ fn zeroed(leaves: usize) -> (BoardHeader, Vec<LeafEntry>) {
         len: AtomicU32::new(0),
         next: AtomicU32::new(0),
         open: AtomicU32::new(0),
+        workers: AtomicU32::new(0),
         closed: AtomicU32::new(0),
         busy: Default::default(),
         blocks_total: AtomicI64::new(0),
@@ -67,6 +68,7 @@ proptest! {
         let (header, leaves) = zeroed(sizes.len());
         let board = Board::new(&header, &leaves);
         board.open_pass((1..=sizes.len() as u32).map(|oid| (oid, 10)));
+        board.set_workers(workers as u32);
         let mut taken: Vec<_> = std::thread::scope(|scope| {
             let handles: Vec<_> = (0..workers)
                 .map(|_| scope.spawn(|| work(&Board::new(&header, &leaves), &sizes)))
@@ -251,4 +253,32 @@ fn a_busy_table_is_waited_for_once_a_pass() {
     // So many that they can't be told apart any more.
     (1..=BUSY_TABLES as u32).for_each(|oid| board.note_busy(oid));
     assert!(board.is_busy(78));
+}
+
+#[test]
+fn tasks_become_small_toward_the_end_of_a_leaf() {
+    for (blocks, workers) in [(1210, 2), (1000, 8), (50_000, 2), (50_000, 16), (3000, 1)] {
+        let (header, leaves) = zeroed(1);
+        let board = Board::new(&header, &leaves);
+        board.open_pass([(1, blocks)]);
+        board.set_workers(workers);
+        assert_eq!(board.take(None), Turn::Open(0));
+        board.size(0, blocks);
+        // Each worker takes the next task when it is done with the last one, and each block takes as long.
+        let mut free_at = vec![0_u32; workers as usize];
+        let mut end_of_leaf = 0;
+        while let Turn::Range { start, end, .. } = board.take(Some(0)) {
+            assert_eq!(start, end_of_leaf);
+            end_of_leaf = end;
+            let first = free_at.iter_mut().min().expect("workers");
+            *first += end - start;
+        }
+        assert_eq!(end_of_leaf, blocks);
+        let [first, last] =
+            [free_at.iter().min(), free_at.iter().max()].map(|at| *at.expect("some"));
+        assert!(
+            last - first <= LEAST_BLOCKS_PER_TASK,
+            "{blocks}, {workers}: {free_at:?}"
+        );
+    }
 }

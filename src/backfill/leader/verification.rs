@@ -1,0 +1,164 @@
+//! What a leader tells of a verification.
+
+use std::time::Duration;
+
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+
+use super::{FINAL_ATTEMPTS, Leader};
+use crate::backfill::differences;
+use crate::backfill::history::{RunRow, Verified};
+use crate::backfill::progress::{Progress, human};
+use crate::backfill::sample::Sums;
+use crate::backfill::shared::Totals;
+use crate::errors::{counted, counted_with};
+use crate::pg::message::{self, Message};
+use crate::pg::tx;
+
+/// How many pairs of types a run may have on record while it goes on.
+const MOST_PAIRS_MEANWHILE: usize = 2 * differences::MOST_PAIRS;
+
+/// The most frequent pairs of an old and a new type, with their rows.
+pub(super) type Report = Vec<(String, String, i64)>;
+
+impl Leader {
+    /// What has been found so far; None in a backfill. `finished`: all of it has been looked at, so that a sample says
+    /// something of the whole.
+    pub(super) fn verified(&self, finished: bool) -> Option<Verified> {
+        let verify = self.options.verify.as_ref()?;
+        let totals = match self.segment {
+            Some(_) => self.shared().totals(),
+            None => Totals::default(),
+        };
+        let sums = Sums {
+            blocks: totals.sample_blocks,
+            of_blocks: totals.sample_of_blocks,
+            rows: totals.rows_checked,
+            different: totals.rows_different,
+            rows_squared: totals.sample_rows_squared,
+            different_squared: totals.sample_different_squared,
+            product: totals.sample_product,
+        };
+        let is_sample = finished && verify.sample_percent < 100.0;
+        Some(Verified {
+            rows_checked: totals.rows_checked,
+            rows_different: totals.rows_different,
+            rows_spelled_otherwise: totals.rows_spelled_otherwise,
+            estimate: is_sample.then(|| sums.estimate()).flatten(),
+        })
+    }
+
+    /// Keeps what is on record of the run's differences within its bounds, while it goes on.
+    pub(super) fn trim_differences(&self) {
+        if self.options.verify.is_some() {
+            // What somebody's lock prevents is done the next time.
+            tx::unless_locked(|| differences::trim(self.run_id, MOST_PAIRS_MEANWHILE));
+            tx::commit_and_begin();
+        }
+    }
+
+    /// Brings what is on record of the run's differences into its last form.
+    pub(super) fn finish_differences(&self) -> Report {
+        let finish = || {
+            differences::finish(self.run_id);
+            differences::most_frequent(self.run_id)
+        };
+        (0..FINAL_ATTEMPTS)
+            .find_map(|_| tx::unless_locked(finish))
+            .unwrap_or_default()
+    }
+
+    /// Tells how the verification has ended, and what it has found.
+    pub(super) fn tell_of_verification(
+        &self,
+        row: &RunRow,
+        elapsed: Duration,
+        report: Report,
+        complete: bool,
+    ) {
+        let summary = Progress { row, elapsed }.summary(complete);
+        let summary = format!("{} {} {summary}", self.kind(), self.run_id);
+        message::line(PgLogLevel::LOG, format!("ntt_mime {summary}"));
+        let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+        let mut message = Message::new(code, summary);
+        let details: Vec<String> = [
+            self.estimate_in_words(row, elapsed),
+            most_frequent_in_words(&report),
+            spelling_in_words(row),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if !details.is_empty() {
+            message = message.set_detail(details.join("\n"));
+        }
+        let failures = (row.failures > 0)
+            .then(|| "Table ntt_mime.failure has the blobs that could not be detected.".to_owned());
+        let hints: Vec<String> = self.what_next(row).into_iter().chain(failures).collect();
+        if !hints.is_empty() {
+            message = message.set_hint(hints.join(" "));
+        }
+        message.send(PgLogLevel::NOTICE);
+    }
+
+    fn estimate_in_words(&self, row: &RunRow, elapsed: Duration) -> Option<String> {
+        let estimate = row.options.verified?.estimate?;
+        let percent = |share: f64| format!("{:.2}", 100.0 * share);
+        let part = estimate.blocks as f64 / estimate.of_blocks as f64;
+        Some(format!(
+            "The sample had {} of {} blocks. Of all {}, about {} are different: {} %, between {} and {} % in 19 of 20 samples. \
+             A check of all would take up to {}.",
+            estimate.blocks,
+            estimate.of_blocks,
+            counted(estimate.rows, "row"),
+            estimate.rows_different,
+            percent(estimate.share),
+            percent(estimate.share_low),
+            percent(estimate.share_high),
+            human(elapsed.div_f64(part)),
+        ))
+    }
+
+    /// What there is to do about differences that stay.
+    fn what_next(&self, row: &RunRow) -> Option<String> {
+        let verify = self.options.verify.as_ref()?;
+        let verified = row.options.verified?;
+        let stay = verified.rows_different.saturating_sub(row.rows_updated);
+        if verified.rows_different == 0 {
+            return None;
+        }
+        let all = format!(
+            "Table ntt_mime.difference has all of them, with run_id {}.",
+            self.run_id
+        );
+        match verify.correct || stay == 0 {
+            true => Some(all),
+            false => {
+                let rows = counted(verified.rows_different, "row");
+                Some(format!(
+                    "{all} With correct => true, {rows} would get the detected type."
+                ))
+            }
+        }
+    }
+}
+
+fn most_frequent_in_words(report: &Report) -> Option<String> {
+    let pairs: Vec<String> = report
+        .iter()
+        .map(|(old, new, rows)| {
+            format!(
+                "\"{old}\" instead of \"{new}\": {}",
+                counted(*rows as u64, "row")
+            )
+        })
+        .collect();
+    (!pairs.is_empty()).then(|| format!("{}.", pairs.join("; ")))
+}
+
+fn spelling_in_words(row: &RunRow) -> Option<String> {
+    let rows = row.options.verified?.rows_spelled_otherwise;
+    let rows_have = counted_with(rows, "row", ("has", "have"));
+    (rows > 0).then(|| {
+        format!("{rows_have} the detected type in another spelling, which is corrected only where only_types names it.")
+    })
+}

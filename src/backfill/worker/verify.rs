@@ -1,0 +1,343 @@
+//! How a worker compares the types that rows have with those of their blobs, and corrects them if that was asked for.
+//!
+//! What has been counted of a leaf is true if each row of it has been looked at once. A leaf that comes again in another
+//! pass, since it was rewritten or somebody had locked a part of it, is looked at from its beginning: so each worker
+//! remembers what it has counted of such a leaf, and takes it back when it sees the leaf on the board again. What it has
+//! corrected it doesn't take back: the new versions of these rows are passed by, as all versions that have been written
+//! since the run began ([`crate::backfill::leaf::Selection`]).
+
+use std::collections::{HashMap, HashSet};
+use std::mem::take;
+use std::time::{Duration, Instant};
+
+use super::Worker;
+use crate::backfill::batch::{Batch, TypedRow};
+use crate::backfill::differences::{self, Comparison, Differences, Pair};
+use crate::backfill::leaf::{Filling, Leaf, LeafError, Place, Tid, block_of};
+use crate::backfill::options::Verify;
+use crate::backfill::shared::{add, take_back};
+use crate::pg::rows;
+use crate::pg::tx::PgError;
+
+/// How often a worker writes down what it has found, and how many pairs it has by then at most.
+const WRITE_EVERY: Duration = Duration::from_secs(5);
+const MOST_UNWRITTEN: usize = 1000;
+
+/// What a worker knows of its verification.
+#[derive(Default)]
+pub(super) struct Findings {
+    unwritten: Differences,
+    written_at: Option<Instant>,
+    /// What has been counted of leaves of this pass that aren't known to be done with, by their oids.
+    open: HashMap<u32, Counted>,
+    /// The pass in which that was.
+    pass: u32,
+}
+
+/// What has been counted of a leaf, but for rows that were corrected.
+#[derive(Default)]
+struct Counted {
+    sums: BlockSums,
+    spelled_otherwise: u64,
+    pairs: HashMap<Pair, u64>,
+}
+
+/// Rows checked and rows that differ, and what is needed of a sample's blocks: [`crate::backfill::sample::Sums`].
+#[derive(Default, Clone, Copy)]
+struct BlockSums {
+    rows: u64,
+    different: u64,
+    rows_squared: u64,
+    different_squared: u64,
+    product: u64,
+    blocks: u64,
+    of_blocks: u64,
+}
+
+impl BlockSums {
+    fn add_block(&mut self, rows: u64, different: u64) {
+        self.rows += rows;
+        self.different += different;
+        self.rows_squared += rows * rows;
+        self.different_squared += different * different;
+        self.product += rows * different;
+    }
+
+    /// In the order of [`crate::backfill::shared::Counters::of_sums`].
+    fn in_order(self) -> [u64; 7] {
+        [
+            self.rows,
+            self.different,
+            self.rows_squared,
+            self.different_squared,
+            self.product,
+            self.blocks,
+            self.of_blocks,
+        ]
+    }
+
+    fn add(&mut self, other: BlockSums) {
+        self.rows += other.rows;
+        self.different += other.different;
+        self.rows_squared += other.rows_squared;
+        self.different_squared += other.different_squared;
+        self.product += other.product;
+        self.blocks += other.blocks;
+        self.of_blocks += other.of_blocks;
+    }
+}
+
+/// A row whose type isn't the one of its blob.
+struct Deviation<'b> {
+    row: TypedRow,
+    new: &'b str,
+    how: Comparison,
+}
+
+impl Worker<'_> {
+    /// Compares the rows of a batch, and corrects those that differ if that was asked for.
+    pub(super) fn check(
+        &mut self,
+        leaf: &mut Leaf<'_>,
+        index: usize,
+        batch: &Batch,
+        verify: &Verify,
+    ) -> Result<(), LeafError> {
+        let dictionary = self.shared.dictionary();
+        let (mut compared, mut deviating) = (Vec::new(), Vec::new());
+        for row in &batch.typed {
+            let Some(new) = batch.wanted[row.blob as usize].mime_type(dictionary) else {
+                continue;
+            };
+            compared.push(*row);
+            match differences::compare(&batch.types[row.now as usize], new) {
+                Comparison::Same => {}
+                how => deviating.push(Deviation {
+                    row: *row,
+                    new,
+                    how,
+                }),
+            }
+        }
+        let corrected = match verify.correct {
+            true => self.correct(leaf, index, batch, &deviating, verify),
+            false => Ok(Vec::new()),
+        };
+        let (corrected, result) = match corrected {
+            Ok(corrected) => (corrected, Ok(())),
+            Err(trouble) => (Vec::new(), Err(trouble)),
+        };
+        self.count(leaf, batch, &compared, &deviating, &corrected);
+        result?;
+        self.write_findings(false).map_err(LeafError::Fatal)
+    }
+
+    /// Corrects rows; returns the places of those that came to have the detected type.
+    fn correct(
+        &mut self,
+        leaf: &mut Leaf<'_>,
+        index: usize,
+        batch: &Batch,
+        deviating: &[Deviation<'_>],
+        verify: &Verify,
+    ) -> Result<Vec<Tid>, LeafError> {
+        // Another spelling of the same type stays unless it is named.
+        let is_meant =
+            |d: &&Deviation<'_>| d.how == Comparison::Different || verify.only_types.is_some();
+        let limit = self.job.mime_type_limit;
+        let mut tids = Vec::new();
+        let mut rows_of = HashMap::new();
+        let mut too_long = HashSet::new();
+        for deviation in deviating.iter().filter(is_meant) {
+            let TypedRow { tid, blob, now } = deviation.row;
+            if limit.is_some_and(|limit| deviation.new.chars().count() > limit) {
+                too_long.insert(blob);
+                continue;
+            }
+            tids.push(tid);
+            rows_of.insert((blob, now), deviation.new);
+        }
+        let blobs_too_long = too_long.into_iter().filter(|blob| {
+            let key = &batch.wanted[*blob as usize].key;
+            self.finder.is_first_of_pair(key, "")
+        });
+        add(&self.slot.counters.too_long, blobs_too_long.count() as u64);
+        if tids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut blobids, mut mime_types, mut now) = (Vec::new(), Vec::new(), Vec::new());
+        for ((blob, type_now), new) in rows_of {
+            blobids.push(batch.wanted[blob as usize].key.text());
+            mime_types.push(new);
+            now.push(batch.types[type_now as usize].as_str());
+        }
+        let filling = Filling {
+            place: Place::Few(&tids),
+            blobids: &blobids,
+            mime_types: &mime_types,
+            now: &now,
+            expected: tids.len() as u64,
+        };
+        let updated = self.update_and_note(leaf, index, filling, batch.rows)?;
+        // What others have changed is theirs. What they only hold may come to be free.
+        if updated.held {
+            self.shared.board().note_locked(index);
+        }
+        Ok(updated.corrected)
+    }
+
+    fn count(
+        &mut self,
+        leaf: &Leaf<'_>,
+        batch: &Batch,
+        compared: &[TypedRow],
+        deviating: &[Deviation<'_>],
+        corrected: &[Tid],
+    ) {
+        let corrected: HashSet<u64> = corrected.iter().map(|tid| rows::number(*tid)).collect();
+        let is_corrected = |row: &TypedRow| corrected.contains(&rows::number(row.tid));
+        let mut counted = Counted::default();
+        let mut pairs: HashMap<(u32, u32), (u64, u64)> = HashMap::new();
+        let mut different_at: HashMap<u32, u64> = HashMap::new();
+        for deviation in deviating {
+            let row = &deviation.row;
+            let (all, stay) = pairs.entry((row.blob, row.now)).or_default();
+            *all += 1;
+            if !is_corrected(row) {
+                *stay += 1;
+            }
+            match deviation.how {
+                Comparison::SpelledOtherwise => {
+                    counted.spelled_otherwise += u64::from(!is_corrected(row))
+                }
+                _ => *different_at.entry(block_of(row.tid)).or_default() += 1,
+            }
+        }
+        for ((blob, now), (all, stay)) in pairs {
+            let wanted = &batch.wanted[blob as usize];
+            let new = wanted
+                .mime_type(self.shared.dictionary())
+                .unwrap_or_default();
+            let old = &batch.types[now as usize];
+            let pair = Pair {
+                old: old.clone(),
+                new: new.to_owned(),
+            };
+            let first = self.finder.is_first_of_pair(&wanted.key, old);
+            let findings = &mut self.findings.unwritten;
+            findings.add(pair.clone(), all as i64, first, || wanted.key.text());
+            if stay > 0 {
+                *counted.pairs.entry(pair).or_default() += stay;
+            }
+        }
+        let mut blocks: HashMap<u32, u64> = HashMap::new();
+        for row in compared {
+            *blocks.entry(block_of(row.tid)).or_default() += 1;
+        }
+        for (block, rows) in blocks {
+            let different = different_at.get(&block).copied().unwrap_or_default();
+            counted.sums.add_block(rows, different);
+        }
+        let counters = &self.slot.counters;
+        let spelled = deviating
+            .iter()
+            .filter(|d| d.how == Comparison::SpelledOtherwise);
+        add(&counters.rows_spelled_otherwise, spelled.count() as u64);
+        self.add_sums(counted.sums);
+        let corrected_different = deviating
+            .iter()
+            .filter(|d| d.how == Comparison::Different && is_corrected(&d.row));
+        counted.sums.different -= corrected_different.count() as u64;
+        counted.sums.rows -= corrected.len() as u64;
+        self.remember(leaf, counted);
+    }
+
+    /// Counts the blocks of a range that is done with, of a sample.
+    pub(super) fn count_sampled(&mut self, leaf: &Leaf<'_>, start: u32, end: u32) {
+        let Some(blocks) = self.selection.sampled(leaf.oid, start, end) else {
+            return;
+        };
+        let sums = BlockSums {
+            blocks,
+            of_blocks: u64::from(end - start),
+            ..BlockSums::default()
+        };
+        self.add_sums(sums);
+        self.remember(
+            leaf,
+            Counted {
+                sums,
+                ..Counted::default()
+            },
+        );
+    }
+
+    fn add_sums(&self, sums: BlockSums) {
+        let counters = self.slot.counters.of_sums().into_iter();
+        counters
+            .zip(sums.in_order())
+            .for_each(|(counter, amount)| add(counter, amount));
+    }
+
+    fn remember(&mut self, leaf: &Leaf<'_>, counted: Counted) {
+        self.see_pass();
+        let open = self.findings.open.entry(leaf.oid.to_u32()).or_default();
+        open.sums.add(counted.sums);
+        open.spelled_otherwise += counted.spelled_otherwise;
+        for (pair, rows) in counted.pairs {
+            *open.pairs.entry(pair).or_default() += rows;
+        }
+    }
+
+    /// The worker has looked at all of a leaf by itself. If nothing is against that, nobody looks at it again.
+    pub(super) fn close_checked(&mut self, leaf: &Leaf<'_>, index: usize) {
+        if !self.shared.board().comes_again(index) {
+            self.findings.open.remove(&leaf.oid.to_u32());
+        }
+    }
+
+    /// If another pass has been opened, takes back what was counted of leaves that come again in it.
+    pub(super) fn see_pass(&mut self) {
+        let board = self.shared.board();
+        let Some(pass) = board.pass().filter(|pass| *pass != self.findings.pass) else {
+            return;
+        };
+        self.findings.pass = pass;
+        let open = take(&mut self.findings.open);
+        if open.is_empty() {
+            return;
+        }
+        let again: HashSet<u32> = board.leaves().map(|leaf| leaf.oid).collect();
+        let counters = &self.slot.counters;
+        for (_, counted) in open.into_iter().filter(|(oid, _)| again.contains(oid)) {
+            let sums = counters.of_sums().into_iter().zip(counted.sums.in_order());
+            sums.for_each(|(counter, amount)| take_back(counter, amount));
+            take_back(&counters.rows_spelled_otherwise, counted.spelled_otherwise);
+            for (pair, rows) in counted.pairs {
+                self.findings.unwritten.take_back(pair, rows as i64);
+            }
+        }
+    }
+
+    /// Writes down what has been found, if it is time, or `now`.
+    pub(super) fn write_findings(&mut self, now: bool) -> Result<(), PgError> {
+        let findings = &mut self.findings;
+        if findings.unwritten.is_empty() {
+            return Ok(());
+        }
+        let since = *findings.written_at.get_or_insert_with(Instant::now);
+        if !now && since.elapsed() < WRITE_EVERY && findings.unwritten.len() < MOST_UNWRITTEN {
+            return Ok(());
+        }
+        let run_id = self.job.run_id;
+        let written = self
+            .finder
+            .book(|| differences::add(run_id, &findings.unwritten))?;
+        // Who is being stopped has tried once.
+        if written.is_some() {
+            findings.unwritten = Differences::default();
+        }
+        findings.written_at = Some(Instant::now());
+        Ok(())
+    }
+}
