@@ -7,7 +7,7 @@
 //!
 //! Workers add what they have found to `ntt_mime.difference` every now and then ([`add`]), so that it can be read while the
 //! run goes on and little is lost with a run that is killed. A count may have to be taken back, see
-//! [`super::worker::verify`], so what is added may be negative. A column of nonsense has as many pairs as rows: of more
+//! `worker/verify.rs`, so what is added may be negative. A column of nonsense has as many pairs as rows: of more
 //! than [`MOST_PAIRS`] the leader keeps the most frequent, and sums up the others in one row without types ([`trim`]).
 
 use std::collections::HashMap;
