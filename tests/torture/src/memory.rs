@@ -53,7 +53,9 @@ pub fn run(options: &Options, material: &Material) -> Result<Memory, String> {
     ));
     s.exec("ANALYZE");
     // A batch without a type makes no update.
-    let expected = s.count("SELECT count(*) FROM inode WHERE ntt_detect_mime(blobid) IS NOT NULL");
+    let expected = s.count(
+        "SELECT count(*) FROM inode, LATERAL ntt_inspect_blob(blobid) i WHERE i.mime_type IS NOT NULL",
+    );
     let mut caller = cluster.connect("postgres", SUPERUSER);
     // Nothing is remembered: each batch opens, reads and detects.
     caller.exec("SET ntt_mime.cache_size = 0");
