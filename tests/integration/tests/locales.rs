@@ -82,9 +82,11 @@ fn a_blob_has_the_same_type_in_a_database_of_any_locale() {
         db.use_store(&store);
         let mut s = db.connect();
         inode::plain(&mut s, &blobids);
-        let of_letter: bool = s.value("SELECT lower('I') = 'i'");
-        let turkish = options.contains("tr_TR");
-        assert_eq!(of_letter, !turkish, "{name} is in no other locale");
+        // In encodings of one byte PostgreSQL's own function goes by ASCII first.
+        if !options.contains("LATIN5") {
+            let of_letter: bool = s.value("SELECT lower('I') = 'i'");
+            assert_eq!(of_letter, !options.contains("tr_TR"), "{name}");
+        }
         for prefilter in ["on", "off"] {
             s.exec(&format!(
                 "SET ntt_mime.prefilter = {prefilter}; UPDATE blob SET mime_type = NULL"

@@ -123,6 +123,11 @@ fn contents() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "image/x-atari-degas",
         ),
         (
+            "a search that ends beyond the head",
+            at(30_000, 0x55, &[(0, b"\0\x04\0\0"), (20_000, b"Maple")]),
+            "application/x-maple-hdb",
+        ),
+        (
             "a byte that makes it another encoding",
             [
                 b"\xef\xbb\xbf<?xml version=\"1.0\"?>\n".as_slice(),
