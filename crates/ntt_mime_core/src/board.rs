@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 /// transaction.
 pub const BLOCKS_PER_TASK: u32 = 1024;
 
-/// Blocks of a task at least: some batches' worth of rows where each has a blob of its own.
-pub const LEAST_BLOCKS_PER_TASK: u32 = 8;
+/// Blocks of a task at least: some thousand rows. A smaller leaf is for one worker.
+pub const LEAST_BLOCKS_PER_TASK: u32 = 32;
 
 /// Tables above leaves that can be remembered as busy. If it is more of them, all are taken to be: most targets have one.
 const BUSY_TABLES: usize = 16;

@@ -190,6 +190,8 @@ fn what_logical_replication_applies_is_noticed() {
         publisher.name
     ));
     let counted = "SELECT pg_stat_get_tuples_inserted('inode_m1'::regclass)";
+    // What this session has inserted itself is counted by then.
+    s.exec("SELECT pg_stat_force_next_flush()");
     let before = s.count(counted);
     p.exec(
         "INSERT INTO inode (medium_hash, ino, blobid) SELECT 'm1', 1000000 + n, blobid FROM source",
