@@ -605,15 +605,8 @@ impl<'a, 'c> Follower<'a, 'c> {
             None => (entry.text(), used.flip),
         };
         let named = self.context.named.0.get(name).copied();
-        // A place of the end is one of the start to the named rule: `match` is handed the offset, and `msetoffset` has its
-        // first entry look at `fbuf` again.
-        let found = match (place, self.back) {
-            (Place::Front(at, offset), _) => Some((at, offset, self.front.len())),
-            (Place::Back(at), Some(back)) => Some((at, at, back.len())),
-            _ => None,
-        };
         // `mget` adds the base once more, which is in the place already unless that was read from the file.
-        let (Some((at, offset, len)), Some((first, end))) = (found, named) else {
+        let (Place::Front(at, offset), Some((first, end))) = (place, named) else {
             self.reach.all = true;
             return (Mime::Maybe, Answer::Maybe);
         };
@@ -624,7 +617,7 @@ impl<'a, 'c> Follower<'a, 'c> {
             self.reach.all = true;
             return (Mime::Maybe, Answer::Maybe);
         }
-        if offset > len {
+        if offset > self.front.len() {
             return (Mime::No, Answer::No);
         }
         let within = Use {

@@ -267,8 +267,8 @@ fn a_match_at_an_unknown_place_is_not_sure() {
 }
 
 #[test]
-fn a_named_rule_that_is_used_at_the_end_looks_from_the_start() {
-    // Where the end points to: the directory of an archive.
+fn a_named_rule_that_is_used_at_the_end_is_not_followed() {
+    // Where the end points to, the directory of an archive for instance: 5.46 takes places in it from elsewhere.
     let mut directory = Made::named(1, kind::USE, 1, "n").flags(flag::INDIR);
     directory.0[7] = kind::LELONG;
     let rule = [
@@ -280,14 +280,10 @@ fn a_named_rule_that_is_used_at_the_end_looks_from_the_start() {
         Made::named(0, kind::NAME, 0, "n"),
         Made::string(1, 0, "B").says("n/b"),
     ];
-    let bytes = |to: u8| {
-        let mut bytes = vec![b'.'; 300];
-        bytes[90] = b'B';
-        bytes.extend([b'E', to, 0, 0, 0]);
-        bytes
-    };
-    assert_eq!(followed(&rule, &named, &bytes(90)), "n/b");
-    assert_eq!(followed(&rule, &named, &bytes(91)), "a/none");
+    let mut bytes = vec![b'.'; 300];
+    bytes[90] = b'B';
+    bytes.extend([b'E', 90, 0, 0, 0]);
+    assert_eq!(followed(&rule, &named, &bytes), "maybe");
 }
 
 #[test]
