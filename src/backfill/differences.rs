@@ -13,8 +13,8 @@
 use std::collections::HashMap;
 use std::ffi::CStr;
 
+use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
-use pgrx::{IntoDatum, Spi, pg_sys};
 
 use super::history::{failure_key, write};
 use crate::pg::encoding::{array_value, text_value};
@@ -159,19 +159,12 @@ pub fn add(run_id: i64, differences: &Differences) {
         DatumWithOid::from(run_id),
         array_value(old.iter().map(String::as_str), text_value),
         array_value(all().map(|(pair, _)| pair.new.as_str()), text_value),
-        numbers(all().map(|(_, found)| found.blobs)),
-        numbers(all().map(|(_, found)| found.rows)),
+        DatumWithOid::from(all().map(|(_, found)| found.blobs).collect::<Vec<i64>>()),
+        DatumWithOid::from(all().map(|(_, found)| found.rows).collect::<Vec<i64>>()),
         array_value(all().map(|(_, found)| found.example.as_str()), text_value),
         DatumWithOid::from(all().map(spelled).collect::<Vec<bool>>()),
     ];
     as_owner(&[Writes(DIFFERENCE)], || write(WHAT, ADD, &arguments));
-}
-
-fn numbers(numbers: impl Iterator<Item = i64>) -> DatumWithOid<'static> {
-    let numbers: Vec<i64> = numbers.collect();
-    let datum = numbers.into_datum().expect("an array is never null");
-    // SAFETY: a value of the type that is named.
-    unsafe { DatumWithOid::new(datum, pg_sys::INT8ARRAYOID) }
 }
 
 /// Keeps the most frequent pairs of a run if they are more than `limit`, and sums up the others. Inside a

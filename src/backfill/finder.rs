@@ -562,11 +562,7 @@ impl<'a> Finder<'a> {
 
     /// Is a type to be taken as it is? One that doesn't fit into the column can't be filled, only compared.
     fn fits(&self, mime_type: &str) -> bool {
-        if self.job.options.verify.is_some() {
-            return true;
-        }
-        let limit = self.job.mime_type_limit;
-        limit.is_none_or(|limit| mime_type.chars().count() <= limit)
+        self.job.options.verify.is_some() || self.job.has_room_for(mime_type)
     }
 
     fn fail(

@@ -29,7 +29,7 @@ use super::citus;
 use super::options::Job;
 use super::sample::Sample;
 use super::target::{self, FilledBy};
-use crate::pg::encoding::{array_value, text_value};
+use crate::pg::encoding::texts;
 use crate::pg::lock::{self, LockedLeaf};
 use crate::pg::plan::{self, LeafPlan, Named};
 pub use crate::pg::rows::{Tid, block_of, start_of_block};
@@ -351,13 +351,8 @@ impl<'a> Leaf<'a> {
                 let sql = scan_sql(name, selection);
                 LeafPlan::prepare(&sql, &SCAN_ARGUMENTS, leaf, plan::BY_TID)
             });
-            let types = selection.only.as_ref().map(|types| {
-                let texts = array_value(types.iter().map(String::as_str), text_value);
-                texts
-                    .datum()
-                    .expect("an array is never null")
-                    .sans_lifetime()
-            });
+            let types = selection.only.as_ref();
+            let types = types.map(|types| texts(types.iter().map(String::as_str)));
             let arguments = &mut [
                 Some(pg_sys::Datum::from(&raw mut from)),
                 Some(pg_sys::Datum::from(&raw mut to)),

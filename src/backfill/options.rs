@@ -345,3 +345,11 @@ pub struct Job {
     pub horizon: Option<Horizon>,
     pub session: Session,
 }
+
+impl Job {
+    /// Does a type fit into the column?
+    pub fn has_room_for(&self, mime_type: &str) -> bool {
+        let limit = self.mime_type_limit;
+        limit.is_none_or(|limit| mime_type.chars().count() <= limit)
+    }
+}

@@ -86,6 +86,25 @@ pub struct Estimate {
 }
 
 impl Sums {
+    /// Adds what a block has.
+    pub fn add_block(&mut self, rows: u64, different: u64) {
+        self.rows += rows;
+        self.different += different;
+        self.rows_squared += rows * rows;
+        self.different_squared += different * different;
+        self.product += rows * different;
+    }
+
+    pub fn add(&mut self, other: Sums) {
+        self.blocks += other.blocks;
+        self.of_blocks += other.of_blocks;
+        self.rows += other.rows;
+        self.different += other.different;
+        self.rows_squared += other.rows_squared;
+        self.different_squared += other.different_squared;
+        self.product += other.product;
+    }
+
     /// None if no row was in the sample.
     pub fn estimate(&self) -> Option<Estimate> {
         if self.blocks == 0 || self.rows == 0 {
@@ -156,11 +175,7 @@ mod tests {
         for (number, (m, d)) in blocks.iter().enumerate() {
             if sample.is_none_or(|sample| sample.has(7, number as u32)) {
                 sums.blocks += 1;
-                sums.rows += m;
-                sums.different += d;
-                sums.rows_squared += m * m;
-                sums.different_squared += d * d;
-                sums.product += m * d;
+                sums.add_block(*m, *d);
             }
         }
         sums

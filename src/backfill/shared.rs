@@ -19,6 +19,7 @@ use ntt_mime_core::undetected::{Undetected, UndetectedHeader};
 
 use super::cache_memory::{CacheMapping, CacheMemory, CachePlace};
 use super::options::Job;
+use super::sample::Sums;
 use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
@@ -181,17 +182,18 @@ counters! {
 }
 
 impl Counters {
-    /// Those of [`super::sample::Sums`]: rows checked, rows that differ, their squares, their product, blocks, all blocks.
-    pub fn of_sums(&self) -> [&AtomicU64; 7] {
+    /// Those of a verification's sums, each with its number.
+    pub fn of_sums(&self, sums: Sums) -> impl Iterator<Item = (&AtomicU64, u64)> {
         [
-            &self.rows_checked,
-            &self.rows_different,
-            &self.sample_rows_squared,
-            &self.sample_different_squared,
-            &self.sample_product,
-            &self.sample_blocks,
-            &self.sample_of_blocks,
+            (&self.rows_checked, sums.rows),
+            (&self.rows_different, sums.different),
+            (&self.sample_blocks, sums.blocks),
+            (&self.sample_of_blocks, sums.of_blocks),
+            (&self.sample_rows_squared, sums.rows_squared),
+            (&self.sample_different_squared, sums.different_squared),
+            (&self.sample_product, sums.product),
         ]
+        .into_iter()
     }
 }
 

@@ -307,6 +307,12 @@ pub fn array_value<'t>(
     }
 }
 
+/// Texts as a value of type text[] that is no argument of SPI's.
+pub fn texts<'t>(texts: impl IntoIterator<Item = &'t str>) -> pg_sys::Datum {
+    let array = array_value(texts, text_value).datum();
+    array.expect("an array is never null").sans_lifetime()
+}
+
 /// In the current memory context.
 fn datum(bytes: &[u8]) -> pg_sys::Datum {
     // SAFETY: the bytes are copied.

@@ -35,7 +35,10 @@ pub fn rows(
     mut row: impl FnMut(pg_sys::ItemPointerData, &str, Option<&str>),
 ) -> u32 {
     let typed = matches!(wanted, Wanted::Typed(..));
-    let next = xids::next();
+    let next = match wanted {
+        Wanted::Pending => 0,
+        Wanted::Typed(..) => xids::next(),
+    };
     let (blobid, mime_type) = (column(leaf, c"blobid"), column(leaf, c"mime_type"));
     let last = blobid.max(mime_type);
     let (mut first_tid, mut last_tid) = (from, to);

@@ -15,6 +15,10 @@ use crate::pg::lock::plain_name;
 use crate::pg::message::{self, Message};
 use crate::pg::{bgworker, identity, tx};
 
+/// What to look at when blobs could not be detected.
+pub(super) const WHERE_FAILURES_ARE: &str =
+    "Table ntt_mime.failure has the blobs that could not be detected.";
+
 impl Leader {
     /// A line in the server's log. The options are in the run's row.
     pub(super) fn log_start(&self, leaves: usize) {
@@ -171,20 +175,23 @@ impl Leader {
         message::line(PgLogLevel::NOTICE, Progress { row: &row, elapsed }.line());
     }
 
-    /// Tells how the run has ended.
-    pub(super) fn tell(&self, row: &RunRow, elapsed: Duration, too_long: u64, complete: bool) {
+    /// How the run has ended: as a line in the server's log, and as a message for its caller.
+    pub(super) fn summary(&self, row: &RunRow, elapsed: Duration, complete: bool) -> Message {
         let summary = Progress { row, elapsed }.summary(complete);
         let summary = format!("{} {} {summary}", self.kind(), self.run_id);
         message::line(PgLogLevel::LOG, format!("ntt_mime {summary}"));
-        let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-        let mut report = Message::new(code, summary);
+        Message::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, summary)
+    }
+
+    /// Tells how the run has ended.
+    pub(super) fn tell(&self, row: &RunRow, elapsed: Duration, too_long: u64, complete: bool) {
+        let mut report = self.summary(row, elapsed, complete);
         if let Some(shares) = progress::shares(row) {
             report = report.set_detail(shares);
         }
         // A dry run records none.
         if row.failures > too_long && !self.options.dry_run {
-            report =
-                report.set_hint("Table ntt_mime.failure has the blobs that could not be detected.");
+            report = report.set_hint(WHERE_FAILURES_ARE);
         }
         report.send(PgLogLevel::NOTICE);
     }

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use pgrx::{PgLogLevel, PgSqlErrorCode};
+use pgrx::PgLogLevel;
 
+use super::report::WHERE_FAILURES_ARE;
 use super::{FINAL_ATTEMPTS, Leader};
 use crate::backfill::differences;
 use crate::backfill::history::{RunRow, Verified};
-use crate::backfill::progress::{Progress, human};
+use crate::backfill::progress::human;
 use crate::backfill::sample::Sums;
 use crate::backfill::shared::Totals;
 use crate::errors::{counted, counted_with};
-use crate::pg::message::{self, Message};
 use crate::pg::tx;
 
 /// How many pairs of types a run may have on record while it goes on.
@@ -75,11 +75,7 @@ impl Leader {
         report: Report,
         complete: bool,
     ) {
-        let summary = Progress { row, elapsed }.summary(complete);
-        let summary = format!("{} {} {summary}", self.kind(), self.run_id);
-        message::line(PgLogLevel::LOG, format!("ntt_mime {summary}"));
-        let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-        let mut message = Message::new(code, summary);
+        let mut message = self.summary(row, elapsed, complete);
         let details: Vec<String> = [
             self.estimate_in_words(row, elapsed),
             most_frequent_in_words(&report),
@@ -91,8 +87,7 @@ impl Leader {
         if !details.is_empty() {
             message = message.set_detail(details.join("\n"));
         }
-        let failures = (row.failures > 0)
-            .then(|| "Table ntt_mime.failure has the blobs that could not be detected.".to_owned());
+        let failures = (row.failures > 0).then(|| WHERE_FAILURES_ARE.to_owned());
         let hints: Vec<String> = self.what_next(row).into_iter().chain(failures).collect();
         if !hints.is_empty() {
             message = message.set_hint(hints.join(" "));

@@ -31,7 +31,7 @@ use std::time::Duration;
 use pgrx::pg_sys;
 
 use super::{LOCK_NOT_AVAILABLE, Leaf, LeafError, Tid};
-use crate::pg::encoding::{array_value, text_value};
+use crate::pg::encoding::texts;
 use crate::pg::lock::{self, LockedLeaf};
 use crate::pg::plan::{self, LeafPlan};
 use crate::pg::rows::{self, Expected, Wait};
@@ -437,7 +437,7 @@ impl Leaf<'_> {
         let processed = match filling.is_correction() {
             false => self.run_update(Kind::Few, filling, &[places]),
             true => {
-                let now = texts(filling.now.to_vec());
+                let now = texts(filling.now.iter().copied());
                 self.run_update(Kind::Correct, filling, &[places, now])
             }
         };
@@ -534,20 +534,14 @@ impl Leaf<'_> {
 
     fn run_update(&mut self, kind: Kind, filling: Filling<'_>, place: &[pg_sys::Datum]) -> u64 {
         plan::with_spi(|| {
-            let blobids = filling.blobids.iter().map(String::as_str).collect();
-            let mut arguments = vec![texts(blobids), texts(filling.mime_types.to_vec())];
+            let blobids = texts(filling.blobids.iter().map(String::as_str));
+            let mut arguments = vec![blobids, texts(filling.mime_types.iter().copied())];
             arguments.extend(place);
             let leaf = self.oid;
             let plan = self.update_plan(kind);
             index_hint::for_update_of(leaf, || plan.execute(&arguments, false))
         })
     }
-}
-
-/// Texts as a value of type text[].
-fn texts(texts: Vec<&str>) -> pg_sys::Datum {
-    let array = array_value(texts, text_value).datum();
-    array.expect("an array is never null").sans_lifetime()
 }
 
 /// An UPDATE, by where its rows are.

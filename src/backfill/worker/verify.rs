@@ -15,6 +15,7 @@ use crate::backfill::batch::{Batch, TypedRow};
 use crate::backfill::differences::{self, Comparison, Differences, Pair};
 use crate::backfill::leaf::{Filling, Leaf, LeafError, Place, Tid, block_of};
 use crate::backfill::options::Verify;
+use crate::backfill::sample::Sums;
 use crate::backfill::shared::{add, take_back};
 use crate::pg::rows;
 use crate::pg::tx::PgError;
@@ -37,54 +38,9 @@ pub(super) struct Findings {
 /// What has been counted of a leaf, but for rows that were corrected.
 #[derive(Default)]
 struct Counted {
-    sums: BlockSums,
+    sums: Sums,
     spelled_otherwise: u64,
     pairs: HashMap<Pair, u64>,
-}
-
-/// Rows checked and rows that differ, and what is needed of a sample's blocks: [`crate::backfill::sample::Sums`].
-#[derive(Default, Clone, Copy)]
-struct BlockSums {
-    rows: u64,
-    different: u64,
-    rows_squared: u64,
-    different_squared: u64,
-    product: u64,
-    blocks: u64,
-    of_blocks: u64,
-}
-
-impl BlockSums {
-    fn add_block(&mut self, rows: u64, different: u64) {
-        self.rows += rows;
-        self.different += different;
-        self.rows_squared += rows * rows;
-        self.different_squared += different * different;
-        self.product += rows * different;
-    }
-
-    /// In the order of [`crate::backfill::shared::Counters::of_sums`].
-    fn in_order(self) -> [u64; 7] {
-        [
-            self.rows,
-            self.different,
-            self.rows_squared,
-            self.different_squared,
-            self.product,
-            self.blocks,
-            self.of_blocks,
-        ]
-    }
-
-    fn add(&mut self, other: BlockSums) {
-        self.rows += other.rows;
-        self.different += other.different;
-        self.rows_squared += other.rows_squared;
-        self.different_squared += other.different_squared;
-        self.product += other.product;
-        self.blocks += other.blocks;
-        self.of_blocks += other.of_blocks;
-    }
 }
 
 /// A row whose type isn't the one of its blob.
@@ -144,13 +100,12 @@ impl Worker<'_> {
         // Another spelling of the same type stays unless it is named.
         let is_meant =
             |d: &&Deviation<'_>| d.how == Comparison::Different || verify.only_types.is_some();
-        let limit = self.job.mime_type_limit;
         let mut tids = Vec::new();
         let mut rows_of = HashMap::new();
         let mut too_long = HashSet::new();
         for deviation in deviating.iter().filter(is_meant) {
             let TypedRow { tid, blob, now } = deviation.row;
-            if limit.is_some_and(|limit| deviation.new.chars().count() > limit) {
+            if !self.job.has_room_for(deviation.new) {
                 too_long.insert(blob);
                 continue;
             }
@@ -197,11 +152,13 @@ impl Worker<'_> {
         let corrected: HashSet<u64> = corrected.iter().map(|tid| rows::number(*tid)).collect();
         let is_corrected = |row: &TypedRow| corrected.contains(&rows::number(row.tid));
         let mut counted = Counted::default();
-        let mut pairs: HashMap<(u32, u32), (u64, u64)> = HashMap::new();
+        // Of each the detected type, all its rows, and those that stay as they are.
+        let mut pairs: HashMap<(u32, u32), (&str, u64, u64)> = HashMap::new();
         let mut different_at: HashMap<u32, u64> = HashMap::new();
         for deviation in deviating {
             let row = &deviation.row;
-            let (all, stay) = pairs.entry((row.blob, row.now)).or_default();
+            let pair = pairs.entry((row.blob, row.now));
+            let (_, all, stay) = pair.or_insert((deviation.new, 0, 0));
             *all += 1;
             if !is_corrected(row) {
                 *stay += 1;
@@ -213,11 +170,8 @@ impl Worker<'_> {
                 _ => *different_at.entry(block_of(row.tid)).or_default() += 1,
             }
         }
-        for ((blob, now), (all, stay)) in pairs {
+        for ((blob, now), (new, all, stay)) in pairs {
             let wanted = &batch.wanted[blob as usize];
-            let new = wanted
-                .mime_type(self.shared.dictionary())
-                .unwrap_or_default();
             let old = &batch.types[now as usize];
             let pair = Pair {
                 old: old.clone(),
@@ -230,13 +184,11 @@ impl Worker<'_> {
                 *counted.pairs.entry(pair).or_default() += stay;
             }
         }
-        let mut blocks: HashMap<u32, u64> = HashMap::new();
-        for row in compared {
-            *blocks.entry(block_of(row.tid)).or_default() += 1;
-        }
-        for (block, rows) in blocks {
-            let different = different_at.get(&block).copied().unwrap_or_default();
-            counted.sums.add_block(rows, different);
+        // They are in physical order.
+        for rows in compared.chunk_by(|a, b| block_of(a.tid) == block_of(b.tid)) {
+            let different = different_at.get(&block_of(rows[0].tid));
+            let different = different.copied().unwrap_or_default();
+            counted.sums.add_block(rows.len() as u64, different);
         }
         let counters = &self.slot.counters;
         let spelled = deviating
@@ -257,10 +209,10 @@ impl Worker<'_> {
         let Some(blocks) = self.selection.sampled(leaf.oid, start, end) else {
             return;
         };
-        let sums = BlockSums {
+        let sums = Sums {
             blocks,
             of_blocks: u64::from(end - start),
-            ..BlockSums::default()
+            ..Sums::default()
         };
         self.add_sums(sums);
         self.remember(
@@ -272,11 +224,9 @@ impl Worker<'_> {
         );
     }
 
-    fn add_sums(&self, sums: BlockSums) {
-        let counters = self.slot.counters.of_sums().into_iter();
-        counters
-            .zip(sums.in_order())
-            .for_each(|(counter, amount)| add(counter, amount));
+    fn add_sums(&self, sums: Sums) {
+        let counters = self.slot.counters.of_sums(sums);
+        counters.for_each(|(counter, amount)| add(counter, amount));
     }
 
     fn remember(&mut self, leaf: &Leaf<'_>, counted: Counted) {
@@ -310,7 +260,7 @@ impl Worker<'_> {
         let again: HashSet<u32> = board.leaves().map(|leaf| leaf.oid).collect();
         let counters = &self.slot.counters;
         for (_, counted) in open.into_iter().filter(|(oid, _)| again.contains(oid)) {
-            let sums = counters.of_sums().into_iter().zip(counted.sums.in_order());
+            let sums = counters.of_sums(counted.sums);
             sums.for_each(|(counter, amount)| take_back(counter, amount));
             take_back(&counters.rows_spelled_otherwise, counted.spelled_otherwise);
             for (pair, rows) in counted.pairs {
