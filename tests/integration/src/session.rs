@@ -138,19 +138,14 @@ impl Session {
 
     /// The same by a qualified name.
     pub fn call_named(&mut self, procedure: &str, arguments: &str) -> Result<Outcome, Error> {
-        let messages = self
-            .client
-            .simple_query(&format!("CALL {procedure}({arguments})"))?;
-        let rows = rows(messages);
-        assert_eq!(rows.len(), 1, "CALL returns one row");
-        let names: Vec<&str> = rows[0].columns().iter().map(|c| c.name()).collect();
+        let row = self.call_row(procedure, arguments)?;
+        let names: Vec<&str> = row.columns().iter().map(|c| c.name()).collect();
         assert_eq!(
             names,
             ["run_id", "blobs", "rows_updated", "failures", "elapsed"]
         );
         let text = |name: &str| {
-            rows[0]
-                .get(name)
+            row.get(name)
                 .unwrap_or_else(|| panic!("{name} of the result row is NULL"))
                 .to_owned()
         };
@@ -162,6 +157,16 @@ impl Session {
             failures: number("failures"),
             elapsed: text("elapsed"),
         })
+    }
+
+    /// CALL of a procedure as psql sends it: its result row.
+    pub fn call_row(&mut self, procedure: &str, arguments: &str) -> Result<SimpleQueryRow, Error> {
+        let messages = self
+            .client
+            .simple_query(&format!("CALL {procedure}({arguments})"))?;
+        let mut rows = rows(messages);
+        assert_eq!(rows.len(), 1, "CALL returns one row");
+        Ok(rows.remove(0))
     }
 
     /// The same, where it has to succeed.

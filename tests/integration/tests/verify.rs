@@ -28,13 +28,7 @@ struct Verified {
 }
 
 fn try_verify(s: &mut Session, arguments: &str) -> Result<Verified, postgres::Error> {
-    use postgres::SimpleQueryMessage::Row;
-    let messages = s.simple_query(&format!("CALL ntt_verify_mime({arguments})"))?;
-    let row = messages.iter().find_map(|message| match message {
-        Row(row) => Some(row),
-        _ => None,
-    });
-    let row = row.expect("CALL returns a row");
+    let row = s.call_row("ntt_verify_mime", arguments)?;
     let number = |name: &str| row.get(name).expect("no null").parse().expect("a bigint");
     assert!(row.get("elapsed").is_some());
     Ok(Verified {

@@ -182,15 +182,9 @@ struct Said {
 }
 
 fn call(s: &mut Session) -> Result<Said, String> {
-    let sql = format!("CALL ntt_verify_mime({BATCH}, correct => true)");
-    let messages = s
-        .simple_query(&sql)
-        .map_err(|error| session::describe(&error))?;
-    let row = messages.iter().find_map(|message| match message {
-        postgres::SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    let row = row.ok_or("no row")?;
+    let arguments = format!("{BATCH}, correct => true");
+    let row = s.call_row("ntt_verify_mime", &arguments);
+    let row = row.map_err(|error| session::describe(&error))?;
     let number = |name| {
         row.get(name)
             .and_then(|text| text.parse().ok())
