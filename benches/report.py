@@ -9,6 +9,7 @@ import os
 import re
 import statistics
 
+import chart
 import cluster as clusters
 
 DOCS = os.path.join(clusters.REPOSITORY, "docs")
@@ -141,3 +142,5 @@ def write(part, result):
     with open(PAGE, "w", encoding="utf-8") as file:
         file.write(page)
     print(f"written to {os.path.relpath(PAGE)}")
+    if chart.update():
+        print("written to README.md: its chart")

@@ -33,7 +33,7 @@ debian_make "$folder" "$release"
 as_root install -d "$DEBIAN_DIR/$folder/srv/test"
 as_root install -m 0644 -t "$DEBIAN_DIR/$folder/srv/test" "$package"
 # README has the steps for bookworm's version.
-"$PYTHON" -B "$REPO/tests/docs/run.py" --steps "$REPO/README.md" "From nothing to a scheduled backfill" |
+"$PYTHON" -B "$REPO/tests/docs/run.py" --steps "$REPO/README.md" Install "Schedule runs" |
     sed -E "s#(postgresql[-/])15#\1$version#g; s/\\b15 main/$version main/" |
     as_root tee "$DEBIAN_DIR/$folder/srv/test/steps.sh" >/dev/null
 as_root cp "$REPO"/tests/released/*.sql "$DEBIAN_DIR/$folder/srv/test"

@@ -180,6 +180,7 @@ phase_regress() {
 # README and docs/ do what they say.
 phase_docs() {
     local store=$TEST_DIR/docs status=0
+    "$PYTHON" -B "$REPO/benches/chart.py" --check
     cluster_start "$TEST_DIR" fsync=off shared_preload_libraries=pg_cron cron.database_name=copyjob
     as_root rm -rf "$store"
     as_root install -d -o "$(id -un)" "$store"

@@ -2,7 +2,7 @@
 """Runs what README and docs/ tell to run, and compares what they say comes out.
 
     tests/docs/run.py STORE [FILE...]
-    tests/docs/run.py --steps FILE SECTION
+    tests/docs/run.py --steps FILE SECTION...
 
 A server is at PGHOST and PGPORT, with the extension installed; STORE is an empty folder that its account
 can read. scripts/test.sh docs sees to both.
@@ -19,11 +19,12 @@ extension in it unless the file says CREATE EXTENSION itself:
     script, and each benchmark of cargo's. They aren't run: the suite, which runs this, is among them;
   - a relative link leads to something that is there, its #anchor to a heading, and a file of the source that is
     named with its folder exists;
-  - a table of settings says what the server says of them: their names, defaults, and who may set them.
+  - a table of settings says what the server says of them: their names, defaults, and who may set them;
+  - reference.md names every object of the extension, with its arguments or columns.
 
 A block that can't be run here stands behind a comment that says why: <!-- not run: … -->.
 
-With --steps, nothing is run: the blocks of "sh" and "sql" of a section, skipped ones included, are printed as one
+With --steps, nothing is run: the blocks of "sh" and "sql" of these sections, skipped ones included, are printed as one
 script for bash. tests/package takes them.
 """
 
@@ -63,6 +64,24 @@ HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 SOURCE = re.compile(r"(?<![\w./-])(?:benches|crates|debian|demo|scripts|src|tests)/[\w./-]+\.(?:md|py|rs|sh|sql|txt)\b")
 SETTINGS = "| name | default | who | meaning |"
 SETTING = re.compile(r"^\| `(ntt_mime\.\w+)` \| ([^|]+?) \| (\w+) \|", re.MULTILINE)
+
+
+# What belongs to the extension: kind, name, and its arguments or columns.
+MEMBERS = """
+SELECT CASE WHEN p.oid IS NOT NULL AND p.prorettype <> 'trigger'::regtype THEN 'routine'
+            WHEN c.relkind IN ('r', 'v') THEN 'relation' ELSE coalesce(o.type, '?') END,
+       CASE WHEN p.prorettype <> 'trigger'::regtype THEN p.proname ELSE replace(o.identity, '()', '') END,
+       CASE WHEN p.oid IS NOT NULL THEN pg_get_function_arguments(p.oid)
+            ELSE (SELECT string_agg(a.attname, ' ') FROM pg_attribute a
+                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) END
+  FROM pg_depend d
+ CROSS JOIN pg_identify_object(d.classid, d.objid, d.objsubid) o
+  LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+  LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
+ WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+   AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'ntt_mime')
+ ORDER BY 1, 2
+"""
 
 
 class Block:
@@ -183,6 +202,8 @@ class Runner:
         found = blocks(text)
         if any(block and block.language == "sql" for block in found):
             self.make_database(extension="CREATE EXTENSION ntt_mime" not in text)
+        if os.path.basename(path) == "reference.md":
+            self.check_reference(path, text)
         for number, block in enumerate(found):
             if block is None or block.skipped:
                 continue
@@ -244,6 +265,29 @@ class Runner:
             self.fail(path, text[:text.index(SETTINGS)].count("\n") + 1,
                       f"table and server differ (name|is this the default|who): {line}")
 
+    def check_reference(self, path, text):
+        """Does the page have all objects, with the arguments of routines, with defaults, and the columns of relations?"""
+        status, output = psql(MEMBERS, "-A", "-t", "-F", "\t", "-v", "ON_ERROR_STOP=1")
+        members = [line.split("\t") for line in output.splitlines()]
+        if status or not members:
+            raise SystemExit(f"error: the extension's objects can't be listed\n{output}")
+        signatures = " ".join(" ".join(block.text() for block in blocks(text) if block and not block.skipped).split())
+        signatures = signatures.replace("( ", "(")
+        sections = re.split(r"^##+ (.*)$", text, flags=re.MULTILINE)
+        sections = {name: body for name, body in zip(sections[1::2], sections[2::2])}
+        for kind, name, parts in members:
+            if kind == "routine":
+                parts = re.sub(r"::[a-z ]+(\[\])?|\bIN ", "", parts)
+                signature = re.sub(r"DEFAULT \(.*\)\)?", "DEFAULT …", f"{name}({parts})").rstrip(")") + ")"
+                if signature not in signatures:
+                    self.fail(path, 1, f"no signature: {signature}")
+            elif kind == "relation":
+                for column in parts.split():
+                    if f"`{column}`" not in sections.get(name, ""):
+                        self.fail(path, 1, f"section {name} says nothing of column {column}")
+            elif not re.search(rf"`{re.escape(name)}(\(\))?`", text):
+                self.fail(path, 1, f"not named: {kind} {name}")
+
     def check_command(self, path, line, command):
         """Is there such a command of make's, such a script, or such a benchmark of cargo's, with such variables?"""
         words = shlex.split(command)
@@ -276,18 +320,19 @@ class Runner:
             self.fail(path, line, f"no such command: {command}")
 
 
-def steps(path, section):
-    """The script of a section's steps; SQL goes to the server's own administrator."""
-    parts = re.split(r"^## (.*)$", read(path), flags=re.MULTILINE)
-    if section not in parts[1::2]:
-        raise SystemExit(f"error: {path} has no section \"{section}\"")
+def steps(path, *sections):
+    """The script of the sections' steps; SQL goes to the server's own administrator."""
+    parts = re.split(r"^##+ (.*)$", read(path), flags=re.MULTILINE)
     script = []
-    for block in blocks(parts[2::2][parts[1::2].index(section)]):
-        if block and block.language == "sh":
-            script.append(block.text())
-        elif block and block.language == "sql":
-            script.append(f"sudo -u postgres psql -X -v ON_ERROR_STOP=1 {DATABASE} <<'END_OF_SQL'\n"
-                          f"{block.text()}\nEND_OF_SQL")
+    for section in sections:
+        if section not in parts[1::2]:
+            raise SystemExit(f"error: {path} has no section \"{section}\"")
+        for block in blocks(parts[2::2][parts[1::2].index(section)]):
+            if block and block.language == "sh":
+                script.append(block.text())
+            elif block and block.language == "sql":
+                script.append(f"sudo -u postgres psql -X -v ON_ERROR_STOP=1 {DATABASE} <<'END_OF_SQL'\n"
+                              f"{block.text()}\nEND_OF_SQL")
     return "\n".join(script)
 
 
