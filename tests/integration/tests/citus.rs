@@ -3,16 +3,18 @@
 //! Citus is in no package of Debian's. Where its extension isn't installed, the tests say so and do nothing.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::io::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use postgres::NoTls;
 
 use ntt_mime_integration::cluster::{PORT, SUPERUSER};
 use ntt_mime_integration::store::absent_blobid;
 use ntt_mime_integration::{
-    Background, Cluster, Outcome, SOON, Session, TestDb, assert_error, corpus, inode, server,
+    Background, Cluster, SOON, Session, TestDb, assert_error, corpus, inode, server, wait_for,
     wait_until,
 };
 
@@ -22,32 +24,43 @@ const ROWS: i64 = 100_000;
 /// Rows that a slow run is at for some time.
 const ROWS_TO_WATCH: i64 = 30_000;
 
+/// What a node needs besides the libraries to load.
+const SETTINGS: [(&str, &str); 7] = [
+    ("wal_level", "logical"),
+    ("max_worker_processes", "40"),
+    ("max_replication_slots", "40"),
+    ("max_wal_senders", "40"),
+    ("citus.node_conninfo", "sslmode=prefer"),
+    ("citus.enable_statistics_collection", "off"),
+    // What the tests wait for, they wait for themselves.
+    ("citus.defer_shard_delete_interval", "-1"),
+];
+
+/// Is an extension installed? It is said if it isn't.
+fn is_installed(extension: &str) -> bool {
+    let control = server::sharedir().join(format!("extension/{extension}.control"));
+    let is_there = control.exists();
+    if !is_there {
+        // Past the capture of a test's output: it is to be seen that they have passed by.
+        let mut out = std::io::stderr();
+        let _ = writeln!(
+            out,
+            "skipped citus::, since there is no {}",
+            control.display()
+        );
+    }
+    is_there
+}
+
 /// The three nodes; none where there is no Citus.
 fn nodes() -> Option<&'static [Cluster; 3]> {
     static NODES: OnceLock<Option<[Cluster; 3]>> = OnceLock::new();
     let nodes = NODES.get_or_init(|| {
-        let control = server::sharedir().join("extension/citus.control");
-        if !control.exists() {
-            // Past the capture of a test's output: it is to be seen that they have passed by.
-            let mut out = std::io::stderr();
-            let _ = writeln!(
-                out,
-                "skipped citus::, since there is no {}",
-                control.display()
-            );
+        if !is_installed("citus") {
             return None;
         }
-        let settings = [
-            ("shared_preload_libraries", "citus"),
-            ("wal_level", "logical"),
-            ("max_worker_processes", "40"),
-            ("max_replication_slots", "40"),
-            ("max_wal_senders", "40"),
-            ("citus.node_conninfo", "sslmode=prefer"),
-            ("citus.enable_statistics_collection", "off"),
-            // What the tests wait for, they wait for themselves.
-            ("citus.defer_shard_delete_interval", "-1"),
-        ];
+        let mut settings = vec![("shared_preload_libraries", "citus")];
+        settings.extend(SETTINGS);
         Some(std::array::from_fn(|_| {
             let node = Cluster::start(&settings);
             let name = node.socket_dir().to_str().expect("a plain name");
@@ -207,7 +220,7 @@ impl Distributed {
 
 /// The statement by which a node that has no shard of a table says to run it on all nodes.
 #[track_caller]
-fn statement_for_all(result: Result<Outcome, postgres::Error>, table: &str) -> String {
+fn statement_for_all<T: Debug>(result: Result<T, postgres::Error>, table: &str) -> String {
     let message = format!("no shard of distributed table \"public.{table}\" is on this node");
     let error = assert_error(result, "55000", &message);
     let hint = error.hint().expect("a hint");
@@ -473,7 +486,7 @@ fn the_statements_of_the_page() {
         .exec(&format!("INSERT INTO blob VALUES ('{absent}', 1, NULL)"));
     let archivist = it.databases[0].role("archivist", "LOGIN");
     let page = include_str!("../../../docs/citus.md");
-    // pg_cron isn't loaded here.
+    // pg_cron isn't loaded here: see the_schedule_of_the_page.
     let blocks = page
         .split("```sql\n")
         .skip(1)
@@ -502,6 +515,113 @@ fn the_statements_of_the_page() {
     assert_eq!(results[4].len(), 1);
     assert!(results[4][0].starts_with(&format!("{absent}|missing|")));
     assert_eq!(results[5], [""; 0]);
+}
+
+#[test]
+fn the_schedule_of_the_page() {
+    if !is_installed("citus") || !is_installed("pg_cron") {
+        return;
+    }
+    // A node that is all of a cluster, with pg_cron.
+    let mut settings = vec![
+        ("shared_preload_libraries", "citus,pg_cron"),
+        ("cron.database_name", "postgres"),
+        ("cron.use_background_workers", "on"),
+        ("ntt_mime.workers", "2"),
+        ("ntt_mime.blob_root", corpus().store.root_str()),
+    ];
+    settings.extend(SETTINGS);
+    let node = Cluster::start(&settings);
+    let name = node.socket_dir().to_str().expect("a plain name");
+    node.configure(&[("citus.local_hostname", name)]);
+    node.restart();
+    let mut s = node.connect("postgres", SUPERUSER);
+    for extension in ["citus", "pg_cron", "ntt_mime"] {
+        s.exec(&format!("CREATE EXTENSION {extension}"));
+    }
+    s.exec(&format!(
+        "SELECT citus_set_coordinator_host('{name}', {PORT})"
+    ));
+    s.exec(&format!(
+        "SELECT citus_set_node_property('{name}', {PORT}, 'shouldhaveshards', true)"
+    ));
+    let blobs = &corpus().blobs;
+    let blobids: Vec<String> = blobs.iter().map(|blob| blob.blobid.clone()).collect();
+    inode::load_source(&mut s, &blobids);
+    s.exec(
+        "CREATE TABLE blob (blobid text PRIMARY KEY, mime_type text);
+         SELECT create_distributed_table('blob', 'blobid', shard_count => 8);
+         INSERT INTO blob SELECT DISTINCT blobid FROM source",
+    );
+    let page = include_str!("../../../docs/citus.md");
+    let mut blocks = page.split("```sql\n").skip(1);
+    let block = blocks.find(|block| block.contains("cron.schedule"));
+    let block = block.and_then(|block| block.split("```").next());
+    // Sooner than in ten minutes.
+    let results = s.table(&block.expect("the schedule").replace("*/10", "*"));
+    assert!(
+        results.len() == 1 && results[0].contains("|t|"),
+        "{results:?}"
+    );
+    // The next minute begins within 60 seconds; the rest is for the job.
+    let ended = wait_for(Duration::from_secs(90), "the job to run", || {
+        let ended = s.table(
+            "SELECT status, return_message FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')",
+        );
+        (!ended.is_empty()).then_some(ended)
+    });
+    s.exec("SELECT cron.unschedule('ntt-mime')");
+    assert!(ended[0].starts_with("succeeded|"), "{ended:?}");
+    for blob in blobs {
+        let found = s.column(&format!(
+            "SELECT mime_type FROM blob WHERE blobid = '{}'",
+            blob.blobid
+        ));
+        assert_eq!(found, [blob.file_mime.as_str()]);
+    }
+}
+
+#[test]
+fn types_are_checked_and_corrected_on_each_node() {
+    let Some(mut it) = Distributed::new("verify") else {
+        return;
+    };
+    it.make_plain(10_000);
+    // As from a method that knew nothing. Rows that have another type are to keep it.
+    it.coordinator()
+        .exec("UPDATE blob SET mime_type = 'application/octet-stream' WHERE mime_type IS NULL");
+    let filled = "SELECT count(*) FROM blob WHERE mime_type = 'application/octet-stream'";
+    let filled = it.coordinator().count(filled);
+    let truly = it.types.clone();
+    let truly = truly
+        .iter()
+        .filter(|(_, mime_type)| *mime_type == "application/octet-stream");
+    let truly: Vec<String> = truly.map(|(blobid, _)| format!("'{blobid}'")).collect();
+    let right = it.coordinator().count(&format!(
+        "SELECT count(*) FROM blob WHERE n % 7 <> 0 AND blobid IN ({})",
+        truly.join(", ")
+    ));
+    assert!(right > 0 && right < filled, "{right} of {filled}");
+    let wanted = "only_types => ARRAY['application/octet-stream'], target => 'blob'";
+    let sums = |it: &mut Distributed, statement: &str| {
+        let sum = |key: &str| format!("sum((result::jsonb->>'{key}')::bigint)");
+        let keys = ["rows_checked", "rows_different", "rows_corrected"].map(sum);
+        let columns = format!("count(*) FILTER (WHERE success), {}", keys.join(", "));
+        let rows = it
+            .coordinator()
+            .table(&statement.replace("SELECT *", &format!("SELECT {columns}")));
+        rows.join("")
+    };
+    for (correct, corrected) in [("false", 0), ("true", filled - right)] {
+        let call = format!("CALL ntt_verify_mime(correct => {correct}, {wanted})");
+        let result = it.coordinator().batch_execute(&call);
+        let statement = statement_for_all(result, "blob");
+        assert_eq!(
+            sums(&mut it, &statement),
+            format!("3|{filled}|{}|{corrected}", filled - right)
+        );
+    }
+    it.check("blob", "n", 10_000);
 }
 
 #[test]
@@ -663,6 +783,23 @@ fn one_column_is_to_be_had_without_citus_too() {
         "{result}"
     );
     inode::check_filled(&mut s, "inode");
-    let result = s.batch_execute("BEGIN; CALL ntt_backfill_mime_on_node()");
-    assert_error(result, "2D000", "transaction block");
+    let results = s.table("CALL ntt_verify_mime_on_node(workers => 1)");
+    let [result] = &results[..] else {
+        panic!("one row: {results:?}");
+    };
+    // Rows that had a type before the run have one that isn't their blobs'.
+    let kept = s.count(&format!(
+        "SELECT count(*) FROM inode WHERE blobid IS NOT NULL AND mime_type = '{}'",
+        inode::KEPT
+    ));
+    assert!(kept > 0);
+    assert!(
+        result.contains(&format!("\"rows_different\": {kept}")),
+        "{result}"
+    );
+    for procedure in ["ntt_backfill_mime_on_node", "ntt_verify_mime_on_node"] {
+        let result = s.batch_execute(&format!("BEGIN; CALL {procedure}()"));
+        assert_error(result, "2D000", "transaction block");
+        s.exec("ROLLBACK");
+    }
 }
