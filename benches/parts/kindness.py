@@ -4,9 +4,11 @@ Four clients of pgbench claim rows and insert some, through the partitioned tabl
 loader makes a partition twice a second.  Alone first, then beside each contestant, on
 half a million pending rows in 841 leaves: how long transactions of the load take, how long a
 partition takes to be made, and how old the contestant's transactions get (seen five times a second),
-which is what vacuum has to wait for.  Autovacuum is on.
+which is what vacuum has to wait for.  What the load's sessions wait for is looked at twenty times a
+second.  Autovacuum is on.
 """
 
+import collections
 import contextlib
 import os
 import subprocess
@@ -115,6 +117,35 @@ class Loader(threading.Thread):
         self.connection.close()
 
 
+class Waits(threading.Thread):
+    """What the sessions of the load that are at work wait for: how often each was seen."""
+
+    ASK = """
+        SELECT coalesce(wait_event_type || ' ' || wait_event, 'nothing') FROM pg_stat_activity
+        WHERE application_name = 'pgbench' AND state = 'active'"""
+
+    def __init__(self, cluster):
+        super().__init__(daemon=True)
+        self.connection = cluster.connect()
+        self.ended = threading.Event()
+        self.seen = collections.Counter()
+        self.looks = 0
+
+    def run(self):
+        with self.connection.cursor() as cursor:
+            while not self.ended.wait(0.05):
+                cursor.execute(self.ASK)
+                self.seen.update(event for (event,) in cursor.fetchall())
+                self.looks += 1
+
+    def finish(self):
+        """Sessions, on average, that waited for each."""
+        self.ended.set()
+        self.join()
+        self.connection.close()
+        return {event: count / self.looks for event, count in self.seen.most_common()}
+
+
 def act(arena, name, options):
     if name == "alone":
         time.sleep(options.alone)
@@ -144,17 +175,20 @@ def measure(bench, options):
             arena.fresh()
             cluster.query(KEYS, "ALTER TABLE demo.key ADD PRIMARY KEY (n)", "ANALYZE demo.key",
                           "CREATE SEQUENCE demo.ino START 1000000000000", "CHECKPOINT")
-            load, loader = Load(cluster, options), Loader(cluster)
+            load, loader, waits = Load(cluster, options), Loader(cluster), Waits(cluster)
             with load.running():
                 loader.start()
+                waits.start()
                 result = act(arena, name, options)
                 loader.finish()
+                waited = waits.finish()
             if name != "alone":
                 check(cluster, name)
             runs[name].append({
                 "seconds": result["seconds"], "rate": len(load.latencies) / load.seconds,
                 "latency": quantiles(load.latencies), "partition": quantiles(loader.took),
-                "peak": result["peak"] if "peak" in result else {},
+                "peak": result["peak"] if "peak" in result else {}, "waits": waited,
+                "waited_for": waited_for(cluster, name),
                 "vacuums": cluster.value("SELECT sum(autovacuum_count)::int FROM "
                                          "pg_stat_user_tables WHERE relname LIKE 'inode%'")})
             last = runs[name][-1]
@@ -174,6 +208,14 @@ def check(cluster, name):
             "NULL" if name == "script" else "DISTINCT FROM a.mime_type"))
     if wrong > (100 if name == "floor" else 0):
         raise SystemExit(f"error: {name} left {wrong} rows without the answer")
+
+
+def waited_for(cluster, name):
+    """Batches that others waited for."""
+    if not name.startswith("ours-"):
+        return None
+    return cluster.value("SELECT (options->>'waited_for')::int FROM ntt_mime.run "
+                         "ORDER BY run_id DESC LIMIT 1")
 
 
 def quantiles(values):
@@ -208,7 +250,20 @@ def render(result):
             f"rounds: {len(runs)}.", "",
             *report.table(["beside the load", "seconds", "transactions/s", "median, ms", "95%, ms",
                            "99%, ms", "longest, ms", "a partition made, ms", "longest, ms",
-                           "oldest transaction, s", "leaves vacuumed"], rows)]
+                           "oldest transaction, s", "leaves vacuumed"], rows), "",
+            "Sessions of the load that were at work, on average, and what they waited for:", "",
+            *what_was_waited_for(result["runs"])]
+
+
+def what_was_waited_for(runs):
+    """Of the run in the middle of each."""
+    for name, own in runs.items():
+        middle = sorted(own, key=lambda run: run["latency"]["95"])[len(own) // 2]
+        parts = ", ".join(f"{event} {count:.2f}" for event, count in middle["waits"].items()
+                          if count >= 0.005)
+        batches = middle["waited_for"]
+        yield f"- {title(name)}: {parts}" + (
+            "" if batches is None else f"; batches waited for: {batches:,}")
 
 
 def charts(result):

@@ -194,6 +194,8 @@ pub struct Additions {
     pub worker_ms: f64,
     /// Time of all workers spent waiting: for others, for the leader, between batches.
     pub idle_ms: f64,
+    /// Batches that somebody waited for when they were about to be committed.
+    pub waited_for: u64,
     /// Blobs read from each root of the store. [`super::roots`]
     pub roots_read: BTreeMap<String, u64>,
     /// Roots that held no blobs when the run began.

@@ -24,7 +24,7 @@ use crate::pg::dsm::Segment;
 use crate::pg::tx::PgError;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_runB");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_runC");
 
 /// Alignment of each part: a cache line, so that parts don't share one.
 const ALIGN: usize = 64;
@@ -173,6 +173,8 @@ counters! {
     detect_us,
     update_us,
     commit_us,
+    /// Batches that somebody waited for when they were about to be committed.
+    waited_for,
     /// Transaction ids of the worker that are over, as of the end of its pass.
     transaction_ids,
     /// Waiting for other workers, for the leader, or between batches.
@@ -383,6 +385,12 @@ impl<'a> Shared<'a> {
         let mut totals = Totals::default();
         self.slots.iter().for_each(|s| totals.add(&s.counters));
         totals
+    }
+
+    /// Batches of all workers that somebody has waited for.
+    pub fn waited_for(&self) -> u64 {
+        let counters = self.slots.iter().map(|slot| &slot.counters);
+        counters.map(|c| c.waited_for.load(Ordering::Relaxed)).sum()
     }
 
     /// Counts a blob that has been read from a root of the store.

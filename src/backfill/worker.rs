@@ -5,6 +5,7 @@
 //! has grown large by the many leaves that it has seen.
 
 mod fill;
+mod pace;
 mod patience;
 mod verify;
 
@@ -15,6 +16,7 @@ use ntt_mime_core::board::Turn;
 use ntt_mime_core::note::Keeper;
 use pgrx::pg_sys;
 
+use self::pace::Pace;
 use self::patience::Patience;
 use self::verify::Findings;
 use super::batch::Batch;
@@ -28,9 +30,6 @@ use crate::errors::Error;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::{self, PgError};
 use crate::pg::{bgworker, dsm, identity, index_hint, notes, query_id, stats, version, xids};
-
-/// Rows of a worker's first batch: nobody knows yet what a row costs here, with its triggers.
-const FIRST_BATCH: u32 = 100;
 
 /// Memory of a worker's catalog caches from which on it forgets what is in them. A leaf with eleven indexes takes
 /// 0.1 MB of it.
@@ -140,10 +139,7 @@ fn work(
         finder,
         selection: Rc::new(Selection::of(job)),
         findings: Findings::default(),
-        batch_rows: match job.options.updates() {
-            true => FIRST_BATCH.min(job.options.batch_size),
-            false => job.options.batch_size,
-        },
+        pace: Pace::new(job.options.batch_size, job.options.updates()),
         patience: Patience::new(job.options.lock_timeout()),
         lock_timeout: job.options.lock_timeout(),
         leaves_seen: 0,
@@ -185,8 +181,7 @@ struct Worker<'a> {
     selection: Rc<Selection>,
     /// Of a verification.
     findings: Findings,
-    /// Rows of the next batch at most.
-    batch_rows: u32,
+    pace: Pace,
     patience: Patience,
     /// As it is set now.
     lock_timeout: Duration,
@@ -363,7 +358,7 @@ impl<'a> Worker<'a> {
         let (mut batch, mut tids) = (Batch::default(), Vec::new());
         self.report("opening a leaf");
         let begun = Instant::now();
-        let opened = leaf.open(self.batch_rows, |tid, blobid, now| {
+        let opened = leaf.open(self.pace.rows(), |tid, blobid, now| {
             batch.add(tid, blobid, now);
             tids.push(tid);
         })?;

@@ -25,7 +25,8 @@ pub const HANDLE_CLASS: u32 = 0x4E54_5432;
 /// SET_LOCKTAG_INT64 and SET_LOCKTAG_INT32 in its lockfuncs.c.
 const KIND: u16 = 3;
 
-/// `DEFAULT_LOCKMETHOD`/`USER_LOCKMETHOD` of PostgreSQL's storage/lock.h.
+/// Of PostgreSQL's storage/lock.h.
+const DEFAULT_LOCKMETHOD: u8 = 1;
 const USER_LOCKMETHOD: u8 = 2;
 
 /// A session-level advisory lock, released when dropped.
@@ -62,6 +63,26 @@ impl Drop for SessionLock {
     fn drop(&mut self) {
         // SAFETY: releases what `try_acquire` took; at process exit PostgreSQL does so itself.
         unsafe { pg_sys::LockRelease(&self.0, pg_sys::ExclusiveLock as i32, true) };
+    }
+}
+
+/// Does anybody wait for the end of the current transaction, such as one who wants a row that it has changed? Others who
+/// want the same row may wait for that one.
+pub fn is_own_transaction_awaited() -> bool {
+    // SAFETY: inside a transaction; who has an id holds the lock on it from then on, and that lock is in the shared table,
+    // where LockHasWaiters looks (storage/lmgr/lock.c: only locks on relations may not be).
+    unsafe {
+        let xid = pg_sys::GetTopTransactionIdIfAny();
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: xid.into_inner(),
+            locktag_field2: 0,
+            locktag_field3: 0,
+            locktag_field4: 0,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_TRANSACTION as u8,
+            locktag_lockmethodid: DEFAULT_LOCKMETHOD,
+        };
+        xid != pg_sys::InvalidTransactionId
+            && pg_sys::LockHasWaiters(&tag, pg_sys::ExclusiveLock as i32, false)
     }
 }
 

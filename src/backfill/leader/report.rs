@@ -100,6 +100,7 @@ impl Leader {
                 audit_differences: totals.audit_differences,
                 worker_ms: ms(totals.worker_us),
                 idle_ms: ms(totals.idle_us),
+                waited_for: totals.waited_for,
                 roots_read: roots::read_from(&self.options.blob_root, shared.reads()),
                 roots_empty: roots::empty(&self.options.blob_root, &self.roots),
                 leaves_skipped: self.passed_over.leaves,

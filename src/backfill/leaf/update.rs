@@ -157,6 +157,8 @@ pub struct Updated {
     pub held: bool,
     /// Row versions that our statement has written, whatever has become of them.
     written: u64,
+    /// Somebody waited for the transaction when it was about to be committed.
+    pub awaited: bool,
     pub commit_time: Duration,
 }
 
@@ -259,7 +261,7 @@ impl Leaf<'_> {
             if !ready {
                 return Err(Undone::NoConstraint);
             }
-            match one_by_one {
+            let updated = match one_by_one {
                 false => {
                     phase.set(Phase::Update);
                     self.update_at_once(&locked, filling)
@@ -276,7 +278,11 @@ impl Leaf<'_> {
                     };
                     self.update_one_by_one(&locked, filling, rows)
                 }
-            }
+            };
+            updated.map(|updated| Updated {
+                awaited: lock::is_own_transaction_awaited(),
+                ..updated
+            })
         });
         self.count_own(match &done {
             Ok(Ok((updated, _))) => updated.written,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Worker;
+use super::{Worker, pace};
 use crate::backfill::batch::{Batch, Found};
 use crate::backfill::leaf::{
     Filling, Leaf, LeafError, Place, Tid, Updated, block_of, start_of_block,
@@ -11,11 +11,6 @@ use crate::backfill::shared::{add, add_time};
 use crate::pg::latch::WaitEvent;
 use crate::pg::rows::Wait;
 use crate::pg::{identity, stats};
-
-/// An update that takes longer makes the next batches smaller, whatever the batch size: others wait
-/// for the rows it holds, and for the leaf, such as one who creates a partition beside a default one.
-/// They are promised less than a second.
-const LONG_BATCH: Duration = Duration::from_millis(500);
 
 /// How often a batch is tried again after a deadlock or a serialization failure.
 const RETRIES: u32 = 5;
@@ -95,7 +90,7 @@ impl Worker<'_> {
 
     /// Reads the pending rows of the next batch, and has its blobs looked at.
     fn read(&mut self, leaf: &mut Leaf<'_>, from: Tid, to: Tid) -> Result<(), LeafError> {
-        let limit = self.batch_rows;
+        let limit = self.pace.rows();
         let mut batch = Batch::default();
         self.report(&format!("reading {}", leaf.name));
         let begun = Instant::now();
@@ -222,10 +217,13 @@ impl Worker<'_> {
                     let update_time = took.saturating_sub(updated.commit_time);
                     add_time(&counters.update_us, update_time);
                     self.patience.came_through(leaf.trigger_functions());
-                    if took > timeout.max(LONG_BATCH) {
+                    if took > timeout.max(pace::LONG) {
                         self.patience.use_up();
                     }
-                    self.adapt(took, rows);
+                    if updated.awaited {
+                        add(&counters.waited_for, 1);
+                    }
+                    self.pace.note(took, rows, self.shared.waited_for());
                     return Ok(updated);
                 }
                 Err(trouble) => trouble,
@@ -239,7 +237,7 @@ impl Worker<'_> {
                 }
                 LeafError::Blocked => {
                     // All that the next attempt writes may be in vain again.
-                    self.batch_rows = 1;
+                    self.pace.expect_little();
                     self.patience.block(leaf.trigger_functions());
                     return Err(LeafError::Blocked);
                 }
@@ -253,16 +251,6 @@ impl Worker<'_> {
         if time != self.lock_timeout {
             self.lock_timeout = time;
             identity::set_lock_timeout(time);
-        }
-    }
-
-    /// Chooses the size of the next batch by what the last one took.
-    fn adapt(&mut self, took: Duration, rows: u64) {
-        let max = self.job.options.batch_size;
-        if took > LONG_BATCH {
-            self.batch_rows = (self.batch_rows / 2).max(1);
-        } else if took < LONG_BATCH / 4 && rows >= u64::from(self.batch_rows) {
-            self.batch_rows = self.batch_rows.saturating_mul(2).min(max);
         }
     }
 }

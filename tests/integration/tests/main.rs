@@ -4,6 +4,7 @@
 //! than cores (`RUST_TEST_THREADS=6`) end sooner. `NTT_ITEST_KEEP=1` keeps the folders in the temporary directory.
 
 mod audit;
+mod awaited;
 mod backfill;
 mod citus;
 mod cron;

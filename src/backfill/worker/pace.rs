@@ -1,0 +1,169 @@
+//! How many rows a worker's next batch has.
+//!
+//! Whoever wants a row that a batch has updated, or what else its transaction holds, waits until the batch is committed.
+//! As long as nobody does, a batch may take up to [`LONG`]: the longer it is, the less a row costs. So before its commit
+//! each looks whether anybody waits for it ([`crate::pg::lock::is_own_transaction_awaited`]). If so, the next batches of
+//! all workers of the run are a quarter as long, down to [`SHORT`], and then grow slowly: on a table on which others are
+//! at work they come to be about as long as finds nobody waiting. Whether somebody waits is a question of chance, which
+//! grows with a batch's length; so each wait counts for all workers, since their batches meet the same others.
+//!
+//! What is promised isn't met by that alone: the first who waits may do so for all of a long batch.
+
+use std::time::Duration;
+
+/// An update that takes longer makes the next batches smaller, whatever the batch size: others may wait for the leaf,
+/// such as one who creates a partition beside a default one. They are promised less than a second.
+pub const LONG: Duration = Duration::from_millis(500);
+
+/// Batches that take less aren't made smaller, since nobody notices so short a wait; but each has its own cost.
+const SHORT: Duration = Duration::from_millis(20);
+
+/// Rows of a worker's first batch: nobody knows yet what a row costs here, with its triggers.
+const FIRST: u32 = 100;
+
+/// A worker's.
+pub struct Pace {
+    rows: u32,
+    /// As was asked for.
+    most: u32,
+    /// Batches of the run that somebody had waited for, as of the last one of this worker.
+    waited_for: u64,
+    /// Somebody has waited, so batches grow slowly.
+    careful: bool,
+}
+
+impl Pace {
+    /// Of a run with batches of `most` rows at most. Where nothing is updated they all have as many.
+    pub fn new(most: u32, updates: bool) -> Pace {
+        Pace {
+            rows: match updates {
+                true => FIRST.min(most),
+                false => most,
+            },
+            most,
+            waited_for: 0,
+            careful: false,
+        }
+    }
+
+    /// Rows of the next batch at most.
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// All that the next batch writes may be in vain.
+    pub fn expect_little(&mut self) {
+        self.rows = 1;
+    }
+
+    /// A batch of so many rows took so long, and so many of the run have been waited for by now, this one included.
+    pub fn note(&mut self, took: Duration, rows: u64, waited_for: u64) {
+        let awaited = waited_for > self.waited_for;
+        self.waited_for = waited_for;
+        let full = rows >= u64::from(self.rows);
+        if awaited {
+            self.careful = true;
+        }
+        if awaited && took > SHORT {
+            let short = rows as f64 * SHORT.as_secs_f64() / took.as_secs_f64();
+            let quarter = self.rows / 4;
+            self.rows = quarter.max(short as u32).clamp(1, self.rows);
+        } else if took > LONG {
+            self.rows = (self.rows / 2).max(1);
+        } else if took >= LONG / 4 {
+            // As long as those of a run for which nobody waits.
+            self.careful = false;
+        } else if full && !awaited {
+            let more = match self.careful {
+                true => (self.rows / 8).max(1),
+                false => self.rows,
+            };
+            self.rows = self.rows.saturating_add(more).min(self.most);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Batches of a worker whose rows take 50 µs each, until they have as many as they come to have.
+    fn settled(most: u32) -> Pace {
+        let mut pace = Pace::new(most, true);
+        (0..20).for_each(|_| next(&mut pace, 0));
+        pace
+    }
+
+    fn next(pace: &mut Pace, waited_for: u64) {
+        let rows = pace.rows();
+        pace.note(rows * MS / 20, u64::from(rows), waited_for);
+    }
+
+    #[test]
+    fn batches_double_until_they_take_an_eighth_of_a_second() {
+        assert_eq!(Pace::new(50, true).rows(), 50);
+        assert_eq!(Pace::new(50_000, false).rows(), 50_000);
+        assert_eq!(settled(50_000).rows(), 3200);
+        assert_eq!(settled(1000).rows(), 1000);
+    }
+
+    #[test]
+    fn a_long_batch_makes_the_next_ones_smaller() {
+        let mut pace = settled(50_000);
+        pace.note(501 * MS, 3200, 0);
+        assert_eq!(pace.rows(), 1600);
+    }
+
+    #[test]
+    fn whoever_waits_makes_batches_short_and_they_grow_slowly() {
+        let mut pace = settled(50_000);
+        let mut rows = Vec::new();
+        for waited_for in [1, 2, 3, 3, 3, 4] {
+            next(&mut pace, waited_for);
+            rows.push(pace.rows());
+        }
+        assert_eq!(rows, [800, 400, 400, 450, 506, 400]);
+        // It was a while ago: as before.
+        let batches = (1..100).find(|_| {
+            next(&mut pace, 4);
+            pace.rows() > 2500
+        });
+        assert_eq!(batches, Some(16));
+        next(&mut pace, 4);
+        assert!(!pace.careful);
+    }
+
+    #[test]
+    fn a_wait_for_another_worker_counts() {
+        let mut pace = settled(50_000);
+        next(&mut pace, 7);
+        assert_eq!(pace.rows(), 800);
+        next(&mut pace, 7);
+        assert_eq!(pace.rows(), 900);
+    }
+
+    #[test]
+    fn short_batches_stay_as_they_are() {
+        let mut pace = Pace::new(50_000, true);
+        next(&mut pace, 1);
+        assert_eq!(pace.rows(), 100);
+        // It is the rest of a leaf.
+        let mut pace = settled(50_000);
+        pace.note(MS, 3, 1);
+        assert_eq!(pace.rows(), 3200);
+        pace.note(100 * MS, 3, 2);
+        assert_eq!(pace.rows(), 800);
+    }
+
+    #[test]
+    fn there_is_always_a_row() {
+        let mut pace = settled(50_000);
+        pace.expect_little();
+        pace.note(1000 * MS, 1, 1);
+        assert_eq!(pace.rows(), 1);
+        pace.note(1000 * MS, 0, 1);
+        assert_eq!(pace.rows(), 1);
+    }
+}
