@@ -113,7 +113,7 @@ def read_list(store):
         return []
 
 
-def make(store, blobs, pattern="*", largest=65536, jobs=os.cpu_count()):
+def make(store, blobs, pattern="*", largest=65536, jobs=None):
     """Makes the store, or adds what it lacks; nothing if it has that many."""
     have = len(read_list(store))
     if have >= blobs:

@@ -29,6 +29,7 @@ half-way the blobs that exist are kept, and only hashed again.
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -59,10 +60,8 @@ def foreign_devices():
         for line in mounts:
             where, kind = line.split()[1:3]
             if kind in FOREIGN or kind.startswith("fuse."):
-                try:
+                with contextlib.suppress(OSError):
                     devices.add(os.lstat(where.encode().decode("unicode_escape")).st_dev)
-                except OSError:
-                    pass
     devices.discard(os.stat("/").st_dev)  # a virtual machine's own disk may be one of these
     return devices
 
@@ -97,9 +96,8 @@ def walk(folder, devices, largest, avoid):
             if stat.S_ISDIR(info.st_mode):
                 if info.st_mode & 0o005 == 0o005:
                     pending.append(entry.path)
-            elif stat.S_ISREG(info.st_mode):
-                if info.st_mode & 0o004 and 0 < info.st_size <= largest:
-                    yield Candidate(entry.path, extension(entry.name), info.st_size)
+            elif stat.S_ISREG(info.st_mode) and info.st_mode & 0o004 and 0 < info.st_size <= largest:
+                yield Candidate(entry.path, extension(entry.name), info.st_size)
 
 
 def open_to_all(folder):

@@ -30,7 +30,7 @@ packages() {
         case $word in
             build) ;;
             test)
-                printf '%s\n' shellcheck locales
+                printf '%s\n' shellcheck locales python3-pip
                 if [[ $PG_CONFIG_GIVEN == no ]]; then printf '%s\n' "postgresql-$PG-cron"; fi
                 neighbours
                 ;;
@@ -170,3 +170,5 @@ if command -v apt-get >/dev/null; then install_packages "$@"; else check_tools; 
 check_rust
 cargo_tool pgrx "$(pgrx_version)"
 init_pgrx
+# Tests without it are worth more than none.
+case " $* " in *" test "*) quietly "$REPO/scripts/ruff.sh" || true ;; esac

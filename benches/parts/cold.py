@@ -22,6 +22,7 @@ import contestants
 import data
 import machine
 import report
+
 from parts import numbers
 
 ROUNDS = 3

@@ -12,6 +12,7 @@ run's processes share, the list of leaves and the cache of blobs, is counted onc
 
 import data
 import report
+
 from parts import numbers
 
 ROUNDS = 3

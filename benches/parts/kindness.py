@@ -89,9 +89,8 @@ class Load:
         with open(path, encoding="ascii") as file:
             lines = [line.split() for line in file if line.endswith("\n")]
         for words in lines:
-            if len(words) >= 6 and words[2].isdigit():
-                if began <= int(words[4]) + int(words[5]) / 1e6 <= ended:
-                    self.latencies.append(int(words[2]) / 1000)
+            if len(words) >= 6 and words[2].isdigit() and began <= int(words[4]) + int(words[5]) / 1e6 <= ended:
+                self.latencies.append(int(words[2]) / 1000)
 
 
 class Loader(threading.Thread):
@@ -187,7 +186,7 @@ def measure(bench, options):
             runs[name].append({
                 "seconds": result["seconds"], "rate": len(load.latencies) / load.seconds,
                 "latency": quantiles(load.latencies), "partition": quantiles(loader.took),
-                "peak": result["peak"] if "peak" in result else {}, "waits": waited,
+                "peak": result.get("peak", {}), "waits": waited,
                 "waited_for": waited_for(cluster, name),
                 "vacuums": cluster.value("SELECT sum(autovacuum_count)::int FROM "
                                          "pg_stat_user_tables WHERE relname LIKE 'inode%'")})

@@ -274,7 +274,7 @@ class Runner:
         signatures = " ".join(" ".join(block.text() for block in blocks(text) if block and not block.skipped).split())
         signatures = signatures.replace("( ", "(")
         sections = re.split(r"^##+ (.*)$", text, flags=re.MULTILINE)
-        sections = {name: body for name, body in zip(sections[1::2], sections[2::2])}
+        sections = dict(zip(sections[1::2], sections[2::2]))
         for kind, name, parts in members:
             if kind == "routine":
                 parts = re.sub(r"::[a-z ]+(\[\])?|\bIN ", "", parts)

@@ -189,7 +189,7 @@ def candidates(sources, largest):
             if origin == "-":
                 below = below.split(os.sep, 1)[-1]
             groups[name].append(Found(path, size, how, name, None, below.replace(os.sep, "_")))
-        for name, files in sorted(groups.items()):
+        for _, files in sorted(groups.items()):
             nearby = defaultdict(list)
             for f in files:
                 nearby[os.path.dirname(f.path), extension(f.path)].append(f)
@@ -303,7 +303,7 @@ def choose(files, cap, type_cap):
     while sum(min(len(group), share) for group in by_class.values()) > room and share > 1:
         share -= max(1, share // 50)
     out = list(kept)
-    for name, group in sorted(by_class.items()):
+    for _, group in sorted(by_class.items()):
         # Thin the commonest types of the class, not the rare ones.
         counts = Counter(f.mime for f in group)
         rank, turn = {}, Counter()

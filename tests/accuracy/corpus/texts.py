@@ -450,7 +450,7 @@ def tiny():
     put("data", "tiny", "empty", b"")
     for n in range(256):
         put("data", "tiny", f"byte-{n:02x}", bytes((n,)))
-    for n in range(64):
+    for _ in range(64):
         first, second = CHANCE.randrange(256), CHANCE.randrange(256)
         put("data", "tiny", f"two-{first:02x}{second:02x}", bytes((first, second)))
     for text in (b"\n\n", b"a\n", b"\r\n", b"PK", b"MZ", b"BM", b"#!", b"%!", b"\x1f\x8b", b"\xff\xd8", b"\xff\xfe", b"{}", b"[]",
