@@ -9,7 +9,7 @@ REVOKE ALL ON PROCEDURE ntt_verify_mime(int, int, bigint, float8, boolean, text[
     FROM PUBLIC;
 REVOKE ALL ON PROCEDURE ntt_verify_mime_on_node(int, int, bigint, float8, boolean, text[], regclass, jsonb) FROM PUBLIC;
 REVOKE ALL ON SCHEMA ntt_mime FROM PUBLIC;
-REVOKE ALL ON ntt_mime.run, ntt_mime.failure, ntt_mime.leaf_error, ntt_mime.leaf, ntt_mime.difference, ntt_mime.progress, ntt_mime.mime_summary FROM PUBLIC;
+REVOKE ALL ON ntt_mime.run, ntt_mime.failure, ntt_mime.leaf_error, ntt_mime.leaf, ntt_mime.verified_leaf, ntt_mime.difference, ntt_mime.progress, ntt_mime.mime_summary FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION ntt_detect_mime(text), ntt_detect_mime(bytea), ntt_inspect_blob(text),
     ntt_mime_version() TO pg_read_server_files;

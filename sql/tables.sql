@@ -67,7 +67,7 @@ COMMENT ON COLUMN ntt_mime.run.started_at IS 'when the run started';
 COMMENT ON COLUMN ntt_mime.run.finished_at IS 'when the run ended, or was found to have ended';
 COMMENT ON COLUMN ntt_mime.run.pid IS 'process ID of the backend that ran CALL';
 COMMENT ON COLUMN ntt_mime.run.role_name IS 'role that ran it';
-COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many blobs its prefilter spared libmagic all of its rules for (prefiltered) or could not (prefilter_fallbacks); how many were judged again from all of them and with all rules (audited), and had another type then (audit_differences); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); for how many of its batches other sessions waited (waited_for); how many blobs it read from each directory of the store (roots_read), which of these held none when it began (roots_empty); how many leaves it passed over since nothing can have become pending there (leaves_skipped), and in how many of those that seemed so rows were pending nevertheless (marks_wrong); of a verification, how many rows it checked (rows_checked), how many had another type (rows_different) or the same in another spelling (rows_spelled_otherwise), and what a sample says of all rows (estimate)';
+COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many blobs its prefilter spared libmagic all of its rules for (prefiltered) or could not (prefilter_fallbacks); how many were judged again from all of them and with all rules (audited), and had another type then (audit_differences); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); for how many of its batches other sessions waited (waited_for); how many blobs it read from each directory of the store (roots_read), which of these held none when it began (roots_empty); how many leaves it passed over since nothing can have become pending there, or other than the detected type (leaves_skipped), and in how many of those that seemed so it was otherwise (marks_wrong); of a verification, how many rows it checked (rows_checked), how many had another type (rows_different) or the same in another spelling (rows_spelled_otherwise), and what a sample says of all rows (estimate)';
 COMMENT ON COLUMN ntt_mime.run.workers IS 'background workers that it got';
 COMMENT ON COLUMN ntt_mime.run.leaves_total IS 'leaf partitions found, 1 for a plain table';
 COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions looked at to their end, and not changed by others after that';
@@ -194,6 +194,42 @@ COMMENT ON COLUMN ntt_mime.leaf.looked_at IS 'when the run began that looked at 
 COMMENT ON COLUMN ntt_mime.leaf.epoch IS 'stands for the server, its timeline and start, the database, and the times when statistics were reset: in another one counters can not be compared';
 COMMENT ON INDEX ntt_mime.leaf_pkey IS 'leaves by OID';
 COMMENT ON CONSTRAINT leaf_pkey ON ntt_mime.leaf IS 'a leaf has one row';
+
+-- The same for verifications. Unlogged and not dumped for the same reasons.
+CREATE UNLOGGED TABLE ntt_mime.verified_leaf (
+    leaf_oid         oid PRIMARY KEY,
+    reltablespace    oid NOT NULL,
+    relfilenode      oid NOT NULL,
+    blobid_attnum    smallint NOT NULL,
+    mime_type_attnum smallint NOT NULL,
+    shape            bigint,
+    tuples_written   bigint NOT NULL,
+    tuples_deleted   bigint NOT NULL,
+    rows_left        bigint NOT NULL,
+    blocks           bigint NOT NULL,
+    blobids          text[],
+    looked_at        timestamptz NOT NULL,
+    epoch            bigint NOT NULL,
+    detector         bigint NOT NULL
+) WITH (fillfactor = 70);
+
+COMMENT ON TABLE ntt_mime.verified_leaf IS 'leaf partitions of which a verification has checked all rows, and in which all have the detected type, with all by which the next one can tell whether this is still so; rows may be deleted at any time, then their leaves are checked again';
+COMMENT ON COLUMN ntt_mime.verified_leaf.leaf_oid IS 'OID of the leaf partition, or of the table itself if it is a plain one';
+COMMENT ON COLUMN ntt_mime.verified_leaf.reltablespace IS 'tablespace in which it was';
+COMMENT ON COLUMN ntt_mime.verified_leaf.relfilenode IS 'number of the file in which it was';
+COMMENT ON COLUMN ntt_mime.verified_leaf.blobid_attnum IS 'number of its column blobid';
+COMMENT ON COLUMN ntt_mime.verified_leaf.mime_type_attnum IS 'number of its column mime_type';
+COMMENT ON COLUMN ntt_mime.verified_leaf.shape IS 'as in ntt_mime.leaf';
+COMMENT ON COLUMN ntt_mime.verified_leaf.tuples_written IS 'rows inserted and updated in it, as the server''s statistics count them: before the verification began, and by itself';
+COMMENT ON COLUMN ntt_mime.verified_leaf.tuples_deleted IS 'rows deleted in it, as the server''s statistics counted them before the verification began';
+COMMENT ON COLUMN ntt_mime.verified_leaf.rows_left IS 'rows that were not compared, since their blobs could not be detected';
+COMMENT ON COLUMN ntt_mime.verified_leaf.blocks IS 'blocks that it had';
+COMMENT ON COLUMN ntt_mime.verified_leaf.blobids IS 'the blobs of these rows, as they stand in ntt_mime.failure';
+COMMENT ON COLUMN ntt_mime.verified_leaf.looked_at IS 'when the verification began that checked it; it is checked again, whatever it seems, before ntt_mime.full_scan_after has gone by';
+COMMENT ON COLUMN ntt_mime.verified_leaf.epoch IS 'as in ntt_mime.leaf';
+COMMENT ON COLUMN ntt_mime.verified_leaf.detector IS 'stands for the release of libmagic, the contents of its magic database, the version of this extension and ntt_mime.head_bytes: another detector may find other types';
+COMMENT ON INDEX ntt_mime.verified_leaf_pkey IS 'leaves by OID';
+COMMENT ON CONSTRAINT verified_leaf_pkey ON ntt_mime.verified_leaf IS 'a leaf has one row';
 
 CREATE TABLE ntt_mime.difference (
     run_id          bigint NOT NULL,

@@ -8,15 +8,19 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::Arc;
 
 use ntt_mime_core::blob_id::BlobId;
-use ntt_mime_core::detector::{Detection, Detector, libmagic_release};
+use ntt_mime_core::detector::{
+    Detection, Detector, DetectorConfig, libmagic_release, magic_database,
+};
 use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::memory;
 use ntt_mime_core::note::{self, Keeper, Note};
 use ntt_mime_core::store::{Blob, Store};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+use sha2::{Digest, Sha256};
 
 use crate::backfill::history;
 use crate::errors::{Error, in_words, sentence};
@@ -118,6 +122,42 @@ fn quarantined() -> HashMap<BlobId, String> {
     let recorded = history::quarantined().into_iter();
     let recorded = recorded.filter_map(|(text, detail)| Some((text.parse().ok()?, detail)));
     crashes.chain(recorded).collect()
+}
+
+/// One number that stands for all that decides which type a blob has: this version, the release of libmagic that this
+/// process has loaded, the contents of the magic database that libmagic would load now, and the size of the first read. None
+/// if the database can't be read, or is more than files.
+///
+/// The prefilter is no part of it, since it changes no answer; neither is the store, since a blob is named by its content.
+pub fn identity(config: DetectorConfig) -> Option<i64> {
+    let mut hash = Sha256::new();
+    for part in [env!("CARGO_PKG_VERSION"), &libmagic_release()] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.update((config.head_bytes as u64).to_le_bytes());
+    for path in magic_database().path.split(':') {
+        let mut file = File::open(path).ok()?;
+        let metadata = file.metadata().ok().filter(|metadata| metadata.is_file())?;
+        hash.update(metadata.len().to_le_bytes());
+        std::io::copy(&mut file, &mut DigestWriter(&mut hash)).ok()?;
+    }
+    let hash: [u8; 32] = hash.finalize().into();
+    Some(i64::from_le_bytes(std::array::from_fn(|at| hash[at])))
+}
+
+/// Takes what is written to it into a hash.
+struct DigestWriter<'h>(&'h mut Sha256);
+
+impl std::io::Write for DigestWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Warns of what libmagic gets wrong, if anything; to be called once a backend.

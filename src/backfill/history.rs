@@ -200,9 +200,10 @@ pub struct Additions {
     pub roots_read: BTreeMap<String, u64>,
     /// Roots that held no blobs when the run began.
     pub roots_empty: Vec<String>,
-    /// Leaves that were passed over since nothing can have become pending there. [`super::marks`]
+    /// Leaves that were passed over since nothing can have become pending there, or other than the detected type.
+    /// [`super::marks`]
     pub leaves_skipped: u64,
-    /// Leaves in which rows were pending nevertheless.
+    /// Leaves in which it was otherwise nevertheless.
     pub marks_wrong: u64,
     #[serde(flatten)]
     pub verified: Option<Verified>,

@@ -51,7 +51,7 @@ use crate::pg::lock::{self, SessionLock};
 use crate::pg::message::{self, Message};
 use crate::pg::tx::{self, PgError};
 use crate::pg::xids::Horizon;
-use crate::pg::{identity, notes};
+use crate::pg::{identity, notes, stats};
 
 /// How often the run row is brought up to date. The view promises two seconds.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
@@ -232,6 +232,10 @@ impl Leader {
             return Ok(false);
         }
         self.leaves.begin(&leaves);
+        if self.options.verify.is_some() {
+            // Before the moment from which on rows are left to who writes them.
+            tx::in_subtransaction(|| self.leaves.count(|oid| stats::counted(oid.into())));
+        }
         // Before the row can be seen, so that a run that can be seen can be cancelled.
         let handle = self.make_shared_memory(failures_on_record, leaves.len());
         tx::commit_and_begin();
@@ -302,6 +306,14 @@ impl Leader {
 
     /// Makes the memory that the run shares with its workers; returns its handle.
     fn make_shared_memory(&mut self, failures_on_record: bool, leaves: usize) -> u32 {
+        let horizon = self.options.verify.as_ref().map(|_| {
+            let (horizon, exact) = tx::in_subtransaction(Horizon::now);
+            if let Some(marks) = self.marks.as_mut().filter(|_| !exact) {
+                marks.record_none();
+            }
+            horizon
+        });
+        let records = self.marks.as_ref().filter(|marks| marks.records());
         let job = Job {
             run_id: self.run_id,
             options: self.options.clone(),
@@ -312,11 +324,8 @@ impl Leader {
             mime_type_limit: self.target.mime_type_limit,
             roots: self.roots.clone(),
             failures_on_record,
-            horizon: self
-                .options
-                .verify
-                .as_ref()
-                .map(|_| tx::in_subtransaction(Horizon::now)),
+            detector: records.and_then(Marks::detector),
+            horizon,
             session: bgworker::Session::current(),
         };
         let settings = bgworker::serialize_settings();

@@ -1,4 +1,5 @@
-//! The table `ntt_mime.leaf`: marks, by which a run passes over leaves in which nothing can have become pending.
+//! The table `ntt_mime.leaf`: marks, by which a run passes over leaves in which nothing can have become pending. And the
+//! table `ntt_mime.verified_leaf`, by which a verification does so with leaves in which all rows have the detected type.
 //!
 //! A leaf gets a mark when a run has seen all of it and is done with it. The mark says what is pending there, nearly always
 //! nothing, and holds all by which it can be told from outside that this is still so. The leaves are listed in one
@@ -56,7 +57,32 @@
 //! counts is its own affair. A `blobid` that is computed when it is read. A dry run writes none. Nothing in here can be
 //! faked by a role that may run a backfill: it can't write to the table, switch counting off, or reset counters.
 //!
-//! The table is unlogged: after a crash, in which counters are lost, it is empty, and so it is in a copy or a standby.
+//! # Marks of a verification
+//!
+//! A verification marks a leaf if it has compared all rows that have a type, and all have the detected one, in its very
+//! spelling, those that it has corrected among them. A leaf with rows that differ has no mark: a later verification has to
+//! find them, to correct them or to count them, and the blobs that they have in common with others' rows can't be counted
+//! leaf by leaf. So a check that was cancelled goes on with the leaves that it hadn't come to and those with differences;
+//! a correction that was cancelled goes on where it was.
+//!
+//! What holds of the marks above holds of these, with two differences. A verification doesn't look at rows that were
+//! written after it began (its [`Horizon`](crate::pg::xids::Horizon)), which a look at the leaf would see. So what counts
+//! is what was counted before that moment, of all leaves ([`Counters as of the beginning`](super::leader)): what was counted
+//! then was visible at the moment, what was not is counted later. And since new versions of rows that ALTER TABLE writes
+//! into another file are counted by nobody, the file has to be the one that the leaf had then. Where the
+//! moment isn't known to the transaction (too many subtransactions, or a snapshot that is older than it), there are no marks.
+//!
+//! Another detector may find other types: a mark is for one release of libmagic, one database by its content, one version
+//! of this extension ([`crate::detect::identity`]). A worker that has loaded another one than the leader has seen, as after an
+//! upgrade in this moment, leaves the run without marks, and so does an audit that finds a difference. The store is no part
+//! of it: a blob is named by its content. With `only_types` a verification looks at a part of the rows, and passes
+//! over what has been verified as a whole, but marks nothing. A sample has to have all leaves.
+//!
+//! A leaf of which blobs could not be detected is marked with these, and valid under the same conditions as above.
+//!
+//! # The tables
+//!
+//! The table is unlogged: after a crash, in which counters are lost, it is empty, and so it is in a copy or a standby. So is the other one.
 //!
 //! # And because no argument is a proof
 //!
@@ -73,23 +99,63 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
 use super::history::write;
-use super::options::Options;
+use super::options::{Options, Verify};
 use super::target::{TREE, Target};
 use crate::pg::encoding::{array_value, text_value};
 use crate::pg::identity::Use::{Reads, Writes};
 use crate::pg::identity::{self, Use, as_owner};
 use crate::pg::{epoch, shape, stats};
 
-const LEAF: &CStr = c"leaf";
+/// What marks say of their leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// Nothing can have become pending.
+    Filled,
+    /// All rows have the type that this detector finds.
+    Verified { detector: i64 },
+}
 
-/// What can't be written, in an error.
-const WHAT: &str = "ntt_mime.leaf";
+impl Kind {
+    /// The name of their table.
+    fn table(self) -> &'static CStr {
+        match self {
+            Kind::Filled => c"leaf",
+            Kind::Verified { .. } => c"verified_leaf",
+        }
+    }
 
-/// The tables that [`Marks::list_sql`] reads.
-pub const READS: [Use; 2] = [Reads(LEAF), Reads(c"failure")];
+    /// The same with its schema.
+    fn qualified(self) -> &'static str {
+        match self {
+            Kind::Filled => "ntt_mime.leaf",
+            Kind::Verified { .. } => "ntt_mime.verified_leaf",
+        }
+    }
+
+    fn detector(self) -> Option<i64> {
+        match self {
+            Kind::Filled => None,
+            Kind::Verified { detector } => Some(detector),
+        }
+    }
+}
+
+/// A statement below for one kind, where {marks} is its table. What is between {verified: and } is for verifications.
+fn sql(template: &str, kind: Kind) -> String {
+    let verified = kind.detector().is_some();
+    let mut parts = template.split("{verified:");
+    let mut sql = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (only, rest) = part.split_once('}').expect("our own templates");
+        sql.push_str(if verified { only } else { "" });
+        sql.push_str(rest);
+    }
+    sql.replace("{marks}", kind.qualified())
+}
 
 /// Follows on [`TREE`]. $4 is the epoch, $5 the database's tablespace, $6 and $8 the settings `full_scan_after` and
-/// `retry_failures_after` in seconds, $7 the argument `retry_failed`, $9 leaves that are returned whatever their marks say.
+/// `retry_failures_after` in seconds, $7 the argument `retry_failed`, $9 leaves that are returned whatever their marks say,
+/// $10 the detector.
 /// Leaves that are passed over and have rows left are returned as well, by their oids alone.
 /// The last row is about all the leaves that are passed over, and has no oid: their number, their rows left, their blocks, and
 /// when the first of them was looked at, in seconds since 1970; and how many marks there are of other tables.
@@ -99,7 +165,7 @@ const LIST: &str = "
 SELECT l.*, (l.unchanged AND l.recent AND NOT l.again
        AND (l.rows_left = 0
             OR NOT EXISTS (
-               SELECT FROM ntt_mime.leaf m, pg_catalog.unnest(m.blobids) AS left_over (blobid)
+               SELECT FROM {marks} m, pg_catalog.unnest(m.blobids) AS left_over (blobid)
                 WHERE m.leaf_oid = l.oid AND NOT EXISTS (
                       SELECT FROM ntt_mime.failure f
                        WHERE f.blobid = left_over.blobid
@@ -110,7 +176,7 @@ SELECT l.*, (l.unchanged AND l.recent AND NOT l.again
   FROM (
 SELECT t.*, m.leaf_oid IS NOT NULL AS marked, m.tuples_written, m.rows_left, m.blocks, m.looked_at,
        again.oid IS NOT NULL AS again,
-       (m.leaf_oid IS NOT NULL AND t.relkind = 'r' AND t.relam = 2 AND m.epoch = $4
+       (m.leaf_oid IS NOT NULL AND t.relkind = 'r' AND t.relam = 2 AND m.epoch = $4{verified: AND m.detector = $10}
        AND m.relfilenode = t.relfilenode
        AND m.reltablespace = CASE t.reltablespace WHEN 0 THEN $5 ELSE t.reltablespace END
        AND pg_catalog.pg_stat_get_tuples_inserted(t.oid) + pg_catalog.pg_stat_get_tuples_updated(t.oid)
@@ -128,7 +194,7 @@ SELECT t.*, m.leaf_oid IS NOT NULL AS marked, m.tuples_written, m.rows_left, m.b
        m.looked_at <= (SELECT time FROM present)
        AND m.looked_at > (SELECT time FROM present) - pg_catalog.make_interval(
                secs => $6 * (0.5 + (pg_catalog.hashoid(t.oid) & 1023) / 2048.0)) AS recent
-  FROM tree t LEFT JOIN ntt_mime.leaf m ON m.leaf_oid = t.oid
+  FROM tree t LEFT JOIN {marks} m ON m.leaf_oid = t.oid
   LEFT JOIN pg_catalog.unnest($9) AS again (oid) ON again.oid = t.oid
  WHERE t.relkind <> 'p'
 OFFSET 0) AS l)
@@ -146,17 +212,17 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL,
        count(*) FILTER (WHERE p.passed_over),
        coalesce(sum(p.rows_left) FILTER (WHERE p.passed_over), 0)::bigint,
        coalesce(sum(p.blocks) FILTER (WHERE p.passed_over), 0)::bigint,
-       (SELECT count(*) FROM ntt_mime.leaf) - count(*) FILTER (WHERE p.marked),
+       (SELECT count(*) FROM {marks}) - count(*) FILTER (WHERE p.marked),
        pg_catalog.date_part('epoch', min(p.looked_at) FILTER (WHERE p.passed_over))
   FROM parted p";
 
 /// A run over another target may be at the same leaves: in the order of their oids.
 const RECORD: &str = "
-INSERT INTO ntt_mime.leaf AS l
+INSERT INTO {marks} AS l
        (leaf_oid, reltablespace, relfilenode, blobid_attnum, mime_type_attnum, shape, tuples_written, tuples_deleted,
-        rows_left, blocks, blobids, looked_at, epoch)
+        rows_left, blocks, blobids, looked_at, epoch{verified:, detector})
 SELECT n.oid, n.reltablespace, n.relfilenode, n.blobid, n.mime_type, n.shape, n.written, n.deleted, n.rows_left, n.blocks,
-       left_over.blobids, pg_catalog.to_timestamp($13), $14
+       left_over.blobids, pg_catalog.to_timestamp($13), $14{verified:, $15}
   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4),
                   pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9),
                   pg_catalog.unnest($10))
@@ -170,24 +236,24 @@ SELECT n.oid, n.reltablespace, n.relfilenode, n.blobid, n.mime_type, n.shape, n.
        blobid_attnum = excluded.blobid_attnum, mime_type_attnum = excluded.mime_type_attnum, shape = excluded.shape,
        tuples_written = excluded.tuples_written, tuples_deleted = excluded.tuples_deleted,
        rows_left = excluded.rows_left, blocks = excluded.blocks, blobids = excluded.blobids, looked_at = excluded.looked_at,
-       epoch = excluded.epoch";
+       epoch = excluded.epoch{verified:, detector = excluded.detector}";
 
 /// The blobs that could not be detected whose rows are left in leaves ($1), but for some ($2).
 const COUNT_UNDETECTED: &str = "
 SELECT count(DISTINCT left_over.blobid)
-  FROM ntt_mime.leaf m, pg_catalog.unnest(m.blobids) AS left_over (blobid)
+  FROM {marks} m, pg_catalog.unnest(m.blobids) AS left_over (blobid)
  WHERE m.leaf_oid = ANY ($1)
    AND NOT EXISTS (SELECT FROM pg_catalog.unnest($2) AS known (blobid) WHERE known.blobid = left_over.blobid)";
 
 const REMOVE: &str = "
-DELETE FROM ntt_mime.leaf d
- USING (SELECT l.leaf_oid FROM ntt_mime.leaf l WHERE l.leaf_oid = ANY ($1) ORDER BY l.leaf_oid FOR UPDATE) AS o
+DELETE FROM {marks} d
+ USING (SELECT l.leaf_oid FROM {marks} l WHERE l.leaf_oid = ANY ($1) ORDER BY l.leaf_oid FOR UPDATE) AS o
  WHERE d.leaf_oid = o.leaf_oid";
 
 /// What somebody holds is left to another run.
 const REMOVE_DROPPED: &str = "
-DELETE FROM ntt_mime.leaf d
- USING (SELECT l.leaf_oid FROM ntt_mime.leaf l
+DELETE FROM {marks} d
+ USING (SELECT l.leaf_oid FROM {marks} l
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = l.leaf_oid AND c.relkind = 'r')
            FOR UPDATE SKIP LOCKED) AS o
  WHERE d.leaf_oid = o.leaf_oid";
@@ -198,6 +264,9 @@ const LEAVES_PER_STATEMENT: usize = 10_000;
 /// What tells, in a run, which marks are valid.
 #[derive(Debug)]
 pub struct Marks {
+    kind: Kind,
+    /// The run may write some.
+    records: bool,
     epoch: i64,
     /// When it was asked for, in seconds since 1970: before any look.
     time: f64,
@@ -216,12 +285,19 @@ pub struct Done<'l> {
 impl Marks {
     /// None if the run has to go without. Inside a transaction.
     pub fn new(options: &Options, target: &Target) -> Option<Marks> {
-        // They say that nothing is pending, and nothing of rows that have a type.
-        let usable = options.verify.is_none()
-            && stats::are_kept()
-            && !target.row_security
-            && identity::has_own_table(LEAF);
+        let kind = match &options.verify {
+            None => Kind::Filled,
+            Some(verify) if verify.sample_percent < 100.0 => return None,
+            Some(_) => Kind::Verified {
+                detector: crate::detect::identity(options.detector())?,
+            },
+        };
+        let whole = |verify: &Verify| verify.only_types.is_none();
+        let usable =
+            stats::are_kept() && !target.row_security && identity::has_own_table(kind.table());
         usable.then(|| Marks {
+            kind,
+            records: !options.dry_run && options.verify.as_ref().is_none_or(whole),
             epoch: epoch::now(),
             time: std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
@@ -237,16 +313,36 @@ impl Marks {
         self.full_scan_after = 0.0;
     }
 
+    /// This run writes none.
+    pub fn record_none(&mut self) {
+        self.records = false;
+    }
+
+    /// Does this run write any?
+    pub fn records(&self) -> bool {
+        self.records
+    }
+
+    /// The detector that marks are for; None of a backfill's.
+    pub fn detector(&self) -> Option<i64> {
+        self.kind.detector()
+    }
+
+    /// The tables that [`Marks::list_sql`] reads.
+    pub fn reads(&self) -> [Use; 2] {
+        [Reads(self.kind.table()), Reads(c"failure")]
+    }
+
     /// The statement that lists leaves.
     pub fn list_sql(&self) -> String {
-        format!("{TREE}{LIST}")
+        format!("{TREE}{}", sql(LIST, self.kind))
     }
 
     /// Its arguments from $3 on.
-    pub fn list_arguments(&self, target: &Target, always: &[u32]) -> [DatumWithOid<'static>; 7] {
+    pub fn list_arguments(&self, target: &Target, always: &[u32]) -> Vec<DatumWithOid<'static>> {
         // SAFETY: set once at connection start.
         let tablespace = unsafe { pg_sys::MyDatabaseTableSpace };
-        [
+        let mut arguments = vec![
             DatumWithOid::from(shape::of_target(target.oid)),
             DatumWithOid::from(self.epoch),
             DatumWithOid::from(tablespace),
@@ -254,18 +350,20 @@ impl Marks {
             DatumWithOid::from(self.retry_failed),
             DatumWithOid::from(self.retry_failures_after),
             DatumWithOid::from(oids(always.iter().copied())),
-        ]
+        ];
+        arguments.extend(self.kind.detector().map(DatumWithOid::from));
+        arguments
     }
 
     /// Writes marks, and removes those of other leaves. Inside a (sub)transaction with a snapshot.
     pub fn record(&self, done: &[Done<'_>], without: &[u32]) {
-        as_owner(&[Writes(LEAF)], || {
+        as_owner(&[Writes(self.kind.table())], || {
             for leaves in done.chunks(LEAVES_PER_STATEMENT) {
                 self.write(leaves);
             }
             for leaves in without.chunks(LEAVES_PER_STATEMENT) {
                 let leaves = DatumWithOid::from(oids(leaves.iter().copied()));
-                write(WHAT, REMOVE, &[leaves]);
+                self.execute(REMOVE, &[leaves]);
             }
         });
     }
@@ -287,7 +385,7 @@ impl Marks {
             blobids.into_iter().map(|blobid| (leaf.state.oid, blobid))
         });
         let (of, blobids): (Vec<u32>, Vec<&str>) = left.unzip();
-        let arguments = [
+        let mut arguments = vec![
             DatumWithOid::from(oids(states().map(|state| state.oid))),
             DatumWithOid::from(oids(states().map(|state| (state.file >> 32) as u32))),
             DatumWithOid::from(oids(states().map(|state| state.file as u32))),
@@ -303,7 +401,12 @@ impl Marks {
             DatumWithOid::from(self.time),
             DatumWithOid::from(self.epoch),
         ];
-        write(WHAT, RECORD, &arguments);
+        arguments.extend(self.kind.detector().map(DatumWithOid::from));
+        self.execute(RECORD, &arguments);
+    }
+
+    fn execute(&self, template: &str, arguments: &[DatumWithOid<'_>]) {
+        write(self.kind.qualified(), &sql(template, self.kind), arguments);
     }
 
     /// How many blobs could not be detected whose rows are left in these leaves, but for those that are `known`. Inside a
@@ -319,18 +422,26 @@ impl Marks {
         ];
         let count = |client: &pgrx::spi::SpiClient<'_>| {
             client
-                .select(COUNT_UNDETECTED, Some(1), &arguments)?
+                .select(
+                    sql(COUNT_UNDETECTED, self.kind).as_str(),
+                    Some(1),
+                    &arguments,
+                )?
                 .first()
                 .get_one::<i64>()
         };
-        as_owner(&[Reads(LEAF)], || Spi::connect(|client| count(client)))
-            .unwrap_or_else(|error| pgrx::error!("could not read ntt_mime.leaf: {error}"))
-            .unwrap_or(0) as u64
+        as_owner(&[Reads(self.kind.table())], || {
+            Spi::connect(|client| count(client))
+        })
+        .unwrap_or_else(|error| pgrx::error!("could not read {}: {error}", self.kind.qualified()))
+        .unwrap_or(0) as u64
     }
 
     /// Removes marks of tables that are no more. Inside a (sub)transaction with a snapshot.
     pub fn remove_dropped(&self) {
-        as_owner(&[Writes(LEAF)], || write(WHAT, REMOVE_DROPPED, &[]));
+        as_owner(&[Writes(self.kind.table())], || {
+            self.execute(REMOVE_DROPPED, &[])
+        });
     }
 }
 

@@ -341,6 +341,8 @@ pub struct Job {
     pub roots: Vec<RootIdentity>,
     /// Was any failure on record when the run began? If not, nobody needs to look.
     pub failures_on_record: bool,
+    /// What stands for the leader's detector ([`crate::detect::identity`]), if leaves are to be marked as verified by it.
+    pub detector: Option<i64>,
     /// The moment at which a verification began; None in a backfill.
     pub horizon: Option<Horizon>,
     pub session: Session,

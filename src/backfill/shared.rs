@@ -71,6 +71,8 @@ struct Header {
     quarantined: AtomicU32,
     /// An audit has found a difference.
     audit_differed: AtomicU32,
+    /// A worker has another detector than the leader believes.
+    other_detector: AtomicU32,
     /// How far the first error of a leaf's own has been written: 0 there is none, 1 somebody is at it, 2 it is there.
     leaf_error_state: AtomicU32,
     leaf_error_bytes: AtomicU32,
@@ -529,6 +531,16 @@ impl<'a> Shared<'a> {
     /// Has an audit of this run found a difference, so that the prefilter is not to be used any more?
     pub fn audit_has_differed(&self) -> bool {
         self.header.audit_differed.load(Ordering::Relaxed) != 0
+    }
+
+    /// Tells the leader that a worker has another detector than [`Job::detector`] says.
+    pub fn note_other_detector(&self) {
+        self.header.other_detector.store(1, Ordering::Relaxed);
+    }
+
+    /// Has a worker of this run had another one?
+    pub fn had_other_detector(&self) -> bool {
+        self.header.other_detector.load(Ordering::Relaxed) != 0
     }
 
     /// Distinct blobs met.

@@ -130,6 +130,10 @@ fn work(
     let note = notes::of_this_process(Keeper::Worker).map_err(Error::from)?;
     let memory = CacheMapping::open(shared.cache_place())?;
     let finder = Finder::new(job, shared, &memory, number, note)?;
+    // After libmagic has loaded it: then what is there is what was loaded, or the leader has seen another one.
+    if job.detector.is_some() && job.detector != crate::detect::identity(job.options.detector()) {
+        shared.note_other_detector();
+    }
     slot.begin();
     let mut worker = Worker {
         job,

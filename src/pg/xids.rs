@@ -74,28 +74,33 @@ pub struct Horizon {
 }
 
 impl Horizon {
-    /// That of the current transaction's snapshot. Inside a transaction with one.
-    pub fn now() -> Horizon {
+    /// That of the current transaction's snapshot; and whether all that is over at this moment lies before it. Inside a
+    /// transaction with one.
+    pub fn now() -> (Horizon, bool) {
         // SAFETY: the active snapshot is valid as long as it is active, and its arrays have so many elements.
         unsafe {
             let snapshot = &*pg_sys::GetActiveSnapshot();
             if snapshot.suboverflowed {
                 // Not all are listed, but none that is over lies behind the first that isn't.
-                return Horizon {
+                let horizon = Horizon {
                     next: snapshot.xmin.into_inner(),
                     running: Vec::new(),
                 };
+                return (horizon, false);
             }
             let ids = |ids: *mut pg_sys::TransactionId, count: usize| {
                 (0..count).map(move |i| (*ids.add(i)).into_inner())
             };
             let running = ids(snapshot.xip, snapshot.xcnt as usize);
-            Horizon {
+            let horizon = Horizon {
                 next: snapshot.xmax.into_inner(),
                 running: running
                     .chain(ids(snapshot.subxip, snapshot.subxcnt as usize))
                     .collect(),
-            }
+            };
+            // Else it is the snapshot with which the transaction began (IsolationUsesXactSnapshot in access/xact.h).
+            let is_of_now = pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32;
+            (horizon, is_of_now)
         }
     }
 

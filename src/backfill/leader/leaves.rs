@@ -40,6 +40,14 @@ pub(super) fn time_to_look(leaves: u64, blocks: u64) -> Duration {
     TIME_PER_LEAF.mul_f64(leaves as f64) + TIME_PER_BLOCK.mul_f64(blocks as f64)
 }
 
+/// The same of a verification, which has the blobs of some sixty rows a block to detect.
+const TIME_TO_VERIFY_BLOCK: Duration = Duration::from_millis(4);
+
+/// What it would take one worker to verify so many leaves with so many blocks in all.
+pub(super) fn time_to_verify(leaves: u64, blocks: u64) -> Duration {
+    TIME_PER_LEAF.mul_f64(leaves as f64) + TIME_TO_VERIFY_BLOCK.mul_f64(blocks as f64)
+}
+
 /// What is known of a leaf.
 #[derive(Default, Clone)]
 struct Seen {
@@ -50,8 +58,12 @@ struct Seen {
     /// Rows were found pending that its mark doesn't know of, and nobody had been counted writing them: so many rows
     /// had been counted.
     unknown_found: Option<u64>,
-    /// Rows that the run has written in it, in all passes.
+    /// Rows that the run has written in it, in all passes, and in those before the one at hand.
     own: u64,
+    own_before: u64,
+    /// In a verification: the file in which it was when the run began, and what had been counted of it by then.
+    at_first: Option<(u64, Counted)>,
+    listed_file: u64,
     /// The blobs, as of the last look, whose rows stay pending since they could not be detected.
     undetected: Vec<String>,
     /// Looks that ended with a lock in the way.
@@ -86,6 +98,7 @@ impl Seen {
             },
             marked: listed.marked,
             unchanged: listed.unchanged,
+            listed_file: listed.file,
             ..Seen::default()
         }
     }
@@ -114,8 +127,7 @@ impl Seen {
             let unknown = state.rows_found > unchanged.rows_left && counted == unchanged.written;
             self.unknown_found = unknown.then_some(counted);
         }
-        self.own += state.own;
-        self.state = state;
+        self.update(state);
         self.changed = false;
         self.locked += u8::from(state.locked || state.missed);
         self.rewritten += u8::from(state.rewritten);
@@ -131,6 +143,25 @@ impl Seen {
                 || state.rewritten && !rewritten_too_often);
     }
 
+    /// Takes over how it stands in the pass at hand.
+    fn update(&mut self, state: LeafState) {
+        self.state = state;
+        self.own = self.own_before + state.own;
+    }
+
+    /// What is to be marked: in a verification what had been counted when it began is what counts, and the file in which
+    /// the leaf was then.
+    fn as_marked(&self) -> Option<LeafState> {
+        let Some((file, counted)) = self.at_first else {
+            return Some(self.state);
+        };
+        (self.state.file == file).then_some(LeafState {
+            written: counted.written + self.own,
+            deleted: counted.deleted,
+            ..self.state
+        })
+    }
+
     /// Compares with what is listed and counted now. Of rows that are pending it matters, too, whether they have been
     /// deleted: they may have moved to another leaf.
     fn is_as_left(&self, listed: &ListedLeaf, counted: Counted) -> bool {
@@ -143,17 +174,19 @@ impl Seen {
 }
 
 impl Seen {
-    /// Is it all known that a mark says, and is it such that nothing has changed it since?
-    fn is_sure(&self, counted: Counted) -> bool {
-        let state = self.state;
+    /// Its mark, if all is known that this says, and is such that nothing has changed it since.
+    fn mark(&self, counted: Counted) -> Option<LeafState> {
+        let state = self.as_marked()?;
         let seen = state.done && self.was_opened() && self.unfinished().is_none() && !state.gone;
         let nothing_missed = !state.missed && !state.unseen && !state.unsure;
         let told_by_blobids = state.rows_left == 0 || !self.undetected.is_empty();
-        seen && nothing_missed
+        let sure = seen
+            && nothing_missed
             && state.rows_kept == 0
             && told_by_blobids
             && state.written == counted.written
-            && (state.rows_left == 0 || state.deleted == counted.deleted)
+            && (state.rows_left == 0 || state.deleted == counted.deleted);
+        sure.then_some(state)
     }
 }
 
@@ -180,6 +213,20 @@ impl Leaves {
         self.add(listed.iter().map(Seen::new).collect());
     }
 
+    /// Takes over what has been counted of each by now, when a verification begins.
+    pub fn count(&mut self, counted: impl Fn(u32) -> Counted) {
+        for seen in &mut self.0 {
+            seen.at_first = Some((seen.listed_file, counted(seen.state.oid)));
+        }
+    }
+
+    /// Another pass is about to be opened.
+    pub fn begin_pass(&mut self) {
+        for seen in &mut self.0 {
+            seen.own_before = seen.own;
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -196,7 +243,7 @@ impl Leaves {
         for state in states {
             if let Some(at) = self.find(state.oid) {
                 let gone = self.0[at].state.gone;
-                self.0[at].state = state;
+                self.0[at].update(state);
                 self.0[at].state.gone |= gone;
             }
         }
@@ -315,17 +362,17 @@ impl Leaves {
     ) -> (Vec<Done<'_>>, Vec<u32>) {
         let (mut done, mut without) = (Vec::new(), Vec::new());
         for seen in self.0.iter().filter(|seen| !seen.state.gone) {
-            let mut state = seen.state;
-            if seen.is_sure(counted(state.oid)) {
-                let here = unpublished(state.oid);
+            let oid = seen.state.oid;
+            if let Some(mut state) = seen.mark(counted(oid)) {
+                let here = unpublished(oid);
                 state.written += here.written;
                 state.deleted += here.deleted;
                 done.push(Done {
                     state,
                     blobids: &seen.undetected,
                 });
-            } else if seen.marked && (seen.was_opened() || state.set_aside) {
-                without.push(state.oid);
+            } else if seen.marked && (seen.was_opened() || seen.state.set_aside) {
+                without.push(oid);
             }
         }
         (done, without)

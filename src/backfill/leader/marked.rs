@@ -1,14 +1,15 @@
-//! Leaves that needn't be looked at, since nothing can have become pending in them ([`marks`]); what becomes of a run that
+//! Leaves that needn't be looked at, since nothing can have become pending in them, or other than the
+//! detected type ([`marks`](crate::backfill::marks)); what becomes of a run that
 //! has no others, and what a run leaves for the next one.
 
 use pgrx::pg_sys::Oid;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use super::leaves::time_to_look;
+use super::leaves::{time_to_look, time_to_verify};
 use super::others::may_be_late;
 use super::passes::LOOK_AT_ALL;
 use super::{FINAL_ATTEMPTS, Leader, Summary};
-use crate::backfill::marks;
+use crate::backfill::shared::Shared;
 use crate::backfill::target::{self, ListedLeaf, Listing, PassedOver};
 use crate::errors::{Error, NAMED, counted, which};
 use crate::pg::bgworker::Handle;
@@ -30,8 +31,12 @@ impl Leader {
             since,
             ..
         } = &self.passed_over;
+        let time = match self.options.verify {
+            Some(_) => time_to_verify(passed_over, blocks),
+            None => time_to_look(passed_over, blocks),
+        };
         if passed_over > 0
-            && time_to_look(passed_over, blocks) <= LOOK_AT_ALL
+            && time <= LOOK_AT_ALL
             && tx::in_subtransaction(|| may_be_late(since))
             && let Some(marks) = &mut self.marks
         {
@@ -48,7 +53,7 @@ impl Leader {
         let (target, warned_of) = (&self.target, &mut self.warned_of);
         if let Some(marks) = &self.marks {
             let listing = tx::unless_locked(|| {
-                identity::as_owner(&marks::READS, || {
+                identity::as_owner(&marks.reads(), || {
                     target::leaves(target, warned_of, Some(marks), &always)
                 })
             });
@@ -69,7 +74,9 @@ impl Leader {
             let target = self.target.plain_name.clone();
             Error::TargetDropped { target }.raise();
         }
-        self.forget_leaf_errors();
+        if self.options.updates() || self.options.dry_run {
+            self.forget_leaf_errors();
+        }
         self.remove_marks_of_dropped();
         self.undetected_elsewhere = self.count_undetected_elsewhere();
         let row = self.row_without_work();
@@ -120,7 +127,7 @@ impl Leader {
             return Ok(());
         };
         // Those of a worker that goes on aren't all published.
-        if self.options.dry_run || !self.workers_have_ended() {
+        if !marks.records() || !self.workers_have_ended() || !self.detector_is_known() {
             return Ok(());
         }
         let record = || {
@@ -138,16 +145,25 @@ impl Leader {
         Ok(())
     }
 
+    /// Have all workers had the detector that marks are for, and has it been right as far as is known? Of no matter in
+    /// a backfill.
+    fn detector_is_known(&self) -> bool {
+        let found_otherwise = |shared: Shared<'_>| {
+            shared.had_other_detector() || shared.totals().audit_differences > 0
+        };
+        self.options.verify.is_none() || self.segment.is_some() && !found_otherwise(self.shared())
+    }
+
     fn remove_marks_of_dropped(&self) {
         if let Some(marks) = &self.marks
-            && !self.options.dry_run
+            && marks.records()
             && self.passed_over.other_marks > 0
         {
             tx::unless_locked(|| marks.remove_dropped());
         }
     }
 
-    /// Leaves in which rows were pending that their marks didn't know of. None while it isn't sure that everything that was
+    /// Leaves in which rows were pending, or different, that their marks didn't know of. None while it isn't sure that everything that was
     /// done to them has been counted. To be called where a commit follows.
     pub(super) fn wrong_marks(&self) -> WrongMarks {
         let counted = |oid| stats::counted(Oid::from(oid));
@@ -160,6 +176,7 @@ impl Leader {
         let named = || leaves.into_iter().map(Oid::from).filter_map(plain_name);
         let names = tx::if_possible(|| identity::as_owner(&[], || named().collect()));
         WrongMarks {
+            verify: self.options.verify.is_some(),
             count,
             names: names.unwrap_or_default(),
         }
@@ -169,6 +186,7 @@ impl Leader {
 /// Leaves whose marks have turned out to be wrong.
 #[derive(Default)]
 pub(super) struct WrongMarks {
+    verify: bool,
     pub count: usize,
     /// Of some of them.
     names: Vec<String>,
@@ -185,9 +203,13 @@ impl WrongMarks {
             1 => "it seemed",
             _ => "they seemed",
         };
+        let (what, run) = match self.verify {
+            false => ("pending rows", "an earlier run"),
+            true => ("rows with another type", "an earlier verification"),
+        };
         let mut report = Message::new(
             PgSqlErrorCode::ERRCODE_WARNING,
-            format!("{leaves} had pending rows although {seemed} unchanged since an earlier run"),
+            format!("{leaves} had {what} although {seemed} unchanged since {run}"),
         );
         if let Some(which) = which(&self.names, self.count) {
             report = report.set_detail(which);

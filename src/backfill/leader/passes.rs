@@ -73,6 +73,7 @@ impl Leader {
         let shared = self.shared();
         shared.board().set_workers(self.handles.len() as u32);
         shared.board().open_pass(expected);
+        self.leaves.begin_pass();
         self.passes += 1;
         self.filled_before = self.shared().totals().rows_updated;
         self.wake_workers();
@@ -200,12 +201,16 @@ impl Leader {
     /// nothing to it. So only leaves that were locked or rewritten come again, or whose rows were.
     fn choose_unseen(&mut self) -> Vec<ListedLeaf> {
         let corrected = self.shared().totals().rows_updated > self.filled_before;
+        self.take_undetected();
         let shared = shared_of(&self.segment);
         self.leaves.end_pass(shared.board().leaves(), corrected);
         if !self.leaves.any_comes_again() {
             return Vec::new();
         }
+        // What was passed over stays so, whatever others have done to it since the run began.
+        let passed_over = self.passed_over.clone();
         let listed = self.list_leaves();
+        self.passed_over = passed_over;
         tx::commit_and_begin();
         let again = listed.into_iter();
         again

@@ -118,12 +118,17 @@ impl Leader {
             status: "succeeded",
             leaves_total: leaves as i64,
             leaves_done: leaves as i64,
-            rows_left: Some(self.passed_over.rows_left),
+            rows_left: self
+                .options
+                .verify
+                .is_none()
+                .then_some(self.passed_over.rows_left),
             blobs: self.undetected_elsewhere,
             failures: self.undetected_elsewhere,
             options: Additions {
                 roots_empty: roots::empty(&self.options.blob_root, &self.roots),
                 leaves_skipped: leaves,
+                verified: self.verified(false),
                 ..Additions::default()
             },
             ..RunRow::default()

@@ -80,6 +80,7 @@ impl Leader {
             self.estimate_in_words(row, elapsed),
             most_frequent_in_words(&report),
             spelling_in_words(row),
+            passed_over_in_words(row),
         ]
         .into_iter()
         .flatten()
@@ -148,6 +149,15 @@ fn most_frequent_in_words(report: &Report) -> Option<String> {
         })
         .collect();
     (!pairs.is_empty()).then(|| format!("{}.", pairs.join("; ")))
+}
+
+fn passed_over_in_words(row: &RunRow) -> Option<String> {
+    let leaves = row.options.leaves_skipped;
+    let were = counted_with(leaves, "leaf", ("was", "were"));
+    let it_has = if leaves == 1 { "it has" } else { "they have" };
+    (leaves > 0).then(|| {
+        format!("{were} passed over: an earlier verification found all rows to have the detected type, and {it_has} not changed since.")
+    })
 }
 
 fn spelling_in_words(row: &RunRow) -> Option<String> {

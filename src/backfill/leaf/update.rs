@@ -242,8 +242,9 @@ impl Leaf<'_> {
             // Planning and locks on indexes come first: they may cost us the constraint.
             locked.lock_indexes();
             // Corrections are few, as a rule, and it has to be known which came to be.
-            let look = filling.is_correction() || self.has_to_look_at_rows(&locked);
-            if look {
+            let may_be_altered = self.has_to_look_at_rows(&locked);
+            let look = filling.is_correction() || may_be_altered;
+            if may_be_altered {
                 // What is counted as written may be another number than that of rows processed.
                 self.entry.note_unsure();
             }
@@ -473,6 +474,14 @@ impl Leaf<'_> {
         updated.filled = fates.filled.len() as u64;
         if filling.is_correction() {
             updated.corrected = fates.filled;
+            let alone = |before: Changes| Changes {
+                updated: before.updated + processed as i64,
+                ..before
+            };
+            if triggers::changes(locked) != before.map(alone) {
+                // What is counted as written is another number than that of rows processed.
+                self.entry.note_unsure();
+            }
         }
         updated.kept_pending += fates.as_before + fates.changed.len() as u64;
         updated.gone = fates.gone;

@@ -76,7 +76,7 @@ impl Worker<'_> {
     }
 
     /// Notes the blobs of a batch whose rows stay pending.
-    fn note_undetected(&self, index: usize, batch: &Batch) {
+    pub(super) fn note_undetected(&self, index: usize, batch: &Batch) {
         let undetected = self.shared.undetected();
         let all_noted = batch.wanted.iter().all(|wanted| match wanted.found {
             Found::Mime(_) | Found::Text(_) => true,

@@ -59,6 +59,7 @@ impl Worker<'_> {
         batch: &Batch,
         verify: &Verify,
     ) -> Result<(), LeafError> {
+        self.note_undetected(index, batch);
         let dictionary = self.shared.dictionary();
         let (mut compared, mut deviating) = (Vec::new(), Vec::new());
         for row in &batch.typed {
@@ -75,6 +76,11 @@ impl Worker<'_> {
                 }),
             }
         }
+        let board = self.shared.board();
+        // Rows whose blobs could not be detected stay as they are.
+        let left = batch.typed.len() - compared.len();
+        board.note_left(index, left as u64, false);
+        board.count_found(index, deviating.len() as u64);
         let corrected = match verify.correct {
             true => self.correct(leaf, index, batch, &deviating, verify),
             false => Ok(Vec::new()),
@@ -83,6 +89,10 @@ impl Worker<'_> {
             Ok(corrected) => (corrected, Ok(())),
             Err(trouble) => (Vec::new(), Err(trouble)),
         };
+        if corrected.len() < deviating.len() {
+            // A later verification is to look at what hasn't the detected type.
+            board.leaf(index).note_unsure();
+        }
         self.count(leaf, batch, &compared, &deviating, &corrected);
         result?;
         self.write_findings(false).map_err(LeafError::Fatal)

@@ -43,6 +43,7 @@ TABLE ntt_mime.failure                        | -     -      -       -       -  
 TABLE ntt_mime.leaf_error                     | -     -      -       -       -       -        -         -      ok
 SELECT leaf, message FROM ntt_mime.leaf_error | -     -      ok      -       -       -        -         -      ok
 TABLE ntt_mime.leaf                           | -     -      -       -       -       -        -         -      ok
+TABLE ntt_mime.verified_leaf                  | -     -      -       -       -       -        -         -      ok
 TABLE ntt_mime.difference                     | -     -      ok      -       -       -        -         -      ok
 SELECT /* remove_differences */ ntt_mime.remove_differences() | -     -      -       -       -       -        -         -      0A000
 DELETE FROM ntt_mime.difference               | -     -      -       -       -       -        -         -      ok
@@ -55,6 +56,7 @@ UPDATE ntt_mime.failure SET attempts = 0      | -     -      -       -       -  
 DELETE FROM ntt_mime.run                      | -     -      -       -       -       -        -         -      ok
 DELETE FROM ntt_mime.leaf_error               | -     -      -       -       -       -        -         -      ok
 DELETE FROM ntt_mime.leaf                     | -     -      -       -       -       -        -         -      ok
+DELETE FROM ntt_mime.verified_leaf            | -     -      -       -       -       -        -         -      ok
 DELETE FROM ntt_mime.failure                  | -     -      -       -       -       -        -         -      ok
 TRUNCATE ntt_mime.run, ntt_mime.failure       | -     -      -       -       -       -        -         -      ok
 DELETE FROM ntt_mime.progress                 | -     -      55000   -       -       -        -         -      55000

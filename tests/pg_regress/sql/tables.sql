@@ -5,6 +5,7 @@
 \d ntt_mime.failure
 \d ntt_mime.leaf_error
 \d ntt_mime.leaf
+\d ntt_mime.verified_leaf
 \d ntt_mime.progress
 -- Who may do what with them. The owner is whoever made the extension.
 SELECT c.relname, coalesce(r.rolname, 'PUBLIC') AS grantee, string_agg(a.privilege_type, ', ' ORDER BY 1) AS may
