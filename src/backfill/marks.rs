@@ -67,8 +67,7 @@
 //!
 //! What holds of the marks above holds of these, with two differences. A verification doesn't look at rows that were
 //! written after it began (its [`Horizon`](crate::pg::xids::Horizon)), which a look at the leaf would see. So what counts
-//! is what was counted before that moment, of all leaves ([`Counters as of the beginning`](super::leader)): what was counted
-//! then was visible at the moment, what was not is counted later. And since new versions of rows that ALTER TABLE writes
+//! is what was counted before that moment, of all leaves ([`super::leader`]): what was counted then was visible at the moment, what was not is counted later. And since new versions of rows that ALTER TABLE writes
 //! into another file are counted by nobody, the file has to be the one that the leaf had then. Where the
 //! moment isn't known to the transaction (too many subtransactions, or a snapshot that is older than it), there are no marks.
 //!
@@ -82,7 +81,7 @@
 //!
 //! # The tables
 //!
-//! The table is unlogged: after a crash, in which counters are lost, it is empty, and so it is in a copy or a standby. So is the other one.
+//! They are unlogged: after a crash, in which counters are lost, they are empty, and so they are in a copy or a standby.
 //!
 //! # And because no argument is a proof
 //!

@@ -415,7 +415,7 @@ impl Others {
 /// The leaves as they are now: those without a valid mark, and those that are to be listed `always`; and what isn't filled
 /// of all that isn't `known` yet: of a partitioned target, partitions that are foreign tables, whose access method can't
 /// scan ranges of rows, or that are partitioned by the type; of another one, the tables that inherit from it. Inside a
-/// subtransaction, under a safe search path, with the tables of [`super::marks::READS`] locked if there are `marks`.
+/// subtransaction, under a safe search path, with the tables of [`super::marks::Marks::reads`] locked if there are `marks`.
 pub fn leaves(
     target: &Target,
     known: &mut HashSet<u32>,
