@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::pg::encoding;
 use ntt_mime_core::detector::DetectorConfig;
+use ntt_mime_core::examiner::NICEST;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
 /// Workers that `ntt_mime.workers` and the argument `workers` may ask for.
@@ -28,6 +29,7 @@ static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static RETRY_FAILURES_AFTER: GucSetting<i32> = GucSetting::<i32>::new(24 * 60 * 60);
 static FULL_SCAN_AFTER: GucSetting<i32> = GucSetting::<i32>::new(24 * 60 * 60);
 static BATCH_DELAY: GucSetting<i32> = GucSetting::<i32>::new(0);
+static NICE: GucSetting<i32> = GucSetting::<i32>::new(5);
 static PREFILTER: GucSetting<bool> = GucSetting::<bool>::new(true);
 static AUDIT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static RUN_HISTORY: GucSetting<i32> = GucSetting::<i32>::new(90 * 24 * 60 * 60);
@@ -137,6 +139,17 @@ pub fn define() {
         GucContext::Userset,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_int_guc(
+        c"ntt_mime.nice",
+        c"Sets by how much the threads of a worker that read and judge blobs are nicer to others than the server is.",
+        c"As nice(1) does; their reads come after those of others, too, where the disk's scheduler heeds that. The \
+          workers themselves keep their priority, since others may wait for what they have locked. 0 leaves all as it is.",
+        &NICE,
+        0,
+        NICEST,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     GucRegistry::define_bool_guc(
         c"ntt_mime.prefilter",
         c"Rules out what cannot match before libmagic looks.",
@@ -239,6 +252,11 @@ pub fn full_scan_after() -> Duration {
 /// `ntt_mime.batch_delay`.
 pub fn batch_delay() -> Duration {
     Duration::from_millis(BATCH_DELAY.get() as u64)
+}
+
+/// `ntt_mime.nice`, 0 to [`NICEST`].
+pub fn nice() -> i32 {
+    NICE.get()
 }
 
 /// `ntt_mime.run_history`.

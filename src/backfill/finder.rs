@@ -681,6 +681,7 @@ fn start_examiner(job: &Job, read_ahead: usize, note: &Arc<Note>) -> Result<Exam
         store,
         job.options.detector(),
         read_ahead,
+        job.options.nice,
         Some(Arc::clone(note)),
     )?;
     examiner.audit_every(job.options.audit_interval);

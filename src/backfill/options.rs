@@ -98,6 +98,8 @@ pub struct Options {
     pub audit_interval: u32,
     /// Blobs that a worker has in flight before it gets to them.
     pub read_ahead: usize,
+    /// Of the threads that look at blobs.
+    pub nice: i32,
     pub cache_bytes: usize,
     pub lock_timeout_ms: u64,
     pub batch_delay_ms: u64,
@@ -266,6 +268,7 @@ impl Options {
             prefilter: detector.prefilter,
             audit_interval: settings::audit_interval(),
             read_ahead: settings::read_ahead(),
+            nice: settings::nice(),
             cache_bytes: settings::cache_bytes(),
             lock_timeout_ms: settings::lock_timeout().as_millis() as u64,
             batch_delay_ms: settings::batch_delay().as_millis() as u64,

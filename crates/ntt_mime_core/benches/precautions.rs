@@ -31,7 +31,7 @@ fn main() {
     let mut detector = Detector::new(CONFIG).expect("libmagic");
     let direct_store = store();
     let mut examiner =
-        Examiner::start(store(), CONFIG, 16, Some(Arc::new(note))).expect("a thread");
+        Examiner::start(store(), CONFIG, 16, 0, Some(Arc::new(note))).expect("a thread");
     let mut direct = Vec::new();
     let mut examined = [const { Vec::new() }; LOTS.len()];
     for _ in 0..ROUNDS {

@@ -260,7 +260,7 @@ fn examine<'a>(
     lots: impl Iterator<Item = &'a [BlobId]>,
     answers: &Answers,
 ) {
-    let mut examiner = Examiner::start(store, CONFIG, depth, None).expect("a thread");
+    let mut examiner = Examiner::start(store, CONFIG, depth, 0, None).expect("a thread");
     let mut found = BTreeMap::new();
     for lot in lots {
         examiner.order(lot.to_vec());

@@ -17,6 +17,7 @@
 //! Orders and results travel in lots, so that a change of threads is paid for once for many blobs. On a slow store
 //! more threads fetch the blobs of a lot before it gets there (`read_ahead`).
 
+mod nice;
 mod read_ahead;
 mod waits;
 
@@ -37,6 +38,7 @@ use crate::failure::{Failure, FailureReason};
 use crate::memory::named;
 use crate::note::{self, Note};
 use crate::store::{Blob, Store, StoreError};
+pub use nice::NICEST;
 use read_ahead::{Crew, ReadAhead};
 use waits::Waits;
 
@@ -129,11 +131,12 @@ struct Watched {
 
 impl Examiner {
     /// Starts the thread, with a libmagic of its own. Takes milliseconds. While the store is slow, it has up to
-    /// `read_ahead` blobs in flight before it gets there.
+    /// `read_ahead` blobs in flight before it gets there. All of its threads are nicer by `nice`, 0 to [`NICEST`].
     pub fn start(
         store: Store,
         config: DetectorConfig,
         read_ahead: usize,
+        nice: i32,
         note: Option<Arc<Note>>,
     ) -> Result<Examiner, StartError> {
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -156,6 +159,7 @@ impl Examiner {
             let desk = Arc::clone(&desk);
             let work = move || {
                 note::use_handler_stack();
+                nice::become_nicer(nice);
                 // Here, since a libmagic belongs to the thread that opens it.
                 let begun = Detector::new(config).map(|mut detector| {
                     // There will be many blobs.

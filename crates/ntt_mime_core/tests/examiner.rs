@@ -38,8 +38,8 @@ fn start(root: &Path, note: Option<Arc<Note>>) -> Examiner {
 
 /// With so many blobs in flight.
 fn start_ahead(root: &Path, read_ahead: usize, note: Option<Arc<Note>>) -> Examiner {
-    let examiner =
-        Examiner::start(open(root), CONFIG, read_ahead, note).unwrap_or_else(|e| panic!("{e:?}"));
+    let examiner = Examiner::start(open(root), CONFIG, read_ahead, 0, note)
+        .unwrap_or_else(|e| panic!("{e:?}"));
     assert_eq!(examiner.complaints, Vec::<String>::new());
     examiner
 }

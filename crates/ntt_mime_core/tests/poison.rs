@@ -24,7 +24,8 @@ fn a_blob_that_takes_for_ever_is_overdue() {
         head_bytes: 16 * 1024,
         prefilter: true,
     };
-    let mut examiner = Examiner::start(store, config, 16, None).unwrap_or_else(|e| panic!("{e:?}"));
+    let mut examiner =
+        Examiner::start(store, config, 16, 0, None).unwrap_or_else(|e| panic!("{e:?}"));
     examiner.order(ids);
     let begun = Instant::now();
     let overdue = loop {

@@ -2,6 +2,7 @@
 //!
 //! The library under test is the one with the feature `poison`, which takes every store for a slow one.
 
+use std::path::Path;
 use std::time::Duration;
 
 use ntt_mime_integration::cluster::threads;
@@ -11,6 +12,9 @@ use rustix::fs::FileType;
 
 /// What threads that read ahead are called.
 const READER: &str = "ntt_mime read";
+
+/// The thread that judges.
+const LOOKER: &str = "ntt_mime look";
 
 /// What a run from scratch finds and counts.
 fn results(s: &mut Session, read_ahead: u32) -> Vec<String> {
@@ -76,6 +80,50 @@ fn readers(s: &mut Session) -> Vec<usize> {
     );
     let count = |pid: &String| threads(pid, READER).count();
     workers.iter().map(count).collect()
+}
+
+/// The nice value of a thread, by its folder below `/proc`: the 17th field behind its name (proc(5)).
+fn nice(thread: &Path) -> i64 {
+    let stat = std::fs::read_to_string(thread.join("stat")).expect("it lives");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+    let field = fields.split(' ').nth(16).expect("so many fields");
+    field.parse().expect("a number")
+}
+
+#[test]
+fn those_who_look_at_blobs_are_nice_and_their_worker_is_not() {
+    let cluster = Cluster::start_poisonous(&[], &[]);
+    let (db, store, mut s) = TestDb::with_store_on(&cluster, "nice");
+    inode::plain(&mut s, &store.put_synthetic(2000));
+    for given in [0, 3, 19] {
+        let mut caller = db.connect();
+        caller.exec(&format!(
+            "UPDATE blob SET mime_type = NULL; LOAD 'ntt_mime'; SET ntt_mime.batch_delay = '1min';
+             SET ntt_mime.read_ahead = 2; SET ntt_mime.nice = {given}"
+        ));
+        let running = caller.call_in_background("50, target => 'blob', workers => 1");
+        wait_until(SOON, "all threads to run", || readers(&mut s) == [2]);
+        let worker: i32 = s.value(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker' AND datname = current_database()",
+        );
+        let server = nice(Path::new(&format!("/proc/{}", running.pid)));
+        let worker = worker.to_string();
+        assert_eq!(
+            nice(Path::new(&format!("/proc/{worker}/task/{worker}"))),
+            server
+        );
+        let mut threads: Vec<_> = threads(&worker, READER).collect();
+        threads.extend(ntt_mime_integration::cluster::threads(&worker, LOOKER));
+        let found: Vec<i64> = threads.iter().map(|thread| nice(thread)).collect();
+        assert_eq!(
+            found,
+            [(server + given).min(19); 3],
+            "{given} beside {server}"
+        );
+        running.cancel();
+        assert!(running.finish().1.is_err());
+        db.wait_for_no_workers(Duration::from_secs(2));
+    }
 }
 
 #[test]
