@@ -59,4 +59,4 @@ SELECT statement
  ORDER BY phase, depth, oid
 $$;
 COMMENT ON FUNCTION ntt_mime_suggest_index(regclass) IS
-    'statements, for psql''s \gexec, that give a target the index by which runs find few pending rows among many; none when it has it';
+    'statements, for \gexec of psql, that create an index by which runs find few pending rows among many; none if the target has it';

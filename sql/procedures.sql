@@ -15,7 +15,7 @@ CREATE PROCEDURE ntt_backfill_mime(
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'ntt_backfill_mime';
 COMMENT ON PROCEDURE ntt_backfill_mime(int, int, bigint, boolean, regclass, boolean, bigint, bigint, bigint, bigint, interval) IS
-    'fills mime_type wherever blobid is set and mime_type is null, with background workers, in committed batches';
+    'fills mime_type in all rows that have a blobid and no mime_type, by background workers and in committed batches';
 
 -- The same for commands that are run on many nodes, of which Citus asks that they return one column.
 CREATE PROCEDURE ntt_backfill_mime_on_node(
@@ -29,7 +29,7 @@ CREATE PROCEDURE ntt_backfill_mime_on_node(
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'ntt_backfill_mime_on_node';
 COMMENT ON PROCEDURE ntt_backfill_mime_on_node(int, int, bigint, boolean, regclass, boolean, jsonb) IS
-    'ntt_backfill_mime with its results in one column, for Citus'' run_command_on_all_nodes(); does nothing on a node that has no shard of the table';
+    'ntt_backfill_mime with its results in one column, for run_command_on_all_nodes() of Citus; does nothing on a node without shards of the table';
 
 CREATE PROCEDURE ntt_verify_mime(
     batch_size     int      DEFAULT 10000,
@@ -49,7 +49,7 @@ CREATE PROCEDURE ntt_verify_mime(
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'ntt_verify_mime';
 COMMENT ON PROCEDURE ntt_verify_mime(int, int, bigint, float8, boolean, text[], regclass, bigint, bigint, bigint, bigint, bigint, bigint, interval) IS
-    'compares the mime_type that rows have with what is detected, counts the differences, and corrects them if asked to';
+    'compares the mime_type of rows with the detected type, counts the differences, and corrects them on request';
 
 CREATE PROCEDURE ntt_verify_mime_on_node(
     batch_size     int      DEFAULT 10000,
@@ -63,4 +63,4 @@ CREATE PROCEDURE ntt_verify_mime_on_node(
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'ntt_verify_mime_on_node';
 COMMENT ON PROCEDURE ntt_verify_mime_on_node(int, int, bigint, float8, boolean, text[], regclass, jsonb) IS
-    'ntt_verify_mime with its results in one column, for Citus'' run_command_on_all_nodes(); does nothing on a node that has no shard of the table';
+    'ntt_verify_mime with its results in one column, for run_command_on_all_nodes() of Citus; does nothing on a node without shards of the table';

@@ -15,7 +15,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON SCHEMA ntt_mime IS 'runs, failures and progress of ntt_backfill_mime';
+COMMENT ON SCHEMA ntt_mime IS 'history, failures and progress of ntt_backfill_mime and ntt_verify_mime';
 
 CREATE TABLE ntt_mime.run (
     run_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -56,46 +56,46 @@ CREATE TABLE ntt_mime.run (
 -- while a run goes on: its updates are HOT.
 CREATE INDEX run_running ON ntt_mime.run (run_id) WHERE status = 'running';
 CREATE INDEX run_ended ON ntt_mime.run (coalesce(finished_at, started_at)) WHERE status <> 'running';
-COMMENT ON INDEX ntt_mime.run_running IS 'the runs that are going on, or whose backend vanished';
-COMMENT ON INDEX ntt_mime.run_ended IS 'the other runs, by the time of their end';
+COMMENT ON INDEX ntt_mime.run_running IS 'runs that are going on, or whose backend vanished';
+COMMENT ON INDEX ntt_mime.run_ended IS 'runs that have ended, by the time at which they ended';
 
-COMMENT ON TABLE ntt_mime.run IS 'the runs of ntt_backfill_mime and ntt_verify_mime, one row each; one that found nothing to do takes the place of the one before it of the same target, if that found nothing either';
+COMMENT ON TABLE ntt_mime.run IS 'runs of ntt_backfill_mime and ntt_verify_mime, one row each; of several runs of a target in succession that find nothing to do, only the last one keeps its row';
 COMMENT ON COLUMN ntt_mime.run.run_id IS 'number of the run';
-COMMENT ON COLUMN ntt_mime.run.target IS 'table whose mime_type is filled, with its schema';
-COMMENT ON COLUMN ntt_mime.run.status IS 'running, succeeded, cancelled, failed, or interrupted (its backend vanished; noted by the next run)';
+COMMENT ON COLUMN ntt_mime.run.target IS 'table whose mime_type is filled or checked, with its schema';
+COMMENT ON COLUMN ntt_mime.run.status IS 'running, succeeded, cancelled, failed, or interrupted (its backend vanished, which the next run notices)';
 COMMENT ON COLUMN ntt_mime.run.started_at IS 'when the run started';
-COMMENT ON COLUMN ntt_mime.run.finished_at IS 'when the run ended, or was found to have ended';
-COMMENT ON COLUMN ntt_mime.run.pid IS 'process ID of the backend that ran CALL';
-COMMENT ON COLUMN ntt_mime.run.role_name IS 'role that ran it';
-COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run; how many blobs its prefilter spared libmagic all of its rules for (prefiltered) or could not (prefilter_fallbacks); how many were judged again from all of them and with all rules (audited), and had another type then (audit_differences); all of its workers'' time, and what of it they waited (worker_ms, idle_ms); for how many of its batches other sessions waited (waited_for); how many blobs it read from each directory of the store (roots_read), which of these held none when it began (roots_empty); how many leaves it passed over since nothing can have become pending there, or other than the detected type (leaves_skipped), and in how many of those that seemed so it was otherwise (marks_wrong); of a verification, how many rows it checked (rows_checked), how many had another type (rows_different) or the same in another spelling (rows_spelled_otherwise), and what a sample says of all rows (estimate)';
-COMMENT ON COLUMN ntt_mime.run.workers IS 'background workers that it got';
-COMMENT ON COLUMN ntt_mime.run.leaves_total IS 'leaf partitions found, 1 for a plain table';
-COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions looked at to their end, and not changed by others after that';
-COMMENT ON COLUMN ntt_mime.run.blocks_total IS 'blocks to look at, in all passes so far; expected ones until a leaf has been opened; while the run goes on, as many as go with a percentage that does not fall';
-COMMENT ON COLUMN ntt_mime.run.blocks_done IS 'blocks looked at';
-COMMENT ON COLUMN ntt_mime.run.rows_scanned IS 'rows read: pending ones, in a verification those with a type; a row that is looked at again counts again';
-COMMENT ON COLUMN ntt_mime.run.blobs IS 'distinct blobs met among these rows';
+COMMENT ON COLUMN ntt_mime.run.finished_at IS 'when the run ended, or was found to be interrupted';
+COMMENT ON COLUMN ntt_mime.run.pid IS 'process ID of the backend that executed the CALL';
+COMMENT ON COLUMN ntt_mime.run.role_name IS 'role that executed the CALL';
+COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run, and further counts: blobs for which the prefilter spared libmagic all of its rules (prefiltered) or could not (prefilter_fallbacks); blobs detected again from the whole file and with all rules (audited), and those that had another type then (audit_differences); time of all workers, and how much of it they had nothing to do (worker_ms, idle_ms); batches for which other sessions waited (waited_for); blobs read from each directory of the store (roots_read), and directories that held none when the run began (roots_empty); leaves passed over because nothing can have become pending in them, or differ from the detected type (leaves_skipped), and leaves in which this turned out to be wrong (marks_wrong); of a verification, rows checked (rows_checked), rows with another type (rows_different), rows with another spelling of the same type (rows_spelled_otherwise), and what a sample says of all rows (estimate)';
+COMMENT ON COLUMN ntt_mime.run.workers IS 'background workers that were started';
+COMMENT ON COLUMN ntt_mime.run.leaves_total IS 'leaf partitions found; 1 for a plain table';
+COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions that were read to their end and not changed by others afterwards';
+COMMENT ON COLUMN ntt_mime.run.blocks_total IS 'blocks to read, in all passes so far; estimated for a leaf that has not been opened; adjusted while the run goes on so that the percentage does not fall';
+COMMENT ON COLUMN ntt_mime.run.blocks_done IS 'blocks read';
+COMMENT ON COLUMN ntt_mime.run.rows_scanned IS 'rows read: pending ones, in a verification those with a type; a row that is read again counts again';
+COMMENT ON COLUMN ntt_mime.run.blobs IS 'distinct blobs among these rows';
 COMMENT ON COLUMN ntt_mime.run.detections IS 'files read';
-COMMENT ON COLUMN ntt_mime.run.cache_hits IS 'times that a batch met a blob that the run had met before';
-COMMENT ON COLUMN ntt_mime.run.rows_updated IS 'rows filled, in a verification corrected';
-COMMENT ON COLUMN ntt_mime.run.rows_retried IS 'pending rows that others had changed or locked meanwhile, to be looked at again';
-COMMENT ON COLUMN ntt_mime.run.rows_left IS 'rows pending still; null while that is not known, when the run ended before it saw everything, when others kept leaves locked, rewrote or changed them to the end, or in a verification';
-COMMENT ON COLUMN ntt_mime.run.failures IS 'distinct blobs that could not be detected, those passed over included';
-COMMENT ON COLUMN ntt_mime.run.bytes_read IS 'bytes of blobs read, by libmagic itself too';
-COMMENT ON COLUMN ntt_mime.run.scan_ms IS 'time of all workers spent reading pending rows, in milliseconds';
-COMMENT ON COLUMN ntt_mime.run.read_ms IS 'time of all workers spent waiting for blobs to be opened and read, in milliseconds; what is done while rows are updated isn''t waited for';
-COMMENT ON COLUMN ntt_mime.run.detect_ms IS 'time of all workers spent waiting for detection, in milliseconds: libmagic''s and the prefilter''s, and that of asking and being told';
-COMMENT ON COLUMN ntt_mime.run.update_ms IS 'time of all workers spent in UPDATE, in milliseconds';
-COMMENT ON COLUMN ntt_mime.run.commit_ms IS 'time of all workers spent in COMMIT of updates, in milliseconds';
-COMMENT ON COLUMN ntt_mime.run.libmagic IS 'release of libmagic that detected';
-COMMENT ON COLUMN ntt_mime.run.mime_counts IS 'distinct blobs by MIME type, as detected in this run';
-COMMENT ON COLUMN ntt_mime.run.error IS 'SQLSTATE and message of the error that ended the run, or why it counts as interrupted';
-COMMENT ON COLUMN ntt_mime.run.kind IS 'backfill, or verify: a check of types that were there already';
+COMMENT ON COLUMN ntt_mime.run.cache_hits IS 'times that a batch met a blob which the run had already detected';
+COMMENT ON COLUMN ntt_mime.run.rows_updated IS 'rows filled; in a verification, rows corrected';
+COMMENT ON COLUMN ntt_mime.run.rows_retried IS 'rows that others had changed or locked when they were to be updated, and that are read again';
+COMMENT ON COLUMN ntt_mime.run.rows_left IS 'rows still pending; null if that is not known: the run ended early, others kept leaves locked or went on rewriting or changing them, or the run is a verification';
+COMMENT ON COLUMN ntt_mime.run.failures IS 'distinct blobs that could not be detected, including those passed over because of a failure on record';
+COMMENT ON COLUMN ntt_mime.run.bytes_read IS 'bytes of blobs read, including those read by libmagic itself';
+COMMENT ON COLUMN ntt_mime.run.scan_ms IS 'time that all workers spent reading rows, in milliseconds';
+COMMENT ON COLUMN ntt_mime.run.read_ms IS 'time that all workers spent waiting for blobs to be opened and read, in milliseconds; reading during an UPDATE does not count';
+COMMENT ON COLUMN ntt_mime.run.detect_ms IS 'time that all workers spent waiting for detection by the prefilter and libmagic, in milliseconds';
+COMMENT ON COLUMN ntt_mime.run.update_ms IS 'time that all workers spent in UPDATE, in milliseconds';
+COMMENT ON COLUMN ntt_mime.run.commit_ms IS 'time that all workers spent in COMMIT of updates, in milliseconds';
+COMMENT ON COLUMN ntt_mime.run.libmagic IS 'release of libmagic that the run used';
+COMMENT ON COLUMN ntt_mime.run.mime_counts IS 'distinct blobs that this run detected, by MIME type';
+COMMENT ON COLUMN ntt_mime.run.error IS 'SQLSTATE and message of the error that ended the run, or the reason why it counts as interrupted';
+COMMENT ON COLUMN ntt_mime.run.kind IS 'backfill or verify';
 COMMENT ON SEQUENCE ntt_mime.run_run_id_seq IS 'numbers of runs';
 COMMENT ON INDEX ntt_mime.run_pkey IS 'runs by number';
 COMMENT ON CONSTRAINT run_pkey ON ntt_mime.run IS 'a run has one row';
-COMMENT ON CONSTRAINT run_status_check ON ntt_mime.run IS 'the ways in which a run can stand';
-COMMENT ON CONSTRAINT run_kind_check ON ntt_mime.run IS 'the kinds of run there are';
+COMMENT ON CONSTRAINT run_status_check ON ntt_mime.run IS 'the states of a run';
+COMMENT ON CONSTRAINT run_kind_check ON ntt_mime.run IS 'the kinds of run';
 
 CREATE TABLE ntt_mime.failure (
     blobid        text PRIMARY KEY,
@@ -111,20 +111,20 @@ CREATE TABLE ntt_mime.failure (
 
 -- Each statement that detects asks for all that is in quarantine: nearly always nothing.
 CREATE INDEX failure_quarantined ON ntt_mime.failure (blobid) WHERE reason = 'quarantined';
-COMMENT ON INDEX ntt_mime.failure_quarantined IS 'the blobs in quarantine';
+COMMENT ON INDEX ntt_mime.failure_quarantined IS 'blobs in quarantine';
 
-COMMENT ON TABLE ntt_mime.failure IS 'blobs that could not be detected; a row goes away when its blob is detected';
-COMMENT ON COLUMN ntt_mime.failure.blobid IS 'blobid as it stands in the target; a long text that is none is cut and hashed';
-COMMENT ON COLUMN ntt_mime.failure.reason IS 'missing, unreadable, not_a_file, invalid (no blobid), error (of libmagic), or quarantined (it crashed a process, or came to no end: never looked at again until the row is deleted)';
-COMMENT ON COLUMN ntt_mime.failure.detail IS 'what went wrong, in the system''s words where there are any';
-COMMENT ON COLUMN ntt_mime.failure.attempts IS 'number of runs that tried it';
-COMMENT ON COLUMN ntt_mime.failure.first_run_id IS 'run that met it first';
-COMMENT ON COLUMN ntt_mime.failure.last_run_id IS 'run that tried it last';
-COMMENT ON COLUMN ntt_mime.failure.first_seen IS 'when it was met first';
-COMMENT ON COLUMN ntt_mime.failure.last_seen IS 'when it was tried last; it is passed over until ntt_mime.retry_failures_after has gone by';
+COMMENT ON TABLE ntt_mime.failure IS 'blobs that could not be detected, for all targets; a row is removed when its blob is detected';
+COMMENT ON COLUMN ntt_mime.failure.blobid IS 'blobid as in the target; a long text that is not a blobid is cut and hashed';
+COMMENT ON COLUMN ntt_mime.failure.reason IS 'missing, unreadable, not_a_file, invalid (not a blobid), error (of libmagic), or quarantined (it crashed a process, or detection did not end: never opened again until the row is deleted)';
+COMMENT ON COLUMN ntt_mime.failure.detail IS 'what went wrong, with the system''s message if there is one';
+COMMENT ON COLUMN ntt_mime.failure.attempts IS 'number of runs that tried the blob';
+COMMENT ON COLUMN ntt_mime.failure.first_run_id IS 'first run that tried it';
+COMMENT ON COLUMN ntt_mime.failure.last_run_id IS 'last run that tried it';
+COMMENT ON COLUMN ntt_mime.failure.first_seen IS 'when the first run tried it';
+COMMENT ON COLUMN ntt_mime.failure.last_seen IS 'when the last run tried it; runs pass over the blob until ntt_mime.retry_failures_after has elapsed since then';
 COMMENT ON INDEX ntt_mime.failure_pkey IS 'failures by blobid';
 COMMENT ON CONSTRAINT failure_pkey ON ntt_mime.failure IS 'a blob is recorded once';
-COMMENT ON CONSTRAINT failure_reason_check ON ntt_mime.failure IS 'the reasons there are';
+COMMENT ON CONSTRAINT failure_reason_check ON ntt_mime.failure IS 'the reasons of a failure';
 
 CREATE TABLE ntt_mime.leaf_error (
     target        text NOT NULL,
@@ -143,20 +143,20 @@ CREATE TABLE ntt_mime.leaf_error (
     PRIMARY KEY (target, leaf)
 );
 
-COMMENT ON TABLE ntt_mime.leaf_error IS 'leaves whose update raised an error of their own; a row goes away when a run finishes its leaf';
+COMMENT ON TABLE ntt_mime.leaf_error IS 'leaves whose update raised an error of its own; a row is removed when a run finishes its leaf';
 COMMENT ON COLUMN ntt_mime.leaf_error.target IS 'table whose mime_type is filled, with its schema';
-COMMENT ON COLUMN ntt_mime.leaf_error.leaf IS 'leaf partition, with its schema; the table itself if it is a plain one';
-COMMENT ON COLUMN ntt_mime.leaf_error.leaf_oid IS 'its OID, by which runs find it again; of no meaning after a restore';
+COMMENT ON COLUMN ntt_mime.leaf_error.leaf IS 'leaf partition, with its schema; the target itself if it is not partitioned';
+COMMENT ON COLUMN ntt_mime.leaf_error.leaf_oid IS 'OID of the leaf, by which runs find it again; meaningless after a restore';
 COMMENT ON COLUMN ntt_mime.leaf_error.sqlstate IS 'SQLSTATE of the error';
-COMMENT ON COLUMN ntt_mime.leaf_error.message IS 'its message';
-COMMENT ON COLUMN ntt_mime.leaf_error.detail IS 'its detail, which may tell values of a row';
-COMMENT ON COLUMN ntt_mime.leaf_error.hint IS 'its hint';
-COMMENT ON COLUMN ntt_mime.leaf_error.context IS 'where it came about: in which function of a trigger, say';
-COMMENT ON COLUMN ntt_mime.leaf_error.attempts IS 'number of runs that met an error there';
-COMMENT ON COLUMN ntt_mime.leaf_error.first_run_id IS 'run that met one first';
-COMMENT ON COLUMN ntt_mime.leaf_error.last_run_id IS 'run that met this one';
-COMMENT ON COLUMN ntt_mime.leaf_error.first_seen IS 'when one was met first';
-COMMENT ON COLUMN ntt_mime.leaf_error.last_seen IS 'when this one was met';
+COMMENT ON COLUMN ntt_mime.leaf_error.message IS 'message of the error';
+COMMENT ON COLUMN ntt_mime.leaf_error.detail IS 'detail of the error, which may show values of rows';
+COMMENT ON COLUMN ntt_mime.leaf_error.hint IS 'hint of the error';
+COMMENT ON COLUMN ntt_mime.leaf_error.context IS 'context of the error, such as the function of a trigger';
+COMMENT ON COLUMN ntt_mime.leaf_error.attempts IS 'number of runs that met an error in the leaf';
+COMMENT ON COLUMN ntt_mime.leaf_error.first_run_id IS 'first run that met an error there';
+COMMENT ON COLUMN ntt_mime.leaf_error.last_run_id IS 'last run that met an error there; message, detail, hint and context are from it';
+COMMENT ON COLUMN ntt_mime.leaf_error.first_seen IS 'when the first run met an error there';
+COMMENT ON COLUMN ntt_mime.leaf_error.last_seen IS 'when the last run met an error there';
 COMMENT ON INDEX ntt_mime.leaf_error_pkey IS 'leaves by target and name';
 COMMENT ON CONSTRAINT leaf_error_pkey ON ntt_mime.leaf_error IS 'a leaf of a target is recorded once';
 
@@ -178,20 +178,20 @@ CREATE UNLOGGED TABLE ntt_mime.leaf (
     epoch            bigint NOT NULL
 ) WITH (fillfactor = 70);  -- a row is written anew when a run has looked at its leaf again
 
-COMMENT ON TABLE ntt_mime.leaf IS 'leaf partitions that a run has seen to their end, with all by which the next one can tell whether anything can have become pending there; rows may be deleted at any time, then their leaves are looked at again';
-COMMENT ON COLUMN ntt_mime.leaf.leaf_oid IS 'OID of the leaf partition, or of the table itself if it is a plain one';
-COMMENT ON COLUMN ntt_mime.leaf.reltablespace IS 'tablespace in which it was';
-COMMENT ON COLUMN ntt_mime.leaf.relfilenode IS 'number of the file in which it was';
-COMMENT ON COLUMN ntt_mime.leaf.blobid_attnum IS 'number of its column blobid';
-COMMENT ON COLUMN ntt_mime.leaf.mime_type_attnum IS 'number of its column mime_type';
-COMMENT ON COLUMN ntt_mime.leaf.shape IS 'stands for the numbers of the target''s columns, and the rows of pg_class of the tables below it down to the leaf: as long as these are the same, so are the numbers of the leaf''s columns';
-COMMENT ON COLUMN ntt_mime.leaf.tuples_written IS 'rows inserted and updated in it, as the server''s statistics count them: before it was looked at, and by the run itself';
-COMMENT ON COLUMN ntt_mime.leaf.tuples_deleted IS 'rows deleted in it, as the server''s statistics counted them before it was looked at';
-COMMENT ON COLUMN ntt_mime.leaf.rows_left IS 'rows that were left pending, since their blobs could not be detected';
-COMMENT ON COLUMN ntt_mime.leaf.blocks IS 'blocks that it had';
-COMMENT ON COLUMN ntt_mime.leaf.blobids IS 'the blobs of these rows, as they stand in ntt_mime.failure';
-COMMENT ON COLUMN ntt_mime.leaf.looked_at IS 'when the run began that looked at it last; it is looked at again, whatever it seems, before ntt_mime.full_scan_after has gone by';
-COMMENT ON COLUMN ntt_mime.leaf.epoch IS 'stands for the server, its timeline and start, the database, and the times when statistics were reset: in another one counters can not be compared';
+COMMENT ON TABLE ntt_mime.leaf IS 'leaf partitions in which nothing can have become pending since a run read them, and how the next run can tell; rows may be deleted at any time, then their leaves are read again';
+COMMENT ON COLUMN ntt_mime.leaf.leaf_oid IS 'OID of the leaf partition, or of the target itself if it is not partitioned';
+COMMENT ON COLUMN ntt_mime.leaf.reltablespace IS 'tablespace of the leaf when it was read';
+COMMENT ON COLUMN ntt_mime.leaf.relfilenode IS 'number of the leaf''s file when it was read';
+COMMENT ON COLUMN ntt_mime.leaf.blobid_attnum IS 'number of the leaf''s column blobid';
+COMMENT ON COLUMN ntt_mime.leaf.mime_type_attnum IS 'number of the leaf''s column mime_type';
+COMMENT ON COLUMN ntt_mime.leaf.shape IS 'hash of the target''s column numbers, and of the rows of pg_class from the target down to the leaf: while it is the same, the leaf''s column numbers are, too';
+COMMENT ON COLUMN ntt_mime.leaf.tuples_written IS 'rows inserted and updated in the leaf, as counted by the server before it was read, plus the run''s own updates';
+COMMENT ON COLUMN ntt_mime.leaf.tuples_deleted IS 'rows deleted in the leaf, as counted by the server before it was read';
+COMMENT ON COLUMN ntt_mime.leaf.rows_left IS 'rows left pending because their blobs could not be detected';
+COMMENT ON COLUMN ntt_mime.leaf.blocks IS 'blocks of the leaf when it was read';
+COMMENT ON COLUMN ntt_mime.leaf.blobids IS 'blobs of the rows left pending, as in ntt_mime.failure';
+COMMENT ON COLUMN ntt_mime.leaf.looked_at IS 'start of the run that read the leaf last; it is read again before ntt_mime.full_scan_after has elapsed, even if it seems unchanged';
+COMMENT ON COLUMN ntt_mime.leaf.epoch IS 'hash of the server''s identity, timeline and start, of the database, and of the times when statistics were reset: counters of another epoch cannot be compared';
 COMMENT ON INDEX ntt_mime.leaf_pkey IS 'leaves by OID';
 COMMENT ON CONSTRAINT leaf_pkey ON ntt_mime.leaf IS 'a leaf has one row';
 
@@ -213,21 +213,21 @@ CREATE UNLOGGED TABLE ntt_mime.verified_leaf (
     detector         bigint NOT NULL
 ) WITH (fillfactor = 70);
 
-COMMENT ON TABLE ntt_mime.verified_leaf IS 'leaf partitions of which a verification has checked all rows, and in which all have the detected type, with all by which the next one can tell whether this is still so; rows may be deleted at any time, then their leaves are checked again';
-COMMENT ON COLUMN ntt_mime.verified_leaf.leaf_oid IS 'OID of the leaf partition, or of the table itself if it is a plain one';
-COMMENT ON COLUMN ntt_mime.verified_leaf.reltablespace IS 'tablespace in which it was';
-COMMENT ON COLUMN ntt_mime.verified_leaf.relfilenode IS 'number of the file in which it was';
-COMMENT ON COLUMN ntt_mime.verified_leaf.blobid_attnum IS 'number of its column blobid';
-COMMENT ON COLUMN ntt_mime.verified_leaf.mime_type_attnum IS 'number of its column mime_type';
+COMMENT ON TABLE ntt_mime.verified_leaf IS 'leaf partitions in which a verification has checked all rows and all have the detected type, and how the next verification can tell whether this is still so; rows may be deleted at any time, then their leaves are checked again';
+COMMENT ON COLUMN ntt_mime.verified_leaf.leaf_oid IS 'OID of the leaf partition, or of the target itself if it is not partitioned';
+COMMENT ON COLUMN ntt_mime.verified_leaf.reltablespace IS 'tablespace of the leaf when it was checked';
+COMMENT ON COLUMN ntt_mime.verified_leaf.relfilenode IS 'number of the leaf''s file when it was checked';
+COMMENT ON COLUMN ntt_mime.verified_leaf.blobid_attnum IS 'number of the leaf''s column blobid';
+COMMENT ON COLUMN ntt_mime.verified_leaf.mime_type_attnum IS 'number of the leaf''s column mime_type';
 COMMENT ON COLUMN ntt_mime.verified_leaf.shape IS 'as in ntt_mime.leaf';
-COMMENT ON COLUMN ntt_mime.verified_leaf.tuples_written IS 'rows inserted and updated in it, as the server''s statistics count them: before the verification began, and by itself';
-COMMENT ON COLUMN ntt_mime.verified_leaf.tuples_deleted IS 'rows deleted in it, as the server''s statistics counted them before the verification began';
-COMMENT ON COLUMN ntt_mime.verified_leaf.rows_left IS 'rows that were not compared, since their blobs could not be detected';
-COMMENT ON COLUMN ntt_mime.verified_leaf.blocks IS 'blocks that it had';
-COMMENT ON COLUMN ntt_mime.verified_leaf.blobids IS 'the blobs of these rows, as they stand in ntt_mime.failure';
-COMMENT ON COLUMN ntt_mime.verified_leaf.looked_at IS 'when the verification began that checked it; it is checked again, whatever it seems, before ntt_mime.full_scan_after has gone by';
+COMMENT ON COLUMN ntt_mime.verified_leaf.tuples_written IS 'rows inserted and updated in the leaf, as counted by the server before the verification began, plus its own updates';
+COMMENT ON COLUMN ntt_mime.verified_leaf.tuples_deleted IS 'rows deleted in the leaf, as counted by the server before the verification began';
+COMMENT ON COLUMN ntt_mime.verified_leaf.rows_left IS 'rows that were not compared because their blobs could not be detected';
+COMMENT ON COLUMN ntt_mime.verified_leaf.blocks IS 'blocks of the leaf when it was checked';
+COMMENT ON COLUMN ntt_mime.verified_leaf.blobids IS 'blobs of the rows that were not compared, as in ntt_mime.failure';
+COMMENT ON COLUMN ntt_mime.verified_leaf.looked_at IS 'start of the verification that checked the leaf; it is checked again before ntt_mime.full_scan_after has elapsed, even if it seems unchanged';
 COMMENT ON COLUMN ntt_mime.verified_leaf.epoch IS 'as in ntt_mime.leaf';
-COMMENT ON COLUMN ntt_mime.verified_leaf.detector IS 'stands for the release of libmagic, the contents of its magic database, the version of this extension and ntt_mime.head_bytes: another detector may find other types';
+COMMENT ON COLUMN ntt_mime.verified_leaf.detector IS 'hash of the release of libmagic, of its magic database, of the version of this extension and of ntt_mime.head_bytes: another detector may find other types';
 COMMENT ON INDEX ntt_mime.verified_leaf_pkey IS 'leaves by OID';
 COMMENT ON CONSTRAINT verified_leaf_pkey ON ntt_mime.verified_leaf IS 'a leaf has one row';
 
@@ -242,26 +242,26 @@ CREATE TABLE ntt_mime.difference (
     UNIQUE NULLS NOT DISTINCT (run_id, old_type, new_type)
 );
 
-COMMENT ON TABLE ntt_mime.difference IS 'types that verifications found in rows and that differ from what is detected, one row for each pair; the most frequent 10,000 pairs of a run, and one row without types for all others';
-COMMENT ON COLUMN ntt_mime.difference.run_id IS 'verification that found it; its rows here go with it';
-COMMENT ON COLUMN ntt_mime.difference.old_type IS 'type that the rows had; a text of more than 256 bytes is cut and hashed';
-COMMENT ON COLUMN ntt_mime.difference.new_type IS 'type that is detected';
+COMMENT ON TABLE ntt_mime.difference IS 'types of rows that differ from the detected type, as found by verifications, one row for each pair; the 10,000 most frequent pairs of a run, and one row without types for all others';
+COMMENT ON COLUMN ntt_mime.difference.run_id IS 'verification that found the difference; the row is removed with the run';
+COMMENT ON COLUMN ntt_mime.difference.old_type IS 'type of the rows; a text of more than 256 bytes is cut and hashed';
+COMMENT ON COLUMN ntt_mime.difference.new_type IS 'detected type';
 COMMENT ON COLUMN ntt_mime.difference.blobs IS 'distinct blobs of these rows';
-COMMENT ON COLUMN ntt_mime.difference.rows IS 'rows, those that were corrected included';
+COMMENT ON COLUMN ntt_mime.difference.rows IS 'number of rows, including those that were corrected';
 COMMENT ON COLUMN ntt_mime.difference.example_blobid IS 'one of the blobs';
-COMMENT ON COLUMN ntt_mime.difference.spelling_only IS 'the same type, spelled otherwise: in case, blanks or parameters; not counted among rows_different';
+COMMENT ON COLUMN ntt_mime.difference.spelling_only IS 'true if both are the same type in another case, with blanks around it or with parameters; such rows do not count as different';
 COMMENT ON INDEX ntt_mime.difference_run_id_old_type_new_type_key IS 'differences by run and pair';
-COMMENT ON CONSTRAINT difference_run_id_old_type_new_type_key ON ntt_mime.difference IS 'a pair has one row a run';
+COMMENT ON CONSTRAINT difference_run_id_old_type_new_type_key ON ntt_mime.difference IS 'a pair has one row for each run';
 
 -- No foreign key, which would forbid to truncate ntt_mime.run by itself.
 CREATE FUNCTION ntt_mime.remove_differences() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'ntt_remove_differences';
-COMMENT ON FUNCTION ntt_mime.remove_differences() IS 'removes rows of ntt_mime.difference whose run has gone';
+COMMENT ON FUNCTION ntt_mime.remove_differences() IS 'removes rows of ntt_mime.difference whose run has been removed';
 REVOKE ALL ON FUNCTION ntt_mime.remove_differences() FROM PUBLIC;
 CREATE TRIGGER remove_differences AFTER DELETE OR TRUNCATE ON ntt_mime.run
     FOR EACH STATEMENT EXECUTE FUNCTION ntt_mime.remove_differences();
-COMMENT ON TRIGGER remove_differences ON ntt_mime.run IS 'differences go with their run';
+COMMENT ON TRIGGER remove_differences ON ntt_mime.run IS 'differences are removed with their run';
 
 -- 1314149427 is lock::RUN_CLASS, and 3 says that no SQL function took it: the leader holds this advisory
 -- lock as long as it lives.
@@ -317,22 +317,22 @@ SELECT r.run_id,
           AND l.objid OPERATOR(pg_catalog.=)
               (r.run_id OPERATOR(pg_catalog.&) 4294967295::bigint)::oid);
 
-COMMENT ON VIEW ntt_mime.progress IS 'the runs going on now, at most two seconds old';
+COMMENT ON VIEW ntt_mime.progress IS 'runs that are going on; at most two seconds old';
 COMMENT ON COLUMN ntt_mime.progress.run_id IS 'number of the run';
-COMMENT ON COLUMN ntt_mime.progress.pid IS 'process ID of the backend that runs CALL';
-COMMENT ON COLUMN ntt_mime.progress.target IS 'table whose mime_type is filled';
-COMMENT ON COLUMN ntt_mime.progress.phase IS 'starting, filling or checking, or looking again at what was changed, locked or added meanwhile';
+COMMENT ON COLUMN ntt_mime.progress.pid IS 'process ID of the backend that executes the CALL';
+COMMENT ON COLUMN ntt_mime.progress.target IS 'table whose mime_type is filled or checked';
+COMMENT ON COLUMN ntt_mime.progress.phase IS 'starting, filling or checking, or looking again (at what others changed, locked or added meanwhile)';
 COMMENT ON COLUMN ntt_mime.progress.workers IS 'background workers';
 COMMENT ON COLUMN ntt_mime.progress.leaves_total IS 'leaf partitions found';
 COMMENT ON COLUMN ntt_mime.progress.leaves_done IS 'leaf partitions done';
-COMMENT ON COLUMN ntt_mime.progress.blocks_total IS 'blocks to look at';
-COMMENT ON COLUMN ntt_mime.progress.blocks_done IS 'blocks looked at';
+COMMENT ON COLUMN ntt_mime.progress.blocks_total IS 'blocks to read';
+COMMENT ON COLUMN ntt_mime.progress.blocks_done IS 'blocks read';
 COMMENT ON COLUMN ntt_mime.progress.blobs IS 'distinct blobs met';
-COMMENT ON COLUMN ntt_mime.progress.rows_updated IS 'rows filled';
+COMMENT ON COLUMN ntt_mime.progress.rows_updated IS 'rows filled or corrected';
 COMMENT ON COLUMN ntt_mime.progress.failures IS 'distinct blobs that could not be detected';
-COMMENT ON COLUMN ntt_mime.progress.blobs_per_second IS 'mean rate since the start';
-COMMENT ON COLUMN ntt_mime.progress.percent IS 'share of the blocks looked at; it does not fall';
-COMMENT ON COLUMN ntt_mime.progress.eta IS 'time left, at the mean rate so far';
+COMMENT ON COLUMN ntt_mime.progress.blobs_per_second IS 'mean rate since the run started';
+COMMENT ON COLUMN ntt_mime.progress.percent IS 'share of the blocks that have been read; it does not fall';
+COMMENT ON COLUMN ntt_mime.progress.eta IS 'time left, at the mean rate since the run started';
 COMMENT ON COLUMN ntt_mime.progress.started_at IS 'when the run started';
 
 -- Qualified throughout, as above. A dry run and a verification count what they have detected, too, and fill nothing: they
@@ -353,14 +353,14 @@ SELECT r.target,
    AND r.kind OPERATOR(pg_catalog.=) 'backfill'::text
  GROUP BY r.target, c.key;
 
-COMMENT ON VIEW ntt_mime.mime_summary IS 'blobs by MIME type, as the runs in ntt_mime.run counted them; of older runs, which ntt_mime.run_history removes, it knows nothing';
+COMMENT ON VIEW ntt_mime.mime_summary IS 'detections of backfills by target and MIME type: the sum of mime_counts in ntt_mime.run, without dry runs; not a count of what the table holds';
 COMMENT ON COLUMN ntt_mime.mime_summary.target IS 'table whose mime_type was filled';
 COMMENT ON COLUMN ntt_mime.mime_summary.mime_type IS 'MIME type';
-COMMENT ON COLUMN ntt_mime.mime_summary.blobs IS 'blobs that runs detected as such; one that two runs have met counts twice';
-COMMENT ON COLUMN ntt_mime.mime_summary.percent IS 'share of the target''s blobs';
-COMMENT ON COLUMN ntt_mime.mime_summary.runs IS 'runs that met any';
-COMMENT ON COLUMN ntt_mime.mime_summary.last_run_id IS 'the last of these';
-COMMENT ON COLUMN ntt_mime.mime_summary.last_seen IS 'when that one ended, or started if it has not ended';
+COMMENT ON COLUMN ntt_mime.mime_summary.blobs IS 'distinct blobs of each run, added up; a blob that two runs detected counts twice';
+COMMENT ON COLUMN ntt_mime.mime_summary.percent IS 'share of the target''s detections';
+COMMENT ON COLUMN ntt_mime.mime_summary.runs IS 'number of runs that detected the type';
+COMMENT ON COLUMN ntt_mime.mime_summary.last_run_id IS 'last run that detected the type';
+COMMENT ON COLUMN ntt_mime.mime_summary.last_seen IS 'when that run ended, or started if it has not ended';
 
 SELECT pg_catalog.pg_extension_config_dump('ntt_mime.run', '');
 SELECT pg_catalog.pg_extension_config_dump('ntt_mime.run_run_id_seq', '');

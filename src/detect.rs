@@ -166,27 +166,25 @@ pub fn complain(complaints: &[String]) {
         return;
     }
     let message = format!(
-        "libmagic {} does not answer as it should",
+        "libmagic {} gives wrong types for known files",
         libmagic_release()
     );
     let report = Message::new(PgSqlErrorCode::ERRCODE_WARNING, message)
         .set_detail(complaints.join("\n"))
         .set_hint(
-            "Check that libmagic and its magic database are of the same release, and what the environment \
-             variable MAGIC of the server names.",
+            "Check that libmagic and its magic database are of the same release, and check the environment \
+             variable MAGIC of the server.",
         );
     report.send(PgLogLevel::WARNING);
 }
 
 /// Warns that there is no way to judge bytes in hand; returns that as a sentence.
 fn complain_of_memory(error: &std::io::Error) -> String {
-    let message = "libmagic cannot be checked, nor bytes in hand be judged".to_owned();
+    let message = "cannot check libmagic or detect the type of given bytes".to_owned();
     let detail = sentence(&in_words(error));
     let report = Message::new(PgSqlErrorCode::ERRCODE_WARNING, message)
         .set_detail(detail.clone())
-        .set_hint(
-            "Let the server call memfd_create, or see that it can write into its data directory.",
-        );
+        .set_hint("Allow the server to call memfd_create, or to write into its data directory.");
     report.send(PgLogLevel::WARNING);
     detail
 }
@@ -199,10 +197,11 @@ pub fn prepare_for_bytes() {
 
 /// Warns of a blob to which libmagic, by all of it and with all rules, gives another type than the detector.
 pub fn warn_of_audit(blobid: &str, detector: &str, libmagic: &str) {
-    let message = format!("blob \"{blobid}\" has another type by all of libmagic's rules");
+    let message =
+        format!("blob \"{blobid}\" has another type according to all of libmagic's rules");
     Message::new(PgSqlErrorCode::ERRCODE_WARNING, message)
         .set_detail(format!(
-            "libmagic {} says \"{libmagic}\" of the whole file, the detector said \"{detector}\".",
+            "For the whole file, libmagic {} gives \"{libmagic}\"; the detector gave \"{detector}\".",
             libmagic_release()
         ))
         .set_hint(
@@ -345,14 +344,14 @@ fn warn(id: &BlobId, failure: &Failure) {
         FailureReason::Unreadable => "cannot be read",
         FailureReason::NotAFile => "is not a regular file",
         FailureReason::Quarantined => "is in quarantine",
-        _ => "could not be judged",
+        _ => "could not be detected",
     };
     let hint = match reason {
         FailureReason::Missing | FailureReason::Unreadable => {
             "Check ntt_mime.blob_root, and that the account of the server can read the store."
         }
         FailureReason::Quarantined => {
-            "To have it looked at again, delete its row from ntt_mime.failure."
+            "To allow detection again, delete its row from ntt_mime.failure."
         }
         _ => "Use ntt_inspect_blob() for details.",
     };

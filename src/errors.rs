@@ -142,7 +142,7 @@ pub enum Error {
 
 /// What to do when a blob has been put into quarantine.
 pub const HOW_TO_ACQUIT: &str =
-    "To have a blob looked at again, delete its row from ntt_mime.failure.";
+    "To allow detection of a blob again, delete its row from ntt_mime.failure.";
 
 /// What a run that ends early leaves.
 const KEPT: &str = "Batches already committed are kept.";
@@ -309,7 +309,7 @@ impl From<Error> for Report {
                 C::ERRCODE_WRONG_OBJECT_TYPE,
                 format!("column \"{column}\" of relation \"{target}\" is a generated column"),
             )
-            .set_hint("A run fills an ordinary column: one without an expression."),
+            .set_hint("A run can fill only an ordinary column, without an expression."),
             Error::PartitionedByType { target, by } => report(
                 C::ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!(
@@ -318,9 +318,9 @@ impl From<Error> for Report {
                 ),
             )
             .set_detail(
-                "A run works on each partition by itself, and a row may belong to another one once its type is filled.",
+                "A run updates each partition separately, and a row may belong to another partition once it is filled.",
             )
-            .set_hint("UPDATE the partitioned table, which moves rows, with the types that ntt_detect_mime() gives."),
+            .set_hint("Use UPDATE on the partitioned table, which moves rows, with the result of ntt_detect_mime()."),
             Error::ReferenceTable { name } => report(
                 C::ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("cannot fill reference table \"{name}\""),
@@ -340,7 +340,7 @@ impl From<Error> for Report {
                 C::ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("cannot fill table \"{name}\" because it is distributed by column \"mime_type\""),
             )
-            .set_detail("A run works on each shard by itself, and a row would belong to another one once its type is filled."),
+            .set_detail("A run updates each shard separately, and a row would belong to another shard once it is filled."),
             Error::UnknownCitus { name } => report(
                 C::ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("cannot fill distributed table \"{name}\" with this version of Citus"),
@@ -432,11 +432,11 @@ impl From<Error> for Report {
                     true => C::ERRCODE_DISK_FULL,
                     false => C::ERRCODE_IO_ERROR,
                 },
-                format!("could not access notes in directory \"{}\": {error}", ntt_mime_core::note::FOLDER),
+                format!("could not access in-flight records in directory \"{}\": {error}", ntt_mime_core::note::FOLDER),
             )
             .set_detail(
-                "Processes record there, below the data directory, which blob they are examining, so that one that \
-                 crashes a process can be quarantined.",
+                "In this directory below the data directory, processes record which blob they are examining, so that \
+                 a blob that crashes a process can be quarantined.",
             ),
             Error::Examiner { error } => report(
                 C::ERRCODE_SYSTEM_ERROR,

@@ -38,7 +38,7 @@ static RUN_HISTORY: GucSetting<i32> = GucSetting::<i32>::new(90 * 24 * 60 * 60);
 pub fn define() {
     GucRegistry::define_string_guc(
         c"ntt_mime.blob_root",
-        c"Sets the directories in which blobs lie.",
+        c"Sets the directories of the blob store.",
         c"One or more absolute directories, separated by \":\" and tried in order. A blob lies at \
           ROOT/aa/bb/<blobid>.",
         &BLOB_ROOT,
@@ -47,9 +47,9 @@ pub fn define() {
     );
     GucRegistry::define_string_guc(
         c"ntt_mime.target",
-        c"Sets the table that ntt_backfill_mime fills when its argument target is null.",
-        c"A plain or partitioned table with the columns blobid and mime_type, optionally qualified \
-          with its schema.",
+        c"Sets the table that a run fills or checks when its argument target is null.",
+        c"A plain or partitioned table with the columns blobid and mime_type; its name may be \
+          qualified with its schema.",
         &TARGET,
         GucContext::Userset,
         GucFlags::default(),
@@ -60,7 +60,7 @@ pub fn define() {
     GucRegistry::define_int_guc(
         c"ntt_mime.workers",
         c"Sets the number of background workers of a run.",
-        c"They are taken from max_worker_processes. The default is the number of CPUs, 8 at most.",
+        c"They are taken from max_worker_processes. The default is the number of CPUs, but at most 8.",
         &WORKERS,
         1,
         MAX_WORKERS,
@@ -70,7 +70,7 @@ pub fn define() {
     GucRegistry::define_int_guc(
         c"ntt_mime.head_bytes",
         c"Sets how much of a blob is read first.",
-        c"Larger reads follow only where the answer needs them.",
+        c"More is read only where the answer needs it.",
         &HEAD_BYTES,
         512,
         7 * 1024 * 1024,
@@ -79,9 +79,9 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"ntt_mime.read_ahead",
-        c"Sets how many blobs a worker has in flight from a slow disk before it gets to them.",
-        c"Each takes a thread of the worker while its file is read. A store that is in memory is read without. \
-          0 switches reading ahead off.",
+        c"Sets how many blobs each worker reads ahead on a slow store.",
+        c"Each blob takes a thread of the worker while it is read. A store that is in memory is not read ahead. \
+          0 disables reading ahead.",
         &READ_AHEAD,
         0,
         128,
@@ -90,9 +90,9 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"ntt_mime.cache_size",
-        c"Sets the shared memory of a run for blobs already detected.",
-        c"24 bytes a distinct blob; with room for all of them each blob is read once a run. \
-          0 switches the cache off: slower, never wrong.",
+        c"Sets the shared memory of a run for blobs that it has detected.",
+        c"Each distinct blob takes 24 bytes. A blob that has no room is read again in each batch. \
+          0 disables the cache: every blob is read again in each batch.",
         &CACHE_SIZE,
         0,
         64 * 1024 * 1024,
@@ -102,7 +102,7 @@ pub fn define() {
     GucRegistry::define_int_guc(
         c"ntt_mime.lock_timeout",
         c"Sets how long a worker waits for a lock before it does other work and comes back.",
-        c"Applies to leaves that DDL holds and to rows that other transactions hold.",
+        c"Applies to leaves that are locked by DDL and to rows that are locked by other transactions.",
         &LOCK_TIMEOUT,
         1,
         10_000,
@@ -111,8 +111,8 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"ntt_mime.retry_failures_after",
-        c"Sets the age at which a recorded failure is tried again by itself.",
-        c"Younger failures are passed over without touching the file. 0 tries all of them in each run.",
+        c"Sets the age at which a recorded failure is tried again.",
+        c"Runs pass over younger failures without opening the file. 0 tries all of them in each run.",
         &RETRY_FAILURES_AFTER,
         0,
         i32::MAX,
@@ -121,8 +121,8 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"ntt_mime.full_scan_after",
-        c"Sets the age at which a leaf that seems unchanged since it was looked at is looked at all the same.",
-        c"Each leaf's turn comes at another time, from half of that age on. 0 looks at all of them in each run.",
+        c"Sets the age at which a leaf that seems unchanged is read nevertheless.",
+        c"Each leaf is read again after a time of its own, between half of this age and all of it. 0 reads all leaves in each run.",
         &FULL_SCAN_AFTER,
         0,
         i32::MAX,
@@ -132,7 +132,7 @@ pub fn define() {
     GucRegistry::define_int_guc(
         c"ntt_mime.batch_delay",
         c"Sets the pause between the batches of a worker.",
-        c"Makes a run slower and kinder to a busy server. 0 means no pause.",
+        c"A pause makes a run slower and easier on a busy server. 0 means no pause.",
         &BATCH_DELAY,
         0,
         60_000,
@@ -141,9 +141,9 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"ntt_mime.nice",
-        c"Sets by how much the threads of a worker that read and judge blobs are nicer to others than the server is.",
-        c"As nice(1) does; their reads come after those of others, too, where the disk's scheduler heeds that. The \
-          workers themselves keep their priority, since others may wait for what they have locked. 0 leaves all as it is.",
+        c"Sets what is added to the nice value of the threads that read and detect blobs.",
+        c"Other work on the machine goes first, as with nice(1); their reads come later, too, if the disk's scheduler respects that. \
+          The workers themselves keep their priority, because others may wait for what they have locked. 0 changes nothing.",
         &NICE,
         0,
         NICEST,
@@ -152,8 +152,8 @@ pub fn define() {
     );
     GucRegistry::define_bool_guc(
         c"ntt_mime.prefilter",
-        c"Rules out what cannot match before libmagic looks.",
-        c"Changes the cost of an answer, never the answer. ntt_mime_version() tells whether a \
+        c"Rules out magic rules that cannot match before libmagic is called.",
+        c"Changes the cost of an answer, never the answer. ntt_mime_version() shows whether the \
           prefilter is active.",
         &PREFILTER,
         GucContext::Suset,
@@ -161,9 +161,9 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"ntt_mime.audit_interval",
-        c"Sets of how many blobs a worker judges one again, from all of it and with all of libmagic's rules.",
-        c"The blob is chosen by its blobid. If the answers differ, libmagic's is the one that counts, the server's log \
-          has a warning, and the run goes on without its prefilter. 0 means none.",
+        c"Sets that one in this many blobs is detected again, from the whole file and with all of libmagic's rules.",
+        c"The blobs are chosen by their blobids. If the answers differ, the run stores libmagic's, logs a warning, \
+          and goes on without its prefilter. 0 disables audits.",
         &AUDIT_INTERVAL,
         0,
         i32::MAX,

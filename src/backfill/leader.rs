@@ -564,7 +564,7 @@ fn warn_of_quarantined(left_behind: &[LeftBehind]) {
         format!("{blobs_have} been put into quarantine"),
     )
     .set_detail(format!(
-        "Server processes died while they looked at {}{others}.",
+        "Server processes died while examining {}{others}.",
         named.join(", ")
     ))
     .set_hint(HOW_TO_ACQUIT);

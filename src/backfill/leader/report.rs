@@ -229,7 +229,7 @@ impl Leader {
             .set_detail(
                 "libmagic's types were used, and the run went on without its prefilter. The server's log has the blobs.",
             )
-            .set_hint("Report it, with the blobs if you can, and switch ntt_mime.prefilter off until it is mended.")
+            .set_hint("Turn ntt_mime.prefilter off until this is fixed. Report it, with the blobs if you can.")
             .send(PgLogLevel::WARNING);
         }
         let done = match &self.options.verify {
@@ -241,10 +241,10 @@ impl Leader {
         if self.uncounted {
             Message::new(
                 PgSqlErrorCode::ERRCODE_WARNING,
-                "rows that others changed meanwhile may not have been looked at".to_owned(),
+                "rows that others changed during the run may not have been read".to_owned(),
             )
             .set_detail("Whether there are any is not known because track_counts is off.")
-            .set_hint("The next run will look there.")
+            .set_hint("The next run will read all rows.")
             .send(PgLogLevel::WARNING);
         }
     }
@@ -320,12 +320,12 @@ impl UnfinishedLeaves {
                 format!("{leaves} not {done} completely because of {errors}")
             }
             Unfinished::Changed => {
-                format!("{leaves} changed by others after {they_were} looked at")
+                format!("{leaves} changed by others after {they_were} read")
             }
-            Unfinished::NotLookedAt => format!("{leaves} added too late to be looked at"),
+            Unfinished::NotLookedAt => format!("{leaves} added too late to be read"),
         };
         let hint = match self.why {
-            Unfinished::Changed | Unfinished::NotLookedAt => "The next run will look there.",
+            Unfinished::Changed | Unfinished::NotLookedAt => "The next run will read them.",
             _ => "The next run will try again.",
         };
         let mut report = Message::new(PgSqlErrorCode::ERRCODE_WARNING, message).set_hint(hint);

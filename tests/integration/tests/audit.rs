@@ -80,7 +80,7 @@ fn what_an_audit_finds_is_stored_and_told_and_ends_the_prefilter() {
         .filter(|id| log.contains(&format!("blob \"{id}\" has another type")));
     assert_eq!(told.count() as i64, differences);
     assert!(log.contains(&format!(
-        "says \"application/pdf\" of the whole file, the detector said \"{LIE}\""
+        "gives \"application/pdf\"; the detector gave \"{LIE}\""
     )));
     // Without the prefilter there is nothing to audit.
     s.exec("UPDATE blob SET mime_type = NULL; SET ntt_mime.prefilter = off");

@@ -522,7 +522,7 @@ fn a_libmagic_that_fails_its_self_check_is_told_of_once_a_backend() {
         Some("text/x-not-pdf"),
         "it goes by the database that the server names"
     );
-    let said = format!("libmagic {release} does not answer as it should");
+    let said = format!("libmagic {release} gives wrong types for known files");
     let once = |warnings: Vec<String>| {
         assert!(
             matches!(warnings.as_slice(), [only] if only.starts_with(&said)),

@@ -219,8 +219,8 @@ fn a_loader_without_a_pause_is_told_of() {
     assert_eq!(
         s.take_warnings(),
         [
-            "1 leaf was changed by others after it was looked at | It is \"public.inode_m0\". | \
-             The next run will look there."
+            "1 leaf was changed by others after it was read | It is \"public.inode_m0\". | \
+             The next run will read them."
         ]
     );
     let outcome = s.backfill("1000, workers => 1");
