@@ -7,7 +7,8 @@ Parts, in this order if none is named:
 
   contest      everybody over the same rows: the method before, ours, the floor, libmagic, a shell
   growth       what a row costs as rows and leaves grow; memory; each tenth of a run
-  incremental  few pending rows among millions
+  incremental  few pending rows in a few of 50,000 leaves, as for a scheduled run
+  index        the partial index on what is pending
   wal          what is written: WAL, full pages, dead tuples, transactions, locks
   cold         blobs that aren't in memory, beside plain readers
   kindness     what a run does to others: a pgbench load, loaders that make partitions
@@ -37,7 +38,7 @@ import os
 import sys
 import time
 
-PARTS = ("contest", "growth", "incremental", "wal", "cold", "kindness", "analyze", "first")
+PARTS = ("contest", "growth", "incremental", "index", "wal", "cold", "kindness", "analyze", "first")
 
 
 class Bench:
