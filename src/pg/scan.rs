@@ -51,12 +51,7 @@ pub fn rows(
         pg_sys::ItemPointerDec(&mut last_tid);
         let relation = leaf.relation();
         let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-        let scan = pg_sys::table_beginscan_tidrange(
-            relation,
-            pg_sys::GetActiveSnapshot(),
-            &mut first_tid,
-            &mut last_tid,
-        );
+        let scan = begin(relation, &mut first_tid, &mut last_tid);
         let forward = pg_sys::ScanDirection::ForwardScanDirection;
         while rows < limit && pg_sys::table_scan_getnextslot_tidrange(scan, forward, slot) {
             pgrx::check_for_interrupts!();
@@ -89,6 +84,40 @@ pub fn rows(
         pg_sys::ExecDropSingleTupleTableSlot(slot);
     }
     rows
+}
+
+/// Begins a scan between two places, both inclusive.
+///
+/// It is what `table_beginscan_tidrange` does, and with SO_ALLOW_STRAT what a sequential scan does besides: of a table that
+/// is larger than a quarter of `shared_buffers`, blocks go through a ring of a few buffers (`initscan` in
+/// access/heap/heapam.c), so that nothing that others need is pushed out. PostgreSQL's own scans of TID ranges don't, since
+/// they are taken to be of small ranges; ours are, one after another, of the whole table. A batch that is
+/// updated is read again for that, from the system's memory, which is little beside updating it.
+///
+/// # Safety
+/// An open relation, locked, whose access method scans ranges; inside a transaction with a snapshot.
+unsafe fn begin(
+    relation: pg_sys::Relation,
+    first: pg_sys::ItemPointer,
+    last: pg_sys::ItemPointer,
+) -> pg_sys::TableScanDesc {
+    use pg_sys::ScanOptions::{SO_ALLOW_PAGEMODE, SO_ALLOW_STRAT, SO_TYPE_TIDRANGESCAN};
+    // SAFETY: as promised; an access method that scans ranges has all of these functions.
+    unsafe {
+        let method = &*(*relation).rd_tableam;
+        let begin = method.scan_begin.expect("every access method has it");
+        let set_range = method.scan_set_tidrange.expect("it scans ranges");
+        let scan = begin(
+            relation,
+            pg_sys::GetActiveSnapshot(),
+            0,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            SO_TYPE_TIDRANGESCAN | SO_ALLOW_PAGEMODE | SO_ALLOW_STRAT,
+        );
+        set_range(scan, first, last);
+        scan
+    }
 }
 
 /// The id with which a row version was written.

@@ -1,7 +1,8 @@
 //! Few pending rows among many: an index that knows them spares a run reading the rest, and
-//! `ntt_mime_suggest_index` tells how to get one.
+//! `ntt_mime_suggest_index` tells how to get one. And what has to be read leaves the server's memory to others.
 
-use ntt_mime_integration::{Outcome, Session, Store, TestDb, inode};
+use ntt_mime_integration::cluster::SUPERUSER;
+use ntt_mime_integration::{Cluster, Outcome, Session, Store, TestDb, inode};
 
 /// The user's `inode` in four leaves, large enough for an index to pay, with all but `pending` rows filled.
 fn nearly_filled(name: &str, pending: i64) -> (TestDb<'static>, Store, Session) {
@@ -163,4 +164,32 @@ fn advice_for_other_targets() {
     // Two levels of parents: the root, two below it; five leaves.
     assert_eq!(follow_advice(&mut s, "'inode'"), 3 + 5 + 7);
     assert_eq!(follow_advice(&mut s, "'inode'"), 0);
+}
+
+#[test]
+fn reading_a_large_leaf_pushes_nothing_out_of_the_shared_buffers() {
+    // 1,024 of them.
+    let cluster = Cluster::start(&[("shared_buffers", "8MB")]);
+    let (db, _store, mut s) = TestDb::with_store_on(&cluster, "few_ring");
+    s.exec(
+        "CREATE EXTENSION pg_buffercache;
+         CREATE TABLE blob (blobid text, mime_type text, padding text);
+         INSERT INTO blob SELECT repeat(md5(n::text), 2), 'text/plain', repeat('x', 700) FROM generate_series(1, 40000) n;",
+    );
+    s.exec("VACUUM ANALYZE blob");
+    let database = s.value::<String>("SELECT current_database()::text");
+    drop(s);
+    cluster.restart();
+    let mut s = cluster.connect(&database, SUPERUSER);
+    let blocks = s.count("SELECT pg_relation_size('blob') / 8192");
+    assert!(blocks > 3 * 1024, "{blocks} blocks are few");
+    s.exec("CALL ntt_backfill_mime(workers => 1, target => 'blob')");
+    let kept = s.count(
+        "SELECT count(*) FROM pg_buffercache
+          WHERE relfilenode = pg_relation_filenode('blob') AND relforknumber = 0
+            AND reldatabase = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    );
+    // Each of four tasks has a ring of 32 buffers. Without them, nearly all buffers are the table's.
+    assert!(kept <= 512, "{kept} of {blocks} blocks are kept");
+    drop(db);
 }
