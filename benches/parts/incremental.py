@@ -218,7 +218,9 @@ def measure_size(bench, options, heap, store):
         return None
     total = int(cluster.value("SELECT sum(pg_relation_size(leaf)) FROM demo.medium", name))
     cluster.query("DROP EXTENSION IF EXISTS ntt_mime", "CREATE EXTENSION ntt_mime", database=name)
-    run = lambda pending, *settings: run_ours(cluster, name, pending, options, *settings)
+    def run(pending, *settings):
+        return run_ours(cluster, name, pending, options, *settings)
+
     make_pending(cluster, name, 0)
     looks = []
     first = run(0)
