@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::check::number::{Number, OP_AND, OP_INVERSE, OPS_MASK};
-use super::check::{HARMLESS, offset_of};
-use super::format::{Entry, kind};
+use super::check::string::{DER_LONG_FORM, DER_SEQUENCE, DER_TAG, is_space};
+use super::check::{HARMLESS, UNDERSTOOD, offset_of};
+use super::format::{Entry, kind, str_flag};
 use super::tables::Hits;
 
 /// A necessary condition of a test that compares for equality at a fixed place: there, under this mask, are these
@@ -18,52 +19,118 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    /// That of a test, if it has one.
-    pub fn of(entry: &Entry<'_>) -> Option<Beginning> {
-        let offset = offset_of(entry, None)?;
+    /// Those of a test: it needs one of them. None if nothing of the kind is known.
+    pub fn of(entry: &Entry<'_>) -> Vec<Beginning> {
+        let Some(offset) = offset_of(entry, None) else {
+            return Vec::new();
+        };
         if entry.relation() != b'=' {
-            return None;
+            return Vec::new();
         }
-        let (mut mask, mut bytes) = ([0; 8], [0; 8]);
-        if entry.kind() == kind::STRING {
-            let n = entry.value_length().min(8);
-            let cut = entry.range() != 0 && entry.range() < entry.value_length();
-            if entry.str_flags() & !HARMLESS != 0 || cut || n == 0 {
-                return None;
-            }
-            mask[..n].fill(0xFF);
-            bytes[..n].copy_from_slice(&entry.value()[..n]);
-        } else {
-            let Number {
-                bytes: n,
-                big_endian,
-            } = Number::of(entry.kind(), false)?;
-            let op = entry.mask_op();
-            let kept = match (entry.mask(), op & OPS_MASK) {
-                (0, _) => u64::MAX,
-                (kept, OP_AND) => kept,
-                _ => return None,
-            };
-            if op & OP_INVERSE != 0 {
-                return None;
-            }
-            if big_endian {
-                mask[..n].copy_from_slice(&kept.to_be_bytes()[8 - n..]);
-                bytes[..n].copy_from_slice(&entry.number().to_be_bytes()[8 - n..]);
-            } else {
-                mask[..n].copy_from_slice(&kept.to_le_bytes()[..n]);
-                bytes[..n].copy_from_slice(&entry.number().to_le_bytes()[..n]);
-            }
-        }
+        let (word, places) = match entry.kind() {
+            kind::STRING | kind::SEARCH => (of_string(entry), places(entry)),
+            kind::DER => return of_sequence(entry, offset),
+            _ => (of_number(entry), 1),
+        };
+        let Some((mask, bytes)) = word else {
+            return Vec::new();
+        };
         let mask = u64::from_le_bytes(mask);
         let bytes = u64::from_le_bytes(bytes);
         // What the mask takes away can't be asked for; such a test always fails, and is left to libmagic.
-        (mask != 0 && bytes & !mask == 0).then_some(Beginning {
-            offset,
+        if mask == 0 || bytes & !mask != 0 {
+            return Vec::new();
+        }
+        let at = |place| Beginning {
+            offset: offset + place,
             mask,
             bytes,
-        })
+        };
+        (0..places).map(at).collect()
     }
+}
+
+/// Where a string may begin, from the test's offset on: more places than `search_in` looks at, in one case. 0 if that are
+/// too many.
+fn places(entry: &Entry<'_>) -> usize {
+    const MOST: usize = 16;
+    match entry.kind() {
+        kind::SEARCH if (1..MOST).contains(&entry.range()) => entry.range() + 1,
+        kind::SEARCH => 0,
+        _ => 1,
+    }
+}
+
+/// The mask and the bytes of a string. Up to its first blank, where these stand for any number, it is compared byte by
+/// byte (`equals` in [`string`](super::check::string)), letters perhaps in either case.
+fn of_string(entry: &Entry<'_>) -> Option<([u8; 8], [u8; 8])> {
+    const BLANKS: u32 = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
+    let flags = entry.str_flags();
+    let plain = flags & !HARMLESS == 0;
+    let string = entry.kind() == kind::STRING;
+    let cut = match plain {
+        true => entry.range() != 0 && entry.range() < entry.value_length(),
+        false => entry.range() != 0,
+    };
+    if flags & !UNDERSTOOD != 0 || string && cut {
+        return None;
+    }
+    let value = entry.value().get(..entry.value_length())?;
+    let end = match flags & BLANKS {
+        0 => value.len(),
+        _ => value
+            .iter()
+            .position(|byte| is_space(*byte))
+            .unwrap_or(value.len()),
+    };
+    let (mut mask, mut bytes) = ([0; 8], [0; 8]);
+    for (n, byte) in value[..end.min(8)].iter().enumerate() {
+        mask[n] = match flags & str_flag::IGNORE_CASE != 0 && byte.is_ascii_alphabetic() {
+            true => !0x20,
+            false => 0xFF,
+        };
+        bytes[n] = byte & mask[n];
+    }
+    Some((mask, bytes))
+}
+
+/// An element of DER is a sequence, or has a tag that isn't followed (`der` in [`string`](super::check::string)).
+fn of_sequence(entry: &Entry<'_>, offset: usize) -> Vec<Beginning> {
+    let tag = |bytes| Beginning {
+        offset,
+        mask: u64::from(DER_TAG),
+        bytes,
+    };
+    match entry.text() {
+        b"seq" => vec![tag(u64::from(DER_SEQUENCE)), tag(u64::from(DER_LONG_FORM))],
+        _ => Vec::new(),
+    }
+}
+
+/// The mask and the bytes of a number.
+fn of_number(entry: &Entry<'_>) -> Option<([u8; 8], [u8; 8])> {
+    let (mut mask, mut bytes) = ([0; 8], [0; 8]);
+    let Number {
+        bytes: n,
+        big_endian,
+    } = Number::of(entry.kind(), false)?;
+    let op = entry.mask_op();
+    let kept = match (entry.mask(), op & OPS_MASK) {
+        (0, _) => u64::MAX,
+        (kept, OP_AND) => kept,
+        _ => return None,
+    };
+    if op & OP_INVERSE != 0 {
+        return None;
+    }
+    if big_endian {
+        mask[..n].copy_from_slice(&kept.to_be_bytes()[8 - n..]);
+        bytes[..n].copy_from_slice(&entry.number().to_be_bytes()[8 - n..]);
+    } else {
+        mask[..n].copy_from_slice(&kept.to_le_bytes()[..n]);
+        bytes[..n].copy_from_slice(&entry.number().to_le_bytes()[..n]);
+    }
+    Some((mask, bytes))
 }
 
 /// The beginnings of rules.

@@ -54,7 +54,7 @@ impl Answer {
 const WHEN: u32 = str_flag::TEXTTEST | str_flag::BINTEST;
 
 /// Flags of strings that are understood here.
-const UNDERSTOOD: u32 = HARMLESS
+pub const UNDERSTOOD: u32 = HARMLESS
     | str_flag::COMPACT_WHITESPACE
     | str_flag::COMPACT_OPTIONAL_WHITESPACE
     | str_flag::IGNORE_CASE

@@ -301,11 +301,12 @@ struct Builder {
 
 impl Builder {
     fn add(&mut self, number: u32, rule: &Rule, entry: &Entry<'_>, library: &Library) {
-        let beginning = Beginning::of(entry);
+        let beginnings = Beginning::of(entry);
+        let begins = || beginnings.iter().map(|beginning| (*beginning, number));
         if rule.binary {
-            match beginning {
-                Some(beginning) => self.binary.push((beginning, number)),
-                None => self.other_binary.push(number),
+            self.binary.extend(begins());
+            if beginnings.is_empty() {
+                self.other_binary.push(number);
             }
         }
         let regex = RegexEntry::new(entry, library);
@@ -314,9 +315,9 @@ impl Builder {
                 Some(regex) => needles_of_regex(entry, &regex.source),
                 None => needle(entry),
             };
-            match beginning {
-                Some(beginning) => self.text.push((beginning, number)),
-                None => match needles() {
+            self.text.extend(begins());
+            if beginnings.is_empty() {
+                match needles() {
                     Some((needles, end)) => {
                         self.needle_bytes = self.needle_bytes.max(end);
                         if regex.is_none() && has_blanks(entry) {
@@ -328,7 +329,7 @@ impl Builder {
                         }
                     }
                     None => self.other_text.push(number),
-                },
+                }
             }
         }
         let regex = regex.map(|regex| (rule.first as u32, regex));

@@ -144,7 +144,26 @@ fn search_in(entry: &Entry<'_>, rest: &[u8], offset: usize, whole: bool) -> Opti
         let (lower, upper) = (first.to_ascii_lowercase(), first.to_ascii_uppercase());
         return first_of(&mut memchr::memchr2_iter(lower, upper, &rest[..places]));
     }
-    first_of(&mut (0..places))
+    let mut next = 0;
+    let mut places = std::iter::from_fn(|| {
+        let place = next;
+        next += match any_of_a_run(value, flags) {
+            true => spaces(&rest[place.min(rest.len())..]).max(1),
+            false => 1,
+        };
+        (place < places).then_some(place)
+    });
+    first_of(&mut places)
+}
+
+/// Does what begins with a blank match at all places of a run of blanks, or at none? It does if the first blank of the
+/// value stands for all that are left of the run, so that what follows is compared with what follows the run. Without that
+/// a long run would take the square of its length.
+fn any_of_a_run(value: &[u8], flags: u32) -> bool {
+    match flags & str_flag::COMPACT_WHITESPACE {
+        0 => flags & str_flag::COMPACT_OPTIONAL_WHITESPACE != 0,
+        _ => value.get(1).is_some_and(|next| !is_space(*next)),
+    }
 }
 
 /// `file_strncmp` in the C locale, with both told to end where their slices do. It can't tell what libmagic sees beyond
@@ -270,11 +289,14 @@ pub fn pascal_string(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Answ
     )
 }
 
+/// The bits of a first byte of DER that are the tag; that of a sequence; and what begins a tag of more bytes.
+pub const DER_TAG: u8 = 0x1F;
+pub const DER_SEQUENCE: u8 = 0x10;
+pub const DER_LONG_FORM: u8 = 0x1F;
+
 /// An element of ASN.1's DER (`gettag`, `getlength` and `der_cmp` in src/der.c): a sequence of any length, or what
 /// isn't followed here.
 pub fn der(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
-    const SEQUENCE: u8 = 0x10;
-    const LONG_FORM: u8 = 0x1F;
     if entry.text() != b"seq" {
         return Answer::Maybe.into();
     }
@@ -283,10 +305,10 @@ pub fn der(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     let (Some(tag), Some(length)) = (rest.first(), rest.get(1)) else {
         return Answer::No.into();
     };
-    match tag & 0x1F {
-        SEQUENCE => {}
+    match tag & DER_TAG {
+        DER_SEQUENCE => {}
         // A tag of more bytes, which isn't followed: what is added up there may be anything, modulo 2^32.
-        LONG_FORM => return Answer::Maybe.into(),
+        DER_LONG_FORM => return Answer::Maybe.into(),
         _ => return Answer::No.into(),
     }
     let digits = usize::from(length & 0x7F);
