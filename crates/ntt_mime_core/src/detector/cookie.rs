@@ -31,6 +31,35 @@ pub struct Cookie {
     cookie: NonNull<ffi::magic_set>,
     /// The BYTES_MAX in force, if it has been set.
     limit: Option<usize>,
+    /// What it leaves out.
+    without: Tests,
+}
+
+/// Tests that libmagic has beside its rules (`file_buffer` in funcs.c), each with the flag that leaves it out. None of
+/// them leaves anything behind when it fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tests(c_int);
+
+impl Tests {
+    pub const NONE: Tests = Tests(0);
+    /// Whether it is text, as far as other tests and rules for binary content depend on it.
+    pub const ENCODING: Tests = Tests(ffi::MAGIC_NO_CHECK_ENCODING);
+    pub const TAR: Tests = Tests(ffi::MAGIC_NO_CHECK_TAR);
+    pub const JSON: Tests = Tests(ffi::MAGIC_NO_CHECK_JSON);
+    pub const CSV: Tests = Tests(ffi::MAGIC_NO_CHECK_CSV);
+    pub const OLE: Tests = Tests(ffi::MAGIC_NO_CHECK_CDF);
+    /// MAGIC_NO_CHECK_SIMH, from 5.45 on; magic-sys has it only for those who need 5.45 at least.
+    pub const TAPES: Tests = Tests(0x0080_0000);
+    /// Text by its encoding, rules for text among it.
+    pub const TEXT: Tests = Tests(ffi::MAGIC_NO_CHECK_TEXT);
+
+    pub const fn and(self, others: Tests) -> Tests {
+        Tests(self.0 | others.0)
+    }
+
+    pub const fn but(self, others: Tests) -> Tests {
+        Tests(self.0 & !others.0)
+    }
 }
 
 /// As long as it lives, the thread that made it is in the C locale: uselocale(3).
@@ -161,12 +190,23 @@ impl Cookie {
         let cookie = Cookie {
             cookie,
             limit: None,
+            without: Tests::NONE,
         };
         for Limit { parameter, value } in release::limits(version()) {
             // One that a release doesn't know is none of its limits.
             let _ = cookie.set(parameter, value);
         }
         Ok(cookie)
+    }
+
+    /// Has it leave these tests out from now on.
+    pub fn leave_out(&mut self, tests: Tests) {
+        if self.without != tests {
+            // SAFETY: an open cookie. It fails only for a flag that isn't among these (MAGIC_PRESERVE_ATIME).
+            let set = unsafe { ffi::magic_setflags(self.cookie.as_ptr(), FLAGS | tests.0) };
+            debug_assert_eq!(set, 0);
+            self.without = tests;
+        }
     }
 
     /// The type of an open file, of which libmagic reads `limit` bytes and whatever else its readers
@@ -246,6 +286,7 @@ pub fn bytes_max() -> usize {
         let cookie = NonNull::new(unsafe { ffi::magic_open(FLAGS) }).map(|cookie| Cookie {
             cookie,
             limit: None,
+            without: Tests::NONE,
         });
         let asked = cookie.and_then(|cookie| cookie.parameter(ffi::MAGIC_PARAM_BYTES_MAX));
         asked.unwrap_or(release::bytes_max(version()))
@@ -282,6 +323,7 @@ mod tests {
         let untouched = Cookie {
             cookie: untouched,
             limit: None,
+            without: Tests::NONE,
         };
         let ours = Cookie::open().unwrap();
         let limits: Vec<Limit> = release::limits(version()).collect();

@@ -3,7 +3,8 @@
 //! It counts commas in the first ten lines, quoted ones excepted (`csv_parse` in is_csv.c, in essence the
 //! same in releases 5.44 to 5.48), and is content with fewer lines if there are no more. Most texts
 //! contradict it in the first line, which has no comma; but where lines are long, the head of a text
-//! doesn't decide it. How many lines and commas it takes differs by release; here it is the least.
+//! doesn't decide it. How many lines and commas it takes differs by release ([`is_csv`]); for a first look it is the
+//! least.
 
 /// Lines that are counted: CSV_LINES in is_csv.c.
 const LINES: usize = 10;
@@ -18,6 +19,15 @@ pub enum CsvVerdict {
     Final(bool),
     /// So many lines fit, and there are no more here.
     So(usize),
+}
+
+/// Does libmagic take a text for CSV of which this is all, or as much as [decides](CsvVerdict::Final) it? That takes so
+/// many lines, if there are fewer than ten, and so many commas in each.
+pub fn is_csv(text: &[u8], lines: usize, commas: usize) -> bool {
+    match counted(text) {
+        (CsvVerdict::Final(yes), expected) => yes && expected >= commas,
+        (CsvVerdict::So(seen), expected) => seen >= lines && expected >= commas,
+    }
 }
 
 /// False if libmagic, which looks at no more than this, won't call it CSV. Whether it is text isn't looked at.
@@ -41,6 +51,11 @@ pub fn decides_otherwise(head: &[u8], more: &[u8]) -> bool {
 }
 
 pub fn verdict(text: &[u8]) -> CsvVerdict {
+    counted(text).0
+}
+
+/// And how many commas the first line has, if it has come to an end.
+fn counted(text: &[u8]) -> (CsvVerdict, usize) {
     let mut rest = text;
     let (mut lines, mut commas, mut expected) = (0, 0, 0);
     while let Some(found) = memchr::memchr3(b'"', b',', b'\n', rest) {
@@ -51,18 +66,18 @@ pub fn verdict(text: &[u8]) -> CsvVerdict {
             b',' => commas += 1,
             _ => {
                 if commas == 0 || expected != 0 && expected != commas {
-                    return CsvVerdict::Final(false);
+                    return (CsvVerdict::Final(false), expected);
                 }
                 lines += 1;
                 if lines == LINES {
-                    return CsvVerdict::Final(true);
+                    return (CsvVerdict::Final(true), expected);
                 }
                 expected = commas;
                 commas = 0;
             }
         }
     }
-    CsvVerdict::So(lines)
+    (CsvVerdict::So(lines), expected)
 }
 
 /// What follows a quoted field; a doubled quote doesn't end it (`eatquote`).
@@ -124,6 +139,22 @@ mod tests {
         assert!(!may_be_csv(
             &[&b"a,b\n".repeat(9), b"c\n".as_slice()].concat()
         ));
+    }
+
+    #[test]
+    fn lines_and_commas_are_counted() {
+        for (text, lines, commas, expected) in [
+            ("a,b\n".repeat(2), 2, 1, true),
+            ("a,b\n".repeat(2), 3, 1, false),
+            ("a,b\n".repeat(2), 2, 2, false),
+            ("a,b,c\n".repeat(2), 2, 2, true),
+            ("a,b\n".repeat(10), 2, 2, false),
+            ("a,b\n".repeat(10), 3, 1, true),
+            ("a,b\n".repeat(2) + "c,", 2, 1, true),
+        ] {
+            let is_csv = is_csv(text.as_bytes(), lines, commas);
+            assert_eq!(is_csv, expected, "{text:?} {lines} {commas}");
+        }
     }
 
     #[test]

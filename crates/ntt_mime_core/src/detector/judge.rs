@@ -15,7 +15,7 @@ use super::cookie::{self, Cookie, MagicError};
 use super::database;
 use super::prefilter::buffer::Buffer;
 use super::prefilter::format::Compiled;
-use super::prefilter::{Prefilter, Stage, Verdict, found_something};
+use super::prefilter::{Prefilter, Question, Stage, Verdict, found_something};
 use super::reads::ReadCounter;
 use super::release::{self, Library};
 
@@ -167,24 +167,40 @@ impl Judge {
         let clusters = filter.clusters();
         let buffer = Buffer::new(head, look.size, cookie::bytes_max(), &read, &clusters);
         let mut stage = Stage::Builtin;
-        let mut longest = head.len();
         // What libmagic read beyond what it was given at the start.
         let mut further = 0;
         let (by, said) = loop {
-            let (by, cookie, limit, next) = match filter.judge(stage, &buffer) {
+            let (by, question, next) = match filter.judge(stage, &buffer) {
                 Verdict::Known(said) => break (By::FewerRules, Ok(said.to_owned())),
-                Verdict::Try(cookie, limit, next) => (By::FewerRules, cookie, limit, Some(next)),
-                Verdict::Ask(cookie, limit) => (By::FewerRules, cookie, limit, None),
-                Verdict::Unsure(limit) => (By::Fallback, &mut self.cookie, limit, None),
+                Verdict::Try(question, next) => (By::FewerRules, question, Some(next)),
+                Verdict::Ask(question) => (By::FewerRules, question, None),
+                Verdict::Unsure(limit) => {
+                    let cookie = &mut self.cookie;
+                    (By::Fallback, Question::open(cookie, limit), None)
+                }
             };
             if buffer.error().is_some() {
                 break (by, Ok(String::new()));
             }
+            let Question {
+                cookie,
+                limit,
+                without,
+                may_read_elsewhere,
+            } = question;
             buffer.first(limit);
-            longest = longest.max(limit);
-            let (said, read) = self.reads.during(|| cookie.descriptor(look.file, limit));
-            let given = limit as u64;
-            further = further.max(read.map_or(0, |read| read.saturating_sub(given)));
+            cookie.leave_out(without);
+            let mut ask = || cookie.descriptor(look.file, limit);
+            // To count costs as much as some questions.
+            let said = match may_read_elsewhere && !in_hand {
+                false => ask(),
+                true => {
+                    let (said, read) = self.reads.during(ask);
+                    let given = limit as u64;
+                    further = further.max(read.map_or(0, |read| read.saturating_sub(given)));
+                    said
+                }
+            };
             match (&said, next) {
                 (Ok(said), Some(next)) if !found_something(said) => stage = next,
                 _ => break (by, said),

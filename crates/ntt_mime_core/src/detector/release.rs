@@ -77,7 +77,7 @@ pub fn limits(release: i32) -> impl Iterator<Item = Limit> {
 
 /// What a release does its own way, with the one version of the database that it takes. Both have to be as they stand
 /// here: the number of a version says nothing of the release that made it, nor the other way round. From src/softmagic.c,
-/// src/is_simh.c and src/is_json.c of each.
+/// src/is_simh.c, src/is_json.c and src/is_csv.c of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Library {
     /// 544 is 5.44.
@@ -109,6 +109,9 @@ pub struct Library {
     pub refused: Refused,
     /// JSON's constants have to be what they are (`json_parse_const`).
     pub strict_json: bool,
+    /// Lines and commas a line that CSV has at least (`csv_parse`).
+    pub csv_lines: usize,
+    pub csv_commas: usize,
 }
 
 /// What `check_regex` refuses, which is an error for the file.
@@ -137,12 +140,15 @@ pub const LIBRARIES: [Library; 5] = [
         indirect_has_own_end: false,
         refused: Refused::Nothing,
         strict_json: false,
+        csv_lines: 3,
+        csv_commas: 1,
     },
     OF_544,
     Library {
         release: 545,
         tapes: true,
         indirect_has_own_end: true,
+        csv_lines: 2,
         ..OF_544
     },
     OF_546,
@@ -172,6 +178,8 @@ const OF_544: Library = Library {
     indirect_has_own_end: false,
     refused: Refused::Twice,
     strict_json: true,
+    csv_lines: 3,
+    csv_commas: 1,
 };
 
 const OF_546: Library = Library {
@@ -180,6 +188,8 @@ const OF_546: Library = Library {
     tapes: true,
     searches_keep_base: false,
     indirect_has_own_end: true,
+    csv_lines: 2,
+    csv_commas: 2,
     ..OF_544
 };
 

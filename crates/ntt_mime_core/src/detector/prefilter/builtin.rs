@@ -3,29 +3,73 @@
 //! `file_buffer` (src/funcs.c, 5.41 to 5.47) tries tar, JSON, CSV, OLE and, from 5.45 on, SIMH tapes before the rules.
 //! What it finds in ELF files counts only if a rule matches. OLE documents and ELF files are read through the descriptor
 //! where they go beyond what libmagic has been given (`cdf_read` in cdf.c, readelf.c), so their beginning is enough.
+//!
+//! # What is left out
+//!
+//! Each of these tests, and each of the two that tell text from binary content, has a flag with which `file_buffer` steps
+//! over it (MAGIC_NO_CHECK_TAR and so on), and leaves nothing behind if it fails, so one that is sure to fail may as well be
+//! left out. `file_buffer` is the same in 5.41 to 5.47, but for that of tapes. Nothing else looks at these flags.
+//!
+//! - Before the rules libmagic is asked only for those that [may succeed](builtin). Of them only CSV goes by what
+//!   `file_encoding` has found (`looks_text`).
+//! - Once they have failed, they are left out when it is asked for what rules say. What it is given then is as long as these
+//!   rules need it, and what the tests have found goes by all of the file.
+//! - `file_encoding` is called for `looks_text`, which is 0 for what isn't text in any encoding, as it is to begin with. And
+//!   by `file_ascmagic`, on what is left without zeros at the end, which has nothing to say then (MAGIC_NO_CHECK_TEXT).
+//!   So both are left out for a file of which the head is [surely binary](super::text::is_binary), whatever follows it.
 
 use super::buffer::Buffer;
 use super::check::string::is_space;
-use super::text::looks_like_text;
+use super::text::{is_text, looks_like_text};
+use crate::detector::cookie::Tests;
 use crate::detector::csv::{self, CsvVerdict};
 use crate::detector::json;
 use crate::detector::limits::ENCODING_MAX;
 use crate::detector::release::Library;
 
-/// Might one of these tests succeed? They come before the rules. Then, how many bytes libmagic has to be given for them
-/// to have the result that they have on all of the file.
-pub fn may_succeed(library: &Library, buffer: &Buffer<'_>) -> Option<usize> {
-    let wanted = [
+/// What comes of these tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Builtin {
+    /// They fail.
+    Fail,
+    /// One of them says this.
+    Says(&'static str),
+    /// Of these one may succeed. So many bytes libmagic has to be given for them to have the result that they have on all
+    /// of the file.
+    May(Tests, usize),
+}
+
+/// What comes of the tests that come before the rules.
+pub fn builtin(library: &Library, buffer: &Buffer<'_>) -> Builtin {
+    let (mut may, mut needed) = (Tests::NONE, 0);
+    let mut add = |test: Tests, bytes: Option<usize>| {
+        if let Some(bytes) = bytes {
+            may = may.and(test);
+            needed = needed.max(bytes);
+        }
+        may
+    };
+    add(
+        Tests::TAR,
         may_be_tar(buffer.first(HEADER)).then_some(HEADER),
-        json(library, buffer),
-        csv(buffer),
-        buffer
-            .first(4)
-            .starts_with(b"\xD0\xCF\x11\xE0")
-            .then_some(HEADER),
-        (library.tapes && may_be_tape(library, buffer)).then_some(buffer.flen()),
-    ];
-    wanted.into_iter().flatten().max()
+    );
+    let before_csv = add(Tests::JSON, json(library, buffer));
+    let ole = buffer.first(4).starts_with(b"\xD0\xCF\x11\xE0");
+    let tape = library.tapes && may_be_tape(library, buffer);
+    match csv(library, buffer) {
+        Csv::No => {}
+        Csv::Yes(_) if before_csv == Tests::NONE => return Builtin::Says(CSV),
+        // Whether it is text is asked for by no other.
+        Csv::Yes(bytes) | Csv::Maybe(bytes) => {
+            add(Tests::CSV.and(Tests::ENCODING), Some(bytes));
+        }
+    }
+    add(Tests::TAPES, tape.then_some(buffer.flen()));
+    add(Tests::OLE, ole.then_some(HEADER));
+    match may {
+        Tests::NONE => Builtin::Fail,
+        may => Builtin::May(may, needed),
+    }
 }
 
 /// JSON is what has been parsed to its end, or two values in a row.
@@ -46,26 +90,45 @@ fn json(library: &Library, buffer: &Buffer<'_>) -> Option<usize> {
     }
 }
 
+/// What is said of CSV.
+const CSV: &str = "text/csv";
+
+/// With what can be, how much libmagic has to see to say the same.
+enum Csv {
+    No,
+    Yes(usize),
+    /// It can't be told.
+    Maybe(usize),
+}
+
 /// CSV is decided by its first ten lines, whatever their length, if it is text.
-fn csv(buffer: &Buffer<'_>) -> Option<usize> {
+fn csv(library: &Library, buffer: &Buffer<'_>) -> Csv {
     let mut seen = buffer.head();
     loop {
         let may_be = match csv::verdict(seen) {
             CsvVerdict::Final(yes) => yes,
             CsvVerdict::So(_) if seen.len() < buffer.flen() => {
                 if looks_like_text(seen) == Some(false) {
-                    return None;
+                    return Csv::No;
                 }
                 let more = buffer.first((2 * seen.len()).max(ENCODING_MAX));
                 if more.len() <= seen.len() {
-                    return None;
+                    return Csv::No;
                 }
                 seen = more;
                 continue;
             }
             CsvVerdict::So(_) => csv::may_be_csv(seen),
         };
-        return may_be.then(|| seen.len().max(ENCODING_MAX.min(buffer.flen())));
+        if !may_be || !csv::is_csv(seen, library.csv_lines, library.csv_commas) {
+            return Csv::No;
+        }
+        let bytes = seen.len().max(ENCODING_MAX.min(buffer.flen()));
+        return match is_text(buffer) {
+            Some(true) => Csv::Yes(bytes),
+            Some(false) => Csv::No,
+            None => Csv::Maybe(bytes),
+        };
     }
 }
 

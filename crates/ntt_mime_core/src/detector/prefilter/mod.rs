@@ -74,14 +74,15 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use self::buffer::{Buffer, Bytes};
+use self::builtin::{Builtin, builtin};
 use self::check::offset_of;
 use self::follow::{Named, Reach};
 use self::format::{Compiled, flag, kind, str_flag};
 use self::subset::Subsets;
 use self::tables::{Hits, Tables};
-use self::text::{Text, text_of};
+use self::text::{Text, is_binary, text_of};
 use self::walk::{Context, Ending, Walk};
-use super::cookie::Cookie;
+use super::cookie::{Cookie, Tests};
 use super::limits::{DATA, ENCODING_MAX, PLAIN};
 use super::release::Library;
 
@@ -98,6 +99,8 @@ pub struct Rule {
     only_for_text: Option<bool>,
     /// There is a regular expression in it.
     regex: bool,
+    /// It may look at the end of the file, by itself or by what it applies.
+    asks_for_end: bool,
 }
 
 impl Rule {
@@ -145,13 +148,47 @@ pub enum Verdict<'a> {
     /// What libmagic would try first of all that can succeed is sure to, or nothing can, and then it says this.
     Known(&'a str),
     /// By libmagic with the rules that may match.
-    Ask(&'a mut Cookie, usize),
+    Ask(Question<'a>),
     /// By libmagic with those of them that come first. If it [finds something](found_something), that is the answer,
     /// for it stops at the first that matches; otherwise the next stage tells.
-    Try(&'a mut Cookie, usize, Stage),
+    Try(Question<'a>, Stage),
     /// By libmagic with all rules.
     Unsure(usize),
 }
+
+/// What libmagic is asked.
+pub struct Question<'a> {
+    /// One with these rules.
+    pub cookie: &'a mut Cookie,
+    /// How many bytes it is to be given.
+    pub limit: usize,
+    /// Tests that it needn't try: see [`builtin`].
+    pub without: Tests,
+    /// It may read more than these bytes, by the descriptor.
+    pub may_read_elsewhere: bool,
+}
+
+impl<'a> Question<'a> {
+    /// One of which nothing is known.
+    pub fn open(cookie: &'a mut Cookie, limit: usize) -> Question<'a> {
+        Question {
+            cookie,
+            limit,
+            without: Tests::NONE,
+            may_read_elsewhere: true,
+        }
+    }
+}
+
+/// All tests that are known to leave nothing behind.
+const TESTS: Tests = BEFORE_RULES.and(Tests::ENCODING).and(Tests::TEXT);
+
+/// Those of them that come before the rules.
+const BEFORE_RULES: Tests = Tests::TAR
+    .and(Tests::JSON)
+    .and(Tests::CSV)
+    .and(Tests::OLE)
+    .and(Tests::TAPES);
 
 /// Rules out what can't match.
 pub struct Prefilter {
@@ -198,13 +235,16 @@ impl Prefilter {
         if buffer.flen() < 2 {
             return Verdict::Known(DATA);
         }
+        let mut tried = Tests::NONE;
         let (outcome, needed) = match stage {
-            Stage::Builtin => match builtin::may_succeed(self.library, buffer) {
-                Some(needed) => {
+            Stage::Builtin => match builtin(self.library, buffer) {
+                Builtin::Says(said) => return Verdict::Known(said),
+                Builtin::May(tests, needed) => {
+                    tried = tests;
                     self.candidates.clear();
                     (WalkOutcome::First(Stage::Near), needed)
                 }
-                None => self.collect(Stage::Near, buffer),
+                Builtin::Fail => self.collect(Stage::Near, buffer),
             },
             stage => self.collect(stage, buffer),
         };
@@ -227,10 +267,28 @@ impl Prefilter {
         let cookie = self
             .subsets
             .cookie(&self.compiled, &self.rules, &self.candidates);
-        match (cookie, outcome) {
-            (None, _) => Verdict::Unsure(buffer.flen()),
-            (Some(cookie), WalkOutcome::First(next)) => Verdict::Try(cookie, limit, next),
-            (Some(cookie), _) => Verdict::Ask(cookie, limit),
+        let Some(cookie) = cookie else {
+            return Verdict::Unsure(buffer.flen());
+        };
+        let without = match tried {
+            Tests::NONE if is_binary(buffer) => TESTS,
+            Tests::NONE => BEFORE_RULES,
+            tried => TESTS.but(tried),
+        };
+        let without = match self.library.tapes {
+            true => without,
+            false => without.but(Tests::TAPES),
+        };
+        let mut rules = self.candidates.iter().map(|n| &self.rules[*n as usize]);
+        let question = Question {
+            cookie,
+            limit,
+            without,
+            may_read_elsewhere: reads_elsewhere(buffer) || rules.any(|rule| rule.asks_for_end),
+        };
+        match outcome {
+            WalkOutcome::First(next) => Verdict::Try(question, next),
+            _ => Verdict::Ask(question),
         }
     }
 
@@ -315,6 +373,12 @@ impl Prefilter {
     }
 }
 
+/// Does libmagic read elsewhere in a file that begins like this, whatever rules it has: that of OLE, and of ELF?
+fn reads_elsewhere(buffer: &Buffer<'_>) -> bool {
+    let head = buffer.head();
+    head.starts_with(b"\xD0\xCF\x11\xE0") || head.starts_with(b"\x7FELF")
+}
+
 /// As far from the start as rules look that are tried on hardly any file.
 const FURTHEST: usize = 8 << 20;
 
@@ -364,6 +428,11 @@ fn rules_of(compiled: &Compiled, library: &Library) -> Vec<Rule> {
                 _ => None,
             },
             regex: (first..end).any(|n| compiled.entry(n).kind() == kind::REGEX),
+            asks_for_end: (first..end).any(|n| {
+                let entry = compiled.entry(n);
+                let applies = [kind::USE, kind::INDIRECT].contains(&entry.kind());
+                applies || entry.flag() & flag::OFFNEGATIVE != 0
+            }),
         }
     };
     begins.iter().copied().zip(ends).map(rule).collect()

@@ -8,6 +8,7 @@ mod example;
 mod follow;
 mod generated;
 mod kinds;
+mod shortcuts;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};

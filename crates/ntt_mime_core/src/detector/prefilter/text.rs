@@ -172,6 +172,11 @@ pub fn is_text(buffer: &Buffer<'_>) -> Option<bool> {
     }
 }
 
+/// Is it no text in any encoding by what is in hand, whatever follows, with zeros at its end and without?
+pub fn is_binary(buffer: &Buffer<'_>) -> bool {
+    is_surely_binary(buffer.head(), Seen::of_head(buffer).classes)
+}
+
 /// The same of bytes that a file begins with.
 pub fn looks_like_text(bytes: &[u8]) -> Option<bool> {
     let bytes = &bytes[..bytes.len().min(ENCODING_MAX)];

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::ptr::NonNull;
 
-use super::super::cookie::{self, Cookie};
+use super::super::cookie::{self, Cookie, Tests};
 use super::super::database;
 use super::super::prefilter::format::Compiled;
 use super::super::prefilter::regex::is_refused;
@@ -44,6 +44,11 @@ fn compiled(rules: &str) -> Option<Compiled> {
 
 /// What libmagic says of contents with a database; None for an error.
 fn said(compiled: &Compiled, content: &[u8]) -> Option<String> {
+    said_without(compiled, content, Tests::NONE)
+}
+
+/// The same with some tests left out.
+fn said_without(compiled: &Compiled, content: &[u8], tests: Tests) -> Option<String> {
     let bytes = compiled.bytes();
     let mut buffers = [NonNull::from(bytes).cast()];
     // SAFETY: the database outlives the cookie, which ends with this function, and holds what libmagic has written.
@@ -51,6 +56,7 @@ fn said(compiled: &Compiled, content: &[u8]) -> Option<String> {
     let mut file = tempfile::tempfile().expect("a temporary file");
     file.write_all(content).expect("it takes the content");
     let mut cookie = cookie.expect("libmagic's own work");
+    cookie.leave_out(tests);
     cookie.descriptor(file.as_fd(), 1 << 20).ok()
 }
 
@@ -162,6 +168,49 @@ fn json_is_strict_or_not() {
             false => "application/json",
         };
         assert_eq!(said(&database, content).as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn csv_has_as_many_lines_and_commas_as_is_known() {
+    let database = compiled("0 string A a\n").expect("the simplest of rules");
+    let is_csv = |text: &str| said(&database, text.as_bytes()).as_deref() == Some("text/csv");
+    for commas in 1..4 {
+        for lines in 1..=12 {
+            let text = format!("x{}\n", ",x".repeat(commas)).repeat(lines);
+            let expected = lines >= library().csv_lines && commas >= library().csv_commas;
+            assert_eq!(is_csv(&text), expected, "{commas} {lines}");
+        }
+    }
+}
+
+#[test]
+fn tests_that_are_left_out_say_nothing() {
+    let database = compiled("0 string [7 a\n!:mime a/yes\n").expect("the simplest of rules");
+    let tar = || {
+        let mut header = [0; 1024];
+        header[..3].copy_from_slice(b"a/b");
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        header.to_vec()
+    };
+    for (content, test, with) in [
+        (b"[7]".to_vec(), Tests::JSON, "application/json"),
+        (b"a,b,c\n".repeat(10), Tests::CSV, "text/csv"),
+        (b"a,b,c\n".repeat(10), Tests::ENCODING, "text/csv"),
+        (b"words\n".to_vec(), Tests::TEXT, "text/plain"),
+        (tar(), Tests::TAR, "application/x-tar"),
+    ] {
+        assert_eq!(said(&database, &content).as_deref(), Some(with));
+        let without = said_without(&database, &content, test).expect("no error");
+        let expected = match test {
+            // Rules go on as ever.
+            Tests::JSON => "a/yes",
+            Tests::TEXT | Tests::TAR => NOTHING,
+            _ => "text/plain",
+        };
+        assert_eq!(without, expected, "{with}");
     }
 }
 

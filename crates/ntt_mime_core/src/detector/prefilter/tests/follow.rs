@@ -12,7 +12,7 @@ use crate::detector::database::MAGIC_NUMBER;
 use crate::detector::release::{self, Library};
 
 /// An entry as libmagic 5.44 has it.
-struct Made([u8; 376]);
+pub struct Made(pub [u8; 376]);
 
 impl Made {
     fn new(level: u8, kind: u8, offset: i32) -> Made {
@@ -25,7 +25,7 @@ impl Made {
         Made(bytes)
     }
 
-    fn string(level: u8, offset: i32, value: &str) -> Made {
+    pub fn string(level: u8, offset: i32, value: &str) -> Made {
         let mut made = Made::new(level, kind::STRING, offset);
         made.0[5] = value.len() as u8;
         made.0[32..32 + value.len()].copy_from_slice(value.as_bytes());
@@ -61,7 +61,7 @@ impl Made {
     }
 }
 
-fn compiled(rule: &[Made], named: &[Made]) -> Compiled {
+pub fn compiled(rule: &[Made], named: &[Made]) -> Compiled {
     let mut database = vec![0; 376];
     let header = [MAGIC_NUMBER, 18, rule.len() as u32, named.len() as u32];
     let header: Vec<u8> = header.into_iter().flat_map(u32::to_ne_bytes).collect();
