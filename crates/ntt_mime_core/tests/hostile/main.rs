@@ -1,7 +1,7 @@
 //! Mutated files: nothing that content can be makes the detector break its promises.
 //!
-//! The same slice every time. NTT_MIME_MUTATIONS=1000000 makes more of it; the fuzz targets in fuzz/
-//! search on their own.
+//! The same slice every time. NTT_MIME_MUTATIONS=1000000 makes more of it, and NTT_MIME_MUTATIONS_FROM=970000 begins with
+//! that one; the fuzz targets in fuzz/ search on their own.
 
 mod mutate;
 mod promises;
@@ -14,14 +14,17 @@ const MUTATIONS: usize = 10_000;
 
 #[test]
 fn mutated_files_break_no_promise() {
-    let count = std::env::var("NTT_MIME_MUTATIONS")
-        .map_or(MUTATIONS, |count| count.parse().expect("a number"));
+    let number = |name: &str, default| {
+        std::env::var(name).map_or(default, |count| count.parse().expect("a number"))
+    };
+    let from = number("NTT_MIME_MUTATIONS_FROM", 0);
+    let count = number("NTT_MIME_MUTATIONS", MUTATIONS);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for thread in 0..threads {
             scope.spawn(move || {
                 let mut promises = Promises::new();
-                for n in (thread..count).step_by(threads) {
+                for n in (from + thread..from + count).step_by(threads) {
                     let content = Mutator::new(n as u64).content();
                     let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                         promises.keep(&content);
