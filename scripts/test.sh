@@ -115,7 +115,7 @@ phase_core() {
         say "skipped: the prefilter's tests beside libmagic 5.41"
     fi
     # With it every store is slow, too.
-    cargo_do test -p ntt_mime_core --features poison --test poison --test examiner
+    cargo_do test -p ntt_mime_core --features poison --test poison --test detector_thread
 }
 
 # The detector beside file(1), on some thousands of files of this machine and of small packages. "make

@@ -16,15 +16,15 @@ use ntt_mime_core::detector::{
     Detection, Detector, DetectorConfig, libmagic_release, magic_database,
 };
 use ntt_mime_core::failure::{Failure, FailureReason};
+use ntt_mime_core::in_flight::{self, BackendKind, InFlightRecord};
 use ntt_mime_core::memory;
-use ntt_mime_core::note::{self, Keeper, Note};
 use ntt_mime_core::store::{Blob, Store};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use sha2::{Digest, Sha256};
 
-use crate::backfill::history;
+use crate::backfill::run_log;
 use crate::errors::{Error, in_words, sentence};
-use crate::pg::{message::Message, notes};
+use crate::pg::{in_flight_records, message::Message};
 use crate::settings;
 
 thread_local! {
@@ -36,7 +36,7 @@ struct State {
     store: Option<StatementStore>,
     complaints: Vec<String>,
     /// Left out where it can't be kept: an answer is worth more than a precaution.
-    note: Option<Arc<Note>>,
+    in_flight: Option<Arc<InFlightRecord>>,
 }
 
 /// The store, for as long as one statement runs.
@@ -56,7 +56,7 @@ impl State {
             detector: None,
             store: None,
             complaints: Vec::new(),
-            note: None,
+            in_flight: None,
         }
     }
 
@@ -115,11 +115,11 @@ fn close_at_end_of_transaction() {
 /// What is in quarantine: by `ntt_mime.failure`, and what has crashed a process and waits for the next
 /// run to write it there. A standby, too, knows of its own.
 fn quarantined() -> HashMap<BlobId, String> {
-    let crashes = note::crashes(&notes::folder(), notes::database());
+    let crashes = in_flight::crashes(&in_flight_records::folder(), in_flight_records::database());
     let crashes = crashes
         .into_iter()
-        .map(|(id, signal)| (id, note::crash_detail("a process", signal)));
-    let recorded = history::quarantined().into_iter();
+        .map(|(id, signal)| (id, in_flight::crash_detail("a process", signal)));
+    let recorded = run_log::quarantined().into_iter();
     let recorded = recorded.filter_map(|(text, detail)| Some((text.parse().ok()?, detail)));
     crashes.chain(recorded).collect()
 }
@@ -192,7 +192,7 @@ fn complain_of_memory(error: &std::io::Error) -> String {
 /// Sees to it that bytes in hand can be judged where the system makes no files in memory. To be called before a detector is
 /// opened.
 pub fn prepare_for_bytes() {
-    memory::set_folder(notes::folder());
+    memory::set_folder(in_flight_records::folder());
 }
 
 /// Warns of a blob to which libmagic, by all of it and with all rules, gives another type than the detector.
@@ -212,7 +212,9 @@ pub fn warn_of_audit(blobid: &str, detector: &str, libmagic: &str) {
 
 /// Does something with this backend's detector, which is opened at first use. Nothing is borrowed
 /// while that may warn: a warning can run other code.
-fn with_detector<T>(work: impl FnOnce(&mut Detector, Option<&Note>) -> T) -> Result<T, Error> {
+fn with_detector<T>(
+    work: impl FnOnce(&mut Detector, Option<&InFlightRecord>) -> T,
+) -> Result<T, Error> {
     if STATE.with_borrow(|state| state.detector.is_none()) {
         prepare_for_bytes();
         let mut detector =
@@ -224,16 +226,16 @@ fn with_detector<T>(work: impl FnOnce(&mut Detector, Option<&Note>) -> T) -> Res
         if let Err(error) = memory::file() {
             complaints.push(complain_of_memory(&error));
         }
-        let note = notes::of_this_process(Keeper::Session).ok();
+        let in_flight = in_flight_records::of_this_process(BackendKind::Session).ok();
         STATE.with_borrow_mut(|state| {
             state.detector = Some(detector);
             state.complaints = complaints;
-            state.note = note;
+            state.in_flight = in_flight;
         });
     }
     Ok(STATE.with_borrow_mut(|state| {
-        let note = state.note.clone();
-        work(state.detector().expect("just opened"), note.as_deref())
+        let in_flight = state.in_flight.clone();
+        work(state.detector().expect("just opened"), in_flight.as_deref())
     }))
 }
 
@@ -283,10 +285,10 @@ pub fn mime_type_of_blob(id: &BlobId) -> Result<Option<String>, Error> {
     }
 }
 
-/// Judges a blob under the note that this process does.
+/// Judges a blob under the in-flight record that this process does.
 fn judge(blob: &Blob) -> Result<Result<Detection, Failure>, Error> {
-    with_detector(|detector, note| match note {
-        Some(note) => note.during(&blob.id(), || detector.detect_blob(blob)),
+    with_detector(|detector, in_flight| match in_flight {
+        Some(in_flight) => in_flight.during(&blob.id(), || detector.detect_blob(blob)),
         None => detector.detect_blob(blob),
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! Messages start in lower case and have no full stop; details and hints are sentences.
 
-use ntt_mime_core::examiner::StartError;
+use ntt_mime_core::detector_thread::StartError;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
@@ -100,11 +100,11 @@ pub enum Error {
     /// The store was there when the run began.
     StoreGone { detail: String },
     /// A process can't leave word of the blob at hand.
-    Note { error: String, disk_full: bool },
+    InFlightRecord { error: String, disk_full: bool },
     /// The thread that looks at blobs can't be made.
-    Examiner { error: String },
+    DetectorThread { error: String },
     /// The thread that looks at blobs has ended.
-    ExaminerEnded,
+    DetectorThreadEnded,
     /// A run's memory of its blobs can't be made or found.
     RunCache {
         error: String,
@@ -141,7 +141,7 @@ pub enum Error {
 }
 
 /// What to do when a blob has been put into quarantine.
-pub const HOW_TO_ACQUIT: &str =
+pub const HOW_TO_RELEASE: &str =
     "To allow detection of a blob again, delete its row from ntt_mime.failure.";
 
 /// What a run that ends early leaves.
@@ -427,22 +427,22 @@ impl From<Error> for Report {
                 "{detail} {KEPT} No blob is recorded as missing because of this."
             ))
             .set_hint("Mount the store again, then run the backfill again."),
-            Error::Note { error, disk_full } => report(
+            Error::InFlightRecord { error, disk_full } => report(
                 match disk_full {
                     true => C::ERRCODE_DISK_FULL,
                     false => C::ERRCODE_IO_ERROR,
                 },
-                format!("could not access in-flight records in directory \"{}\": {error}", ntt_mime_core::note::FOLDER),
+                format!("could not access in-flight records in directory \"{}\": {error}", ntt_mime_core::in_flight::FOLDER),
             )
             .set_detail(
                 "In this directory below the data directory, processes record which blob they are examining, so that \
                  a blob that crashes a process can be quarantined.",
             ),
-            Error::Examiner { error } => report(
+            Error::DetectorThread { error } => report(
                 C::ERRCODE_SYSTEM_ERROR,
                 format!("could not start detection thread: {error}"),
             ),
-            Error::ExaminerEnded => report(
+            Error::DetectorThreadEnded => report(
                 C::ERRCODE_SYSTEM_ERROR,
                 "detection thread ended unexpectedly".to_owned(),
             )
@@ -562,9 +562,9 @@ impl From<Error> for Report {
 }
 
 impl From<std::io::Error> for Error {
-    /// The only files of the server's own that we write are notes.
+    /// The only files of the server's own that we write are in-flight records.
     fn from(error: std::io::Error) -> Error {
-        Error::Note {
+        Error::InFlightRecord {
             disk_full: error.kind() == std::io::ErrorKind::StorageFull,
             error: in_words(&error),
         }
@@ -577,7 +577,7 @@ impl From<StartError> for Error {
             StartError::Detector(error) => Error::Detector {
                 detail: error.to_string(),
             },
-            StartError::System(error) => Error::Examiner {
+            StartError::System(error) => Error::DetectorThread {
                 error: in_words(&error),
             },
         }

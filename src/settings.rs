@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::pg::encoding;
 use ntt_mime_core::detector::DetectorConfig;
-use ntt_mime_core::examiner::NICEST;
+use ntt_mime_core::detector_thread::NICEST;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
 /// Workers that `ntt_mime.workers` and the argument `workers` may ask for.

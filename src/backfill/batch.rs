@@ -7,8 +7,8 @@ use ntt_mime_core::cache::Outcome;
 use ntt_mime_core::dictionary::{Dictionary, MimeId};
 use sha2::{Digest, Sha256};
 
-use super::history;
 use super::leaf::Tid;
+use super::run_log;
 
 /// The blobid of a row: of a blob, or text that isn't one.
 #[derive(PartialEq, Eq, Hash, Clone)]
@@ -182,7 +182,7 @@ impl Invalid {
         hash.update(text.as_bytes());
         Invalid {
             entry: BlobId::from_bytes(hash.finalize().into()),
-            recorded: history::failure_key(text),
+            recorded: run_log::failure_key(text),
             error,
         }
     }

@@ -16,7 +16,7 @@ use std::ffi::CStr;
 use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
 
-use super::history::{failure_key, write};
+use super::run_log::{failure_key, write};
 use crate::pg::encoding::{array_value, text_value};
 use crate::pg::identity::Use::{Reads, Writes};
 use crate::pg::identity::as_owner;

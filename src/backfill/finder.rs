@@ -1,11 +1,11 @@
 //! How a worker finds the MIME type of each distinct blob of a batch.
 //!
-//! The files are opened and judged by an [`Examiner`], a thread of this process; here we wait for its
+//! The files are opened and judged by a [`DetectorThread`], a thread of this process; here we wait for its
 //! results where an interrupt reaches us. All of it happens outside any transaction, but for a look at
 //! known failures and the record of new ones, each in a short transaction of its own.
 //!
 //! Between [`Finder::begin`] and [`Finder::finish`] its owner may do something else, such as updating the rows of
-//! the batch before: the examiner needs nobody for its work. One batch at a time.
+//! the batch before: the detector thread needs nobody for its work. One batch at a time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,28 +14,28 @@ use std::time::{Duration, Instant};
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::cache::{Lookup, Outcome, RunCache, SlotIndex};
 use ntt_mime_core::detector::Detection;
-use ntt_mime_core::examiner::{Audit, ExamineError, Examined, Examiner, OVERDUE};
+use ntt_mime_core::detector_thread::{Audit, DetectError, Detected, DetectorThread, OVERDUE};
 use ntt_mime_core::failure::{Failure, FailureReason};
-use ntt_mime_core::note::{self, Note};
+use ntt_mime_core::in_flight::{self, InFlightRecord};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::batch::{Batch, BlobKey, Found, Wanted, pair_in_cache};
 use super::cache_memory::CacheMapping;
-use super::history::{self, KnownFailure, NewFailure};
 use super::options::Job;
 use super::roots;
+use super::run_log::{self, KnownFailure, NewFailure};
 use super::shared::{Counters, Shared, Stop, add, add_time};
-use crate::errors::{Error, HOW_TO_ACQUIT, sentence};
+use crate::errors::{Error, HOW_TO_RELEASE, sentence};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::PgError;
-use crate::pg::{descriptors, message::Message, notes, tx};
+use crate::pg::{descriptors, in_flight_records, message::Message, tx};
 
-/// How long a worker waits for its examiner before it takes what there is and looks after it.
+/// How long a worker waits for its detector thread before it takes what there is and looks after it.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
 
 /// How often what is on record is asked for, or written, while somebody has locked it: five seconds each
 /// ([`crate::pg::identity::as_owner`]).
-const BOOKING_ATTEMPTS: u32 = 12;
+const LOCK_ATTEMPTS: u32 = 12;
 
 /// Descriptors that a blob takes while it is read ahead: its file, and where it is opened step by step its folder.
 const DESCRIPTORS: usize = 2;
@@ -46,20 +46,20 @@ pub struct Finder<'a> {
     shared: Shared<'a>,
     cache: RunCache<'a>,
     counters: &'a Counters,
-    examiner: Examiner,
+    detector_thread: DetectorThread,
     /// Blobs that it may read ahead.
     read_ahead: usize,
-    note: Arc<Note>,
+    in_flight: Arc<InFlightRecord>,
     /// Blobs at which a worker was killed.
     suspects: HashSet<BlobId>,
-    /// What the examiner is at.
+    /// What the detector thread is at.
     search: Option<Search>,
     /// Of the batch at hand.
     times: Times,
-    /// There are processors enough for the workers and their examiners.
+    /// There are processors enough for the workers and their detector threads.
     processors_to_spare: bool,
-    /// An examiner of this process is lost in a blob. It ends with the process only.
-    pub lost_examiner: bool,
+    /// A detector thread of this process is lost in a blob. It ends with the process only.
+    pub lost_detector_thread: bool,
 }
 
 /// A batch whose blobs are being looked at.
@@ -73,16 +73,16 @@ struct Search {
 /// Where the time of a batch goes.
 #[derive(Default)]
 struct Times {
-    /// The examiner's, for opening and reading blobs.
+    /// The detector thread's, for opening and reading blobs.
     read: Duration,
-    /// The examiner's, for all that it does.
+    /// The detector thread's, for all that it does.
     look: Duration,
     /// This thread's, waiting for other workers.
     wait: Duration,
 }
 
 impl Times {
-    /// The part of its looks that the examiner spends opening and reading.
+    /// The part of its looks that the detector thread spends opening and reading.
     fn read_share(&self) -> f64 {
         match self.look.is_zero() {
             true => 0.0,
@@ -110,7 +110,7 @@ struct Waiting {
 struct Records {
     known: HashMap<String, KnownFailure>,
     failed: Vec<NewFailure>,
-    mended: Vec<String>,
+    resolved: Vec<String>,
 }
 
 impl<'a> Finder<'a> {
@@ -119,34 +119,37 @@ impl<'a> Finder<'a> {
         shared: Shared<'a>,
         memory: &'a CacheMapping,
         number: usize,
-        note: Arc<Note>,
+        in_flight: Arc<InFlightRecord>,
     ) -> Result<Finder<'a>, Error> {
         let counters = &shared.worker(number).counters;
         let begun = Instant::now();
         let read_ahead = descriptors::reserve(job.options.read_ahead * DESCRIPTORS) / DESCRIPTORS;
         crate::detect::prepare_for_bytes();
-        let examiner = start_examiner(job, read_ahead, &note)?;
+        let detector_thread = start_detector_thread(job, read_ahead, &in_flight)?;
         add_time(&counters.detect_us, begun.elapsed());
-        crate::detect::complain(&examiner.complaints);
+        crate::detect::complain(&detector_thread.complaints);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Finder {
             job,
             shared,
             cache: shared.cache(memory),
             counters,
-            examiner,
+            detector_thread,
             read_ahead,
-            note,
-            suspects: note::suspects(&notes::folder(), notes::database()),
+            in_flight,
+            suspects: in_flight::suspects(
+                &in_flight_records::folder(),
+                in_flight_records::database(),
+            ),
             search: None,
             times: Times::default(),
             processors_to_spare: 2 * job.options.workers as usize <= processors,
-            lost_examiner: false,
+            lost_detector_thread: false,
         })
     }
 
     /// Does it pay to begin a batch while the rows of the one before are updated? It does on a slow store, and where
-    /// an examiner takes its processor from nobody. With as many workers as processors, updates would be interrupted
+    /// a detector thread takes its processor from nobody. With as many workers as processors, updates would be interrupted
     /// while others wait for what they have locked: 98,000 mixed blobs took 1.11 times as long with two workers on
     /// two processors, and 0.84 times as long with one.
     pub fn works_ahead(&self) -> bool {
@@ -160,7 +163,7 @@ impl<'a> Finder<'a> {
         let (mut todo, waiting) = self.look_up(&mut batch);
         let mut records = Records::default();
         self.prepare(&mut batch, &mut todo, &mut records)?;
-        self.order(&batch, &todo);
+        self.submit(&batch, &todo);
         self.search = Some(Search {
             batch,
             todo,
@@ -179,7 +182,7 @@ impl<'a> Finder<'a> {
         };
         let begun = Instant::now();
         let found = self.finish_search(search);
-        // The examiner may have worked while this thread did something else. What is left of its work for this
+        // The detector thread may have worked while this thread did something else. What is left of its work for this
         // thread to wait for is reading and detection in the same proportion.
         let here = begun.elapsed().saturating_sub(self.times.wait);
         let read_time = here.mul_f64(self.times.read_share());
@@ -197,7 +200,7 @@ impl<'a> Finder<'a> {
             mut records,
         } = search;
         loop {
-            if !self.collect(&mut batch, todo, &mut records)? {
+            if !self.drain(&mut batch, todo, &mut records)? {
                 return Ok(None);
             }
             for Waiting { at, slot } in waiting {
@@ -206,8 +209,8 @@ impl<'a> Finder<'a> {
                 };
                 let mut todo = self.take_up(&mut batch.wanted[at], at, lookup);
                 self.prepare(&mut batch, &mut todo, &mut records)?;
-                self.order(&batch, &todo);
-                if !self.collect(&mut batch, todo, &mut records)? {
+                self.submit(&batch, &todo);
+                if !self.drain(&mut batch, todo, &mut records)? {
                     return Ok(None);
                 }
             }
@@ -218,18 +221,20 @@ impl<'a> Finder<'a> {
             }
             (todo, waiting) = self.look_up(&mut batch);
             self.prepare(&mut batch, &mut todo, &mut records)?;
-            self.order(&batch, &todo);
+            self.submit(&batch, &todo);
         }
-        let Records { failed, mended, .. } = records;
+        let Records {
+            failed, resolved, ..
+        } = records;
         // After the looks: what they found missing was missing while this was the store that it is now.
         if failed.iter().any(NewFailure::may_be_of_store) {
             roots::check_during(self.job)?;
         }
-        let nothing_new = failed.is_empty() && mended.is_empty();
+        let nothing_new = failed.is_empty() && resolved.is_empty();
         if !nothing_new && !self.job.options.dry_run {
             let run_id = self.job.run_id;
-            let record = || history::record_failures(run_id, &failed, &mended);
-            if self.book(record)?.is_none() {
+            let record = || run_log::record_failures(run_id, &failed, &resolved);
+            if self.with_lock_retry(record)?.is_none() {
                 return Ok(None);
             }
         }
@@ -283,7 +288,7 @@ impl<'a> Finder<'a> {
             let wanted = &mut batch.wanted[todo.at];
             let is_blob = self.is_blob(wanted, todo.slot, records);
             if !is_blob {
-                self.settle_place(todo, wanted);
+                self.count_place(todo, wanted);
             }
             is_blob
         });
@@ -309,7 +314,7 @@ impl<'a> Finder<'a> {
     /// What has come of a new blob decides whether it counts towards `max_blobs`: not if its type doesn't fit into the
     /// column. That isn't on record anywhere, so the next run meets the blob again; if it counted, a run could come no
     /// further than the ones of that kind.
-    fn settle_place(&self, todo: &Todo, wanted: &Wanted) {
+    fn count_place(&self, todo: &Todo, wanted: &Wanted) {
         if !todo.new || self.job.options.max_blobs.is_none() {
             return;
         }
@@ -350,7 +355,7 @@ impl<'a> Finder<'a> {
 
     /// Writes or reads what is on record, in a transaction of its own; tries again for a while if somebody has locked
     /// it: a run of hours isn't to end for that. None if the run is being stopped meanwhile.
-    pub fn book<T>(&self, work: impl Fn() -> T) -> Result<Option<T>, PgError> {
+    pub fn with_lock_retry<T>(&self, work: impl Fn() -> T) -> Result<Option<T>, PgError> {
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -360,7 +365,7 @@ impl<'a> Finder<'a> {
                     if self.shared.stopping() != Stop::No {
                         return Ok(None);
                     }
-                    if attempt == BOOKING_ATTEMPTS {
+                    if attempt == LOCK_ATTEMPTS {
                         return Err(error);
                     }
                 }
@@ -369,21 +374,21 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Has the examiner look at blobs of a batch.
-    fn order(&mut self, batch: &Batch, todo: &[Todo]) {
+    /// Has the detector thread look at blobs of a batch.
+    fn submit(&mut self, batch: &Batch, todo: &[Todo]) {
         let ids = todo
             .iter()
             .filter_map(|todo| batch.wanted[todo.at].key.id());
         if !todo.is_empty() {
             if self.shared.audit_has_differed() {
-                self.examiner.give_up_prefilter();
+                self.detector_thread.give_up_prefilter();
             }
-            self.examiner.order(ids.collect());
+            self.detector_thread.submit(ids.collect());
         }
     }
 
     /// Takes what comes of blobs that have been ordered. False if the run was stopped meanwhile.
-    fn collect(
+    fn drain(
         &mut self,
         batch: &mut Batch,
         mut todo: Vec<Todo>,
@@ -392,35 +397,39 @@ impl<'a> Finder<'a> {
         while !todo.is_empty() {
             let mut done = 0;
             while done < todo.len() {
-                latch::wait_for(self.examiner.bell(), LOOK_AFTER, WaitEvent::Detection);
+                latch::wait_for(
+                    self.detector_thread.wakeup_fd(),
+                    LOOK_AFTER,
+                    WaitEvent::Detection,
+                );
                 if self.stopped_now() {
                     return Ok(false);
                 }
                 // In this order: what is done when one is overdue has been done before that one.
-                let dead = self.examiner.has_died();
-                let overdue = self.examiner.overdue();
-                for examined in self.examiner.collect() {
-                    let todo = &todo[examined.number];
+                let dead = self.detector_thread.has_died();
+                let overdue = self.detector_thread.overdue();
+                for detected in self.detector_thread.drain() {
+                    let todo = &todo[detected.number];
                     let wanted = &mut batch.wanted[todo.at];
-                    self.take(wanted, todo.slot, examined, records)?;
-                    self.settle_place(todo, wanted);
+                    self.take(wanted, todo.slot, detected, records)?;
+                    self.count_place(todo, wanted);
                     done += 1;
                 }
                 if let Some(number) = overdue.filter(|number| *number == done) {
                     let todo = &todo[number];
                     let wanted = &mut batch.wanted[todo.at];
                     self.give_up_on(wanted, todo.slot)?;
-                    self.settle_place(todo, wanted);
+                    self.count_place(todo, wanted);
                     done += 1;
                     break;
                 }
                 if dead && done < todo.len() {
-                    return Err(Error::ExaminerEnded.into());
+                    return Err(Error::DetectorThreadEnded.into());
                 }
             }
             todo.drain(..done);
-            // If there are more, they have been lost with an examiner.
-            self.order(batch, &todo);
+            // If there are more, they have been lost with a detector thread.
+            self.submit(batch, &todo);
         }
         Ok(true)
     }
@@ -442,7 +451,7 @@ impl<'a> Finder<'a> {
             .iter()
             .map(|todo| batch.wanted[todo.at].key.text())
             .collect();
-        let known = self.book(|| history::known_failures(&self.job.options, &texts))?;
+        let known = self.with_lock_retry(|| run_log::known_failures(&self.job.options, &texts))?;
         let Some(known) = known else {
             // Others may wait for what we have claimed.
             let slots = todo.drain(..).filter_map(|todo| todo.slot);
@@ -476,26 +485,26 @@ impl<'a> Finder<'a> {
         false
     }
 
-    /// Takes a result of the examiner's.
+    /// Takes a result of the detector thread's.
     fn take(
         &mut self,
         wanted: &mut Wanted,
         slot: Option<SlotIndex>,
-        examined: Examined,
+        detected: Detected,
         records: &mut Records,
     ) -> Result<(), PgError> {
-        self.times.read += examined.read_time;
-        self.times.look += examined.look_time;
-        if let Some(root) = examined.root {
+        self.times.read += detected.read_time;
+        self.times.look += detected.look_time;
+        if let Some(root) = detected.root {
             self.shared.count_read(root);
         }
-        if let Some(audit) = &examined.audit {
+        if let Some(audit) = &detected.audit {
             self.take_audit(&wanted.key, audit);
         }
-        match examined.result {
+        match detected.result {
             Ok(detection) => {
                 self.count(&detection);
-                self.acquit(&wanted.key);
+                self.clear_suspect(&wanted.key);
                 records.note_detected(&wanted.key);
                 let mime_type = detection.mime_type;
                 if !self.fits(&mime_type) {
@@ -515,8 +524,8 @@ impl<'a> Finder<'a> {
                     }
                 }
             }
-            Err(ExamineError::Blob(failure)) => self.fail(wanted, slot, failure, records),
-            Err(ExamineError::Store(error)) => {
+            Err(DetectError::Blob(failure)) => self.fail(wanted, slot, failure, records),
+            Err(DetectError::Store(error)) => {
                 let detail = sentence(&error);
                 return Err(Error::StoreGone { detail }.into());
             }
@@ -580,7 +589,7 @@ impl<'a> Finder<'a> {
         });
     }
 
-    /// Puts a blob into quarantine that the examiner doesn't come back from, and takes another examiner.
+    /// Puts a blob into quarantine that the detector thread doesn't come back from, and takes another detector thread.
     fn give_up_on(&mut self, wanted: &mut Wanted, slot: Option<SlotIndex>) -> Result<(), PgError> {
         let failure = NewFailure {
             blobid: wanted.key.text(),
@@ -603,28 +612,34 @@ impl<'a> Finder<'a> {
         // A dry run leaves no row to delete.
         let report = match dry_run {
             true => report,
-            false => report.set_hint(HOW_TO_ACQUIT),
+            false => report.set_hint(HOW_TO_RELEASE),
         };
         report.send(PgLogLevel::WARNING);
         // At once, not with the other failures of the batch: it has cost enough to find out.
         if !dry_run {
             let run_id = self.job.run_id;
-            self.book(|| history::record_failures(run_id, std::slice::from_ref(&failure), &[]))?;
+            self.with_lock_retry(|| {
+                run_log::record_failures(run_id, std::slice::from_ref(&failure), &[])
+            })?;
             self.shared.note_quarantine();
         }
         self.conclude(wanted, slot, Outcome::Failed(FailureReason::Quarantined));
-        self.examiner = start_examiner(self.job, self.read_ahead, &self.note)?;
-        self.lost_examiner = true;
+        self.detector_thread = start_detector_thread(self.job, self.read_ahead, &self.in_flight)?;
+        self.lost_detector_thread = true;
         Ok(())
     }
 
     /// A suspect blob has been judged, and this process lives.
-    fn acquit(&mut self, key: &BlobKey) {
+    fn clear_suspect(&mut self, key: &BlobKey) {
         let Some(id) = key.id().filter(|_| !self.suspects.is_empty()) else {
             return;
         };
         if self.suspects.remove(&id) {
-            note::acquit(&notes::folder(), notes::database(), &id);
+            in_flight::clear_suspect(
+                &in_flight_records::folder(),
+                in_flight_records::database(),
+                &id,
+            );
         }
     }
 
@@ -669,21 +684,25 @@ impl Records {
         }
         let text = key.text();
         if self.known.contains_key(&text) {
-            self.mended.push(text);
+            self.resolved.push(text);
         }
     }
 }
 
-fn start_examiner(job: &Job, read_ahead: usize, note: &Arc<Note>) -> Result<Examiner, Error> {
+fn start_detector_thread(
+    job: &Job,
+    read_ahead: usize,
+    in_flight: &Arc<InFlightRecord>,
+) -> Result<DetectorThread, Error> {
     // Opened anew: the store may have gone meanwhile.
     let store = roots::reopen(job)?;
-    let examiner = Examiner::start(
+    let detector_thread = DetectorThread::start(
         store,
         job.options.detector(),
         read_ahead,
         job.options.nice,
-        Some(Arc::clone(note)),
+        Some(Arc::clone(in_flight)),
     )?;
-    examiner.audit_every(job.options.audit_interval);
-    Ok(examiner)
+    detector_thread.audit_every(job.options.audit_interval);
+    Ok(detector_thread)
 }

@@ -5,14 +5,13 @@
 //! its workers end: by the flag in shared memory, which they look at between two blobs, and by
 //! SIGTERM if they don't see it soon enough.
 //!
-//! Here is its life, from the checks to the end; `crew` has what it does with its workers, `passes` what follows on what,
+//! Here is its life, from the checks to the end; `workers` has what it does with its workers, `passes` what follows on what,
 //! `leaves` what it knows of the leaves, `others` what others have done, `errors` what becomes of leaves with errors of
 //! their own, `kept` of rows that stay pending after their update, `marked` of leaves that needn't be looked at, `report`
 //! what it tells, `verification` what it tells of one.
 //!
 //! If there is no leaf to be looked at, the run ends there: without workers, shared memory, or a look at libmagic.
 
-mod crew;
 mod errors;
 mod kept;
 mod leaves;
@@ -21,12 +20,13 @@ mod others;
 mod passes;
 mod report;
 mod verification;
+mod workers;
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::failure::FailureReason;
-use ntt_mime_core::note::{self, LeftBehind};
+use ntt_mime_core::in_flight::{self, LeftBehind};
 use ntt_mime_core::store::RootIdentity;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
@@ -36,14 +36,14 @@ use self::passes::PassEnd;
 use self::report::UnfinishedLeaves;
 use super::cache_memory::CacheMemory;
 use super::differences;
-use super::history::{self, NewFailure};
 use super::marks::Marks;
 use super::options::{Arguments, Job, Options};
 use super::progress::Share;
 use super::roots;
+use super::run_log::{self, NewFailure};
 use super::shared::{self, Shared, Stop};
 use super::target::{self, ListedLeaf, Others, PassedOver, Target};
-use crate::errors::{Error, HOW_TO_ACQUIT, NAMED, counted, counted_with, which};
+use crate::errors::{Error, HOW_TO_RELEASE, NAMED, counted, counted_with, which};
 use crate::pg::bgworker::{self, Handle};
 use crate::pg::dsm::Segment;
 use crate::pg::latch;
@@ -51,7 +51,7 @@ use crate::pg::lock::{self, SessionLock};
 use crate::pg::message::{self, Message};
 use crate::pg::tx::{self, PgError};
 use crate::pg::xids::Horizon;
-use crate::pg::{identity, notes, stats};
+use crate::pg::{identity, in_flight_records, stats};
 
 /// How often the run row is brought up to date. The view promises two seconds.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
@@ -228,7 +228,7 @@ impl Leader {
         let failures_on_record = self.write_run_row(&left_behind);
         if nothing_to_do {
             self.write_row_without_work();
-            left_behind.into_iter().for_each(LeftBehind::settle);
+            left_behind.into_iter().for_each(LeftBehind::remove);
             return Ok(false);
         }
         self.leaves.begin(&leaves);
@@ -239,8 +239,8 @@ impl Leader {
         // Before the row can be seen, so that a run that can be seen can be cancelled.
         let handle = self.make_shared_memory(failures_on_record, leaves.len());
         tx::commit_and_begin();
-        // Committed: the notes have done their duty.
-        left_behind.into_iter().for_each(LeftBehind::settle);
+        // Committed: the in-flight records have done their duty.
+        left_behind.into_iter().for_each(LeftBehind::remove);
         self.start_workers(handle);
         self.log_start(leaves.len());
         self.open_pass(leaves);
@@ -253,7 +253,7 @@ impl Leader {
         match SessionLock::try_acquire(lock::TARGET_CLASS, oid.to_u32()) {
             Some(held) => self.locks.push(held),
             None => {
-                let (pid, run_id) = tx::in_subtransaction(|| history::holder_of_target(oid));
+                let (pid, run_id) = tx::in_subtransaction(|| run_log::holder_of_target(oid));
                 let target = self.target.plain_name.clone();
                 Error::AlreadyRunning {
                     target,
@@ -267,8 +267,12 @@ impl Leader {
 
     /// Reads what processes that are no more have left word of: blobs to be put into quarantine.
     fn read_notes(&self) -> Result<Vec<LeftBehind>, PgError> {
-        let databases = tx::in_subtransaction(history::databases);
-        let left = note::left_behind(&notes::folder(), notes::database(), &databases);
+        let databases = tx::in_subtransaction(run_log::databases);
+        let left = in_flight::left_behind(
+            &in_flight_records::folder(),
+            in_flight_records::database(),
+            &databases,
+        );
         Ok(left.map_err(Error::from)?)
     }
 
@@ -278,11 +282,11 @@ impl Leader {
         let role = identity::role_name(identity::current_user());
         let libmagic = ntt_mime_core::detector::libmagic_release();
         let (run_id, failures) = tx::in_subtransaction(|| {
-            history::tidy_up();
-            let run_id = history::begin(&self.target.name, &role, &self.options, &libmagic);
+            run_log::expire_runs();
+            let run_id = run_log::begin(&self.target.name, &role, &self.options, &libmagic);
             let failed: Vec<NewFailure> = left_behind.iter().map(quarantined).collect();
-            history::record_failures(run_id, &failed, &[]);
-            (run_id, history::any_failure())
+            run_log::record_failures(run_id, &failed, &[]);
+            (run_id, run_log::any_failure())
         });
         if !left_behind.is_empty() {
             warn_of_quarantined(left_behind);
@@ -567,7 +571,7 @@ fn warn_of_quarantined(left_behind: &[LeftBehind]) {
         "Server processes died while examining {}{others}.",
         named.join(", ")
     ))
-    .set_hint(HOW_TO_ACQUIT);
+    .set_hint(HOW_TO_RELEASE);
     report.send(PgLogLevel::WARNING);
 }
 

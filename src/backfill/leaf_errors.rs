@@ -13,7 +13,7 @@ use std::ffi::CStr;
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
-use super::history::write;
+use super::run_log::write;
 use crate::pg::encoding::{readable_value, text_value};
 use crate::pg::identity::Use::{Reads, Writes};
 use crate::pg::identity::{self, as_owner};

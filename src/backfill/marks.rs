@@ -97,8 +97,8 @@ use ntt_mime_core::board::LeafState;
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 
-use super::history::write;
 use super::options::{Options, Verify};
+use super::run_log::write;
 use super::target::{TREE, Target};
 use crate::pg::encoding::{array_value, text_value};
 use crate::pg::identity::Use::{Reads, Writes};

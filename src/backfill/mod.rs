@@ -22,7 +22,7 @@
 //! a distributed table, [`roots`] what has to
 //! be there of the store, [`shared`] the shared memory, [`cache_memory`] that of the run cache, [`leader`], [`worker`],
 //! [`batch`] the rows of one batch, [`finder`] how the types of their blobs are found, [`leaf`] what is done to one leaf,
-//! [`history`] the tables `run` and `failure`, [`leaf_errors`] that of leaves with errors,
+//! [`run_log`] the tables `run` and `failure`, [`leaf_errors`] that of leaves with errors,
 //! [`marks`] that of leaves that needn't be looked at, [`differences`] what a verification finds, [`sample`] the blocks that
 //! one looks at and what they tell of the others, [`progress`] what the caller
 //! reads meanwhile, [`procedure`] the SQL surface.
@@ -32,7 +32,6 @@ pub mod cache_memory;
 pub mod citus;
 pub mod differences;
 pub mod finder;
-pub mod history;
 pub mod leader;
 pub mod leaf;
 pub mod leaf_errors;
@@ -41,6 +40,7 @@ pub mod options;
 pub mod procedure;
 pub mod progress;
 pub mod roots;
+pub mod run_log;
 pub mod sample;
 pub mod shared;
 pub mod target;

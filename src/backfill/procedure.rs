@@ -12,7 +12,7 @@ use pgrx::{IntoDatum, pg_sys};
 use super::leader::{self, Summary};
 use super::options::{Arguments, Procedure, TaskArguments};
 use super::shared::Shared;
-use super::{differences, history};
+use super::{differences, run_log};
 use crate::errors::Error;
 use crate::pg::dsm::Segment;
 use crate::pg::{encoding, identity, tx, version};
@@ -253,7 +253,7 @@ unsafe fn result_row(
 /// Asks a run to stop after its current batches; true when it was running.
 #[pg_extern(sql = false)]
 fn ntt_cancel_backfill(run_id: i64) -> bool {
-    let Some(run) = history::running(run_id) else {
+    let Some(run) = run_log::running(run_id) else {
         return false;
     };
     if !run.role.is_some_and(identity::acts_for) && !identity::is_superuser() {

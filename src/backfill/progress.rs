@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::history::RunRow;
+use super::run_log::RunRow;
 use crate::errors::counted;
 
 /// How often a NOTICE is printed.

@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 
 use ntt_mime_core::store::{RootIdentity, Store};
 
-use super::history;
 use super::options::{Job, Options};
+use super::run_log;
 use crate::errors::{Error, sentence};
 
 /// The roots of a setting, in order.
@@ -30,7 +30,7 @@ pub fn check_before(options: &Options) -> Result<Vec<RootIdentity>, Error> {
     let store = Store::open(setting).map_err(|error| {
         let run = error
             .root()
-            .and_then(|root| history::run_that_read(root, root));
+            .and_then(|root| run_log::run_that_read(root, root));
         let read = run.map_or(String::new(), |run_id| {
             format!(" Run {run_id} read blobs there.")
         });
@@ -46,7 +46,7 @@ pub fn check_before(options: &Options) -> Result<Vec<RootIdentity>, Error> {
         }
         // Up to 0.2.0 runs recorded what they had read from all roots together.
         let before = if all_empty { setting } else { root };
-        if let Some(run_id) = history::run_that_read(root, before) {
+        if let Some(run_id) = run_log::run_that_read(root, before) {
             return Err(Error::BlobRoot {
                 detail: format!(
                     "\"{root}\" holds no blobs, and did when run {run_id} read from it."

@@ -1,6 +1,6 @@
 //! A worker: takes tasks from the board until it is closed. What it does with the rows of a leaf is in `fill`.
 //!
-//! A worker whose examiner is lost in a blob (see [`Finder`]) finishes the range that it is
+//! A worker whose detector thread is lost in a blob (see [`Finder`]) finishes the range that it is
 //! at and retires: the lost thread ends with its process, and the leader starts another worker. So does one that
 //! has grown large by the many leaves that it has seen.
 
@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::board::Turn;
-use ntt_mime_core::note::Keeper;
+use ntt_mime_core::in_flight::BackendKind;
 use pgrx::pg_sys;
 
 use self::pace::Pace;
@@ -29,7 +29,9 @@ use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
 use crate::errors::Error;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::tx::{self, PgError};
-use crate::pg::{bgworker, dsm, identity, index_hint, notes, query_id, stats, version, xids};
+use crate::pg::{
+    bgworker, dsm, identity, in_flight_records, index_hint, query_id, stats, version, xids,
+};
 
 /// Memory of a worker's catalog caches from which on it forgets what is in them. A leaf with eleven indexes takes
 /// 0.1 MB of it.
@@ -78,7 +80,7 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
         Ok(job) => {
             name = name_of(number, job.run_id);
             tx::returning_errors(|| {
-                bgworker::take_over(&job.session, &mut settings)?;
+                bgworker::restore_session_state(&job.session, &mut settings)?;
                 work(&job, shared, number, slot)
             })
         }
@@ -127,9 +129,9 @@ fn work(
     apply_own_settings(job);
     index_hint::install();
     query_id::install();
-    let note = notes::of_this_process(Keeper::Worker).map_err(Error::from)?;
+    let in_flight = in_flight_records::of_this_process(BackendKind::Worker).map_err(Error::from)?;
     let memory = CacheMapping::open(shared.cache_place())?;
-    let finder = Finder::new(job, shared, &memory, number, note)?;
+    let finder = Finder::new(job, shared, &memory, number, in_flight)?;
     // After libmagic has loaded it: then what is there is what was loaded, or the leader has seen another one.
     if job.detector.is_some() && job.detector != crate::detect::identity(job.options.detector()) {
         shared.note_other_detector();
@@ -210,7 +212,7 @@ impl<'a> Worker<'a> {
             let now = Instant::now();
             add_time(&self.slot.counters.worker_us, now - since);
             since = now;
-            if self.finder.lost_examiner || self.large {
+            if self.finder.lost_detector_thread || self.large {
                 self.write_findings(true)?;
                 self.publish();
                 return Ok(WorkerState::Retired);
@@ -232,7 +234,7 @@ impl<'a> Worker<'a> {
                 Turn::Open(index) => {
                     let leaf = self.arrive(&mut current, index, generation);
                     if let Err(trouble) = self.open(leaf, index) {
-                        self.note(index, leaf, trouble)?;
+                        self.record_error(index, leaf, trouble)?;
                         board.skip(index);
                     }
                 }
@@ -250,7 +252,7 @@ impl<'a> Worker<'a> {
                         Ok(()) if self.is_stopping() => continue,
                         Ok(()) => self.count_sampled(leaf, start, end),
                         Err(trouble) => {
-                            self.note(index, leaf, trouble)?;
+                            self.record_error(index, leaf, trouble)?;
                             blocks += board.abandon(index);
                         }
                     }
@@ -314,7 +316,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Notes why a leaf was left; an error that isn't the leaf's ends the worker.
-    fn note(&self, index: usize, leaf: &Leaf<'_>, trouble: LeafError) -> Result<(), PgError> {
+    fn record_error(
+        &self,
+        index: usize,
+        leaf: &Leaf<'_>,
+        trouble: LeafError,
+    ) -> Result<(), PgError> {
         let board = self.shared.board();
         match trouble {
             LeafError::Gone => board.note_gone(index),

@@ -175,13 +175,13 @@ pub fn serialize_settings() -> Vec<u8> {
 /// running statement too.
 pub fn become_interruptible() {
     version::die_of_sigterm();
-    version::excuse_sigquit();
+    version::mark_clean_exit_at_sigquit();
     // SAFETY: once, at the start of a worker.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
 }
 
 /// Connects a worker to the leader's database with the leader's rights, libraries and settings.
-pub fn take_over(session: &Session, settings: &mut [u8]) -> Result<(), tx::PgError> {
+pub fn restore_session_state(session: &Session, settings: &mut [u8]) -> Result<(), tx::PgError> {
     // SAFETY: called once, first, by a worker registered with a database connection.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(

@@ -13,7 +13,7 @@ use super::version;
 pub enum WaitEvent {
     /// A leader for its workers.
     Workers,
-    /// A worker for its examiner.
+    /// A worker for its detector thread.
     Detection,
     /// A worker for the outcome of a blob that another one is at.
     OtherWorker,
@@ -58,8 +58,8 @@ pub fn wait(time: Duration, event: WaitEvent) {
     check_for_interrupts!();
 }
 
-/// The same, until `bell` becomes readable.
-pub fn wait_for(bell: BorrowedFd<'_>, time: Duration, event: WaitEvent) {
+/// The same, until `wakeup_fd` becomes readable.
+pub fn wait_for(wakeup_fd: BorrowedFd<'_>, time: Duration, event: WaitEvent) {
     let events = pg_sys::WL_LATCH_SET
         | pg_sys::WL_SOCKET_READABLE
         | pg_sys::WL_TIMEOUT
@@ -69,7 +69,7 @@ pub fn wait_for(bell: BorrowedFd<'_>, time: Duration, event: WaitEvent) {
         pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,
             events as i32,
-            bell.as_raw_fd(),
+            wakeup_fd.as_raw_fd(),
             time.as_millis() as _,
             event.id(),
         );

@@ -4,7 +4,7 @@
 //! [`bgworker`] background workers, [`lock`] advisory and relation locks, [`latch`] waiting, [`scan`] reading
 //! a leaf's pending rows, [`rows`] locking rows and finding them again, [`triggers`] what fires at an UPDATE, [`plan`]
 //! prepared statements on one leaf, [`query_id`] as what these are counted,
-//! [`index_hint`] what their indexes are told, [`descriptors`] of files that others open, [`notes`] the note of this
+//! [`index_hint`] what their indexes are told, [`descriptors`] of files that others open, [`in_flight_records`] the in-flight record of this
 //! process, [`files`] in which tables are, [`encoding`] text in other encodings than
 //! UTF-8, [`message`] NOTICEs, WARNINGs and the log, [`standby`] a
 //! commit's wait for a synchronous standby, [`stats`] the server's counters,
@@ -20,11 +20,11 @@ pub mod encoding;
 pub mod epoch;
 pub mod files;
 pub mod identity;
+pub mod in_flight_records;
 pub mod index_hint;
 pub mod latch;
 pub mod lock;
 pub mod message;
-pub mod notes;
 pub mod plan;
 pub mod query_id;
 pub mod rows;

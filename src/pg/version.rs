@@ -62,9 +62,9 @@ pub fn die_of_sigterm() {
 
 /// Has SIGQUIT, by which a server ends all its processes at once after a crash or in an immediate
 /// shutdown, do the same as in any background worker, after a word that the blob at hand isn't to blame.
-pub fn excuse_sigquit() {
+pub fn mark_clean_exit_at_sigquit() {
     unsafe extern "C-unwind" fn quit(_signal: std::ffi::c_int) {
-        ntt_mime_core::note::excuse();
+        ntt_mime_core::in_flight::mark_clean_exit();
         // As SignalHandlerForCrashExit in postmaster/interrupt.c, and for its reasons.
         // SAFETY: async-signal-safe.
         unsafe { libc::_exit(2) };

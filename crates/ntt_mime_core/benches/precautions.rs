@@ -1,4 +1,4 @@
-//! What the precautions cost: a note of each blob, and a thread that looks at blobs for its owner.
+//! What the precautions cost: an in-flight record of each blob, and a thread that looks at blobs for its owner.
 //!
 //! `cargo bench -p ntt_mime_core`. Both ways in turn, on the same files, in one run; medians of the rounds.
 
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::detector::{Detector, DetectorConfig};
-use ntt_mime_core::examiner::Examiner;
-use ntt_mime_core::note::{Keeper, Note};
+use ntt_mime_core::detector_thread::DetectorThread;
+use ntt_mime_core::in_flight::{BackendKind, InFlightRecord};
 use ntt_mime_core::store::Store;
 
 const CONFIG: DetectorConfig = DetectorConfig {
@@ -22,18 +22,22 @@ const ROUNDS: usize = 7;
 
 fn main() {
     let folder = tempfile::tempdir().expect("a folder");
-    let note = Note::begin(folder.path(), 1, Keeper::Worker).expect("a note");
-    println!("a note: {:.1} ns a blob", note_ns(&note));
+    let in_flight =
+        InFlightRecord::begin(folder.path(), 1, BackendKind::Worker).expect("an in-flight record");
+    println!(
+        "an in-flight record: {:.1} ns a blob",
+        record_ns(&in_flight)
+    );
 
     let root = tempfile::tempdir().expect("a folder");
     let ids: Vec<BlobId> = (0..BLOBS).map(|n| put(root.path(), n)).collect();
     let store = || Store::open(root.path().to_str().expect("a plain name")).expect("a store");
     let mut detector = Detector::new(CONFIG).expect("libmagic");
     let direct_store = store();
-    let mut examiner =
-        Examiner::start(store(), CONFIG, 16, 0, Some(Arc::new(note))).expect("a thread");
+    let mut detector_thread =
+        DetectorThread::start(store(), CONFIG, 16, 0, Some(Arc::new(in_flight))).expect("a thread");
     let mut direct = Vec::new();
-    let mut examined = [const { Vec::new() }; LOTS.len()];
+    let mut detected = [const { Vec::new() }; LOTS.len()];
     for _ in 0..ROUNDS {
         direct.push(timed(|| {
             for id in &ids {
@@ -41,9 +45,10 @@ fn main() {
                 black_box(detector.detect_blob(&blob)).expect("it has a type");
             }
         }));
-        for (lot, times) in LOTS.iter().zip(&mut examined) {
+        for (lot, times) in LOTS.iter().zip(&mut detected) {
             times.push(timed(|| {
-                ids.chunks(*lot).for_each(|ids| examine(&mut examiner, ids));
+                ids.chunks(*lot)
+                    .for_each(|ids| examine(&mut detector_thread, ids));
             }));
         }
     }
@@ -52,10 +57,10 @@ fn main() {
     println!(
         "opened and judged directly: {direct:.1} us a blob (PDF heads, the cheapest there are)"
     );
-    for (lot, times) in LOTS.iter().zip(examined) {
+    for (lot, times) in LOTS.iter().zip(detected) {
         let time = us(median(times));
         println!(
-            "by the examiner in lots of {lot}: {time:.1} us a blob, ratio {:.3}",
+            "by the detector thread in lots of {lot}: {time:.1} us a blob, ratio {:.3}",
             time / direct
         );
     }
@@ -72,26 +77,26 @@ fn put(root: &std::path::Path, n: usize) -> BlobId {
 }
 
 /// As a worker does, but for its latch.
-fn examine(examiner: &mut Examiner, ids: &[BlobId]) {
-    examiner.order(ids.to_vec());
+fn examine(detector_thread: &mut DetectorThread, ids: &[BlobId]) {
+    detector_thread.submit(ids.to_vec());
     let mut done = 0;
     while done < ids.len() {
-        let bell = examiner.bell();
+        let wakeup_fd = detector_thread.wakeup_fd();
         let mut heard = [rustix::event::PollFd::new(
-            &bell,
+            &wakeup_fd,
             rustix::event::PollFlags::IN,
         )];
         rustix::event::poll(&mut heard, None).expect("poll");
-        done += examiner.collect().len();
+        done += detector_thread.drain().len();
     }
 }
 
-fn note_ns(note: &Note) -> f64 {
+fn record_ns(in_flight: &InFlightRecord) -> f64 {
     const NOTES: u32 = 10_000_000;
     let id = BlobId::from_bytes([7; 32]);
     let time = timed(|| {
         for n in 0..NOTES {
-            note.during(black_box(&id), || black_box(n));
+            in_flight.during(black_box(&id), || black_box(n));
         }
     });
     time.as_secs_f64() * 1e9 / f64::from(NOTES)

@@ -1,4 +1,4 @@
-//! Files a second from a cold store: examiners with and without reading ahead, beside plain readers of heads.
+//! Files a second from a cold store: detector threads with and without reading ahead, beside plain readers of heads.
 //!
 //!     cargo bench -p ntt_mime_core --bench read_ahead -- STORE COLD [BLOBS [ROUNDS]]
 //!
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::detector::{Detector, DetectorConfig};
-use ntt_mime_core::examiner::Examiner;
+use ntt_mime_core::detector_thread::DetectorThread;
 use ntt_mime_core::store::Store;
 use rustix::fs::Advice;
 
@@ -46,22 +46,22 @@ enum Contestant {
     Plain(usize),
     /// Threads that open a few blobs ahead of the one they judge, with a hint that they will be read.
     Hinting(usize),
-    /// Examiners, each with so many blobs in flight.
-    Examiners(usize, usize),
+    /// Detector threads, each with so many blobs in flight.
+    DetectorThreads(usize, usize),
 }
 
-use Contestant::{Examiners, Hinting, Plain};
+use Contestant::{DetectorThreads, Hinting, Plain};
 
 const CONTESTANTS: [(&str, Contestant); 9] = [
     ("16 plain readers", Plain(16)),
     ("1 plain reader", Plain(1)),
     ("2 detectors that hint", Hinting(2)),
-    ("1 examiner, read_ahead 0", Examiners(1, 0)),
-    ("1 examiner, read_ahead 16", Examiners(1, 16)),
-    ("2 examiners, read_ahead 0", Examiners(2, 0)),
-    ("2 examiners, read_ahead 8", Examiners(2, 8)),
-    ("2 examiners, read_ahead 16", Examiners(2, 16)),
-    ("2 examiners, read_ahead 32", Examiners(2, 32)),
+    ("1 detector thread, read_ahead 0", DetectorThreads(1, 0)),
+    ("1 detector thread, read_ahead 16", DetectorThreads(1, 16)),
+    ("2 detector threads, read_ahead 0", DetectorThreads(2, 0)),
+    ("2 detector threads, read_ahead 8", DetectorThreads(2, 8)),
+    ("2 detector threads, read_ahead 16", DetectorThreads(2, 16)),
+    ("2 detector threads, read_ahead 32", DetectorThreads(2, 32)),
 ];
 
 fn main() {
@@ -201,7 +201,7 @@ impl Contestant {
         let (threads, lots) = match self {
             Plain(threads) => (threads, ids.chunks(1)),
             Hinting(threads) => (threads, ids.chunks(LOT)),
-            Examiners(threads, _) => (threads, ids.chunks(LOT)),
+            DetectorThreads(threads, _) => (threads, ids.chunks(LOT)),
         };
         let lots: Vec<&[BlobId]> = lots.collect();
         let next = AtomicUsize::new(0);
@@ -215,7 +215,7 @@ impl Contestant {
                     match self {
                         Plain(_) => read_plainly(&store(), mine),
                         Hinting(_) => hint(&store(), mine, answers),
-                        Examiners(_, depth) => examine(store(), depth, mine, answers),
+                        DetectorThreads(_, depth) => examine(store(), depth, mine, answers),
                     }
                 });
             }
@@ -260,22 +260,23 @@ fn examine<'a>(
     lots: impl Iterator<Item = &'a [BlobId]>,
     answers: &Answers,
 ) {
-    let mut examiner = Examiner::start(store, CONFIG, depth, 0, None).expect("a thread");
+    let mut detector_thread =
+        DetectorThread::start(store, CONFIG, depth, 0, None).expect("a thread");
     let mut found = BTreeMap::new();
     for lot in lots {
-        examiner.order(lot.to_vec());
+        detector_thread.submit(lot.to_vec());
         let mut done = 0;
         while done < lot.len() {
-            let bell = examiner.bell();
+            let wakeup_fd = detector_thread.wakeup_fd();
             let mut heard = [rustix::event::PollFd::new(
-                &bell,
+                &wakeup_fd,
                 rustix::event::PollFlags::IN,
             )];
             rustix::event::poll(&mut heard, None).expect("poll");
-            for examined in examiner.collect() {
+            for detected in detector_thread.drain() {
                 done += 1;
-                let detection = examined.result.expect("it has a type");
-                found.insert(lot[examined.number], detection.mime_type);
+                let detection = detected.result.expect("it has a type");
+                found.insert(lot[detected.number], detection.mime_type);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! What ntt_mime does without PostgreSQL, so that it is tested and measured without a server.
 //!
 //! In the order in which data flows: [`blob_id`] a validated content hash, [`store`] opens the blob
-//! it names, [`detector`] judges it with libmagic, [`failure`] why that wasn't possible. [`examiner`]
-//! does that in a thread of its own, [`note`] keeps in mind what is at hand, should it crash. Then the
+//! it names, [`detector`] judges it with libmagic, [`failure`] why that wasn't possible. [`detector_thread`]
+//! does that in a thread of its own, [`in_flight`] keeps in mind what is at hand, should it crash. Then the
 //! structures that the workers of a run share: [`board`] hands out tasks, [`cache`] knows the blobs
 //! already met and lies in [`memory`] of its own, [`dictionary`] the distinct MIME types, [`undetected`] the blobs whose
 //! rows stay pending.
@@ -11,11 +11,11 @@ pub mod blob_id;
 pub mod board;
 pub mod cache;
 pub mod detector;
+pub mod detector_thread;
 pub mod dictionary;
-pub mod examiner;
 pub mod failure;
+pub mod in_flight;
 pub mod memory;
-pub mod note;
 #[cfg(feature = "poison")]
 pub mod poison;
 pub mod store;

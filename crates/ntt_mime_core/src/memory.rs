@@ -71,7 +71,7 @@ fn file_in(folder: &Path) -> io::Result<File> {
         return Ok(File::from(file));
     }
     // Not each file system makes files that never had a name. If we are killed before this one has lost its name, the
-    // next run removes it, by the name that it has (see `note::left_behind`).
+    // next run removes it, by the name that it has (see `in_flight::left_behind`).
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = folder.join(format!("new.bytes.{number}.{}", std::process::id()));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::detector::DetectorConfig;
-use ntt_mime_core::examiner::Examiner;
+use ntt_mime_core::detector_thread::DetectorThread;
 use ntt_mime_core::store::Store;
 
 #[test]
@@ -24,18 +24,18 @@ fn a_blob_that_takes_for_ever_is_overdue() {
         head_bytes: 16 * 1024,
         prefilter: true,
     };
-    let mut examiner =
-        Examiner::start(store, config, 16, 0, None).unwrap_or_else(|e| panic!("{e:?}"));
-    examiner.order(ids);
+    let mut detector_thread =
+        DetectorThread::start(store, config, 16, 0, None).unwrap_or_else(|e| panic!("{e:?}"));
+    detector_thread.submit(ids);
     let begun = Instant::now();
     let overdue = loop {
-        match examiner.overdue() {
+        match detector_thread.overdue() {
             None if begun.elapsed() > Duration::from_secs(60) => panic!("not in a minute"),
             None => std::thread::sleep(Duration::from_millis(50)),
             Some(at) => break at,
         }
     };
     assert_eq!(overdue, 1);
-    assert_eq!(examiner.collect().len(), 1);
-    assert!(!examiner.has_died());
+    assert_eq!(detector_thread.drain().len(), 1);
+    assert!(!detector_thread.has_died());
 }

@@ -7,9 +7,9 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::Leader;
 use super::leaves::{Leaves, Unfinished};
-use crate::backfill::history::{self, Additions, RunRow};
 use crate::backfill::progress::{self, Progress};
 use crate::backfill::roots;
+use crate::backfill::run_log::{self, Additions, RunRow};
 use crate::errors::{NAMED, counted, counted_with, which};
 use crate::pg::lock::plain_name;
 use crate::pg::message::{self, Message};
@@ -150,13 +150,13 @@ impl Leader {
 
     /// Writes the run row.
     pub(super) fn write(&self, row: &RunRow) {
-        tx::in_subtransaction(|| history::update(self.run_id, row));
+        tx::in_subtransaction(|| run_log::update(self.run_id, row));
         self.commit(row.status);
     }
 
     /// Likewise; false if somebody's lock prevented it, after five seconds.
     pub(super) fn try_write(&self, row: &RunRow) -> bool {
-        let written = tx::unless_locked(|| history::update(self.run_id, row)).is_some();
+        let written = tx::unless_locked(|| run_log::update(self.run_id, row)).is_some();
         match written {
             true => self.commit(row.status),
             false => tx::commit_and_begin(),

@@ -223,7 +223,7 @@ impl Worker<'_> {
                     if updated.awaited {
                         add(&counters.waited_for, 1);
                     }
-                    self.pace.note(took, rows, self.shared.waited_for());
+                    self.pace.adjust(took, rows, self.shared.waited_for());
                     return Ok(updated);
                 }
                 Err(trouble) => trouble,

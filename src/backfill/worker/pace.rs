@@ -57,7 +57,7 @@ impl Pace {
     }
 
     /// A batch of so many rows took so long, and so many of the run have been waited for by now, this one included.
-    pub fn note(&mut self, took: Duration, rows: u64, waited_for: u64) {
+    pub fn adjust(&mut self, took: Duration, rows: u64, waited_for: u64) {
         let awaited = waited_for > self.waited_for;
         self.waited_for = waited_for;
         let full = rows >= u64::from(self.rows);
@@ -98,7 +98,7 @@ mod tests {
 
     fn next(pace: &mut Pace, waited_for: u64) {
         let rows = pace.rows();
-        pace.note(rows * MS / 20, u64::from(rows), waited_for);
+        pace.adjust(rows * MS / 20, u64::from(rows), waited_for);
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_long_batch_makes_the_next_ones_smaller() {
         let mut pace = settled(50_000);
-        pace.note(501 * MS, 3200, 0);
+        pace.adjust(501 * MS, 3200, 0);
         assert_eq!(pace.rows(), 1600);
     }
 
@@ -151,9 +151,9 @@ mod tests {
         assert_eq!(pace.rows(), 100);
         // It is the rest of a leaf.
         let mut pace = settled(50_000);
-        pace.note(MS, 3, 1);
+        pace.adjust(MS, 3, 1);
         assert_eq!(pace.rows(), 3200);
-        pace.note(100 * MS, 3, 2);
+        pace.adjust(100 * MS, 3, 2);
         assert_eq!(pace.rows(), 800);
     }
 
@@ -161,9 +161,9 @@ mod tests {
     fn there_is_always_a_row() {
         let mut pace = settled(50_000);
         pace.expect_little();
-        pace.note(1000 * MS, 1, 1);
+        pace.adjust(1000 * MS, 1, 1);
         assert_eq!(pace.rows(), 1);
-        pace.note(1000 * MS, 0, 1);
+        pace.adjust(1000 * MS, 0, 1);
         assert_eq!(pace.rows(), 1);
     }
 }

@@ -292,7 +292,7 @@ impl Worker<'_> {
         let run_id = self.job.run_id;
         let written = self
             .finder
-            .book(|| differences::add(run_id, &findings.unwritten))?;
+            .with_lock_retry(|| differences::add(run_id, &findings.unwritten))?;
         // Who is being stopped has tried once.
         if written.is_some() {
             findings.unwritten = Differences::default();

@@ -14,8 +14,8 @@ use ntt_mime_integration::{
     Cluster, SOON, Session, Store, TestDb, assert_error, inode, parallel, wait_for, wait_until,
 };
 
-/// Where processes leave notes, below the data folder.
-const NOTES: &str = "pgsql_tmp_ntt_mime";
+/// Where processes leave in-flight records, below the data folder.
+const RECORDS: &str = "pgsql_tmp_ntt_mime";
 
 /// A server with the poisonous library, and a plain target over a store in which some blobs are poison.
 struct Poisoned {
@@ -61,8 +61,8 @@ impl Poisoned {
         db
     }
 
-    fn notes(&self) -> Vec<String> {
-        files(&self.cluster.data().join(NOTES))
+    fn records(&self) -> Vec<String> {
+        files(&self.cluster.data().join(RECORDS))
     }
 
     /// Crashes of server processes so far, by signal.
@@ -112,7 +112,7 @@ fn recovered(cluster: &Cluster, nth: usize) {
     cluster.recover();
 }
 
-/// Waits until a worker is held by a blob: until its examiner has taken more processor time than for all the others,
+/// Waits until a worker is held by a blob: until its detector thread has taken more processor time than for all the others,
 /// and much less than after which a blob is given up.
 fn wait_until_held(db: &TestDb) -> i32 {
     let mut s = db.connect();
@@ -121,14 +121,14 @@ fn wait_until_held(db: &TestDb) -> i32 {
             "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ntt_mime worker'
                 AND datname = current_database() AND query LIKE '%detecting%'",
         );
-        let held = |pid: &String| examiner_time(pid) > Duration::from_millis(500);
+        let held = |pid: &String| detector_thread_time(pid) > Duration::from_millis(500);
         let worker = workers.into_iter().find(held)?;
         Some(worker.parse().expect("a number"))
     })
 }
 
-/// Processor time that a worker's examiner has taken so far.
-fn examiner_time(pid: &str) -> Duration {
+/// Processor time that a worker's detector thread has taken so far.
+fn detector_thread_time(pid: &str) -> Duration {
     let times = threads(pid, "ntt_mime look").filter_map(|thread| {
         // In nanoseconds, before two other numbers.
         let times = std::fs::read_to_string(thread.join("schedstat")).ok()?;
@@ -149,16 +149,19 @@ fn two_processes_may_crash_at_one_blob() {
     );
     recovered(&poisoned.cluster, 1);
     // As a second one would have left it, in a parallel query or another session.
-    let notes = poisoned.cluster.data().join(NOTES);
-    for note in poisoned.notes() {
-        let (rest, pid) = note.rsplit_once('.').expect("it ends with a process ID");
-        let (note, second) = (notes.join(&note), notes.join(format!("{rest}.1{pid}")));
-        std::fs::copy(&note, &second).expect("a copy");
-        let owner = std::fs::metadata(&note).expect("it is there").uid();
+    let records = poisoned.cluster.data().join(RECORDS);
+    for record in poisoned.records() {
+        let (rest, pid) = record.rsplit_once('.').expect("it ends with a process ID");
+        let (record, second) = (
+            records.join(&record),
+            records.join(format!("{rest}.1{pid}")),
+        );
+        std::fs::copy(&record, &second).expect("a copy");
+        let owner = std::fs::metadata(&record).expect("it is there").uid();
         std::os::unix::fs::chown(&second, Some(owner), None)
             .expect("root may, and so may the owner");
     }
-    assert!(poisoned.notes().len() >= 2);
+    assert!(poisoned.records().len() >= 2);
     let mut s = db.connect();
     let outcome = s.backfill("20, target => 'blob'");
     assert_eq!(outcome.failures, 1);
@@ -172,8 +175,8 @@ fn two_processes_may_crash_at_one_blob() {
         "{warnings:#?}"
     );
     drop(s);
-    wait_until(SOON, "all notes to be settled", || {
-        poisoned.notes().is_empty()
+    wait_until(SOON, "all records to be removed", || {
+        poisoned.records().is_empty()
     });
 }
 
@@ -269,7 +272,7 @@ fn each_poisonous_blob_takes_the_server_down_once() {
     again.retain(|warning| warning.contains("quarantine"));
     assert_eq!(again.len(), 1, "the caller is told: {again:?}");
     drop(s);
-    wait_until(SOON, "the notes to go", || poisoned.notes().is_empty());
+    wait_until(SOON, "the records to go", || poisoned.records().is_empty());
 }
 
 #[test]
@@ -427,9 +430,9 @@ fn who_is_killed_from_outside_makes_a_blob_suspect_only() {
     let db = poisoned.database("poison_killed");
     let (_, blobid) = &poisoned.poisons[0];
     let suspects = |poisoned: &Poisoned| {
-        let mut notes = poisoned.notes();
-        notes.retain(|name| name.ends_with(&format!("suspect.{blobid}")));
-        notes.len()
+        let mut records = poisoned.records();
+        records.retain(|name| name.ends_with(&format!("suspect.{blobid}")));
+        records.len()
     };
 
     // All processes are ended at once: not the blob's fault.

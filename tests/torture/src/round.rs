@@ -34,7 +34,7 @@ pub struct Found {
     /// Runs of which `rows_left` was compared with the rows that are pending, and runs that didn't know it.
     pub rows_left_known: usize,
     pub rows_left_null: usize,
-    /// Workers, shared memory, locks or notes that stayed.
+    /// Workers, shared memory, locks or in-flight records that stayed.
     pub left_behind: usize,
     /// From the strike (or the end of a run that the strike doesn't end) until no worker was left.
     pub workers_gone: Option<Duration>,
@@ -123,8 +123,8 @@ pub fn round(
         let still = !fault.writes || over.duration_since(strike_done) >= LAST_LOOK;
         go_on(ground, fault, before, &ending, still, &mut found);
     }
-    for note in watch::stale_notes(&ground.data()) {
-        found.left(format!("the note {}", note.display()));
+    for record in watch::stale_records(&ground.data()) {
+        found.left(format!("the in-flight record {}", record.display()));
     }
     read_log(ground, log_before, fault, &mut found);
     if found.struck {

@@ -198,7 +198,7 @@ impl Struck<'_> {
                     _ => status == "failed",
                 };
                 noted && error.starts_with(sqlstate.as_str())
-                    // On a full disk there is no place for the note.
+                    // On a full disk there is no place for the in-flight record.
                     || sqlstate == "53100" && status == "interrupted"
             }
             // It may have done everything and have been about to say so.

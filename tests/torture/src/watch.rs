@@ -22,7 +22,7 @@ const RUN_SEGMENT: u64 = u64::from_be_bytes(*b"\0ntt_run");
 /// How the memory of a run's cache is called where descriptors are listed.
 const RUN_CACHE: &str = "/memfd:ntt_mime run cache";
 
-/// The folder of notes about blobs that are being detected, below the data folder.
+/// The folder of in-flight records of blobs that are being detected, below the data folder.
 const NOTES: &str = "pgsql_tmp_ntt_mime";
 
 /// The processes of the server whose data folder this is.
@@ -107,8 +107,8 @@ pub fn run_memory(data: &Path) -> Vec<String> {
     found.map(|path| path.display().to_string()).collect()
 }
 
-/// Notes of processes that are gone: a process that lives holds its note's lock.
-pub fn stale_notes(data: &Path) -> Vec<PathBuf> {
+/// In-flight records of processes that are gone: a process that lives holds its record's lock.
+pub fn stale_records(data: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(data.join(NOTES)) else {
         return Vec::new();
     };

@@ -106,7 +106,7 @@ pub struct Detection {
     pub detect_time: Duration,
 }
 
-/// A warm libmagic. Neither Send nor Sync: it belongs to the thread that opened it, a session's or an examiner's.
+/// A warm libmagic. Neither Send nor Sync: it belongs to the thread that opened it, a session's or a detector thread's.
 pub struct Detector {
     config: DetectorConfig,
     steps: Steps,

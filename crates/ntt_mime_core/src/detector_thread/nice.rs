@@ -1,6 +1,6 @@
 //! A lower priority for threads that look at blobs, so that others at work on the machine go first.
 //!
-//! Linux has a priority for each thread, which the threads that it starts inherit. Those of an examiner hold no lock of
+//! Linux has a priority for each thread, which the threads that it starts inherit. Those of a detector thread hold no lock of
 //! PostgreSQL's, so whoever is served before them never waits for them, but for their own worker. That one keeps its
 //! priority: it holds locks on rows and on buffers, for which others would wait while it didn't get a processor.
 

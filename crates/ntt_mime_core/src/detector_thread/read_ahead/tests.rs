@@ -54,11 +54,11 @@ fn readers(
     ReadAhead::by(Box::new(fetch), depth)
 }
 
-/// The examiner is at a blob, and has waited for its file.
+/// The detector thread is at a blob, and has waited for its file.
 fn wait_at(ahead: &mut ReadAhead, number: usize) {
     ahead.come_to(number);
     for _ in 0..100 {
-        ahead.note(number, LONGEST);
+        ahead.record(number, LONGEST);
     }
     assert!(ahead.awake);
 }
@@ -73,9 +73,9 @@ fn wait_until(what: &str, happened: impl Fn() -> bool) {
 
 /// Have the readers gone as far as they may, but for so many that don't come back?
 fn settled(ahead: &ReadAhead, stuck: usize) -> bool {
-    let orders = ahead.crew.orders();
-    let next = orders.next.max(ahead.crew.at.load(Ordering::Relaxed) + 1);
-    orders.idle == ahead.depth - stuck && next >= orders.end
+    let requests = ahead.pool.requests();
+    let next = requests.next.max(ahead.pool.at.load(Ordering::Relaxed) + 1);
+    requests.idle == ahead.depth - stuck && next >= requests.end
 }
 
 fn slow() {
@@ -88,26 +88,26 @@ fn a_store_in_memory_starts_no_reader() {
     let fetched = Fetched::default();
     let mut ahead = readers(&fetched, DEPTH, |_| {});
     for _ in 0..10 {
-        ahead.take_order(&order(1000));
+        ahead.take_request(&order(1000));
         for number in 0..1000 {
             ahead.come_to(number);
             // Now and then a thread has to wait for its processor.
             let odd = number % 200 == 7;
-            ahead.note(number, Duration::from_micros(if odd { 9000 } else { 10 }));
+            ahead.record(number, Duration::from_micros(if odd { 9000 } else { 10 }));
         }
     }
     assert!(!ahead.started);
-    assert_eq!(Arc::strong_count(&ahead.crew), 1);
+    assert_eq!(Arc::strong_count(&ahead.pool), 1);
 }
 
 #[test]
 fn without_depth_there_are_no_readers() {
     let fetched = Fetched::default();
     let mut ahead = readers(&fetched, 0, |_| {});
-    ahead.take_order(&order(1000));
+    ahead.take_request(&order(1000));
     for number in 0..1000 {
         ahead.come_to(number);
-        ahead.note(number, LONGEST);
+        ahead.record(number, LONGEST);
     }
     assert!(!ahead.started && fetched.numbers().is_empty());
 }
@@ -118,7 +118,7 @@ fn a_slow_store_is_read_ahead_by_so_much_and_each_blob_once() {
     let mut ahead = readers(&fetched, DEPTH, |_| slow());
     for _ in 0..3 {
         fetched.0.lock().unwrap().clear();
-        ahead.take_order(&order(100));
+        ahead.take_request(&order(100));
         wait_at(&mut ahead, 0);
         for number in 0..100 {
             ahead.come_to(number);
@@ -126,7 +126,7 @@ fn a_slow_store_is_read_ahead_by_so_much_and_each_blob_once() {
             let last = *fetched.numbers().last().unwrap();
             assert!(last > number || number == 99, "{last}");
             assert!(last <= number + LEAD * DEPTH, "{last}");
-            ahead.note(number, Duration::ZERO);
+            ahead.record(number, Duration::ZERO);
         }
         assert_eq!(fetched.numbers(), (1..100).collect::<Vec<_>>());
         assert!(fetched.0.lock().unwrap().values().all(|times| *times == 1));
@@ -138,7 +138,7 @@ fn a_slow_store_is_read_ahead_by_so_much_and_each_blob_once() {
 fn readers_rest_when_the_store_turns_out_to_be_in_memory() {
     let fetched = Fetched::default();
     let mut ahead = readers(&fetched, DEPTH, |_| {});
-    ahead.take_order(&order(100_000));
+    ahead.take_request(&order(100_000));
     wait_at(&mut ahead, 0);
     let mut number = 0;
     while ahead.awake {
@@ -150,9 +150,9 @@ fn readers_rest_when_the_store_turns_out_to_be_in_memory() {
     wait_until("they rest", || settled(&ahead, 0));
     let before = fetched.numbers();
     ahead.come_to(number + 1000);
-    ahead.take_order(&order(1000));
+    ahead.take_request(&order(1000));
     ahead.come_to(0);
-    ahead.note(0, Duration::from_micros(10));
+    ahead.record(0, Duration::from_micros(10));
     assert!(settled(&ahead, 0));
     assert_eq!(fetched.numbers(), before);
 }
@@ -163,7 +163,7 @@ fn what_the_examiner_has_passed_is_not_fetched() {
     let (let_go, gate) = mpsc::channel();
     let gate = Mutex::new(gate);
     let mut ahead = readers(&fetched, 1, move |_| gate.lock().unwrap().recv().unwrap());
-    ahead.take_order(&order(100));
+    ahead.take_request(&order(100));
     wait_at(&mut ahead, 0);
     wait_until("the reader is at a blob", || fetched.numbers() == [1]);
     for number in 1..50 {
@@ -186,36 +186,36 @@ fn nobody_waits_for_a_reader_that_is_stuck() {
         5 => gate.lock().unwrap().recv().unwrap_or_default(),
         _ => slow(),
     });
-    ahead.take_order(&order(100));
+    ahead.take_request(&order(100));
     wait_at(&mut ahead, 0);
     for number in 0..100 {
         ahead.come_to(number);
         wait_until("the others go on", || settled(&ahead, 1));
     }
     assert_eq!(fetched.numbers(), (1..100).collect::<Vec<_>>());
-    let crew = ahead.crew();
+    let pool = ahead.pool();
     let begun = Instant::now();
     drop(ahead);
     assert!(begun.elapsed() < Duration::from_secs(1));
-    wait_until("the others leave", || Arc::strong_count(&crew) == 2);
+    wait_until("the others leave", || Arc::strong_count(&pool) == 2);
     drop(let_go);
-    wait_until("it leaves", || Arc::strong_count(&crew) == 1);
+    wait_until("it leaves", || Arc::strong_count(&pool) == 1);
 }
 
 #[test]
 fn readers_leave_when_they_are_sent_home() {
     let fetched = Fetched::default();
     let mut ahead = readers(&fetched, DEPTH, |_| slow());
-    ahead.take_order(&order(10_000));
+    ahead.take_request(&order(10_000));
     wait_at(&mut ahead, 0);
-    let crew = ahead.crew();
+    let pool = ahead.pool();
     wait_until("they have begun", || !fetched.numbers().is_empty());
-    crew.leave();
-    wait_until("they leave", || Arc::strong_count(&crew) == 2);
-    // That does the examiner no harm, should it still be at it.
+    pool.leave();
+    wait_until("they leave", || Arc::strong_count(&pool) == 2);
+    // That does the detector thread no harm, should it still be at it.
     for number in 0..1000 {
         ahead.come_to(number);
-        ahead.note(number, LONGEST);
+        ahead.record(number, LONGEST);
     }
     assert!(*fetched.numbers().last().unwrap() <= LEAD * DEPTH);
 }
@@ -227,7 +227,7 @@ fn a_defect_at_a_blob_is_not_the_end_of_its_reader() {
         slow();
         assert!(!number.is_multiple_of(3), "meant to be");
     });
-    ahead.take_order(&order(50));
+    ahead.take_request(&order(50));
     wait_at(&mut ahead, 0);
     for number in 0..50 {
         ahead.come_to(number);

@@ -1,11 +1,11 @@
-//! The examiner: a thread that opens and judges blobs, so that its owner never waits inside libmagic.
+//! The detector thread: a thread that opens and judges blobs, so that its owner never waits inside libmagic.
 //!
 //! libmagic can't be interrupted: 64 kB of line feeds take it more than a second, and a file made for
 //! the purpose takes it as long as its maker likes. A background worker that called it directly would
 //! be deaf for that time, to a cancel request and to the shutdown of its server. So a worker leaves the
 //! looking to this thread and waits where it can be woken; when it has to go, it goes, and the thread
-//! with it. A blob that takes more processor time than any honest file is [`Examiner::overdue`]: its
-//! owner records it and goes on with a new examiner.
+//! with it. A blob that takes more processor time than any honest file is [`DetectorThread::overdue`]: its
+//! owner records it and goes on with a new detector thread.
 //!
 //! The thread knows nothing of PostgreSQL, as it must not: it blocks the signals that a server process
 //! gets, and touches nothing but the files, its own libmagic and the queue of results. What it needs
@@ -14,7 +14,7 @@
 //! It also audits: of so many blobs that it judges with the prefilter, one, chosen by its id, is judged again from all of
 //! it and by all rules, and that is then its answer.
 //!
-//! Orders and results travel in lots, so that a change of threads is paid for once for many blobs. On a slow store
+//! Requests and results travel in lots, so that a change of threads is paid for once for many blobs. On a slow store
 //! more threads fetch the blobs of a lot before it gets there (`read_ahead`).
 
 mod nice;
@@ -35,14 +35,14 @@ use rustix::io::retry_on_intr;
 use crate::blob_id::BlobId;
 use crate::detector::{Detection, Detector, DetectorConfig, DetectorError};
 use crate::failure::{Failure, FailureReason};
+use crate::in_flight::{self, InFlightRecord};
 use crate::memory::named;
-use crate::note::{self, Note};
 use crate::store::{Blob, Store, StoreError};
 pub use nice::NICEST;
-use read_ahead::{Crew, ReadAhead};
+use read_ahead::{ReadAhead, ReaderPool};
 use waits::Waits;
 
-/// Processor time of one blob after which it is [`Examiner::overdue`]. The worst of the files known to
+/// Processor time of one blob after which it is [`DetectorThread::overdue`]. The worst of the files known to
 /// be slow, 64 kB of line feeds, takes 1 to 2 seconds; ordinary ones take milliseconds.
 pub const OVERDUE: Duration = match cfg!(feature = "poison") {
     false => Duration::from_secs(30),
@@ -53,10 +53,10 @@ pub const OVERDUE: Duration = match cfg!(feature = "poison") {
 const LOT: usize = 64;
 
 /// A blob that has been looked at.
-pub struct Examined {
+pub struct Detected {
     /// Its place in the order.
     pub number: usize,
-    pub result: Result<Detection, ExamineError>,
+    pub result: Result<Detection, DetectError>,
     /// The place of the root that it was found in, if it was opened.
     pub root: Option<usize>,
     /// If it was audited. What is in `result` is libmagic's answer then.
@@ -80,14 +80,14 @@ pub enum Audit {
 
 /// Why a blob has no type.
 #[derive(Debug)]
-pub enum ExamineError {
+pub enum DetectError {
     /// For a reason of its own.
     Blob(Failure),
     /// The store as a whole has gone, so nothing can be said of any blob.
     Store(StoreError),
 }
 
-/// An examiner that can't begin.
+/// A detector thread that can't begin.
 #[derive(Debug)]
 pub enum StartError {
     Detector(DetectorError),
@@ -96,21 +96,21 @@ pub enum StartError {
 }
 
 /// The owner's end. Dropped, it leaves the thread to finish the blob at hand, and doesn't wait for it.
-pub struct Examiner {
-    orders: Sender<Vec<BlobId>>,
-    desk: Arc<Desk>,
+pub struct DetectorThread {
+    requests: Sender<Vec<BlobId>>,
+    mailbox: Arc<Mailbox>,
     thread: JoinHandle<()>,
-    readers: Arc<Crew>,
+    readers: Arc<ReaderPool>,
     watched: Option<Watched>,
     /// What libmagic gets wrong of known files, see [`Detector::complaints`].
     pub complaints: Vec<String>,
 }
 
 /// What both ends see.
-struct Desk {
-    done: Mutex<Vec<Examined>>,
+struct Mailbox {
+    done: Mutex<Vec<Detected>>,
     /// Readable when there is something to collect.
-    bell: OwnedFd,
+    wakeup_fd: OwnedFd,
     /// Twice the blobs begun so far, less one while one is being looked at.
     looks: AtomicU64,
     /// Its place in the order.
@@ -129,7 +129,7 @@ struct Watched {
     since: Duration,
 }
 
-impl Examiner {
+impl DetectorThread {
     /// Starts the thread, with a libmagic of its own. Takes milliseconds. While the store is slow, it has up to
     /// `read_ahead` blobs in flight before it gets there. All of its threads are nicer by `nice`, 0 to [`NICEST`].
     pub fn start(
@@ -137,13 +137,15 @@ impl Examiner {
         config: DetectorConfig,
         read_ahead: usize,
         nice: i32,
-        note: Option<Arc<Note>>,
-    ) -> Result<Examiner, StartError> {
-        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|error| StartError::System(named("could not call eventfd", error.into())))?;
-        let desk = Arc::new(Desk {
+        in_flight: Option<Arc<InFlightRecord>>,
+    ) -> Result<DetectorThread, StartError> {
+        let wakeup_fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| {
+            StartError::System(named("could not call eventfd", error.into()))
+        })?;
+        let mailbox = Arc::new(Mailbox {
             done: Mutex::new(Vec::new()),
-            bell,
+            wakeup_fd,
             looks: AtomicU64::new(0),
             at: AtomicU64::new(0),
             leave: AtomicBool::new(false),
@@ -152,13 +154,13 @@ impl Examiner {
         });
         let store = Arc::new(store);
         let read_ahead = ReadAhead::new(Arc::clone(&store), config.first_look(), read_ahead);
-        let readers = read_ahead.crew();
-        let (orders, inbox) = channel();
+        let readers = read_ahead.pool();
+        let (requests, inbox) = channel();
         let (report, ready) = channel();
         let thread = {
-            let desk = Arc::clone(&desk);
+            let mailbox = Arc::clone(&mailbox);
             let work = move || {
-                note::use_handler_stack();
+                in_flight::use_handler_stack();
                 nice::become_nicer(nice);
                 // Here, since a libmagic belongs to the thread that opens it.
                 let begun = Detector::new(config).map(|mut detector| {
@@ -176,8 +178,8 @@ impl Examiner {
                                 config,
                                 detector,
                                 read_ahead,
-                                note,
-                                desk,
+                                in_flight,
+                                mailbox,
                             }
                             .work(&inbox);
                         }
@@ -197,9 +199,9 @@ impl Examiner {
             .recv()
             .map_err(|_| StartError::System(std::io::Error::other("the thread died")))?
             .map_err(StartError::Detector)?;
-        Ok(Examiner {
-            orders,
-            desk,
+        Ok(DetectorThread {
+            requests,
+            mailbox,
             thread,
             readers,
             watched: None,
@@ -209,29 +211,33 @@ impl Examiner {
 
     /// Of so many blobs that are judged with the prefilter, one is audited from now on; 0: none.
     pub fn audit_every(&self, interval: u32) {
-        self.desk.audit_interval.store(interval, Ordering::Relaxed);
+        self.mailbox
+            .audit_interval
+            .store(interval, Ordering::Relaxed);
     }
 
     /// From the next blob on, libmagic judges with all its rules.
     pub fn give_up_prefilter(&self) {
-        self.desk.without_prefilter.store(true, Ordering::Relaxed);
+        self.mailbox
+            .without_prefilter
+            .store(true, Ordering::Relaxed);
     }
 
-    /// Orders looks at blobs, in this order. One lot at a time: the next one when all of this has been
+    /// Asks for looks at blobs, in this order. One lot at a time: the next one when all of this has been
     /// collected.
-    pub fn order(&mut self, blobs: Vec<BlobId>) {
+    pub fn submit(&mut self, blobs: Vec<BlobId>) {
         // If the thread has died, `has_died` says so.
-        let _ = self.orders.send(blobs);
+        let _ = self.requests.send(blobs);
     }
 
-    /// Takes what is done, and silences the bell.
-    pub fn collect(&mut self) -> Vec<Examined> {
+    /// Takes what is done, and resets the wakeup fd.
+    pub fn drain(&mut self) -> Vec<Detected> {
         let mut count = [0; 8];
         // EAGAIN when it hasn't rung.
-        let _ = retry_on_intr(|| rustix::io::read(&self.desk.bell, &mut count));
+        let _ = retry_on_intr(|| rustix::io::read(&self.mailbox.wakeup_fd, &mut count));
         std::mem::take(
             &mut *self
-                .desk
+                .mailbox
                 .done
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
@@ -239,14 +245,14 @@ impl Examiner {
     }
 
     /// Becomes readable when there is something to collect, for waiting.
-    pub fn bell(&self) -> BorrowedFd<'_> {
-        self.desk.bell.as_fd()
+    pub fn wakeup_fd(&self) -> BorrowedFd<'_> {
+        self.mailbox.wakeup_fd.as_fd()
     }
 
     /// The place in its order of a blob that has taken more than [`OVERDUE`], if one has. To be asked
     /// every now and then. Processor time, since a disk may be slow for no fault of a blob.
     pub fn overdue(&mut self) -> Option<usize> {
-        let look = self.desk.looks.load(Ordering::Acquire);
+        let look = self.mailbox.looks.load(Ordering::Acquire);
         if look.is_multiple_of(2) {
             self.watched = None;
             return None;
@@ -254,8 +260,8 @@ impl Examiner {
         let now = self.processor_time()?;
         match &self.watched {
             Some(watched) if watched.look == look => {
-                let at = self.desk.at.load(Ordering::Acquire) as usize;
-                let still = self.desk.looks.load(Ordering::Acquire) == look;
+                let at = self.mailbox.at.load(Ordering::Acquire) as usize;
+                let still = self.mailbox.looks.load(Ordering::Acquire) == look;
                 (still && now.saturating_sub(watched.since) > OVERDUE).then_some(at)
             }
             _ => {
@@ -286,9 +292,9 @@ impl Examiner {
     }
 }
 
-impl Drop for Examiner {
+impl Drop for DetectorThread {
     fn drop(&mut self) {
-        self.desk.leave.store(true, Ordering::Relaxed);
+        self.mailbox.leave.store(true, Ordering::Relaxed);
         // By itself the thread would send them home only once it is done with the blob at hand.
         self.readers.leave();
     }
@@ -300,8 +306,8 @@ struct Thread {
     config: DetectorConfig,
     detector: Detector,
     read_ahead: ReadAhead,
-    note: Option<Arc<Note>>,
-    desk: Arc<Desk>,
+    in_flight: Option<Arc<InFlightRecord>>,
+    mailbox: Arc<Mailbox>,
 }
 
 impl Thread {
@@ -309,41 +315,41 @@ impl Thread {
         while let Ok(blobs) = inbox.recv() {
             let last = blobs.len().saturating_sub(1);
             let blobs = Arc::new(blobs);
-            self.read_ahead.take_order(&blobs);
+            self.read_ahead.take_request(&blobs);
             let mut waits = Waits::begin();
             for (number, id) in blobs.iter().enumerate() {
-                if self.desk.leave.load(Ordering::Relaxed) {
+                if self.mailbox.leave.load(Ordering::Relaxed) {
                     return;
                 }
                 self.read_ahead.come_to(number);
-                self.desk.at.store(number as u64, Ordering::Relaxed);
-                self.desk.looks.fetch_add(1, Ordering::Release);
-                let examined = self.examine(number, id);
-                self.desk.looks.fetch_add(1, Ordering::Release);
-                let waited = waits.waited_of(examined.read_time);
-                self.read_ahead.note(number, waited);
-                self.put(examined, number == last);
+                self.mailbox.at.store(number as u64, Ordering::Relaxed);
+                self.mailbox.looks.fetch_add(1, Ordering::Release);
+                let detected = self.detect(number, id);
+                self.mailbox.looks.fetch_add(1, Ordering::Release);
+                let waited = waits.waited_of(detected.read_time);
+                self.read_ahead.record(number, waited);
+                self.put(detected, number == last);
             }
         }
     }
 
-    fn put(&self, examined: Examined, last: bool) {
+    fn put(&self, detected: Detected, last: bool) {
         let mut done = self
-            .desk
+            .mailbox
             .done
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        done.push(examined);
+        done.push(detected);
         let ring = last || done.len() == LOT;
         drop(done);
         if ring {
             // It fails only if it has been rung 2^64 times.
-            let _ = rustix::io::write(&self.desk.bell, &1u64.to_ne_bytes());
+            let _ = rustix::io::write(&self.mailbox.wakeup_fd, &1u64.to_ne_bytes());
         }
     }
 
-    fn examine(&mut self, number: usize, id: &BlobId) -> Examined {
-        if self.config.prefilter && self.desk.without_prefilter.load(Ordering::Relaxed) {
+    fn detect(&mut self, number: usize, id: &BlobId) -> Detected {
+        if self.config.prefilter && self.mailbox.without_prefilter.load(Ordering::Relaxed) {
             self.config.prefilter = false;
             self.detector.set_config(self.config);
         }
@@ -361,7 +367,7 @@ impl Thread {
             match audited && found.reads > 0 {
                 true => {
                     // A look of its own, with as much time as any has: what the first took doesn't count.
-                    self.desk.looks.fetch_add(2, Ordering::Release);
+                    self.mailbox.looks.fetch_add(2, Ordering::Release);
                     let (found, result) = audit_of(detector, &blob, found);
                     audit = Some(result);
                     found
@@ -369,12 +375,12 @@ impl Thread {
                 false => Ok(found),
             }
         };
-        let result = match &self.note {
-            Some(note) => note.during(id, &mut look),
+        let result = match &self.in_flight {
+            Some(in_flight) => in_flight.during(id, &mut look),
             None => look(),
         };
         let read_time = result.as_ref().map_or(Duration::ZERO, |d| d.read_time);
-        Examined {
+        Detected {
             number,
             result: result.map_err(|failure| self.trouble(failure)),
             root,
@@ -387,21 +393,21 @@ impl Thread {
     /// Is this a blob to be audited? The same in all runs with the same interval: an id is a hash, and its last bytes are
     /// as good as chance.
     fn is_chosen(&self, id: &BlobId) -> bool {
-        let interval = self.desk.audit_interval.load(Ordering::Relaxed);
+        let interval = self.mailbox.audit_interval.load(Ordering::Relaxed);
         let [.., a, b, c, d, e, f, g, h] = *id.as_bytes();
         let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
         self.config.prefilter && interval > 0 && number.is_multiple_of(u64::from(interval))
     }
 
     /// Is it the blob's failure, or has the store gone?
-    fn trouble(&self, failure: Failure) -> ExamineError {
+    fn trouble(&self, failure: Failure) -> DetectError {
         use FailureReason::{Missing, Unreadable};
         match failure.reason {
             Missing | Unreadable => match self.store.check() {
-                Ok(()) => ExamineError::Blob(failure),
-                Err(error) => ExamineError::Store(error),
+                Ok(()) => DetectError::Blob(failure),
+                Err(error) => DetectError::Store(error),
             },
-            _ => ExamineError::Blob(failure),
+            _ => DetectError::Blob(failure),
         }
     }
 }
@@ -439,7 +445,7 @@ fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
         let mut set: libc::sigset_t = std::mem::zeroed();
         let mut before: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut set);
-        for signal in note::crash_signals() {
+        for signal in in_flight::crash_signals() {
             libc::sigdelset(&mut set, signal);
         }
         libc::pthread_sigmask(libc::SIG_SETMASK, &set, &mut before);

@@ -1,4 +1,4 @@
-//! Notes of processes that die in earnest: each test runs itself once more as the process that is to die.
+//! In-flight records of processes that die in earnest: each test runs itself once more as the process that is to die.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use ntt_mime_core::blob_id::BlobId;
-use ntt_mime_core::note::{self, Death, Keeper, Note};
+use ntt_mime_core::in_flight::{self, BackendKind, Death, InFlightRecord};
 
 const DATABASE: u32 = 5;
 
@@ -29,9 +29,9 @@ fn dies() {
     let (Ok(how), Ok(folder)) = (std::env::var(HOW), std::env::var(FOLDER)) else {
         return;
     };
-    let keeper = match how.starts_with("session") {
-        true => Keeper::Session,
-        false => Keeper::Worker,
+    let kind = match how.starts_with("session") {
+        true => BackendKind::Session,
+        false => BackendKind::Worker,
     };
     // As in a server process. (Rust's runtime has a handler for the first, which bears a signal from outside.)
     // SAFETY: the default action, and a handler that only counts.
@@ -39,7 +39,7 @@ fn dies() {
         libc::signal(libc::SIGSEGV, libc::SIG_DFL);
         libc::signal(libc::SIGFPE, count_signal as *const () as usize);
     }
-    let note = Note::begin(Path::new(&folder), DATABASE, keeper).unwrap();
+    let in_flight = InFlightRecord::begin(Path::new(&folder), DATABASE, kind).unwrap();
     // SAFETY: none is claimed; these are made to end the process.
     let die = |how: &str| unsafe {
         match how.trim_start_matches("session ") {
@@ -54,8 +54,8 @@ fn dies() {
                 kill.args(["-SEGV", &pid]).status().unwrap();
                 std::thread::sleep(std::time::Duration::from_secs(10));
             }
-            "excused" => {
-                note::excuse();
+            "clean_exit" => {
+                in_flight::mark_clean_exit();
                 libc::raise(libc::SIGKILL);
             }
             other => panic!("{other}"),
@@ -63,7 +63,7 @@ fn dies() {
     };
     match how.as_str() {
         "segv elsewhere" => {
-            note.during(&blob(), || ());
+            in_flight.during(&blob(), || ());
             die("segv");
         }
         "fpe after others" => {
@@ -71,14 +71,14 @@ fn dies() {
                 die("fpe");
                 assert_eq!(COUNTED.load(Ordering::Relaxed), n);
             }
-            note.during(&blob(), || die("fpe"));
+            in_flight.during(&blob(), || die("fpe"));
         }
         "segv in another thread" => {
-            note.during(&blob(), || {
+            in_flight.during(&blob(), || {
                 std::thread::scope(|scope| scope.spawn(|| die("segv")).join().unwrap());
             });
         }
-        // The test's own thread isn't the main one, which has a place of its own in the note: a child whose first
+        // The test's own thread isn't the main one, which has a place of its own in the in-flight record: a child whose first
         // thread is this one takes that.
         how if how.ends_with("beside another look") => {
             // SAFETY: the child does nothing that another thread's state could matter to.
@@ -87,17 +87,17 @@ fn dies() {
                 unsafe { libc::wait(std::ptr::null_mut()) };
                 return;
             }
-            let note = Note::begin(Path::new(&folder), DATABASE, keeper).unwrap();
-            note.during(&other_blob(), || {
-                let look = || note.during(&blob(), || die(how.split(' ').next().unwrap()));
+            let in_flight = InFlightRecord::begin(Path::new(&folder), DATABASE, kind).unwrap();
+            in_flight.during(&other_blob(), || {
+                let look = || in_flight.during(&blob(), || die(how.split(' ').next().unwrap()));
                 std::thread::scope(|scope| scope.spawn(look).join().unwrap());
             });
         }
         "end" => {
-            note.during(&blob(), || ());
-            note.end();
+            in_flight.during(&blob(), || ());
+            in_flight.end();
         }
-        how => note.during(&blob(), || die(how)),
+        how => in_flight.during(&blob(), || die(how)),
     }
 }
 
@@ -115,7 +115,7 @@ fn endless(depth: u64) -> u64 {
 }
 
 /// Held to begin a process: until that executes its program it has all our files, and so keeps their locks, also of
-/// those that we close meanwhile. Whoever looks at one note twice holds it for reading.
+/// those that we close meanwhile. Whoever looks at one in-flight record twice holds it for reading.
 static BEGINNING: RwLock<()> = RwLock::new(());
 
 /// Lets a process die over the blob.
@@ -136,11 +136,11 @@ fn begin(command: &mut Command) -> Child {
 }
 
 fn left_behind(folder: &Path) -> Vec<(BlobId, Death)> {
-    let left = note::left_behind(folder, DATABASE, &[DATABASE]).unwrap();
+    let left = in_flight::left_behind(folder, DATABASE, &[DATABASE]).unwrap();
     left.into_iter()
         .map(|left| {
             let of = (left.blob, left.death);
-            left.settle();
+            left.remove();
             of
         })
         .collect()
@@ -166,7 +166,7 @@ fn a_crash_blames_the_blob_at_once() {
         // It dies as it would have died without us, so that whoever waits for it sees why.
         assert_eq!(die(folder.path(), how).signal(), Some(number), "{how}");
         assert_eq!(
-            note::crashes(folder.path(), DATABASE),
+            in_flight::crashes(folder.path(), DATABASE),
             [(blob(), signal)],
             "{how}"
         );
@@ -179,7 +179,7 @@ fn a_crash_blames_the_blob_at_once() {
 fn to_be_killed_makes_suspect_and_to_be_killed_again_blames() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(die(folder.path(), "kill").signal(), Some(libc::SIGKILL));
-    assert_eq!(note::crashes(folder.path(), DATABASE), []);
+    assert_eq!(in_flight::crashes(folder.path(), DATABASE), []);
     assert_eq!(left_behind(folder.path()), []);
     assert_eq!(files(folder.path()), 1, "the suspicion");
     assert_eq!(left_behind(folder.path()), [], "once a death");
@@ -193,12 +193,15 @@ fn who_judges_a_suspect_and_lives_clears_it() {
     let folder = tempfile::tempdir().unwrap();
     die(folder.path(), "kill");
     assert_eq!(left_behind(folder.path()), []);
-    assert!(note::suspects(folder.path(), DATABASE + 1).is_empty());
-    assert_eq!(note::suspects(folder.path(), DATABASE), [blob()].into());
-    note::acquit(folder.path(), DATABASE, &other_blob());
-    note::acquit(folder.path(), DATABASE + 1, &blob());
+    assert!(in_flight::suspects(folder.path(), DATABASE + 1).is_empty());
+    assert_eq!(
+        in_flight::suspects(folder.path(), DATABASE),
+        [blob()].into()
+    );
+    in_flight::clear_suspect(folder.path(), DATABASE, &other_blob());
+    in_flight::clear_suspect(folder.path(), DATABASE + 1, &blob());
     assert_eq!(files(folder.path()), 1);
-    note::acquit(folder.path(), DATABASE, &blob());
+    in_flight::clear_suspect(folder.path(), DATABASE, &blob());
     assert_eq!(files(folder.path()), 0);
     die(folder.path(), "kill");
     assert_eq!(left_behind(folder.path()), [], "suspect for the first time");
@@ -233,7 +236,7 @@ fn of_two_threads_that_were_killed_both_blobs_are_suspect() {
     die(folder.path(), "kill beside another look");
     assert_eq!(left_behind(folder.path()), []);
     let both = [blob(), other_blob()].into();
-    assert_eq!(note::suspects(folder.path(), DATABASE), both);
+    assert_eq!(in_flight::suspects(folder.path(), DATABASE), both);
 }
 
 #[test]
@@ -245,11 +248,14 @@ fn one_that_was_suspect_before_clears_the_other() {
     // Also if the run that reads it doesn't come to settle it.
     let _nobody_begins = BEGINNING.read().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..2 {
-        let left = note::left_behind(folder.path(), DATABASE, &[DATABASE]).unwrap();
+        let left = in_flight::left_behind(folder.path(), DATABASE, &[DATABASE]).unwrap();
         let blamed: Vec<_> = left.iter().map(|left| (left.blob, left.death)).collect();
         assert_eq!(blamed, [(blob(), Death::KilledTwice)]);
     }
-    assert_eq!(note::suspects(folder.path(), DATABASE), [blob()].into());
+    assert_eq!(
+        in_flight::suspects(folder.path(), DATABASE),
+        [blob()].into()
+    );
 }
 
 #[test]
@@ -277,7 +283,7 @@ fn other_deaths_blame_nobody() {
         "session kill",
         "segv from outside",
         "segv elsewhere",
-        "excused",
+        "clean_exit",
     ] {
         let folder = tempfile::tempdir().unwrap();
         assert!(die(folder.path(), how).signal().is_some(), "{how}");
@@ -294,7 +300,7 @@ fn other_deaths_blame_nobody() {
 fn a_crash_of_another_thread_is_not_a_crash_over_the_blob() {
     let folder = tempfile::tempdir().unwrap();
     die(folder.path(), "segv in another thread");
-    assert_eq!(note::crashes(folder.path(), DATABASE), []);
+    assert_eq!(in_flight::crashes(folder.path(), DATABASE), []);
     assert_eq!(left_behind(folder.path()), []);
 }
 
@@ -305,7 +311,7 @@ fn who_ends_in_an_orderly_way_leaves_nothing() {
     assert_eq!(files(folder.path()), 0);
     let nowhere = folder.path().join("nowhere");
     assert!(
-        note::left_behind(&nowhere, DATABASE, &[])
+        in_flight::left_behind(&nowhere, DATABASE, &[])
             .unwrap()
             .is_empty()
     );
@@ -314,19 +320,19 @@ fn who_ends_in_an_orderly_way_leaves_nothing() {
 #[test]
 fn the_living_are_left_alone_and_other_databases_too() {
     let folder = tempfile::tempdir().unwrap();
-    let note = Note::begin(folder.path(), DATABASE, Keeper::Worker).unwrap();
-    note.during(&blob(), || {
+    let in_flight = InFlightRecord::begin(folder.path(), DATABASE, BackendKind::Worker).unwrap();
+    in_flight.during(&blob(), || {
         assert_eq!(left_behind(folder.path()), []);
         assert_eq!(files(folder.path()), 1);
     });
-    note.end();
+    in_flight.end();
     die(folder.path(), "segv");
     let other = DATABASE + 1;
-    assert_eq!(note::crashes(folder.path(), other), []);
-    let left = note::left_behind(folder.path(), other, &[DATABASE, other]).unwrap();
+    assert_eq!(in_flight::crashes(folder.path(), other), []);
+    let left = in_flight::left_behind(folder.path(), other, &[DATABASE, other]).unwrap();
     assert!(left.is_empty() && files(folder.path()) == 1);
     // Its database has been dropped.
-    let left = note::left_behind(folder.path(), other, &[other]).unwrap();
+    let left = in_flight::left_behind(folder.path(), other, &[other]).unwrap();
     assert!(left.is_empty() && files(folder.path()) == 0);
 }
 
@@ -357,6 +363,6 @@ fn damaged_notes_say_nothing() {
     ] {
         std::fs::write(folder.path().join(name), content).unwrap();
     }
-    assert_eq!(note::crashes(folder.path(), DATABASE), []);
+    assert_eq!(in_flight::crashes(folder.path(), DATABASE), []);
     assert_eq!(left_behind(folder.path()), []);
 }

@@ -1,19 +1,19 @@
-//! Reading ahead: plain threads that have the system fetch blobs from a slow disk before the examiner gets there.
+//! Reading ahead: plain threads that have the system fetch blobs from a slow disk before the detector thread gets there.
 //!
-//! What counts on a cold store is how many reads are in flight. The examiner has one, and then judges while the disk
-//! is idle. So it has *readers*: each opens a blob of the order at hand as the examiner will, by the same rules, reads
-//! what it will probably look at, throws that away and closes the file. When the examiner comes to the blob, all of it
+//! What counts on a cold store is how many reads are in flight. The detector thread has one, and then judges while the disk
+//! is idle. So it has *readers*: each opens a blob of the order at hand as the detector thread will, by the same rules, reads
+//! what it will probably look at, throws that away and closes the file. When the detector thread comes to the blob, all of it
 //! is in the system's cache. Nothing is handed over: no descriptor outlives a read, a reader that is late or stuck
-//! keeps nobody waiting, and what goes wrong is for the examiner to find. Readers make system calls on files and
+//! keeps nobody waiting, and what goes wrong is for the detector thread to find. Readers make system calls on files and
 //! nothing else.
 //!
-//! A store that is in memory pays nothing. Readers aren't started before the examiner has had to wait for files
+//! A store that is in memory pays nothing. Readers aren't started before the detector thread has had to wait for files
 //! itself, more than 100 µs each on average, and they rest again when they don't have to wait any more.
 //!
 //! Why threads: most of the time of a small file goes to finding it, and Linux has no way to open a file without
 //! waiting but another thread (io_uring has some of its own for this). Hints alone, `posix_fadvise` on the next
 //! files by one thread that opens them itself, don't help with that. Why they read, and the hint isn't enough: who
-//! doesn't wait for what he asked for soon has more in flight than was meant, and the examiner's own reads wait
+//! doesn't wait for what he asked for soon has more in flight than was meant, and the detector thread's own reads wait
 //! behind all of it.
 //!
 //! Mixed files of 37 kB on average, 2 processors busy with other things as well, a disk that serves 16 requests at a
@@ -24,8 +24,8 @@
 //! | 16 threads that read heads and do nothing with them | 1,330 | 1 |
 //! | one such thread | 90 | 0.07 |
 //! | 2 detectors that open 16 files ahead, with a hint | 173 | 0.13 |
-//! | 2 examiners without reading ahead | 148 | 0.11 |
-//! | 2 examiners with 8, 16, 32 blobs in flight each | 1,051, 1,191, 1,047 | 0.79, 0.90, 0.79 |
+//! | 2 detector threads without reading ahead | 148 | 0.11 |
+//! | 2 detector threads with 8, 16, 32 blobs in flight each | 1,051, 1,191, 1,047 | 0.79, 0.90, 0.79 |
 //!
 //! A disk so fast that plain readers keep the processors busy can't be matched so: to judge costs processor time, too.
 
@@ -58,7 +58,7 @@ const LONGEST: Duration = Duration::from_millis(2);
 /// Blobs that the average goes back, roughly.
 const MEMORY: f64 = 32.0;
 
-/// Blobs that may be fetched before the examiner gets there, for each in flight: some take longer than others, and
+/// Blobs that may be fetched before the detector thread gets there, for each in flight: some take longer than others, and
 /// those behind them needn't wait.
 const LEAD: usize = 4;
 
@@ -71,15 +71,15 @@ const STACK_BYTES: usize = 128 * 1024;
 /// Makes the system fetch a blob; has a piece of memory to read into.
 type Fetch = dyn Fn(&BlobId, &mut [u8; PIECE]) + Send + Sync;
 
-/// The examiner's end.
+/// The detector thread's end.
 pub struct ReadAhead {
-    crew: Arc<Crew>,
+    pool: Arc<ReaderPool>,
     /// Readers that there may be.
     depth: usize,
     started: bool,
     /// The store is slow, and the readers are at work.
     awake: bool,
-    /// How long a blob was waited for lately, in µs: by the examiner as long as the readers rest, by these otherwise.
+    /// How long a blob was waited for lately, in µs: by the detector thread as long as the readers rest, by these otherwise.
     average: f64,
     /// The order at hand.
     blobs: Arc<Vec<BlobId>>,
@@ -88,19 +88,19 @@ pub struct ReadAhead {
 }
 
 /// What the readers share.
-pub struct Crew {
+pub struct ReaderPool {
     fetch: Box<Fetch>,
-    orders: Mutex<Orders>,
+    requests: Mutex<Requests>,
     news: Condvar,
-    /// Where the examiner is in its order.
+    /// Where the detector thread is in its order.
     at: AtomicUsize,
-    /// Blobs fetched since the examiner last asked, and how long they were waited for, in ns.
+    /// Blobs fetched since the detector thread last asked, and how long they were waited for, in ns.
     fetched: AtomicU64,
     waited: AtomicU64,
 }
 
 #[derive(Default)]
-struct Orders {
+struct Requests {
     blobs: Arc<Vec<BlobId>>,
     /// The first that nobody has begun to fetch.
     next: usize,
@@ -122,9 +122,9 @@ impl ReadAhead {
 
     fn by(fetch: Box<Fetch>, depth: usize) -> ReadAhead {
         ReadAhead {
-            crew: Arc::new(Crew {
+            pool: Arc::new(ReaderPool {
                 fetch,
-                orders: Mutex::default(),
+                requests: Mutex::default(),
                 news: Condvar::new(),
                 at: AtomicUsize::new(0),
                 fetched: AtomicU64::new(0),
@@ -140,24 +140,24 @@ impl ReadAhead {
     }
 
     /// Those who read, for others to send them home.
-    pub fn crew(&self) -> Arc<Crew> {
-        Arc::clone(&self.crew)
+    pub fn pool(&self) -> Arc<ReaderPool> {
+        Arc::clone(&self.pool)
     }
 
-    /// The examiner has a new order.
-    pub fn take_order(&mut self, blobs: &Arc<Vec<BlobId>>) {
+    /// The detector thread has a new order.
+    pub fn take_request(&mut self, blobs: &Arc<Vec<BlobId>>) {
         self.blobs = Arc::clone(blobs);
         if self.awake {
             self.begin_order();
         }
     }
 
-    /// The examiner comes to a blob of its order.
+    /// The detector thread comes to a blob of its order.
     pub fn come_to(&mut self, number: usize) {
         if !self.awake {
             return;
         }
-        self.crew.at.store(number, Ordering::Relaxed);
+        self.pool.at.store(number, Ordering::Relaxed);
         let all = self.blobs.len();
         let end = all.min(number + 1 + LEAD * self.depth);
         // In steps, so that readers who have gone as far as they may aren't woken for each blob.
@@ -166,11 +166,11 @@ impl ReadAhead {
         }
         self.end = end;
         self.heed_readers();
-        self.crew.go_on_to(if self.awake { end } else { 0 });
+        self.pool.go_on_to(if self.awake { end } else { 0 });
     }
 
-    /// So long the examiner has waited for that blob.
-    pub fn note(&mut self, number: usize, waited: Duration) {
+    /// So long the detector thread has waited for that blob.
+    pub fn record(&mut self, number: usize, waited: Duration) {
         if self.depth == 0 || self.awake {
             return;
         }
@@ -189,17 +189,17 @@ impl ReadAhead {
 
     fn begin_order(&mut self) {
         self.end = 0;
-        self.crew.at.store(0, Ordering::Relaxed);
-        let mut orders = self.crew.orders();
-        orders.blobs = Arc::clone(&self.blobs);
-        orders.next = 0;
-        orders.end = 0;
+        self.pool.at.store(0, Ordering::Relaxed);
+        let mut requests = self.pool.requests();
+        requests.blobs = Arc::clone(&self.blobs);
+        requests.next = 0;
+        requests.end = 0;
     }
 
-    /// While readers are at work their times count: the examiner finds everything in memory.
+    /// While readers are at work their times count: the detector thread finds everything in memory.
     fn heed_readers(&mut self) {
-        let fetched = self.crew.fetched.swap(0, Ordering::Relaxed);
-        let waited = Duration::from_nanos(self.crew.waited.swap(0, Ordering::Relaxed));
+        let fetched = self.pool.fetched.swap(0, Ordering::Relaxed);
+        let waited = Duration::from_nanos(self.pool.waited.swap(0, Ordering::Relaxed));
         if let Ok(fetched @ 1..) = u32::try_from(fetched) {
             self.count(waited / fetched, fetched);
             self.awake = self.average >= QUICK.as_micros() as f64;
@@ -215,12 +215,12 @@ impl ReadAhead {
     fn start(&self) {
         with_signals_blocked(|| {
             for _ in 0..self.depth {
-                let crew = Arc::clone(&self.crew);
+                let pool = Arc::clone(&self.pool);
                 let reader = std::thread::Builder::new()
                     .name("ntt_mime read".to_owned())
                     .stack_size(STACK_BYTES);
                 // With fewer of them it takes longer, that is all.
-                if reader.spawn(move || crew.work()).is_err() {
+                if reader.spawn(move || pool.work()).is_err() {
                     break;
                 }
             }
@@ -230,28 +230,28 @@ impl ReadAhead {
 
 impl Drop for ReadAhead {
     fn drop(&mut self) {
-        self.crew.leave();
+        self.pool.leave();
     }
 }
 
-impl Crew {
+impl ReaderPool {
     /// Sends the readers home, each when it is done with the blob at hand. Doesn't wait for them.
     pub fn leave(&self) {
-        self.orders().leave = true;
+        self.requests().leave = true;
         self.news.notify_all();
     }
 
     /// Never locked for longer than a look at them takes.
-    fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Blobs up to `end` may be fetched.
     fn go_on_to(&self, end: usize) {
-        let mut orders = self.orders();
-        orders.end = end;
-        let (idle, blobs) = (orders.idle, end.saturating_sub(orders.next));
-        drop(orders);
+        let mut requests = self.requests();
+        requests.end = end;
+        let (idle, blobs) = (requests.idle, end.saturating_sub(requests.next));
+        drop(requests);
         if blobs >= idle {
             self.news.notify_all();
         } else {
@@ -264,7 +264,7 @@ impl Crew {
         let mut piece = [0; PIECE];
         while let Some(id) = self.next() {
             let (mut waits, begun) = (Waits::begin(), Instant::now());
-            // A defect is one blob's matter: the examiner reads it for itself.
+            // A defect is one blob's matter: the detector thread reads it for itself.
             let _ = catch_unwind(AssertUnwindSafe(|| (self.fetch)(&id, &mut piece)));
             let waited = waits.waited_of(begun.elapsed()).min(LONGEST);
             self.waited
@@ -275,26 +275,26 @@ impl Crew {
 
     /// Waits for a blob to fetch; None: time to leave.
     fn next(&self) -> Option<BlobId> {
-        let mut orders = self.orders();
-        while !orders.leave {
-            // The examiner may have overtaken all readers.
-            let next = orders.next.max(self.at.load(Ordering::Relaxed) + 1);
-            if next < orders.end {
-                orders.next = next + 1;
-                return orders.blobs.get(next).copied();
+        let mut requests = self.requests();
+        while !requests.leave {
+            // The detector thread may have overtaken all readers.
+            let next = requests.next.max(self.at.load(Ordering::Relaxed) + 1);
+            if next < requests.end {
+                requests.next = next + 1;
+                return requests.blobs.get(next).copied();
             }
-            orders.idle += 1;
-            orders = self
+            requests.idle += 1;
+            requests = self
                 .news
-                .wait(orders)
+                .wait(requests)
                 .unwrap_or_else(PoisonError::into_inner);
-            orders.idle -= 1;
+            requests.idle -= 1;
         }
         None
     }
 }
 
-/// Has the system keep in memory what the examiner will probably look at: the head, as much as tells text from other
+/// Has the system keep in memory what the detector thread will probably look at: the head, as much as tells text from other
 /// content if there is nothing but text in the head, and the end.
 fn fetch(store: &Store, id: &BlobId, head_bytes: u64, piece: &mut [u8; PIECE]) {
     let Ok(blob) = store.open_blob(id) else {

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
 use super::signals::CRASHES;
-use super::{Keeper, MAGIC, Page, Sight};
+use super::{BackendKind, MAGIC, Page, Slot};
 use crate::blob_id::BlobId;
 
 /// Age at which a file without a lock won't be locked any more.
@@ -40,7 +40,7 @@ pub struct LeftBehind {
     pub death: Death,
     pub pid: u32,
     path: PathBuf,
-    /// Locked, so that no other run takes the same note.
+    /// Locked, so that no other run takes the same in-flight record.
     _file: Arc<File>,
 }
 
@@ -61,21 +61,21 @@ impl LeftBehind {
         }
     }
 
-    /// Removes the note: the blob is in quarantine.
-    pub fn settle(self) {
-        // A note that stays is read again, which does no harm.
+    /// Removes the in-flight record: the blob is in quarantine.
+    pub fn remove(self) {
+        // An in-flight record that stays is read again, which does no harm.
         let _ = fs::remove_file(&self.path);
         if let Some(folder) = self.path.parent() {
             let database = database_of(&self.path).unwrap_or_default();
-            acquit(folder, database, &self.blob);
+            clear_suspect(folder, database, &self.blob);
         }
     }
 }
 
-/// Reads and tidies up the notes of dead processes: what has crashed processes of `database`. A blob
+/// Reads and tidies up the in-flight records of dead processes: what has crashed processes of `database`. A blob
 /// over which a worker was killed for the first time becomes suspect and is not among them.
 ///
-/// `databases` are the oids of those that exist: notes of others are of no use to anybody.
+/// `databases` are the oids of those that exist: in-flight records of others are of no use to anybody.
 pub fn left_behind(folder: &Path, database: u32, databases: &[u32]) -> io::Result<Vec<LeftBehind>> {
     let mut found = Vec::new();
     for entry in entries(folder)? {
@@ -114,7 +114,7 @@ pub fn left_behind(folder: &Path, database: u32, databases: &[u32]) -> io::Resul
                 _file: Arc::clone(&file),
             });
         }
-        // Of two blobs at hand, one that was suspect before clears the other. And the note goes first: read again, it
+        // Of two blobs at hand, one that was suspect before clears the other. And the in-flight record goes first: read again, it
         // would tell of a second death.
         if found.len() == before && fs::remove_file(&path).is_ok() {
             for (blob, _) in &verdicts {
@@ -136,7 +136,7 @@ pub fn suspects(folder: &Path, database: u32) -> HashSet<BlobId> {
 }
 
 /// A blob is suspect no more: a process has judged it and lives, or it is in quarantine.
-pub fn acquit(folder: &Path, database: u32, blob: &BlobId) {
+pub fn clear_suspect(folder: &Path, database: u32, blob: &BlobId) {
     let _ = fs::remove_file(suspicion(folder, database, blob));
 }
 
@@ -161,7 +161,7 @@ pub fn crashes(folder: &Path, database: u32) -> Vec<(BlobId, &'static str)> {
     found
 }
 
-/// Removes a note that its keeper never finished, once it can't be at it any more.
+/// Removes an in-flight record that its process never finished, once it can't be at it any more.
 fn remove_unfinished(entry: &fs::DirEntry) {
     let path = entry.path();
     let pid = i32::try_from(pid_of(&path)).ok().and_then(Pid::from_raw);
@@ -178,7 +178,7 @@ fn is_older(entry: &fs::DirEntry, limit: Duration) -> bool {
     age.is_some_and(|age| age > limit)
 }
 
-/// What a note says.
+/// What an in-flight record says.
 struct Seen {
     bytes: [u8; size_of::<Page>()],
 }
@@ -199,32 +199,32 @@ impl Seen {
     /// that were being looked at.
     fn verdicts(&self) -> impl Iterator<Item = (BlobId, Option<&'static str>)> {
         let known = self.word(offset_of!(Page, magic)) == MAGIC;
-        let worker = self.word(offset_of!(Page, keeper)) == Keeper::Worker as u32;
-        let excused = self.word(offset_of!(Page, excused)) != 0;
-        let sights = [0, 1].map(|number| self.sight(number).filter(|_| known));
-        let crashed = sights.iter().flatten().any(|(_, signal)| signal.is_some());
+        let worker = self.word(offset_of!(Page, kind)) == BackendKind::Worker as u32;
+        let clean_exit = self.word(offset_of!(Page, clean_exit)) != 0;
+        let slots = [0, 1].map(|number| self.slot(number).filter(|_| known));
+        let crashed = slots.iter().flatten().any(|(_, signal)| signal.is_some());
         let blamed = move |(_, signal): &(BlobId, Option<&'static str>)| match crashed {
             true => signal.is_some(),
-            false => worker && !excused,
+            false => worker && !clean_exit,
         };
-        sights.into_iter().flatten().filter(blamed)
+        slots.into_iter().flatten().filter(blamed)
     }
 
     /// What a thread was looking at, if it was, and the signal by which it crashed.
-    fn sight(&self, number: usize) -> Option<(BlobId, Option<&'static str>)> {
-        let start = offset_of!(Page, sights) + number * size_of::<Sight>();
-        if self.word(start + offset_of!(Sight, thread)) == 0 {
+    fn slot(&self, number: usize) -> Option<(BlobId, Option<&'static str>)> {
+        let start = offset_of!(Page, slots) + number * size_of::<Slot>();
+        if self.word(start + offset_of!(Slot, thread)) == 0 {
             return None;
         }
-        let at = start + offset_of!(Sight, blob);
+        let at = start + offset_of!(Slot, blob);
         let blob = BlobId::from_bytes(self.bytes[at..at + 32].try_into().expect("32 bytes"));
-        let signal = self.word(start + offset_of!(Sight, signal)) as c_int;
+        let signal = self.word(start + offset_of!(Slot, signal)) as c_int;
         let name = CRASHES.iter().find(|(known, _)| *known == signal);
         Some((blob, name.map(|(_, name)| *name)))
     }
 }
 
-/// The note at `path`, locked, if its keeper is dead, and no other run has settled it in the meantime.
+/// The in-flight record at `path`, locked, if its process is dead, and no other run has removed it in the meantime.
 fn dead(path: &Path) -> Option<(File, Seen)> {
     let file = File::open(path).ok()?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;

@@ -1,4 +1,4 @@
-//! The examiner beside a detector that is called directly, and what it does when something is in its way.
+//! The detector thread beside a detector that is called directly, and what it does when something is in its way.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::detector::{Detector, DetectorConfig};
-use ntt_mime_core::examiner::{ExamineError, Examined, Examiner};
+use ntt_mime_core::detector_thread::{DetectError, Detected, DetectorThread};
 use ntt_mime_core::failure::FailureReason;
-use ntt_mime_core::note::{Keeper, Note};
+use ntt_mime_core::in_flight::{BackendKind, InFlightRecord};
 use ntt_mime_core::store::Store;
 
 const CONFIG: DetectorConfig = DetectorConfig {
@@ -32,28 +32,32 @@ fn open(root: &Path) -> Store {
     Store::open(root.to_str().unwrap()).unwrap()
 }
 
-fn start(root: &Path, note: Option<Arc<Note>>) -> Examiner {
-    start_ahead(root, 16, note)
+fn start(root: &Path, in_flight: Option<Arc<InFlightRecord>>) -> DetectorThread {
+    start_ahead(root, 16, in_flight)
 }
 
 /// With so many blobs in flight.
-fn start_ahead(root: &Path, read_ahead: usize, note: Option<Arc<Note>>) -> Examiner {
-    let examiner = Examiner::start(open(root), CONFIG, read_ahead, 0, note)
+fn start_ahead(
+    root: &Path,
+    read_ahead: usize,
+    in_flight: Option<Arc<InFlightRecord>>,
+) -> DetectorThread {
+    let detector_thread = DetectorThread::start(open(root), CONFIG, read_ahead, 0, in_flight)
         .unwrap_or_else(|e| panic!("{e:?}"));
-    assert_eq!(examiner.complaints, Vec::<String>::new());
-    examiner
+    assert_eq!(detector_thread.complaints, Vec::<String>::new());
+    detector_thread
 }
 
-/// Orders and waits as a worker does: until the bell is heard.
-fn examine(examiner: &mut Examiner, ids: Vec<BlobId>) -> Vec<Examined> {
+/// Requests and waits as a worker does: until it is woken.
+fn detect(detector_thread: &mut DetectorThread, ids: Vec<BlobId>) -> Vec<Detected> {
     let (wanted, begun) = (ids.len(), Instant::now());
-    examiner.order(ids);
+    detector_thread.submit(ids);
     let mut done = Vec::new();
     while done.len() < wanted {
-        assert!(begun.elapsed() < Duration::from_secs(60) && !examiner.has_died());
-        let bell = examiner.bell();
+        assert!(begun.elapsed() < Duration::from_secs(60) && !detector_thread.has_died());
+        let wakeup_fd = detector_thread.wakeup_fd();
         let mut heard = [rustix::event::PollFd::new(
-            &bell,
+            &wakeup_fd,
             rustix::event::PollFlags::IN,
         )];
         let timeout = rustix::event::Timespec {
@@ -62,9 +66,9 @@ fn examine(examiner: &mut Examiner, ids: Vec<BlobId>) -> Vec<Examined> {
         };
         let any = rustix::event::poll(&mut heard, Some(&timeout)).unwrap();
         assert_eq!(any, 1, "results without a bell");
-        done.extend(examiner.collect());
+        done.extend(detector_thread.drain());
     }
-    assert!(examiner.collect().is_empty());
+    assert!(detector_thread.drain().is_empty());
     done
 }
 
@@ -81,24 +85,25 @@ fn it_gives_the_answers_of_a_detector_in_the_order_asked_for() {
         };
         put(root.path(), &id(n), content.as_bytes());
     }
-    let note = Arc::new(Note::begin(folder.path(), 1, Keeper::Worker).unwrap());
+    let in_flight = Arc::new(InFlightRecord::begin(folder.path(), 1, BackendKind::Worker).unwrap());
     let mut detector = Detector::new(CONFIG).unwrap();
     let store = open(root.path());
     let known = |id: &BlobId| id.as_bytes()[0] <= 200;
     for read_ahead in [0, 1, 128] {
-        let mut examiner = start_ahead(root.path(), read_ahead, Some(Arc::clone(&note)));
+        let mut detector_thread =
+            start_ahead(root.path(), read_ahead, Some(Arc::clone(&in_flight)));
         for round in 0..3 {
             let ids: Vec<BlobId> = (0..=200u8).map(|n| id(n ^ round)).filter(known).collect();
-            let done = examine(&mut examiner, ids.clone());
-            for (number, (id, examined)) in ids.iter().zip(done).enumerate() {
+            let done = detect(&mut detector_thread, ids.clone());
+            for (number, (id, detected)) in ids.iter().zip(done).enumerate() {
                 let directly = detector.detect_blob(&store.open_blob(id).unwrap()).unwrap();
-                let detection = examined.result.unwrap();
-                assert_eq!(examined.number, number);
+                let detection = detected.result.unwrap();
+                assert_eq!(detected.number, number);
                 assert_eq!(detection.mime_type, directly.mime_type);
                 assert_eq!(detection.bytes_read, directly.bytes_read);
             }
         }
-        assert_eq!(examiner.overdue(), None);
+        assert_eq!(detector_thread.overdue(), None);
     }
 }
 
@@ -107,14 +112,14 @@ fn a_blob_without_a_file_is_its_own_failure() {
     let root = tempfile::tempdir().unwrap();
     put(root.path(), &id(1), b"%PDF-1.4\n");
     fs::create_dir_all(root.path().join(id(2).relative_path())).unwrap();
-    let mut examiner = start(root.path(), None);
-    let done = examine(&mut examiner, vec![id(1), id(2), id(3)]);
+    let mut detector_thread = start(root.path(), None);
+    let done = detect(&mut detector_thread, vec![id(1), id(2), id(3)]);
     let reasons: BTreeMap<usize, FailureReason> = done
         .into_iter()
-        .filter_map(|examined| match examined.result {
+        .filter_map(|detected| match detected.result {
             Ok(_) => None,
-            Err(ExamineError::Blob(failure)) => Some((examined.number, failure.reason)),
-            Err(ExamineError::Store(error)) => panic!("{error}"),
+            Err(DetectError::Blob(failure)) => Some((detected.number, failure.reason)),
+            Err(DetectError::Store(error)) => panic!("{error}"),
         })
         .collect();
     let expected = [(1, FailureReason::NotAFile), (2, FailureReason::Missing)];
@@ -126,13 +131,13 @@ fn a_store_that_has_gone_is_not_a_failure_of_its_blobs() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("store");
     put(&root, &id(1), b"%PDF-1.4\n");
-    let mut examiner = start(&root, None);
+    let mut detector_thread = start(&root, None);
     fs::rename(&root, parent.path().join("unmounted")).unwrap();
     fs::create_dir(&root).unwrap();
     // What can still be read through the open directory is right; what isn't there proves nothing.
-    let done = examine(&mut examiner, vec![id(1), id(2)]);
+    let done = detect(&mut detector_thread, vec![id(1), id(2)]);
     assert!(done[0].result.is_ok());
-    assert!(matches!(done[1].result, Err(ExamineError::Store(_))));
+    assert!(matches!(done[1].result, Err(DetectError::Store(_))));
 }
 
 #[test]
@@ -146,10 +151,10 @@ fn its_owner_does_not_wait_for_it_to_end() {
             "\n".repeat(60_000 + usize::from(n)).as_bytes(),
         );
     }
-    let mut examiner = start(root.path(), None);
-    examiner.order((0..20).map(id).collect());
+    let mut detector_thread = start(root.path(), None);
+    detector_thread.submit((0..20).map(id).collect());
     let begun = Instant::now();
-    drop(examiner);
+    drop(detector_thread);
     assert!(begun.elapsed() < Duration::from_millis(200));
 }
 
@@ -159,12 +164,12 @@ fn what_an_audit_reads_is_counted_once() {
     let mut content = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
     content.resize(300_000, 7);
     put(root.path(), &id(1), &content);
-    let mut examiner = start(root.path(), None);
+    let mut detector_thread = start(root.path(), None);
     let mut bytes_read = |interval| {
-        examiner.audit_every(interval);
-        let examined = examine(&mut examiner, vec![id(1)]).remove(0);
-        assert_eq!(examined.audit.is_some(), interval > 0);
-        let found = examined.result.unwrap_or_else(|error| panic!("{error:?}"));
+        detector_thread.audit_every(interval);
+        let detected = detect(&mut detector_thread, vec![id(1)]).remove(0);
+        assert_eq!(detected.audit.is_some(), interval > 0);
+        let found = detected.result.unwrap_or_else(|error| panic!("{error:?}"));
         assert_eq!(found.mime_type, "image/png");
         found.bytes_read
     };

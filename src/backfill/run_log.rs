@@ -138,8 +138,8 @@ SELECT DISTINCT ON (n.blobid) n.blobid, n.reason, n.detail, $1, $1
 const FORGET_FAILURES: &str = "
 DELETE FROM ntt_mime.failure f
  USING (SELECT blobid FROM ntt_mime.failure WHERE blobid = ANY ($1)
-         ORDER BY blobid FOR UPDATE) AS mended
- WHERE f.blobid = mended.blobid AND f.reason <> 'quarantined'";
+         ORDER BY blobid FOR UPDATE) AS resolved
+ WHERE f.blobid = resolved.blobid AND f.reason <> 'quarantined'";
 
 /// The columns of `ntt_mime.run` that change while a run goes on; names are the columns'.
 #[derive(Serialize, Default, Clone, Debug)]
@@ -237,7 +237,7 @@ fn run_sql(sql: &str, arguments: &[DatumWithOid<'_>]) {
 }
 
 /// Marks what has been interrupted and removes what is too old.
-pub fn tidy_up() {
+pub fn expire_runs() {
     as_owner(&[Writes(RUN)], || {
         let class = pg_sys::Oid::from(lock::RUN_CLASS);
         run_sql(MARK_INTERRUPTED, &[DatumWithOid::from(class)]);
@@ -446,7 +446,7 @@ pub fn known_failures(options: &Options, blobids: &[String]) -> HashMap<String, 
 }
 
 /// Records failures, and forgets those of blobs that have been detected. What is in quarantine stays there.
-pub fn record_failures(run_id: i64, failed: &[NewFailure], mended: &[String]) {
+pub fn record_failures(run_id: i64, failed: &[NewFailure], resolved: &[String]) {
     as_owner(&[Writes(FAILURE)], || {
         if !failed.is_empty() {
             let blobids = failed.iter().map(|f| f.blobid.as_str());
@@ -460,9 +460,9 @@ pub fn record_failures(run_id: i64, failed: &[NewFailure], mended: &[String]) {
             ];
             run_sql(RECORD_FAILURES, &arguments);
         }
-        if !mended.is_empty() {
-            let mended = mended.iter().map(String::as_str);
-            run_sql(FORGET_FAILURES, &[array_value(mended, text_value)]);
+        if !resolved.is_empty() {
+            let resolved = resolved.iter().map(String::as_str);
+            run_sql(FORGET_FAILURES, &[array_value(resolved, text_value)]);
         }
     });
 }

@@ -48,7 +48,7 @@ pub fn use_handler_stack() {
 static EARLIER: [AtomicPtr<libc::sigaction>; CRASHES.len()] =
     [const { AtomicPtr::new(std::ptr::null_mut()) }; CRASHES.len()];
 
-pub(super) fn take_over() {
+pub(super) fn install_handlers() {
     for ((signal, _), earlier) in CRASHES.iter().zip(&EARLIER) {
         // Once: ours stay, and a handler put over them since may call them.
         if !earlier.load(Ordering::Acquire).is_null() {
@@ -120,8 +120,8 @@ extern "C" fn crashed(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
             || (*info).si_code == libc::SI_TKILL && (*info).si_pid() == libc::getpid();
         let looking = PAGE.load(Ordering::Acquire).as_ref().and_then(|page| {
             let this = libc::gettid();
-            let mut sights = page.sights.iter();
-            sights.find(|sight| sight.thread.load(Ordering::Relaxed) == this)
+            let mut slots = page.slots.iter();
+            slots.find(|slot| slot.thread.load(Ordering::Relaxed) == this)
         });
         let number = CRASHES.iter().position(|(known, _)| *known == signal);
         let earlier = number.and_then(|i| EARLIER[i].load(Ordering::Acquire).as_ref());
@@ -129,7 +129,7 @@ extern "C" fn crashed(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
         action.sa_sigaction = libc::SIG_DFL;
         match (looking.filter(|_| from_within), earlier) {
             // PostgreSQL would jump out of libmagic: not there.
-            (Some(sight), _) => sight.signal.store(signal as u32, Ordering::Release),
+            (Some(slot), _) => slot.signal.store(signal as u32, Ordering::Release),
             // No destructor is skipped if it jumps away from here.
             (None, Some(earlier)) if is_callable(earlier) => {
                 return call(earlier, signal, info, context);
