@@ -6,6 +6,7 @@
 Parts, in this order if none is named:
 
   contest      everybody over the same rows: the method before, ours, the floor, libmagic, a shell
+  plain        the same over one plain table with a row a blob
   growth       what a row costs as rows and leaves grow; memory; each tenth of a run
   incremental  few pending rows in a few of 50,000 leaves, as for a scheduled run
   index        the partial index on what is pending
@@ -14,6 +15,7 @@ Parts, in this order if none is named:
   kindness     what a run does to others: a pgbench load, loaders that make partitions
   analyze      what it does to the planner's statistics, and what ANALYZE mends
   first        what a session pays for its first detection
+  session      detection in one session, beside a dry run and file(1)
 
   --write      put the results into docs/performance.md, with charts
   --keep       keep the tables for the next run
@@ -38,7 +40,8 @@ import os
 import sys
 import time
 
-PARTS = ("contest", "growth", "incremental", "index", "wal", "cold", "kindness", "analyze", "first")
+PARTS = ("contest", "plain", "growth", "incremental", "index", "wal", "cold", "kindness", "analyze",
+         "first", "session")
 
 
 class Bench:

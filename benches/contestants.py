@@ -117,13 +117,16 @@ def run_ours(arena, workers, call=CALL, settings=(), locks=False):
     finally:
         sampler.finish()
         connection.close()
-    profile = cluster.query(f"SELECT {', '.join(PROFILE)}, bytes_read FROM ntt_mime.run "
-                            "ORDER BY run_id DESC LIMIT 1")[0]
+    profile = cluster.query(
+        f"SELECT {', '.join(PROFILE)}, "
+        "(options->>'idle_ms')::float8 / (options->>'worker_ms')::float8, bytes_read "
+        "FROM ntt_mime.run ORDER BY run_id DESC LIMIT 1")[0]
     spent = dict(zip(PROFILE, profile))
     return {"blobs": result["blobs"], "rows": result["rows_updated"],
             "failed": result["failures"], "seconds": result["seconds"], "profile": spent,
             "profile_share": sum(spent.values()) / 1000 / workers / result["seconds"],
-            "bytes_read": int(profile[-1]), "tenths": sampler.tenths(), "peak": sampler.peak}
+            "waiting": profile[-2], "bytes_read": int(profile[-1]),
+            "tenths": sampler.tenths(), "peak": sampler.peak}
 
 
 def script(arena, *arguments):
@@ -189,7 +192,7 @@ def run_floor(arena, locks=False):
     return update_leaves(arena, "demo.answer", locks)
 
 
-def update_leaves(arena, mapping, locks=False):
+def update_leaves(arena, mapping, locks=False, table="inode"):
     """In two sessions, the largest leaf first, committing after each leaf or piece of one."""
     cluster = arena.cluster
     connections = [cluster.connect() for _ in range(2)]
@@ -201,7 +204,7 @@ def update_leaves(arena, mapping, locks=False):
     sampler.start()
     began = time.monotonic()
     pieces = queue.SimpleQueue()
-    for piece in list_pieces(connections[0]):
+    for piece in list_pieces(connections[0], table):
         pieces.put(piece)
 
     def work(connection):
@@ -230,12 +233,13 @@ def update_leaves(arena, mapping, locks=False):
     return {"rows": rows, "failed": 0, "seconds": seconds, "peak": sampler.peak}
 
 
-def list_pieces(connection):
+def list_pieces(connection, table):
     """(leaf, first block, block behind the last), without blocks if it is all of the leaf."""
     with connection.cursor() as cursor:
         cursor.execute("""
-            SELECT inhrelid::regclass::text, pg_relation_size(inhrelid) / 8192
-            FROM pg_inherits WHERE inhparent = 'inode'::regclass ORDER BY 2 DESC""")
+            SELECT oid::regclass::text, pg_relation_size(oid) / 8192 FROM pg_class
+            WHERE oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = %(table)s::regclass)
+               OR oid = %(table)s::regclass AND relkind = 'r' ORDER BY 2 DESC""", {"table": table})
         leaves = cursor.fetchall()
     most = max(int(PIECE * sum(blocks for _, blocks in leaves)), 1)
     for leaf, blocks in leaves:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The method that the extension replaces, written anew from its description, to measure beside.
 
-    script.py DSN ROOT [--processes N] [--batch N] [--head BYTES] [--cookie blob|process] [--batches N]
+    script.py DSN ROOT [--table NAME] [--processes N] [--batch N] [--head BYTES]
+              [--cookie blob|process] [--batches N]
 
 A script outside the database: select a batch of distinct pending blobids through the partitioned
 table, give the files' first 2 KiB to libmagic in a pool of processes, write the batch back with one
@@ -27,15 +28,15 @@ import magic
 import psycopg2
 
 SELECT = """
-    SELECT DISTINCT blobid FROM inode
+    SELECT DISTINCT blobid FROM {table}
     WHERE blobid IS NOT NULL AND mime_type IS NULL
     LIMIT %s
 """
 
 UPDATE = """
-    UPDATE inode SET mime_type = d.mime_type
+    UPDATE {table} SET mime_type = d.mime_type
     FROM unnest(%s::text[], %s::text[]) AS d(blobid, mime_type)
-    WHERE inode.blobid = d.blobid AND inode.mime_type IS NULL
+    WHERE {table}.blobid = d.blobid AND {table}.mime_type IS NULL
 """
 
 settings = None
@@ -67,6 +68,7 @@ def main():
     parser = argparse.ArgumentParser(description="The method that the extension replaces.")
     parser.add_argument("dsn")
     parser.add_argument("root")
+    parser.add_argument("--table", default="inode")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--batch", type=int, default=10000)
     parser.add_argument("--head", type=int, default=2048)
@@ -86,7 +88,7 @@ def main():
         while options.batches is None or totals["batches"] < options.batches:
             with connection, connection.cursor() as cursor:
                 clock = time.monotonic()
-                cursor.execute(SELECT, (options.batch,))
+                cursor.execute(SELECT.format(table=options.table), (options.batch,))
                 blobids = [row[0] for row in cursor]
                 spent["select"] += time.monotonic() - clock
                 if not blobids:
@@ -98,7 +100,8 @@ def main():
                 spent["detect"] += time.monotonic() - clock
 
                 clock = time.monotonic()
-                cursor.execute(UPDATE, ([b for b, _ in found], [m for _, m in found]))
+                cursor.execute(UPDATE.format(table=options.table),
+                               ([b for b, _ in found], [m for _, m in found]))
                 connection.commit()
                 spent["update"] += time.monotonic() - clock
 
