@@ -16,6 +16,7 @@ Parts, in this order if none is named:
   analyze      what it does to the planner's statistics, and what ANALYZE mends
   first        what a session pays for its first detection
   session      detection in one session, beside a dry run and file(1)
+  verify       a verification beside a dry run, and a sample beside the whole
 
   --write      put the results into docs/performance.md, with charts
   --keep       keep the tables for the next run
@@ -41,7 +42,7 @@ import sys
 import time
 
 PARTS = ("contest", "plain", "growth", "incremental", "index", "wal", "cold", "kindness", "analyze",
-         "first", "session")
+         "first", "session", "verify")
 
 
 class Bench:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The whole job on this machine's own files, by one command: a store of at least 50,000 blobs, the
 # archive's tables in a private cluster, one CALL of the extension's procedure, and a look at what
-# came out.  Ends with status 0 only if every pending row that can be filled is filled, and nothing
-# else has changed.
+# came out; and the same tables filled by another method, checked and corrected (verify.sh).  Ends with
+# status 0 only if every pending row that can be filled is filled, and nothing else has changed.
 #
 #   make demo
 #
@@ -57,7 +57,7 @@ fingerprint() {
 }
 
 step "what is needed"
-"$REPO/scripts/setup.sh" build
+"$REPO/scripts/setup.sh" build bench
 cluster_folder "$DEMO_DIR"
 lock "$DEMO_DIR" "make demo"
 "$REPO/scripts/install.sh"
@@ -120,6 +120,9 @@ check "failures that were not expected, or the other way round" \
     "SELECT count(*) FROM demo.odd o FULL JOIN ntt_mime.failure f USING (blobid)
      WHERE o.reason IS DISTINCT FROM f.reason" 0
 check "rows, and a sum over all that a run must not change" "" "$before" "$(fingerprint)"
+
+step "types of another method, in a second database: checked and corrected"
+"$REPO/demo/verify.sh" "$DEMO_DIR" verified "$STORE_DIR" || fail "types of another method"
 
 step "the cluster is running"
 port=$(cat "$DEMO_DIR/port")

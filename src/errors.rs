@@ -125,6 +125,7 @@ pub enum Error {
         target: String,
         names: Vec<String>,
         count: usize,
+        verify: bool,
     },
     /// The target was dropped while the run went on.
     TargetDropped { target: String },
@@ -496,20 +497,25 @@ impl From<Error> for Report {
                 target,
                 names,
                 count,
+                verify,
             } => {
+                let (fill, filled) = match verify {
+                    false => ("fill", "filled"),
+                    true => ("check", "checked"),
+                };
                 let report = report(
                     C::ERRCODE_LOCK_NOT_AVAILABLE,
-                    format!("could not fill table \"{target}\" because of locks held by others"),
+                    format!("could not {fill} table \"{target}\" because of locks held by others"),
                 )
                 .set_hint(
-                    "pg_locks shows who holds them. Run the backfill again when they are released, or increase \
+                    "See pg_locks for who holds them. Call the procedure again when they are released, or increase \
                      ntt_mime.lock_timeout.",
                 );
                 match which(&names, count) {
                     // A plain table is its own leaf.
                     Some(_) if names == [target] => report,
                     Some(which) => report.set_detail(format!(
-                        "None of its {} was filled. {which}",
+                        "None of its {} was {filled}. {which}",
                         counted(count as u64, "leaf")
                     )),
                     None => report,

@@ -373,6 +373,8 @@ impl Leader {
         }
         let target = self.target.plain_name.clone();
         let oid = self.target.oid;
+        // Nothing may have been read from the catalogs since.
+        tx::commit_and_begin();
         if tx::in_subtransaction(|| lock::plain_name(oid)).is_none() {
             return Some(Error::TargetDropped { target });
         }
@@ -386,6 +388,7 @@ impl Leader {
             target,
             names: leaves.names,
             count: leaves.count,
+            verify: self.options.verify.is_some(),
         })
     }
 

@@ -124,7 +124,7 @@ fn failed(s: &mut Session, result: Result<Outcome, postgres::Error>) -> (String,
     (error.expect("the run has failed"), row.join("\n"))
 }
 
-const TRY_AGAIN: &str = "pg_locks shows who holds them. Run the backfill again when they are released, or increase \
+const TRY_AGAIN: &str = "See pg_locks for who holds them. Call the procedure again when they are released, or increase \
                          ntt_mime.lock_timeout.";
 
 #[test]

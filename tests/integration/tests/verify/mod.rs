@@ -1,6 +1,7 @@
 //! `ntt_verify_mime`: what rows have is compared with what is detected; nothing is changed unless it was asked for; and all
 //! that is counted is true, whatever others do meanwhile.
 
+mod manners;
 mod marks;
 
 use std::collections::BTreeMap;
