@@ -1,12 +1,14 @@
 """A verification beside a dry run of the same blobs, and a sample beside the whole.
 
-2.66 million rows in 841 leaves, 4.75 rows a blob, whose types were there before. Rows lie beside rows of the same kind, and so
-do those that differ: most of them in stretches. The blobs are some thousand files under as many names as there are to be
-blobs, which are told apart by name alone: so the store takes little room, and all of it is in memory.
+2.66 million rows in 841 leaves, 4.75 rows a blob, whose types were there before. Rows lie beside rows of
+the same kind, and so do those that differ: most of them in stretches. The blobs are some thousand files
+under as many names as there are to be blobs, which are told apart by name alone: so the store takes little
+room, and all of it is in memory.
 
-The whole is checked, then samples are taken, each with other blocks: what a sample takes, and how often the true number
-of rows that differ lies in its interval. Beside that, on a plain table with a part of the blobs: a check of rows that all
-agree, without and with what an earlier one has left, in turn with a dry run of a backfill of the same rows without types.
+The whole is checked, then samples are taken, each with other blocks: what a sample takes, and how often the
+true number of rows that differ lies in its interval. Beside that, on a plain table with a part of the blobs:
+a check of rows that all agree, without and with what an earlier one has left, in turn with a dry run of a
+backfill of the same rows without types.
 """
 
 import hashlib
@@ -103,7 +105,8 @@ def make(cluster, bench, options):
             "CREATE TABLE pending AS SELECT blobid, NULL::text AS mime_type FROM agreeing")
         cluster.query("VACUUM (FREEZE, ANALYZE)")
         cluster.query(f"ALTER DATABASE bench SET ntt_mime.blob_root = '{root}'", "CHECKPOINT", database="postgres")
-    different = cluster.value("SELECT count(*) FROM inode JOIN truth USING (blobid) WHERE inode.mime_type <> truth.mime_type")
+    different = cluster.value("SELECT count(*) FROM inode JOIN truth USING (blobid) "
+                              "WHERE inode.mime_type <> truth.mime_type")
     cluster.set_note("bench", {"verify": wanted, "different": different})
     return different
 
@@ -185,9 +188,9 @@ def render(result):
     return [f"{result['rows']:,} rows of {result['blobs']:,} blobs in {result['leaves']:,} leaves, of which "
             f"{result['different']:,} differ; {result['workers']} workers.", "",
             f"A check of all took {result['whole']:.1f} s, a sample of {result['percent']:g} % {mean:.2f} s "
-            f"({min(took):.2f} to {max(took):.2f}), which is {100 * mean / result['whole']:.1f} % of it. Of {count} samples the "
-            f"true number of rows that differ lay in the interval of {within['rows']}, their share in that of "
-            f"{within['share']}.", "",
+            f"({min(took):.2f} to {max(took):.2f}), which is {100 * mean / result['whole']:.1f} % of it. "
+            f"Of {count} samples the true number of rows that differ lay in the interval of {within['rows']}, "
+            f"their share in that of {within['share']}.", "",
             f"{result['beside_rows']:,} rows of {result['beside_blobs']:,} blobs that all agree:", "",
             *report.table(["", "s", "of a dry run", "WAL, bytes"], rows, text=1)]
 
