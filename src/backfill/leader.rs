@@ -143,7 +143,7 @@ struct Leader {
     /// Blobs that could not be detected of which only these have rows; known at the end.
     undetected_elsewhere: u64,
     leaves: Leaves,
-    /// The pass of which it is known which blobs could not be detected: its generation on the board.
+    /// The pass of which it is known which blobs could not be detected: its generation in the task queue.
     taken_of: u32,
     passes: u32,
     /// Of these, such as followed for what others had done; and such over all leaves.
@@ -356,7 +356,7 @@ impl Leader {
                 self.take_undetected();
             }
             let shared = shared_of(&self.segment);
-            self.leaves.update(shared.board().leaves());
+            self.leaves.update(shared.task_queue().leaves());
         }
     }
 

@@ -21,7 +21,7 @@ mod update;
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use ntt_mime_core::board::{Board, LeafEntry};
+use ntt_mime_core::task_queue::{LeafEntry, TaskQueue};
 use pgrx::pg_sys;
 
 pub use self::update::{Filling, Place, Updated};
@@ -160,7 +160,7 @@ impl Selection {
 pub struct Leaf<'a> {
     job: &'a Job,
     selection: Rc<Selection>,
-    board: Board<'a>,
+    task_queue: TaskQueue<'a>,
     entry: &'a LeafEntry,
     pub oid: pg_sys::Oid,
     /// Qualified and quoted, as of the last look.
@@ -191,13 +191,18 @@ pub enum Opened {
 }
 
 impl<'a> Leaf<'a> {
-    /// That with this number on the board.
-    pub fn new(job: &'a Job, selection: Rc<Selection>, board: Board<'a>, index: usize) -> Leaf<'a> {
-        let entry = board.leaf(index);
+    /// That with this number in the task queue.
+    pub fn new(
+        job: &'a Job,
+        selection: Rc<Selection>,
+        task_queue: TaskQueue<'a>,
+        index: usize,
+    ) -> Leaf<'a> {
+        let entry = task_queue.leaf(index);
         Leaf {
             job,
             selection,
-            board,
+            task_queue,
             entry,
             oid: pg_sys::Oid::from(entry.oid()),
             name: String::new(),
@@ -228,7 +233,7 @@ impl<'a> Leaf<'a> {
         let (entry, oid) = (self.entry, self.oid);
         let count = || {
             let counted = stats::counted(oid);
-            entry.note_counted(counted.written, counted.deleted);
+            entry.mark_counted(counted.written, counted.deleted);
         };
         self.reading(count, |leaf, locked| {
             leaf.note_shape(locked);
@@ -260,13 +265,13 @@ impl<'a> Leaf<'a> {
             false => shape::of_leaf(self.oid, &self.above, self.job.target.into()),
         };
         self.entry
-            .note_columns((blobid, mime_type), shape.unwrap_or(0) as u64);
+            .mark_columns((blobid, mime_type), shape.unwrap_or(0) as u64);
         let tells_by_counters = locked.is_heap()
             && stats::are_kept()
             && !self.job.row_security
             && !scan::is_computed(locked, c"blobid");
         if !tells_by_counters {
-            self.entry.note_unsure();
+            self.entry.mark_unsure();
         }
     }
 

@@ -93,7 +93,7 @@
 use std::collections::HashSet;
 use std::ffi::CStr;
 
-use ntt_mime_core::board::LeafState;
+use ntt_mime_core::task_queue::LeafState;
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 

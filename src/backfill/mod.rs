@@ -9,11 +9,11 @@
 //!  list the leaves that may have changed           | short transaction: read pending rows (TIDs)
 //!    none? the last row of ntt_mime.run, the end   |
 //!  row in ntt_mime.run, COMMIT                     | no transaction: detect distinct blobs,
-//!  leaves ──► board (shared memory) ──────────►    |   each once a run ◄──► cache, dictionary
+//!  leaves ──► task queue (shared memory) ──────────►    |   each once a run ◄──► cache, dictionary
 //!  every second: counters ◄── shared counters ◄──  | short transaction: UPDATE ONLY leaf
 //!    to ntt_mime.run, COMMIT; NOTICEs              | next batch …
 //!  pass over? look again at what was missed       next task …
-//!  marks of leaves that are done with             end when the board is closed
+//!  marks of leaves that are done with             end when the task queue is closed
 //!  last row of ntt_mime.run, result row
 //! ```
 //!

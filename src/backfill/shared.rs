@@ -12,9 +12,9 @@
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use ntt_mime_core::board::{Board, BoardHeader, LeafEntry};
 use ntt_mime_core::cache::{CacheHeader, RunCache};
 use ntt_mime_core::dictionary::Dictionary;
+use ntt_mime_core::task_queue::{LeafEntry, TaskQueue, TaskQueueHeader};
 use ntt_mime_core::undetected::{Undetected, UndetectedHeader};
 
 use super::cache_memory::{CacheMapping, CacheMemory, CachePlace};
@@ -82,7 +82,7 @@ struct Header {
     places_taken: AtomicU64,
     /// Of these, those that are taken for good.
     places_kept: AtomicU64,
-    board: BoardHeader,
+    task_queue: TaskQueueHeader,
     cache: CacheHeader,
     cache_place: CachePlace,
     undetected: UndetectedHeader,
@@ -109,7 +109,7 @@ pub enum WorkerState {
 pub struct WorkerSlot {
     state: AtomicU32,
     pid: AtomicI32,
-    /// The generation of the board whose end the worker has seen.
+    /// The generation of the task queue whose end the worker has seen.
     pass_seen: AtomicU32,
     error_bytes: AtomicU32,
     pub counters: Counters,
@@ -350,8 +350,8 @@ impl<'a> Shared<'a> {
         self.header.leader_pid.load(Ordering::Relaxed)
     }
 
-    pub fn board(&self) -> Board<'a> {
-        Board::new(&self.header.board, self.leaves)
+    pub fn task_queue(&self) -> TaskQueue<'a> {
+        TaskQueue::new(&self.header.task_queue, self.leaves)
     }
 
     /// The blobs of this pass that could not be detected.
@@ -410,7 +410,7 @@ impl<'a> Shared<'a> {
     /// Asks the workers to stop. A stronger request stays when a weaker one follows.
     pub fn stop(&self, how: Stop) {
         self.header.stop.fetch_max(how as u32, Ordering::SeqCst);
-        self.board().close();
+        self.task_queue().close();
     }
 
     pub fn stopping(&self) -> Stop {
@@ -430,7 +430,7 @@ impl<'a> Shared<'a> {
 
     /// Cancels the run from another session; false if it is ending already, and waits for nobody.
     pub fn cancel(&self) -> bool {
-        let over = self.board().is_closed() && !self.is_cancelled();
+        let over = self.task_queue().is_closed() && !self.is_cancelled();
         if over && self.header.ending.load(Ordering::SeqCst) == 0 {
             return false;
         }
@@ -579,7 +579,7 @@ impl WorkerSlot {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// The worker has seen that the pass of this generation is over, and touches the board no more
+    /// The worker has seen that the pass of this generation is over, and touches the task queue no more
     /// until the next one is open.
     pub fn see_pass_end(&self, generation: u32) {
         self.pass_seen.store(generation, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! A worker: takes tasks from the board until it is closed. What it does with the rows of a leaf is in `fill`.
+//! A worker: takes tasks from the task queue until it is closed. What it does with the rows of a leaf is in `fill`.
 //!
 //! A worker whose detector thread is lost in a blob (see [`Finder`]) finishes the range that it is
 //! at and retires: the lost thread ends with its process, and the leader starts another worker. So does one that
@@ -12,8 +12,8 @@ mod verify;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ntt_mime_core::board::Turn;
 use ntt_mime_core::in_flight::BackendKind;
+use ntt_mime_core::task_queue::Task;
 use pgrx::pg_sys;
 
 use self::pace::Pace;
@@ -53,7 +53,7 @@ const LEAVES_PER_QUESTION: u32 = 50;
 /// How often a worker tries to write down the error of a leaf, five seconds each if somebody has locked the table.
 const RECORD_ATTEMPTS: u32 = 3;
 
-/// How long an idle worker waits for others before it looks at the board again.
+/// How long an idle worker waits for others before it looks at the task queue again.
 const IDLE: Duration = Duration::from_millis(20);
 
 /// The library's entry point for background workers. `argument` holds the handle of the run's shared
@@ -206,7 +206,7 @@ struct Current<'a> {
 impl<'a> Worker<'a> {
     /// Works until there is nothing left to take. `since` is where the counting of its time stands.
     fn run(&mut self, mut since: Instant) -> Result<WorkerState, PgError> {
-        let board = self.shared.board();
+        let task_queue = self.shared.task_queue();
         let mut current: Option<Current<'a>> = None;
         loop {
             let now = Instant::now();
@@ -217,28 +217,28 @@ impl<'a> Worker<'a> {
                 self.publish();
                 return Ok(WorkerState::Retired);
             }
-            let generation = board.generation();
-            match board.take(current.as_ref().map(|c| c.index)) {
-                Turn::Closed => {
+            let generation = task_queue.generation();
+            match task_queue.take(current.as_ref().map(|c| c.index)) {
+                Task::Closed => {
                     self.write_findings(true)?;
                     return Ok(WorkerState::Done);
                 }
-                Turn::Wait => {
+                Task::Wait => {
                     self.report("waiting for the other workers");
                     self.wait(IDLE, WaitEvent::Task);
                 }
-                Turn::PassDone => {
+                Task::PassDone => {
                     current = None;
                     self.wait_for_next_pass(generation)?;
                 }
-                Turn::Open(index) => {
+                Task::Open(index) => {
                     let leaf = self.arrive(&mut current, index, generation);
                     if let Err(trouble) = self.open(leaf, index) {
                         self.record_error(index, leaf, trouble)?;
-                        board.skip(index);
+                        task_queue.skip(index);
                     }
                 }
-                Turn::Range {
+                Task::Range {
                     leaf: index,
                     start,
                     end,
@@ -253,13 +253,13 @@ impl<'a> Worker<'a> {
                         Ok(()) => self.count_sampled(leaf, start, end),
                         Err(trouble) => {
                             self.record_error(index, leaf, trouble)?;
-                            blocks += board.abandon(index);
+                            blocks += task_queue.abandon(index);
                         }
                     }
-                    board.finish(index, blocks, done - start);
+                    task_queue.finish(index, blocks, done - start);
                 }
             }
-            if board.open_leaves() == 0 {
+            if task_queue.open_leaves() == 0 {
                 latch::wake(self.shared.leader_pid());
             }
         }
@@ -286,7 +286,7 @@ impl<'a> Worker<'a> {
                 leaf: Leaf::new(
                     self.job,
                     Rc::clone(&self.selection),
-                    self.shared.board(),
+                    self.shared.task_queue(),
                     index,
                 ),
             });
@@ -295,13 +295,13 @@ impl<'a> Worker<'a> {
     }
 
     fn wait_for_next_pass(&mut self, generation: u32) -> Result<(), PgError> {
-        let board = self.shared.board();
+        let task_queue = self.shared.task_queue();
         self.write_findings(true)?;
         self.publish();
         self.slot.see_pass_end(generation);
         latch::wake(self.shared.leader_pid());
         self.report("waiting for the leader");
-        while board.generation() == generation && !board.is_closed() {
+        while task_queue.generation() == generation && !task_queue.is_closed() {
             self.wait(IDLE, WaitEvent::Task);
         }
         self.see_pass();
@@ -322,12 +322,12 @@ impl<'a> Worker<'a> {
         leaf: &Leaf<'_>,
         trouble: LeafError,
     ) -> Result<(), PgError> {
-        let board = self.shared.board();
+        let task_queue = self.shared.task_queue();
         match trouble {
-            LeafError::Gone => board.note_gone(index),
-            LeafError::Rewritten => board.note_rewritten(index),
+            LeafError::Gone => task_queue.mark_gone(index),
+            LeafError::Rewritten => task_queue.mark_rewritten(index),
             LeafError::Locked | LeafError::RowsLocked | LeafError::Blocked | LeafError::Retry => {
-                board.note_unseen(index)
+                task_queue.mark_unseen(index)
             }
             LeafError::Refused(error) => self.set_aside(index, leaf, in_leaf(leaf, error))?,
             LeafError::Fatal(error) => return Err(in_leaf(leaf, error)),
@@ -338,7 +338,7 @@ impl<'a> Worker<'a> {
     /// Leaves a leaf alone that has raised an error of its own, and goes on with the others.
     fn set_aside(&self, index: usize, leaf: &Leaf<'_>, error: PgError) -> Result<(), PgError> {
         // Another worker may have been at another part of it.
-        if !self.shared.board().set_aside(index) {
+        if !self.shared.task_queue().set_aside(index) {
             return Ok(());
         }
         let run_id = self.job.run_id;
@@ -362,9 +362,9 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Opens a leaf: tells the board its size, or does all of it, if that is little.
+    /// Opens a leaf: tells the task queue its size, or does all of it, if that is little.
     fn open(&mut self, leaf: &mut Leaf<'_>, index: usize) -> Result<(), LeafError> {
-        let board = self.shared.board();
+        let task_queue = self.shared.task_queue();
         let counters = &self.slot.counters;
         let (mut batch, mut tids) = (Batch::default(), Vec::new());
         self.report("opening a leaf");
@@ -376,7 +376,7 @@ impl<'a> Worker<'a> {
         add_time(&counters.scan_us, begun.elapsed());
         let (blocks, place) = match (opened, batch.last) {
             (Opened::Blocks(blocks), _) => {
-                board.size(index, blocks);
+                task_queue.size(index, blocks);
                 return Ok(());
             }
             (Opened::Small(blocks), last) => {
@@ -404,7 +404,7 @@ impl<'a> Worker<'a> {
             self.count_sampled(leaf, 0, blocks);
             self.close_checked(leaf, index);
         }
-        board.finish_whole(index, blocks);
+        task_queue.finish_whole(index, blocks);
         Ok(())
     }
 

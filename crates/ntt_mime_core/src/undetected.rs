@@ -32,7 +32,7 @@ impl<'a> Undetected<'a> {
         Undetected { header, words }
     }
 
-    /// Adds a text, which isn't empty, for the leaf of that number on the board; false if there is no room.
+    /// Adds a text, which isn't empty, for the leaf of that number in the task queue; false if there is no room.
     pub fn add(&self, leaf: usize, text: &str) -> bool {
         let bytes = text.as_bytes();
         let words = 1 + bytes.len().div_ceil(WORD);

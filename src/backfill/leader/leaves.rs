@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use ntt_mime_core::board::LeafState;
+use ntt_mime_core::task_queue::LeafState;
 
 use crate::backfill::marks::Done;
 use crate::backfill::target::{ListedLeaf, Unchanged};

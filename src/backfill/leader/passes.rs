@@ -71,8 +71,8 @@ impl Leader {
             .map(|leaf| (leaf.oid, expected(leaf)))
             .collect();
         let shared = self.shared();
-        shared.board().set_workers(self.handles.len() as u32);
-        shared.board().open_pass(expected);
+        shared.task_queue().set_workers(self.handles.len() as u32);
+        shared.task_queue().open_pass(expected);
         self.leaves.begin_pass();
         self.passes += 1;
         self.filled_before = self.shared().totals().rows_updated;
@@ -82,9 +82,9 @@ impl Leader {
     /// Have all workers seen that the pass is over?
     pub(super) fn pass_is_over(&self) -> bool {
         let shared = self.shared();
-        let board = shared.board();
-        let generation = board.generation();
-        board.open_leaves() == 0
+        let task_queue = shared.task_queue();
+        let generation = task_queue.generation();
+        task_queue.open_leaves() == 0
             && self.handles.iter().enumerate().all(|(number, handle)| {
                 let slot = shared.worker(number);
                 match slot.state() {
@@ -95,7 +95,7 @@ impl Leader {
             })
     }
 
-    /// After a pass: opens the next one, or closes the board if there is nothing to be looked at again; or waits for others'
+    /// After a pass: opens the next one, or closes the task queue if there is nothing to be looked at again; or waits for others'
     /// counters, and is called again then.
     pub(super) fn next_pass(&mut self) {
         let Some(again) = self.choose_leaves() else {
@@ -103,7 +103,7 @@ impl Leader {
         };
         match again.is_empty() {
             true => {
-                self.shared().board().close();
+                self.shared().task_queue().close();
                 self.wake_workers();
             }
             false => self.open_pass(again),
@@ -113,18 +113,18 @@ impl Leader {
     /// Takes over what the workers have noted of blobs that could not be detected, once a pass, when nobody is at work.
     pub(super) fn take_undetected(&mut self) {
         let shared = shared_of(&self.segment);
-        let board = shared.board();
-        if self.taken_of == board.generation() {
+        let task_queue = shared.task_queue();
+        if self.taken_of == task_queue.generation() {
             return;
         }
-        self.taken_of = board.generation();
+        self.taken_of = task_queue.generation();
         let mut blobids: HashMap<u32, Vec<String>> = HashMap::new();
         shared.undetected().each(|leaf, blobid| {
-            let oid = board.leaf(leaf).oid();
+            let oid = task_queue.leaf(leaf).oid();
             blobids.entry(oid).or_default().push(blobid);
         });
         shared.undetected().clear();
-        let leaves = board.leaves().map(|state| state.oid);
+        let leaves = task_queue.leaves().map(|state| state.oid);
         self.leaves.take_undetected(leaves, blobids);
     }
 
@@ -139,7 +139,7 @@ impl Leader {
             None => {
                 self.take_undetected();
                 let shared = shared_of(&self.segment);
-                self.leaves.end_pass(shared.board().leaves(), filled);
+                self.leaves.end_pass(shared.task_queue().leaves(), filled);
                 let moment = self.moment();
                 let alone = self.since.is_last(&moment);
                 // What the run has filled may have had triggers do something to other leaves.
@@ -203,7 +203,8 @@ impl Leader {
         let corrected = self.shared().totals().rows_updated > self.filled_before;
         self.take_undetected();
         let shared = shared_of(&self.segment);
-        self.leaves.end_pass(shared.board().leaves(), corrected);
+        self.leaves
+            .end_pass(shared.task_queue().leaves(), corrected);
         if !self.leaves.any_comes_again() {
             return Vec::new();
         }

@@ -54,8 +54,8 @@ impl Leader {
         }
         let shared = self.shared();
         let totals = shared.totals();
-        let board = shared.board();
-        let (blocks_done, mut blocks_total) = board.blocks();
+        let task_queue = shared.task_queue();
+        let (blocks_done, mut blocks_total) = task_queue.blocks();
         blocks_total = blocks_total.max(blocks_done);
         if status == "running" {
             blocks_total = self.share.total_to_tell(blocks_done, blocks_total);
@@ -63,7 +63,7 @@ impl Leader {
         let ms = |us: u64| us as f64 / 1000.0;
         let total = (self.leaves.len() as u64 + self.passed_over.leaves) as i64;
         let left_open = match (status, self.passes) {
-            ("running", 1) => i64::from(board.open_leaves()),
+            ("running", 1) => i64::from(task_queue.open_leaves()),
             ("running", _) => 0,
             _ => self.leaves.count_unfinished() as i64,
         };
@@ -229,7 +229,7 @@ impl Leader {
             .set_detail(
                 "libmagic's types were used, and the run went on without its prefilter. The server's log has the blobs.",
             )
-            .set_hint("Turn ntt_mime.prefilter off until this is fixed. Report it, with the blobs if you can.")
+            .set_hint("Task ntt_mime.prefilter off until this is fixed. Report it, with the blobs if you can.")
             .send(PgLogLevel::WARNING);
         }
         let done = match &self.options.verify {

@@ -68,7 +68,7 @@ impl Leader {
     fn look_after_run(&mut self) -> Result<bool, PgError> {
         let ended = self.watch_workers()?;
         if ended == self.handles.len() {
-            if self.shared().board().is_closed() {
+            if self.shared().task_queue().is_closed() {
                 return Ok(false);
             }
             // Each has had to retire, and others have taken the places meanwhile.
@@ -79,7 +79,7 @@ impl Leader {
         } else {
             self.without_workers = None;
         }
-        if !self.shared().board().is_closed() && self.pass_is_over() {
+        if !self.shared().task_queue().is_closed() && self.pass_is_over() {
             self.next_pass();
         }
         if self.last_record.elapsed() >= RECORD_EVERY {
@@ -124,7 +124,7 @@ impl Leader {
     /// Starts a worker in the place of one that has retired; false if there is nothing left to do for it, or no
     /// room at the moment.
     fn replace_worker(&mut self, number: usize) -> bool {
-        if self.shared().board().is_closed() {
+        if self.shared().task_queue().is_closed() {
             return false;
         }
         let segment = self.segment.as_ref().expect("made before any worker");

@@ -246,7 +246,7 @@ impl Leaf<'_> {
             let look = filling.is_correction() || may_be_altered;
             if may_be_altered {
                 // What is counted as written may be another number than that of rows processed.
-                self.entry.note_unsure();
+                self.entry.mark_unsure();
             }
             let one_by_one = look || wait == Wait::ForNobody;
             let kind = match (one_by_one, filling.place) {
@@ -480,7 +480,7 @@ impl Leaf<'_> {
             };
             if triggers::changes(locked) != before.map(alone) {
                 // What is counted as written is another number than that of rows processed.
-                self.entry.note_unsure();
+                self.entry.mark_unsure();
             }
         }
         updated.kept_pending += fates.as_before + fates.changed.len() as u64;
@@ -517,13 +517,13 @@ impl Leaf<'_> {
             let locked: Result<bool, pg_sys::Oid> = locked.map_err(|error| {
                 let trouble = LeafError::from(error);
                 if let (Some(table), LeafError::Locked) = (wait_for, &trouble) {
-                    self.board.note_busy(table.to_u32());
+                    self.task_queue.mark_busy(table.to_u32());
                 }
                 trouble
             })?;
             match locked {
                 Ok(true) => return Ok(()),
-                Err(table) if !self.board.is_busy(table.to_u32()) => wait_for = Some(table),
+                Err(table) if !self.task_queue.is_busy(table.to_u32()) => wait_for = Some(table),
                 Ok(false) | Err(_) => break,
             }
         }

@@ -33,7 +33,7 @@ impl Worker<'_> {
             self.read(leaf, from, to)?;
         }
         while let Some(batch) = self.found(leaf)? {
-            if self.shared.board().is_set_aside(index) {
+            if self.shared.task_queue().is_set_aside(index) {
                 break;
             }
             let last = batch.last.expect("a batch that was begun has rows");
@@ -57,7 +57,7 @@ impl Worker<'_> {
             }
             from = last;
             let block = block_of(last).clamp(*done, end);
-            self.shared.board().advance(block - *done);
+            self.shared.task_queue().advance(block - *done);
             *done = block;
             self.pause();
             if !early && !self.is_stopping() {
@@ -71,7 +71,7 @@ impl Worker<'_> {
     /// Whoever is stopping may not have come to the end of the leaf, or of a part of it.
     pub(super) fn note_unfinished(&self, index: usize) {
         if self.is_stopping() {
-            self.shared.board().leaf(index).note_unsure();
+            self.shared.task_queue().leaf(index).mark_unsure();
         }
     }
 
@@ -84,7 +84,7 @@ impl Worker<'_> {
             Found::TooLong | Found::NotLookedAt => false,
         });
         if !all_noted {
-            self.shared.board().leaf(index).note_unsure();
+            self.shared.task_queue().leaf(index).mark_unsure();
         }
     }
 
@@ -127,7 +127,7 @@ impl Worker<'_> {
         if let Some(verify) = &self.job.options.verify {
             return self.check(leaf, index, batch, verify);
         }
-        self.shared.board().count_found(index, batch.rows);
+        self.shared.task_queue().count_found(index, batch.rows);
         self.note_undetected(index, batch);
         let (blobids, mime_types, expected) = batch.filled(self.shared.dictionary());
         let filling = Filling {
@@ -141,24 +141,24 @@ impl Worker<'_> {
             true => Ok(Updated::default()),
             false => self.update_and_note(leaf, index, filling, batch.rows),
         };
-        let board = self.shared.board();
+        let task_queue = self.shared.task_queue();
         match updated {
             Ok(updated) => {
                 let left = batch.rows.saturating_sub(updated.filled + updated.gone);
-                board.note_left(index, left, updated.missed);
+                task_queue.mark_left(index, left, updated.missed);
                 stats::publish();
                 Ok(())
             }
             Err(trouble) => {
                 if matches!(trouble, LeafError::Blocked) {
-                    board.note_left(index, batch.rows, false);
+                    task_queue.mark_left(index, batch.rows, false);
                 }
                 Err(trouble)
             }
         }
     }
 
-    /// Updates the rows of a batch, which are so many, and tells the board what it has to know of it.
+    /// Updates the rows of a batch, which are so many, and tells the task queue what it has to know of it.
     pub(super) fn update_and_note(
         &mut self,
         leaf: &mut Leaf<'_>,
@@ -166,17 +166,17 @@ impl Worker<'_> {
         filling: Filling<'_>,
         rows: u64,
     ) -> Result<Updated, LeafError> {
-        let board = self.shared.board();
+        let task_queue = self.shared.task_queue();
         let updated = match self.update(leaf, filling, rows) {
             Ok(updated) => updated,
             // These rows have to wait for another pass; what comes after them may be free.
             Err(LeafError::RowsLocked | LeafError::Retry) => {
-                board.note_locked(index);
+                task_queue.mark_locked(index);
                 Updated::default()
             }
             // What comes after them isn't free either.
             Err(LeafError::Blocked) => {
-                board.note_locked(index);
+                task_queue.mark_locked(index);
                 return Err(LeafError::Blocked);
             }
             Err(trouble) => return Err(trouble),
@@ -184,7 +184,7 @@ impl Worker<'_> {
         let done_with = updated.filled + updated.gone + updated.kept_pending;
         let missed = filling.expected.saturating_sub(done_with);
         add(&self.slot.counters.rows_retried, missed);
-        board.note_kept(index, updated.kept_pending);
+        task_queue.mark_kept(index, updated.kept_pending);
         Ok(updated)
     }
 
@@ -196,7 +196,7 @@ impl Worker<'_> {
         rows: u64,
     ) -> Result<Updated, LeafError> {
         self.report(&format!("updating {}", leaf.name));
-        self.patience.in_pass(self.shared.board().generation());
+        self.patience.in_pass(self.shared.task_queue().generation());
         let counters = &self.slot.counters;
         let mut attempt = 0;
         loop {

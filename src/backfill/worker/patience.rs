@@ -26,7 +26,7 @@ const ATTEMPT_SHARE: u32 = 10;
 /// A worker's, in one pass after the other.
 pub struct Patience {
     lock_timeout: Duration,
-    /// The generation of the board.
+    /// The generation of the task queue.
     generation: u32,
     /// 1 for the first.
     pass: u32,
@@ -53,7 +53,7 @@ impl Patience {
         }
     }
 
-    /// The pass of this generation of the board goes on.
+    /// The pass of this generation of the task queue goes on.
     pub fn in_pass(&mut self, generation: u32) {
         if generation != self.generation {
             self.generation = generation;

@@ -2,7 +2,7 @@
 //!
 //! What has been counted of a leaf is true if each row of it has been looked at once. A leaf that comes again in another
 //! pass, since it was rewritten or somebody had locked a part of it, is looked at from its beginning: so each worker
-//! remembers what it has counted of such a leaf, and takes it back when it sees the leaf on the board again. What it has
+//! remembers what it has counted of such a leaf, and takes it back when it sees the leaf in the task queue again. What it has
 //! corrected it doesn't take back: the new versions of these rows are passed by, as all versions that have been written
 //! since the run began ([`crate::backfill::leaf::Selection`]).
 
@@ -76,11 +76,11 @@ impl Worker<'_> {
                 }),
             }
         }
-        let board = self.shared.board();
+        let task_queue = self.shared.task_queue();
         // Rows whose blobs could not be detected stay as they are.
         let left = batch.typed.len() - compared.len();
-        board.note_left(index, left as u64, false);
-        board.count_found(index, deviating.len() as u64);
+        task_queue.mark_left(index, left as u64, false);
+        task_queue.count_found(index, deviating.len() as u64);
         let corrected = match verify.correct {
             true => self.correct(leaf, index, batch, &deviating, verify),
             false => Ok(Vec::new()),
@@ -91,7 +91,7 @@ impl Worker<'_> {
         };
         if corrected.len() < deviating.len() {
             // A later verification is to look at what hasn't the detected type.
-            board.leaf(index).note_unsure();
+            task_queue.leaf(index).mark_unsure();
         }
         self.count(leaf, batch, &compared, &deviating, &corrected);
         result?;
@@ -146,7 +146,7 @@ impl Worker<'_> {
         let updated = self.update_and_note(leaf, index, filling, batch.rows)?;
         // What others have changed is theirs. What they only hold may come to be free.
         if updated.held {
-            self.shared.board().note_locked(index);
+            self.shared.task_queue().mark_locked(index);
         }
         Ok(updated.corrected)
     }
@@ -251,15 +251,15 @@ impl Worker<'_> {
 
     /// The worker has looked at all of a leaf by itself. If nothing is against that, nobody looks at it again.
     pub(super) fn close_checked(&mut self, leaf: &Leaf<'_>, index: usize) {
-        if !self.shared.board().comes_again(index) {
+        if !self.shared.task_queue().comes_again(index) {
             self.findings.open.remove(&leaf.oid.to_u32());
         }
     }
 
     /// If another pass has been opened, takes back what was counted of leaves that come again in it.
     pub(super) fn see_pass(&mut self) {
-        let board = self.shared.board();
-        let Some(pass) = board.pass().filter(|pass| *pass != self.findings.pass) else {
+        let task_queue = self.shared.task_queue();
+        let Some(pass) = task_queue.pass().filter(|pass| *pass != self.findings.pass) else {
             return;
         };
         self.findings.pass = pass;
@@ -267,7 +267,7 @@ impl Worker<'_> {
         if open.is_empty() {
             return;
         }
-        let again: HashSet<u32> = board.leaves().map(|leaf| leaf.oid).collect();
+        let again: HashSet<u32> = task_queue.leaves().map(|leaf| leaf.oid).collect();
         let counters = &self.slot.counters;
         for (_, counted) in open.into_iter().filter(|(oid, _)| again.contains(oid)) {
             let sums = counters.of_sums(counted.sums);

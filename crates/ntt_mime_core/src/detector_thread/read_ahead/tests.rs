@@ -158,7 +158,7 @@ fn readers_rest_when_the_store_turns_out_to_be_in_memory() {
 }
 
 #[test]
-fn what_the_examiner_has_passed_is_not_fetched() {
+fn what_the_detector_thread_has_passed_is_not_fetched() {
     let fetched = Fetched::default();
     let (let_go, gate) = mpsc::channel();
     let gate = Mutex::new(gate);

@@ -1,6 +1,6 @@
-//! The board from which the workers of a run take their tasks.
+//! The task queue from which the workers of a run take their tasks.
 //!
-//! A task is a range of blocks of one leaf. The leader writes the leaves of a *pass* on the board,
+//! A task is a range of blocks of one leaf. The leader writes the leaves of a *pass* in the task queue,
 //! the largest first; workers take leaves in that order and cut them themselves: whoever opens a leaf
 //! first tells its number of blocks, and from then on anybody may take its next range in one atomic
 //! step. So a big leaf is worked on by many workers without anyone having planned it, a leaf's
@@ -44,7 +44,7 @@ const SET_ASIDE: u32 = 64;
 /// That it is unchanged later can't be told by what is known of it.
 const UNSURE: u32 = 128;
 
-/// One leaf on the board.
+/// One leaf in the task queue.
 #[repr(C)]
 pub struct LeafEntry {
     oid: AtomicU32,
@@ -90,7 +90,7 @@ impl LeafEntry {
     }
 
     /// Tells what the server has counted of the leaf. For who opens it, before it looks at any row.
-    pub fn note_counted(&self, written: u64, deleted: u64) {
+    pub fn mark_counted(&self, written: u64, deleted: u64) {
         self.written.store(written, Ordering::Relaxed);
         self.deleted.store(deleted, Ordering::Relaxed);
     }
@@ -102,21 +102,21 @@ impl LeafEntry {
 
     /// Tells the numbers that the columns `blobid` and `mime_type` have in it, and what stands for what these depend on, or
     /// 0. For who opens it.
-    pub fn note_columns(&self, (blobid, mime_type): (i16, i16), shape: u64) {
+    pub fn mark_columns(&self, (blobid, mime_type): (i16, i16), shape: u64) {
         let both = u32::from(blobid as u16) << 16 | u32::from(mime_type as u16);
         self.columns.store(both, Ordering::Relaxed);
         self.shape.store(shape, Ordering::Relaxed);
     }
 
     /// Notes that what is known of it doesn't tell whether it is unchanged later.
-    pub fn note_unsure(&self) {
+    pub fn mark_unsure(&self) {
         self.flags.fetch_or(UNSURE, Ordering::Relaxed);
     }
 }
 
-/// The part of the board that isn't leaves.
+/// The part of the task queue that isn't leaves.
 #[repr(C)]
-pub struct BoardHeader {
+pub struct TaskQueueHeader {
     /// Odd while the leader writes, even while workers may take; 0 before the first pass.
     generation: AtomicU32,
     len: AtomicU32,
@@ -136,8 +136,8 @@ pub struct BoardHeader {
 
 /// What a worker is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Open this leaf and tell its size with [`Board::size`].
+pub enum Task {
+    /// Open this leaf and tell its size with [`TaskQueue::size`].
     Open(usize),
     /// Work on this range of blocks, end exclusive.
     Range { leaf: usize, start: u32, end: u32 },
@@ -204,17 +204,17 @@ fn blocks_of_task(left: u32, workers: u32) -> u32 {
         .min(left)
 }
 
-/// A view of a board in shared memory.
+/// A view of a task queue in shared memory.
 #[derive(Clone, Copy)]
-pub struct Board<'a> {
-    header: &'a BoardHeader,
+pub struct TaskQueue<'a> {
+    header: &'a TaskQueueHeader,
     leaves: &'a [LeafEntry],
 }
 
-impl<'a> Board<'a> {
-    /// A board over zeroed or already used memory.
-    pub fn new(header: &'a BoardHeader, leaves: &'a [LeafEntry]) -> Board<'a> {
-        Board { header, leaves }
+impl<'a> TaskQueue<'a> {
+    /// A task queue over zeroed or already used memory.
+    pub fn new(header: &'a TaskQueueHeader, leaves: &'a [LeafEntry]) -> TaskQueue<'a> {
+        TaskQueue { header, leaves }
     }
 
     /// Writes the leaves of a pass, each with its oid and expected number of blocks, in the order in
@@ -237,10 +237,10 @@ impl<'a> Board<'a> {
             entry.rows_left.store(0, Ordering::Relaxed);
             entry.file.store(0, Ordering::Relaxed);
             entry.rows_kept.store(0, Ordering::Relaxed);
-            entry.note_counted(0, 0);
+            entry.mark_counted(0, 0);
             entry.own.store(0, Ordering::Relaxed);
             entry.rows_found.store(0, Ordering::Relaxed);
-            entry.note_columns((0, 0), 0);
+            entry.mark_columns((0, 0), 0);
             len += 1;
         }
         h.len.store(len, Ordering::Relaxed);
@@ -258,7 +258,7 @@ impl<'a> Board<'a> {
         self.header.workers.store(workers, Ordering::Relaxed);
     }
 
-    /// Which pass is open; changes with every [`Board::open_pass`].
+    /// Which pass is open; changes with every [`TaskQueue::open_pass`].
     pub fn generation(&self) -> u32 {
         self.header.generation.load(Ordering::Acquire)
     }
@@ -274,7 +274,7 @@ impl<'a> Board<'a> {
         self.header.closed.store(1, Ordering::Release);
     }
 
-    /// Has the board been closed?
+    /// Has the task queue been closed?
     pub fn is_closed(&self) -> bool {
         self.header.closed.load(Ordering::Acquire) != 0
     }
@@ -298,12 +298,12 @@ impl<'a> Board<'a> {
 
     /// The next thing to do for a worker that has been at the leaf `current`, if at any: go on there,
     /// else open a new leaf, else help with one that others have opened.
-    pub fn take(&self, current: Option<usize>) -> Turn {
+    pub fn take(&self, current: Option<usize>) -> Task {
         if self.is_closed() {
-            return Turn::Closed;
+            return Task::Closed;
         }
         if self.pass().is_none() {
-            return Turn::Wait;
+            return Task::Wait;
         }
         let len = self.len();
         if let Some(turn) = current
@@ -316,18 +316,18 @@ impl<'a> Board<'a> {
         if (self.header.next.load(Ordering::Relaxed) as usize) < len {
             let leaf = self.header.next.fetch_add(1, Ordering::AcqRel) as usize;
             if leaf < len {
-                return Turn::Open(leaf);
+                return Task::Open(leaf);
             }
         }
         if self.open_leaves() == 0 {
-            return Turn::PassDone;
+            return Task::PassDone;
         }
         (0..len)
             .find_map(|leaf| self.take_range(leaf))
-            .unwrap_or(Turn::Wait)
+            .unwrap_or(Task::Wait)
     }
 
-    fn take_range(&self, leaf: usize) -> Option<Turn> {
+    fn take_range(&self, leaf: usize) -> Option<Task> {
         let entry = &self.leaves[leaf];
         if entry.sized.load(Ordering::Acquire) != SIZED {
             return None;
@@ -341,7 +341,7 @@ impl<'a> Board<'a> {
                 (next < blocks).then(|| after(next))
             })
             .ok()?;
-        Some(Turn::Range {
+        Some(Task::Range {
             leaf,
             start,
             end: after(start),
@@ -396,8 +396,8 @@ impl<'a> Board<'a> {
         finished
     }
 
-    /// Takes what is left of a leaf off the board: nobody needs to try further ranges in this pass.
-    /// Returns the number of blocks so skipped; the caller still owes [`Board::finish`] for them.
+    /// Takes what is left of a leaf off the task queue: nobody needs to try further ranges in this pass.
+    /// Returns the number of blocks so skipped; the caller still owes [`TaskQueue::finish`] for them.
     pub fn abandon(&self, leaf: usize) -> u32 {
         let entry = &self.leaves[leaf];
         let blocks = entry.blocks.load(Ordering::Relaxed);
@@ -416,7 +416,7 @@ impl<'a> Board<'a> {
     }
 
     /// Notes rows that were pending when read and are not filled; `missed`: some that should have been may be left.
-    pub fn note_left(&self, leaf: usize, left: u64, missed: bool) {
+    pub fn mark_left(&self, leaf: usize, left: u64, missed: bool) {
         let entry = &self.leaves[leaf];
         entry.rows_left.fetch_add(left, Ordering::Relaxed);
         if missed {
@@ -432,28 +432,28 @@ impl<'a> Board<'a> {
     }
 
     /// Notes rows, of those that are left, that have been updated and are pending all the same.
-    pub fn note_kept(&self, leaf: usize, rows: u64) {
+    pub fn mark_kept(&self, leaf: usize, rows: u64) {
         self.leaves[leaf]
             .rows_kept
             .fetch_add(rows, Ordering::Relaxed);
     }
 
     /// Notes that somebody's lock kept us from filling a part of it.
-    pub fn note_locked(&self, leaf: usize) {
+    pub fn mark_locked(&self, leaf: usize) {
         self.leaves[leaf]
             .flags
             .fetch_or(AGAIN_LOCKED, Ordering::Relaxed);
     }
 
     /// Notes that somebody's lock kept us from reading all of it.
-    pub fn note_unseen(&self, leaf: usize) {
+    pub fn mark_unseen(&self, leaf: usize) {
         self.leaves[leaf]
             .flags
             .fetch_or(AGAIN_LOCKED | UNSEEN, Ordering::Relaxed);
     }
 
     /// Notes that it has another file than at first in this pass, and has to be begun anew.
-    pub fn note_rewritten(&self, leaf: usize) {
+    pub fn mark_rewritten(&self, leaf: usize) {
         self.leaves[leaf]
             .flags
             .fetch_or(REWRITTEN | UNSEEN, Ordering::Relaxed);
@@ -477,12 +477,12 @@ impl<'a> Board<'a> {
     }
 
     /// Notes that this is no leaf of the target any more.
-    pub fn note_gone(&self, leaf: usize) {
+    pub fn mark_gone(&self, leaf: usize) {
         self.leaves[leaf].flags.fetch_or(GONE, Ordering::Relaxed);
     }
 
     /// Notes that somebody has waited in vain for a lock on a table above leaves: nobody else is to wait for it in this pass.
-    pub fn note_busy(&self, oid: u32) {
+    pub fn mark_busy(&self, oid: u32) {
         for busy in &self.header.busy {
             match busy.compare_exchange(0, oid, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return,
