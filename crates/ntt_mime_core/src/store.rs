@@ -512,4 +512,6 @@ pub fn in_words(error: impl fmt::Display) -> String {
 }
 
 #[cfg(test)]
+pub mod fifo;
+#[cfg(test)]
 mod tests;

@@ -5,9 +5,10 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::mpsc;
-use std::time::Duration;
 
 use rustix::fs::{CWD, makedev, mknodat};
+
+use super::fifo::FifoWriter;
 
 struct TestStore {
     directory: tempfile::TempDir,
@@ -158,27 +159,12 @@ fn only_regular_files_are_opened() {
 fn a_fifo_is_never_opened() {
     let store = TestStore::new();
     let path = store.place(&id(4));
-    mknodat(CWD, &path, FileType::Fifo, Mode::from(0o644), 0).unwrap();
-    // A writer waits in open() until somebody opens the other end.
-    let (sender, opened) = mpsc::channel();
-    let writer = std::thread::spawn({
-        let path = path.clone();
-        move || {
-            let file = rustix::fs::open(&path, OFlags::WRONLY, Mode::empty());
-            sender.send(()).unwrap();
-            drop(file);
-        }
-    });
-    std::thread::sleep(Duration::from_millis(200));
+    let writer = FifoWriter::start(&path);
     for _ in 0..100 {
         assert_eq!(store.failure(&id(4)).0, FailureReason::NotAFile);
     }
-    let waited = opened.recv_timeout(Duration::from_millis(300));
-    assert_eq!(waited, Err(mpsc::RecvTimeoutError::Timeout));
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-    let _reader = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
-    opened.recv_timeout(Duration::from_secs(10)).unwrap();
-    writer.join().unwrap();
+    assert!(writer.waits(), "somebody has opened it");
+    writer.end();
 }
 
 #[test]

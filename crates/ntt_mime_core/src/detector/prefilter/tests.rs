@@ -2,20 +2,21 @@
 //!
 //! A slice, the same every time. NTT_MIME_DIFFERENCES=1000000 makes as many mutated heads, and
 //! NTT_MIME_DIFFERENCES_FROM=970000 begins with that one, to go on where a run left off;
-//! NTT_MIME_DIFFERENCE_FILES=/some/folder takes files from there.
+//! NTT_MIME_DIFFERENCE_FILES=/some/folder compares the files of that folder, such as /usr.
 
+mod contents;
 mod example;
 mod follow;
 mod generated;
 mod kinds;
 mod shortcuts;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fastrand::Rng;
-use walkdir::{DirEntry, WalkDir};
 
+use self::contents::contents;
 use self::example::{example, with_long_blanks};
 use super::check::{Answer, check};
 use super::format::{Compiled, Refused, VALUE_BYTES, str_flag};
@@ -27,9 +28,6 @@ use crate::failure::Failure;
 
 /// Mutated heads in an ordinary test run.
 const MUTATIONS: usize = 6_000;
-
-/// Files of the machine in an ordinary test run.
-const FILES: usize = 400;
 
 /// Lengths to which contents are cut.
 const HEADS: [usize; 8] = [0, 1, 2, 16, 512, 2 << 10, 16 << 10, 64 << 10];
@@ -230,55 +228,19 @@ fn matches(compiled: &Compiled, rule: &Rule, content: &[u8]) -> bool {
 }
 
 #[test]
-fn files_have_the_same_type_at_any_length() {
-    let files = files();
-    in_parallel(files.len(), |pair, n| {
-        let Ok(content) = std::fs::read(&files[n]) else {
-            return;
-        };
+fn contents_have_the_same_type_at_any_length() {
+    let contents = contents();
+    in_parallel(contents.len(), |pair, n| {
+        let (name, content) = &contents[n];
         for head in HEADS {
             if head == 0 || head <= content.len() {
-                pair.agree(
-                    &content[..head.min(content.len())],
-                    &files[n].display().to_string(),
-                );
+                pair.agree(&content[..head.min(content.len())], name);
             }
         }
         if content.len() < 4 << 20 {
-            pair.agree(&content, &files[n].display().to_string());
+            pair.agree(content, name);
         }
     });
-}
-
-/// Files of this machine, of as many kinds as there are names.
-fn files() -> Vec<PathBuf> {
-    let chosen = std::env::var_os("NTT_MIME_DIFFERENCE_FILES");
-    let roots = match &chosen {
-        Some(root) => vec![PathBuf::from(root)],
-        None => vec![
-            PathBuf::from("/usr/share"),
-            PathBuf::from("/usr/lib"),
-            PathBuf::from("/etc"),
-        ],
-    };
-    let all = roots.iter().flat_map(WalkDir::new).flatten();
-    let small = |entry: &DirEntry| entry.metadata().is_ok_and(|file| file.len() < 16 << 20);
-    let files = all.filter(|entry| entry.file_type().is_file() && small(entry));
-    let mut files: Vec<PathBuf> = files.map(DirEntry::into_path).collect();
-    files.sort();
-    if chosen.is_some() {
-        return files;
-    }
-    let mut seen = std::collections::HashMap::<_, usize>::new();
-    files.retain(|path| {
-        let count = seen
-            .entry(path.extension().map(ToOwned::to_owned))
-            .or_default();
-        *count += 1;
-        *count <= 3
-    });
-    let step = files.len().div_ceil(FILES).max(1);
-    files.into_iter().step_by(step).collect()
 }
 
 #[test]
@@ -287,11 +249,15 @@ fn mutated_heads_have_the_same_type() {
     let count = number("NTT_MIME_DIFFERENCES", MUTATIONS);
     let compiled = database();
     let rules = rules_of(&compiled, library());
-    let files: Vec<Vec<u8>> = files().iter().filter_map(|path| head_of(path)).collect();
+    let heads = contents().into_iter().map(|(_, mut content)| {
+        content.truncate(20 << 10);
+        content
+    });
+    let heads: Vec<Vec<u8>> = heads.collect();
     in_parallel(count, |pair, n| {
         let n = from + n;
         let mut rng = Rng::with_seed(0x5EED + n as u64);
-        let content = mutated(&compiled, &rules, &files, &mut rng);
+        let content = mutated(&compiled, &rules, &heads, &mut rng);
         pair.agree(&content, &format!("mutation {n}"));
     });
 }
@@ -301,17 +267,9 @@ fn number(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |count| count.parse().expect("a number"))
 }
 
-fn head_of(path: &Path) -> Option<Vec<u8>> {
-    use std::io::Read;
-    let mut head = Vec::new();
-    let file = std::fs::File::open(path).ok()?;
-    file.take(20 << 10).read_to_end(&mut head).ok()?;
-    Some(head)
-}
-
-/// A known file, one of the machine's, or an example of a rule, after some changes.
-fn mutated(compiled: &Compiled, rules: &[Rule], files: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
-    let mut content = base(compiled, rules, files, rng);
+/// A known file, the head of a content, or an example of a rule, after some changes.
+fn mutated(compiled: &Compiled, rules: &[Rule], heads: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    let mut content = base(compiled, rules, heads, rng);
     for _ in 0..rng.usize(..5) {
         let at = rng.usize(..=content.len());
         match rng.u8(..8) {
@@ -322,7 +280,7 @@ fn mutated(compiled: &Compiled, rules: &[Rule], files: &[Vec<u8>], rng: &mut Rng
                 }
             }
             3 => {
-                let other = base(compiled, rules, files, rng);
+                let other = base(compiled, rules, heads, rng);
                 let from = rng.usize(..=other.len());
                 content.truncate(at);
                 content.extend(&other[from..]);
@@ -351,14 +309,14 @@ fn mutated(compiled: &Compiled, rules: &[Rule], files: &[Vec<u8>], rng: &mut Rng
     content
 }
 
-fn base(compiled: &Compiled, rules: &[Rule], files: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+fn base(compiled: &Compiled, rules: &[Rule], heads: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     match rng.u8(..8) {
         0 => {
             let mut known = known_files();
             let n = rng.usize(..known.len());
             std::mem::take(&mut known[n].content).into_owned()
         }
-        1..4 => rng.choice(files).cloned().unwrap_or_default(),
+        1..4 => rng.choice(heads).cloned().unwrap_or_default(),
         _ => {
             let rule = &rules[rng.usize(..rules.len())];
             example(compiled, rule, rng.bool(), rng).unwrap_or_default()

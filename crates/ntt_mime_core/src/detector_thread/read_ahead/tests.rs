@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::mpsc;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use crate::store::fifo::FifoWriter;
 
 const DEPTH: usize = 4;
 const FOREVER: Duration = Duration::from_secs(60);
@@ -266,33 +266,14 @@ fn content_of_any_length_is_fetched() {
 fn a_fifo_is_never_opened_and_no_link_followed() {
     let root = tempfile::tempdir().unwrap();
     let (fifo, other) = (place(root.path(), 0), root.path().join("other"));
-    for path in [&fifo, &other] {
-        mknodat(CWD, path, FileType::Fifo, Mode::from(0o644), 0).unwrap();
-    }
+    let writers = [&fifo, &other].map(|path| FifoWriter::start(path));
     symlink(&other, place(root.path(), 1)).unwrap();
     fs::create_dir(place(root.path(), 2)).unwrap();
-    // A writer waits in open() until somebody opens the other end.
-    let (sender, opened) = mpsc::channel();
-    let writers = [fifo, other].map(|path| {
-        let (sender, path) = (sender.clone(), path);
-        std::thread::spawn(move || {
-            let file = rustix::fs::open(&path, OFlags::WRONLY, Mode::empty());
-            sender.send(()).unwrap();
-            file
-        })
-    });
-    std::thread::sleep(Duration::from_millis(200));
     for _ in 0..100 {
         fetch_all(root.path(), 3);
     }
-    let waited = opened.recv_timeout(Duration::from_millis(300));
-    assert_eq!(waited, Err(mpsc::RecvTimeoutError::Timeout));
-    for path in [place(root.path(), 0), root.path().join("other")] {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        let _reader = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
-        opened.recv_timeout(FOREVER).unwrap();
-    }
     for writer in writers {
-        writer.join().unwrap().unwrap();
+        assert!(writer.waits(), "somebody has opened it");
+        writer.end();
     }
 }
