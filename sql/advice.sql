@@ -1,10 +1,12 @@
 -- What a DBA may do to make runs cheaper.
 
 -- An index of the pending rows alone. It is small, an UPDATE that fills a row adds nothing to it, and a run finds in it
--- that a leaf has nothing, or little, to do. Leaf by leaf and CONCURRENTLY, since CREATE INDEX on the parent would keep all
--- loaders out of all leaves until it is done; names by oid, since those of leaves may be long and alike. Run again after
--- an interruption, it gives what is left to do. (The setting is read in the default of the argument: there the caller's
--- search_path is in force.)
+-- what little is pending in a leaf that has changed. A leaf that has not changed isn't read in any case, and a small one
+-- is read in a few milliseconds: so only leaves of 1,024 blocks (8 MB) and more get it. Partitioned tables get none, since
+-- then each new partition would have it too. Leaf by leaf and CONCURRENTLY, which keeps no loader waiting; names by oid,
+-- since those of leaves may be long and alike. Run again after an interruption, or when leaves have grown, it gives what is
+-- left to do. Where a partitioned table has such an index, by earlier versions or otherwise, those of leaves are attached to
+-- it. (The setting is read in the default of the argument: there the caller's search_path is in force.)
 CREATE FUNCTION ntt_mime_suggest_index(
     target regclass DEFAULT coalesce(pg_catalog.current_setting('ntt_mime.target', true), 'inode')::pg_catalog.regclass)
     RETURNS SETOF text
@@ -30,9 +32,13 @@ WITH RECURSIVE tree(oid, parent, depth, kind) AS (
                '((blobid IS NOT NULL) AND (mime_type IS NULL))')
      ORDER BY x.indrelid, attached DESC, x.indisvalid DESC, x.indexrelid
 ), step AS (
-    -- present: the index that is there; fresh: the one that is to be made where that isn't there, or isn't valid.
+    -- present: the index that is there; fresh: the one that is to be made where that isn't there, or isn't valid. The size
+    -- as of the last VACUUM or ANALYZE, for which no table has to be opened; if there was none, that of the file.
     SELECT t.oid, t.parent, t.depth, t.kind, p.indexrelid::regclass AS present, coalesce(p.attached, false) AS attached,
-           p.indexrelid IS NULL OR t.kind = 'r' AND NOT p.indisvalid AS wanting,
+           t.kind = 'r' AND p.indisvalid IS NOT TRUE
+           AND CASE WHEN c.relpages > 0 THEN c.relpages
+                    ELSE pg_relation_size(t.oid) / current_setting('block_size')::int END >= 1024 AS wanting,
+           t.kind = 'p' OR p.indisvalid AS usable,
            format('ntt_mime_pending_%s', t.oid) AS fresh, c.relnamespace::regnamespace AS schema
       FROM tree t JOIN pg_class c ON c.oid = t.oid
       LEFT JOIN pending p ON p.indrelid = t.oid
@@ -40,23 +46,18 @@ WITH RECURSIVE tree(oid, parent, depth, kind) AS (
     SELECT *, CASE WHEN wanting THEN format('%s.%I', schema, fresh) ELSE present::text END AS index FROM step
 )
 SELECT statement
-  FROM (SELECT 1 AS phase, depth, oid,
-               format('CREATE INDEX %I ON ONLY %s (blobid) WHERE mime_type IS NULL AND blobid IS NOT NULL',
-                      fresh, oid::regclass) AS statement
-          FROM named WHERE kind = 'p' AND wanting
+  FROM (SELECT 1 AS phase, depth, oid, format('DROP INDEX CONCURRENTLY %s', present) AS statement
+          FROM named WHERE wanting AND present IS NOT NULL
         UNION ALL
-        SELECT 2, depth, oid, format('DROP INDEX CONCURRENTLY %s', present)
-          FROM named WHERE kind = 'r' AND wanting AND present IS NOT NULL
-        UNION ALL
-        SELECT 3, depth, oid,
+        SELECT 2, depth, oid,
                format('CREATE INDEX CONCURRENTLY %I ON %s (blobid) WHERE mime_type IS NULL AND blobid IS NOT NULL',
                       fresh, oid::regclass)
-          FROM named WHERE kind = 'r' AND wanting
+          FROM named WHERE wanting
         UNION ALL
-        SELECT 4, -n.depth, n.oid, format('ALTER INDEX %s ATTACH PARTITION %s', p.index, n.index)
+        SELECT 3, -n.depth, n.oid, format('ALTER INDEX %s ATTACH PARTITION %s', p.index, n.index)
           FROM named n JOIN named p ON p.oid = n.parent
-         WHERE NOT n.attached) AS statements
+         WHERE NOT n.attached AND n.index IS NOT NULL AND p.index IS NOT NULL AND (n.usable OR n.wanting)) AS statements
  ORDER BY phase, depth, oid
 $$;
 COMMENT ON FUNCTION ntt_mime_suggest_index(regclass) IS
-    'statements, for \gexec of psql, that create an index by which runs find few pending rows among many; none if the target has it';
+    'statements, for \gexec of psql, that create on large leaves an index by which runs find few pending rows among many; none if they have it';

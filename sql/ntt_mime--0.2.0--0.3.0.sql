@@ -285,6 +285,60 @@ SELECT r.target,
    AND r.kind OPERATOR(pg_catalog.=) 'backfill'::text
  GROUP BY r.target, c.key;
 
+-- Only for large leaves: see the comments of this function in the script of the whole version.
+CREATE OR REPLACE FUNCTION ntt_mime_suggest_index(
+    target regclass DEFAULT coalesce(pg_catalog.current_setting('ntt_mime.target', true), 'inode')::pg_catalog.regclass)
+    RETURNS SETOF text
+    LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+WITH RECURSIVE tree(oid, parent, depth, kind) AS (
+    SELECT c.oid, NULL::oid, 0, c.relkind
+      FROM pg_class c
+     WHERE c.oid = target
+       AND c.relkind IN ('r', 'p')
+    UNION ALL
+    SELECT c.oid, i.inhparent, t.depth + 1, c.relkind
+      FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid JOIN pg_class c ON c.oid = i.inhrelid
+     WHERE t.kind = 'p' AND c.relkind IN ('r', 'p') AND NOT i.inhdetachpending
+), pending AS (
+    -- The index of each table that will do, the valid and attached one first.
+    SELECT DISTINCT ON (x.indrelid) x.indrelid, x.indexrelid, x.indisvalid,
+           EXISTS (SELECT FROM pg_inherits a WHERE a.inhrelid = x.indexrelid) AS attached
+      FROM tree t JOIN pg_index x ON x.indrelid = t.oid
+     WHERE pg_get_expr(x.indpred, x.indrelid) IN (
+               '((mime_type IS NULL) AND (blobid IS NOT NULL))',
+               '((blobid IS NOT NULL) AND (mime_type IS NULL))')
+     ORDER BY x.indrelid, attached DESC, x.indisvalid DESC, x.indexrelid
+), step AS (
+    -- present: the index that is there; fresh: the one that is to be made where that isn't there, or isn't valid. The size
+    -- as of the last VACUUM or ANALYZE, for which no table has to be opened; if there was none, that of the file.
+    SELECT t.oid, t.parent, t.depth, t.kind, p.indexrelid::regclass AS present, coalesce(p.attached, false) AS attached,
+           t.kind = 'r' AND p.indisvalid IS NOT TRUE
+           AND CASE WHEN c.relpages > 0 THEN c.relpages
+                    ELSE pg_relation_size(t.oid) / current_setting('block_size')::int END >= 1024 AS wanting,
+           t.kind = 'p' OR p.indisvalid AS usable,
+           format('ntt_mime_pending_%s', t.oid) AS fresh, c.relnamespace::regnamespace AS schema
+      FROM tree t JOIN pg_class c ON c.oid = t.oid
+      LEFT JOIN pending p ON p.indrelid = t.oid
+), named AS (
+    SELECT *, CASE WHEN wanting THEN format('%s.%I', schema, fresh) ELSE present::text END AS index FROM step
+)
+SELECT statement
+  FROM (SELECT 1 AS phase, depth, oid, format('DROP INDEX CONCURRENTLY %s', present) AS statement
+          FROM named WHERE wanting AND present IS NOT NULL
+        UNION ALL
+        SELECT 2, depth, oid,
+               format('CREATE INDEX CONCURRENTLY %I ON %s (blobid) WHERE mime_type IS NULL AND blobid IS NOT NULL',
+                      fresh, oid::regclass)
+          FROM named WHERE wanting
+        UNION ALL
+        SELECT 3, -n.depth, n.oid, format('ALTER INDEX %s ATTACH PARTITION %s', p.index, n.index)
+          FROM named n JOIN named p ON p.oid = n.parent
+         WHERE NOT n.attached AND n.index IS NOT NULL AND p.index IS NOT NULL AND (n.usable OR n.wanting)) AS statements
+ ORDER BY phase, depth, oid
+$$;
+
 -- Comments in plainer words.
 COMMENT ON SCHEMA ntt_mime IS 'history, failures and progress of ntt_backfill_mime and ntt_verify_mime';
 COMMENT ON COLUMN ntt_mime.run.run_id IS 'number of the run';
@@ -341,4 +395,4 @@ COMMENT ON FUNCTION ntt_inspect_blob(text) IS 'explains the answer of ntt_detect
 COMMENT ON FUNCTION ntt_mime_version() IS 'releases of the extension and of libmagic, magic database, prefilter, and known problems';
 COMMENT ON FUNCTION ntt_cancel_backfill(bigint) IS 'asks a run to stop after its current batches; returns true if it was running';
 COMMENT ON PROCEDURE ntt_backfill_mime(int, int, bigint, boolean, regclass, boolean, bigint, bigint, bigint, bigint, interval) IS 'fills mime_type in all rows that have a blobid and no mime_type, by background workers and in committed batches';
-COMMENT ON FUNCTION ntt_mime_suggest_index(regclass) IS 'statements, for \gexec of psql, that create an index by which runs find few pending rows among many; none if the target has it';
+COMMENT ON FUNCTION ntt_mime_suggest_index(regclass) IS 'statements, for \gexec of psql, that create on large leaves an index by which runs find few pending rows among many; none if they have it';

@@ -10,6 +10,12 @@ fn nearly_filled(name: &str, pending: i64) -> (TestDb<'static>, Store, Session) 
     inode::partitioned(&mut s, 4);
     inode::load_source(&mut s, &store.put_synthetic(200));
     inode::fill(&mut s, 4, 100);
+    s.exec(&make_large(
+        "inode",
+        "medium_hash, ino, copied_to",
+        "'m' || n % 4, 1000000 + n, repeat('x', 1500)",
+        24_000,
+    ));
     s.backfill("10000");
     s.exec(&format!(
         "UPDATE inode SET mime_type = NULL WHERE ino IN
@@ -54,7 +60,7 @@ const DONE: &str = "leaves_done, blocks_done = blocks_total, rows_scanned, rows_
 #[test]
 fn an_index_spares_reading_the_rest() {
     let (_db, _store, mut s) = nearly_filled("few_index", 50);
-    assert_eq!(follow_advice(&mut s, "'inode'"), 1 + 4 + 4);
+    assert_eq!(follow_advice(&mut s, "'inode'"), 4);
     let (outcome, read, rows) = fill(&mut s, 50, "10000");
     // Without the index a run reads all of them, as the next test shows.
     assert!(read < rows / 2, "{read} of {rows} rows read");
@@ -118,24 +124,60 @@ fn more_than_a_few_are_read_in_ranges() {
 #[test]
 fn advice_is_followed_once() {
     let (_db, _store, mut s) = nearly_filled("few_advice", 10);
-    // Interrupted: the parent's and two leaves' are there, one of them not attached, one broken.
+    // Interrupted: two leaves' are there, one of them broken.
     let statements = s.column("SELECT ntt_mime_suggest_index()");
-    for statement in statements.iter().take(3) {
+    for statement in statements.iter().take(2) {
         s.exec(statement);
     }
     s.exec(
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid =
              (SELECT max(indexrelid::oid) FROM pg_index WHERE indexrelid::regclass::text LIKE 'ntt_mime_pending%')",
     );
-    // The broken one is dropped and made anew, two are made, four attached.
-    assert_eq!(follow_advice(&mut s, "'inode'"), 1 + 3 + 4);
+    // The broken one is dropped and made anew, two are made.
+    assert_eq!(follow_advice(&mut s, "'inode'"), 1 + 3);
     assert_eq!(follow_advice(&mut s, "'inode'"), 0);
     let valid = "SELECT count(*) FROM pg_index WHERE indexrelid::regclass::text LIKE 'ntt_mime_pending%' AND indisvalid";
-    assert_eq!(s.count(valid), 5);
+    assert_eq!(s.count(valid), 4);
 
-    // A new leaf has it by itself.
+    // A new leaf is small, and gets none until it has grown.
     s.exec("CALL add_leaf('m9')");
     assert_eq!(follow_advice(&mut s, "'inode'"), 0);
+    assert_eq!(s.count(valid), 4);
+    s.exec(&make_large(
+        "inode_m9",
+        "medium_hash, ino, copied_to",
+        "'m9', n, repeat('x', 1500)",
+        6000,
+    ));
+    assert_eq!(follow_advice(&mut s, "'inode'"), 1);
+    s.exec("ANALYZE inode_m9");
+    assert_eq!(follow_advice(&mut s, "'inode'"), 0);
+    assert_eq!(s.count(valid), 5);
+}
+
+/// A statement that inserts rows: 6,000 with a value of 1,500 bytes are more than 1,024 blocks.
+fn make_large(table: &str, columns: &str, values: &str, rows: u32) -> String {
+    format!("INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, {rows}) n")
+}
+
+#[test]
+fn advice_where_partitioned_tables_have_the_index() {
+    // As earlier versions advised: on the table, and attached to it on all leaves but one that has become large since.
+    let (_db, _store, mut s) = nearly_filled("few_parent", 10);
+    let condition = "(blobid) WHERE mime_type IS NULL AND blobid IS NOT NULL";
+    s.exec(&format!("CREATE INDEX pending ON ONLY inode {condition}"));
+    for leaf in ["m0", "m1", "m2"] {
+        s.exec(&format!(
+            "CREATE INDEX pending_{leaf} ON inode_{leaf} {condition}"
+        ));
+    }
+    s.exec("ALTER INDEX pending ATTACH PARTITION pending_m0");
+    // One is created, three are attached.
+    assert_eq!(follow_advice(&mut s, "'inode'"), 1 + 3);
+    assert_eq!(follow_advice(&mut s, "'inode'"), 0);
+    assert!(
+        s.value::<bool>("SELECT indisvalid FROM pg_index WHERE indexrelid = 'pending'::regclass")
+    );
 }
 
 #[test]
@@ -146,6 +188,14 @@ fn advice_for_other_targets() {
     s.exec(
         "CREATE SCHEMA \"Ä\"; ALTER TABLE blob SET SCHEMA \"Ä\"; SET search_path = \"Ä\", public",
     );
+    // A small table is read in no time.
+    assert_eq!(follow_advice(&mut s, "'blob'"), 0);
+    s.exec(&make_large(
+        "blob",
+        "blobid, mime_type",
+        "n, repeat('x', 1500)",
+        6000,
+    ));
     assert_eq!(
         s.column("SELECT ntt_mime_suggest_index('blob')"),
         [format!(
@@ -161,8 +211,19 @@ fn advice_for_other_targets() {
 
     s.exec("SET search_path = public");
     inode::multilevel(&mut s, 3, 2);
-    // Two levels of parents: the root, two below it; five leaves.
-    assert_eq!(follow_advice(&mut s, "'inode'"), 3 + 5 + 7);
+    assert_eq!(follow_advice(&mut s, "'inode'"), 0);
+    // Those of one medium, at the second level.
+    s.exec(&make_large(
+        "inode",
+        "medium_hash, ino, copied_to",
+        "'m1', 1000000 + n, repeat('x', 1500)",
+        15_000,
+    ));
+    let large = "SELECT count(*) FROM pg_class WHERE relname LIKE 'inode_m%' AND relkind = 'r'
+                    AND pg_relation_size(oid) >= 1024 * 8192";
+    let large = s.count(large) as usize;
+    assert!(large > 0, "no leaf is large");
+    assert_eq!(follow_advice(&mut s, "'inode'"), large);
     assert_eq!(follow_advice(&mut s, "'inode'"), 0);
 }
 
