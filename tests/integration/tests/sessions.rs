@@ -349,7 +349,10 @@ fn the_server_crashes() {
     let (running, run_id) = start(&db, &mut s, "40");
     // Commits may be asynchronous, as lost batches are simply done again: then they are on disk a little later.
     let filled = inode::check_partly_filled(&mut s, "inode");
-    std::thread::sleep(Duration::from_millis(1500));
+    let written: String = s.value("SELECT pg_current_wal_insert_lsn()::text");
+    wait_until(SOON, "the commits so far to be on disk", || {
+        s.value(&format!("SELECT pg_current_wal_flush_lsn() >= '{written}'"))
+    });
     assert!(!running.is_finished());
     drop(s);
     cluster.stop(Shutdown::Immediate);
