@@ -7,7 +7,7 @@
 
 use std::ptr::NonNull;
 
-use ntt_mime_core::memory::{Mapping, Memory, Place};
+use ntt_mime_core::memory::{Handle, Mapping, Memory};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use crate::errors::{Error, in_words, sentence};
@@ -25,7 +25,7 @@ pub enum CacheMemory {
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct CachePlace {
-    unnamed: Place,
+    unnamed: Handle,
     /// The handle of a segment, or 0.
     segment: u32,
 }

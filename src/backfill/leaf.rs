@@ -24,7 +24,7 @@ use std::rc::Rc;
 use ntt_mime_core::task_queue::{LeafEntry, TaskQueue};
 use pgrx::pg_sys;
 
-pub use self::update::{Filling, Place, Updated};
+pub use self::update::{Filling, TidSet, Updated};
 use super::citus;
 use super::options::Job;
 use super::sample::Sample;

@@ -22,7 +22,7 @@ use self::verify::Findings;
 use super::batch::Batch;
 use super::cache_memory::CacheMapping;
 use super::finder::Finder;
-use super::leaf::{Leaf, LeafError, Opened, Place, Selection, start_of_block};
+use super::leaf::{Leaf, LeafError, Opened, Selection, TidSet, start_of_block};
 use super::leaf_errors;
 use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
@@ -380,10 +380,10 @@ impl<'a> Worker<'a> {
                 return Ok(());
             }
             (Opened::Small(blocks), last) => {
-                let range = |last| Place::Range(start_of_block(0), last);
+                let range = |last| TidSet::Range(start_of_block(0), last);
                 (blocks, last.map(range))
             }
-            (Opened::Few(blocks), last) => (blocks, last.map(|_| Place::Few(&tids))),
+            (Opened::Few(blocks), last) => (blocks, last.map(|_| TidSet::Few(&tids))),
         };
         if let Some(place) = place {
             self.begin(batch)?;

@@ -151,7 +151,7 @@ impl LeafPlan {
             let who = identity::one_who_may();
             for source in prepared.sources().iter_ptr() {
                 for query in queries(source).iter_ptr() {
-                    version::ask_as(query, leaf, who);
+                    version::ask_as(query, leaf.oid, leaf.partition, who);
                     query_id::assign(query, wants_id);
                 }
                 if leaf.partition {

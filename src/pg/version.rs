@@ -271,7 +271,7 @@ pub unsafe fn rebase_search_path(source: *mut pg_sys::CachedPlanSource) {
     }
 }
 
-/// Has `query` ask as one who has them for the rights that it needs on the table `named`, and, if that is a partition, go
+/// Has `query` ask as one who has them for the rights that it needs on a relation, and, if that is a partition, go
 /// without its own policies.
 ///
 /// PostgreSQL checks rights on a partitioned table against that table only, not against the
@@ -284,16 +284,21 @@ pub unsafe fn rebase_search_path(source: *mut pg_sys::CachedPlanSource) {
 ///
 /// # Safety
 /// `query` must be an analyzed and rewritten query that nobody else uses, inside a transaction.
-pub unsafe fn ask_as(query: *mut pg_sys::Query, named: super::plan::Named, who: pg_sys::Oid) {
+pub unsafe fn ask_as(
+    query: *mut pg_sys::Query,
+    relation: pg_sys::Oid,
+    is_partition: bool,
+    who: pg_sys::Oid,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         each_query(query, &mut |query| {
-            for entry in range_table(query).filter(|e| (**e).relid == named.oid) {
+            for entry in range_table(query).filter(|e| (**e).relid == relation) {
                 #[cfg(feature = "pg15")]
                 {
                     (*entry).checkAsUser = who;
                 }
-                if named.partition {
+                if is_partition {
                     (*entry).securityQuals = std::ptr::null_mut();
                 }
             }
@@ -301,11 +306,11 @@ pub unsafe fn ask_as(query: *mut pg_sys::Query, named: super::plan::Named, who: 
             {
                 let infos = (*query).rteperminfos;
                 let infos = pgrx::PgList::<pg_sys::RTEPermissionInfo>::from_pg(infos);
-                for info in infos.iter_ptr().filter(|i| (**i).relid == named.oid) {
+                for info in infos.iter_ptr().filter(|i| (**i).relid == relation) {
                     (*info).checkAsUser = who;
                 }
             }
-            if named.partition {
+            if is_partition {
                 (*query).withCheckOptions = std::ptr::null_mut();
                 // Or the plan would be one for a role.
                 (*query).hasRowSecurity = false;

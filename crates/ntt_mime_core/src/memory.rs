@@ -93,13 +93,13 @@ pub(crate) fn named(what: &str, error: io::Error) -> io::Error {
 /// Memory made by this process, which needn't map it.
 pub struct Memory {
     file: File,
-    place: Place,
+    place: Handle,
 }
 
 /// Where other processes find it, as long as its maker lives and has it.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct Place {
+pub struct Handle {
     pid: u32,
     descriptor: i32,
     bytes: u64,
@@ -113,7 +113,7 @@ impl Memory {
     pub fn create(name: &CStr, bytes: usize) -> io::Result<Memory> {
         let file = in_memory(name)?;
         file.set_len(bytes as u64)?;
-        let place = Place {
+        let place = Handle {
             pid: std::process::id(),
             descriptor: file.as_raw_fd(),
             bytes: bytes as u64,
@@ -123,13 +123,13 @@ impl Memory {
         Ok(Memory { file, place })
     }
 
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> Handle {
         debug_assert_eq!(self.file.as_raw_fd(), self.place.descriptor);
         self.place
     }
 }
 
-impl Place {
+impl Handle {
     /// Opens it. NotFound if its maker is gone, or has let go of it.
     fn find(&self) -> io::Result<File> {
         let path = format!("/proc/{}/fd/{}", self.pid, self.descriptor);
@@ -151,7 +151,7 @@ pub struct Mapping {
 
 impl Mapping {
     /// Maps what was made elsewhere. NotFound if its maker is gone, or has let go of it.
-    pub fn open(place: &Place) -> io::Result<Mapping> {
+    pub fn open(place: &Handle) -> io::Result<Mapping> {
         let bytes = place.bytes as usize;
         if bytes == 0 {
             return Ok(Mapping {
@@ -243,9 +243,9 @@ mod tests {
     fn what_has_taken_its_place_is_not_mapped() {
         let memory = Memory::create(c"test", 4096).unwrap();
         let place = memory.place();
-        let not_found = |place: &Place| Mapping::open(place).err().map(|error| error.kind());
+        let not_found = |place: &Handle| Mapping::open(place).err().map(|error| error.kind());
         let second = Memory::create(c"test", 4096).unwrap();
-        let taken = Place {
+        let taken = Handle {
             descriptor: second.place().descriptor,
             ..place
         };

@@ -42,12 +42,12 @@ use crate::pg::{index_hint, scan, stats};
 /// Fills the rows of a place ($3, or after $3 up to $4) whose blobid is one of $1, with the type at the same
 /// position of $2. An array of TIDs in the WHERE clause, not joined to, plans as a scan of these.
 /// Byte by byte, since to another collation an upper-case text, which is no blobid, may equal one.
-fn update_sql(leaf: &str, place: Place<'_>) -> String {
+fn update_sql(leaf: &str, place: TidSet<'_>) -> String {
     let place = match place {
-        Place::Range(..) => {
+        TidSet::Range(..) => {
             "leaf.ctid OPERATOR(pg_catalog.>) $3 AND leaf.ctid OPERATOR(pg_catalog.<=) $4"
         }
-        Place::Few(_) => "leaf.ctid OPERATOR(pg_catalog.=) ANY ($3)",
+        TidSet::Few(_) => "leaf.ctid OPERATOR(pg_catalog.=) ANY ($3)",
     };
     format!(
         "UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
@@ -113,7 +113,7 @@ const WITHOUT_CHANGED_ATTEMPTS: u32 = 3;
 
 /// Where the rows of a batch are.
 #[derive(Clone, Copy)]
-pub enum Place<'a> {
+pub enum TidSet<'a> {
     /// After one place, up to another inclusive.
     Range(Tid, Tid),
     /// Here and there.
@@ -123,7 +123,7 @@ pub enum Place<'a> {
 /// What the rows of a batch are to be filled with.
 #[derive(Clone, Copy)]
 pub struct Filling<'a> {
-    pub place: Place<'a>,
+    pub place: TidSet<'a>,
     pub blobids: &'a [String],
     /// Of the blob at the same position.
     pub mime_types: &'a [&'a str],
@@ -251,7 +251,7 @@ impl Leaf<'_> {
             let one_by_one = look || wait == Wait::ForNobody;
             let kind = match (one_by_one, filling.place) {
                 _ if filling.is_correction() => Kind::Correct,
-                (false, Place::Range(..)) => Kind::Range,
+                (false, TidSet::Range(..)) => Kind::Range,
                 _ => Kind::Few,
             };
             plan::with_spi(|| self.update_plan(kind).make_ready());
@@ -326,11 +326,11 @@ impl Leaf<'_> {
     ) -> Result<Updated, Undone> {
         let before = triggers::changes(locked).ok_or(Undone::Meddled)?;
         let filled = match filling.place {
-            Place::Range(mut from, mut to) => {
+            TidSet::Range(mut from, mut to) => {
                 let place = [(&raw mut from).into(), (&raw mut to).into()];
                 self.run_update(Kind::Range, filling, &place)
             }
-            Place::Few(tids) => self.run_update(Kind::Few, filling, &[plan::tid_array(tids)]),
+            TidSet::Few(tids) => self.run_update(Kind::Few, filling, &[plan::tid_array(tids)]),
         };
         self.see_alone(locked, before, filled)?;
         Ok(Updated {
@@ -383,13 +383,13 @@ impl Leaf<'_> {
             }
         };
         match filling.place {
-            Place::Range(from, last) => {
+            TidSet::Range(from, last) => {
                 // The end is exclusive there.
                 let mut to = last;
                 to.ip_posid += 1;
                 self.read(locked, (from, to), u32::MAX, &mut row);
             }
-            Place::Few(tids) => self.look_again(locked, tids, &mut row),
+            TidSet::Few(tids) => self.look_again(locked, tids, &mut row),
         }
         let found = tids.len() + without.len();
         let locked_rows = rows::lock(locked, tids, wait);
@@ -534,11 +534,11 @@ impl Leaf<'_> {
         let (leaf, name) = (self.named(), &self.name);
         self.updates[kind as usize].get_or_insert_with(|| match kind {
             Kind::Range => {
-                let sql = update_sql(name, Place::Range(Tid::default(), Tid::default()));
+                let sql = update_sql(name, TidSet::Range(Tid::default(), Tid::default()));
                 LeafPlan::prepare(&sql, &UPDATE_RANGE_ARGUMENTS, leaf, plan::BY_TID)
             }
             Kind::Few => {
-                let sql = update_sql(name, Place::Few(&[]));
+                let sql = update_sql(name, TidSet::Few(&[]));
                 LeafPlan::prepare(&sql, &UPDATE_FEW_ARGUMENTS, leaf, plan::BY_TID)
             }
             Kind::Correct => {

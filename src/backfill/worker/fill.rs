@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Worker, pace};
 use crate::backfill::batch::{Batch, Found};
 use crate::backfill::leaf::{
-    Filling, Leaf, LeafError, Place, Tid, Updated, block_of, start_of_block,
+    Filling, Leaf, LeafError, Tid, TidSet, Updated, block_of, start_of_block,
 };
 use crate::backfill::shared::{add, add_time};
 use crate::pg::latch::WaitEvent;
@@ -46,7 +46,7 @@ impl Worker<'_> {
                 true => self.read(leaf, last, to),
                 false => Ok(()),
             };
-            if let Err(trouble) = self.fill(leaf, index, Place::Range(from, last), &batch) {
+            if let Err(trouble) = self.fill(leaf, index, TidSet::Range(from, last), &batch) {
                 // Others may wait for what we have begun.
                 self.found(leaf)?;
                 return Err(trouble);
@@ -121,7 +121,7 @@ impl Worker<'_> {
         &mut self,
         leaf: &mut Leaf<'_>,
         index: usize,
-        place: Place<'_>,
+        place: TidSet<'_>,
         batch: &Batch,
     ) -> Result<(), LeafError> {
         if let Some(verify) = &self.job.options.verify {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use crate::backfill::batch::{Batch, TypedRow};
 use crate::backfill::differences::{self, Comparison, Differences, Pair};
-use crate::backfill::leaf::{Filling, Leaf, LeafError, Place, Tid, block_of};
+use crate::backfill::leaf::{Filling, Leaf, LeafError, Tid, TidSet, block_of};
 use crate::backfill::options::Verify;
 use crate::backfill::sample::Sums;
 use crate::backfill::shared::{add, take_back};
@@ -137,7 +137,7 @@ impl Worker<'_> {
             now.push(batch.types[type_now as usize].as_str());
         }
         let filling = Filling {
-            place: Place::Few(&tids),
+            place: TidSet::Few(&tids),
             blobids: &blobids,
             mime_types: &mime_types,
             now: &now,

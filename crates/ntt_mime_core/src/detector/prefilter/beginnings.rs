@@ -7,7 +7,7 @@ use super::check::number::{Number, OP_AND, OP_INVERSE, OPS_MASK};
 use super::check::string::{DER_LONG_FORM, DER_SEQUENCE, DER_TAG, is_space};
 use super::check::{HARMLESS, UNDERSTOOD, offset_of};
 use super::format::{Entry, kind, str_flag};
-use super::tables::Hits;
+use super::hits::Hits;
 
 /// A necessary condition of a test that compares for equality at a fixed place: there, under this mask, are these
 /// bytes. Quick to try, on up to eight bytes; zeros count as being there beyond the end.
@@ -138,7 +138,7 @@ pub struct Beginnings {
     /// Those at the very start, by their first byte.
     by_first_byte: Vec<Vec<At>>,
     /// All others, by where they look, in that order.
-    elsewhere: Vec<Place>,
+    elsewhere: Vec<Position>,
 }
 
 struct At {
@@ -154,14 +154,14 @@ impl At {
 }
 
 /// Those that look at one place.
-struct Place {
+struct Position {
     offset: usize,
     /// The bytes that one of them may begin with, a bit each: for most places a look at one byte is enough.
     first_bytes: [u64; 4],
     all: Vec<At>,
 }
 
-impl Place {
+impl Position {
     fn add(&mut self, at: At) {
         for byte in 0..=u8::MAX {
             if u64::from(byte) & at.mask & 0xFF == at.bytes & 0xFF {
@@ -192,7 +192,7 @@ impl Beginnings {
                 by_first_byte[(bytes & 0xFF) as usize].push(at);
                 continue;
             }
-            let place = || Place {
+            let place = || Position {
                 offset,
                 first_bytes: [0; 4],
                 all: Vec::new(),
@@ -221,7 +221,7 @@ impl Beginnings {
                 }
             }
         }
-        let in_hand = |place: &Place| place.offset < bytes.len();
+        let in_hand = |place: &Position| place.offset < bytes.len();
         for place in &self.elsewhere[self.elsewhere.partition_point(in_hand)..] {
             match place.offset < len {
                 true => place.all.iter().for_each(|at| hits.add(at.rule)),

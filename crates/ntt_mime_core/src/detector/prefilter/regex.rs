@@ -16,8 +16,10 @@
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, Hir, HirKind};
 
-use super::tables::SHORTEST_NEEDLE;
 use crate::detector::release::Refused;
+
+/// A piece of a search or of a regular expression that is shorter tells nothing.
+pub const SHORTEST_NEEDLE: usize = 3;
 
 /// Does libmagic refuse it before it compiles it (`check_regex`)?
 pub fn is_refused(posix: &[u8], refused: Refused) -> bool {

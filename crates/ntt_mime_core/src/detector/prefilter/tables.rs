@@ -4,7 +4,6 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
-use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use regex::bytes::{Regex, RegexBuilder};
@@ -16,7 +15,8 @@ use super::beginnings::{Beginning, Beginnings};
 use super::check::string::is_space;
 use super::check::{Answer, offset_of};
 use super::format::{Compiled, Entry, VALUE_BYTES, flag, kind, str_flag};
-use super::regex::{is_refused, required, translate};
+use super::hits::Hits;
+use super::regex::{SHORTEST_NEEDLE, is_refused, required, translate};
 use crate::detector::limits::REGEX_MAX;
 use crate::detector::release::Library;
 
@@ -25,51 +25,6 @@ const SHORT_RANGE: usize = 64;
 
 /// Searches with a greater range, or none, are tried one by one, so that the automaton needn't go there.
 const LONG_RANGE: usize = 8192;
-
-/// A piece of a search or of a regular expression that is shorter tells nothing.
-pub const SHORTEST_NEEDLE: usize = 3;
-
-/// Rules to look at, by number.
-pub struct Hits {
-    words: Vec<u64>,
-}
-
-impl Hits {
-    pub fn new(rules: usize) -> Hits {
-        Hits {
-            words: vec![0; rules.div_ceil(64)],
-        }
-    }
-
-    pub fn clear(&mut self) {
-        self.words.fill(0);
-    }
-
-    /// One more.
-    pub fn add(&mut self, rule: u32) {
-        self.words[rule as usize / 64] |= 1 << (rule % 64);
-    }
-
-    /// Those among these, in the order of the rules.
-    pub fn iter(&self, among: Range<u32>) -> impl Iterator<Item = usize> {
-        self.words.iter().enumerate().flat_map(move |(at, word)| {
-            let mut word = *word & bits_before(among.end, at) & !bits_before(among.start, at);
-            std::iter::from_fn(move || {
-                let bit = word.trailing_zeros() as usize;
-                word &= word.wrapping_sub(1);
-                (bit < 64).then_some(at * 64 + bit)
-            })
-        })
-    }
-}
-
-/// The bits of rules before this one, in a word of hits.
-fn bits_before(rule: u32, word: usize) -> u64 {
-    match (rule as usize).saturating_sub(word * 64) {
-        bits @ 0..64 => (1 << bits) - 1,
-        _ => u64::MAX,
-    }
-}
 
 /// Rules by what they need.
 pub struct Tables {
