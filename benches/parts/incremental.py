@@ -22,9 +22,9 @@ import cluster as clusters
 import contestants
 import data
 import report
+from store import Store
 
 from parts import numbers
-from store import Store
 
 ROUNDS = 3
 

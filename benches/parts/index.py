@@ -11,6 +11,7 @@ import time
 import contestants
 import data
 import report
+
 from parts import numbers
 
 ROUNDS = 3
