@@ -632,16 +632,16 @@ impl<'a, 'c> Follower<'a, 'c> {
 
     /// What all rules say of what begins where an entry looks.
     fn indirectly(&mut self, place: Place, used: Use) -> Mime {
-        let said = match place {
+        let (said, by_all) = match place {
             Place::Front(at, _) if used.base == 0 => match at {
                 0 => return Mime::No,
                 at if at > self.front.len() => return Mime::No,
                 at => walk::indirectly(self, at),
             },
-            _ => Mime::Maybe,
+            _ => (Mime::Maybe, true),
         };
         self.reach.all = true;
-        self.needs_all_rules |= said == Mime::Maybe;
+        self.needs_all_rules |= by_all;
         said
     }
 

@@ -187,12 +187,15 @@ impl<'a, 'c> Walk<'a, 'c> {
     }
 }
 
-/// What all rules for binary content print of the bytes from an offset on (`FILE_INDIRECT` in `mget`).
-pub fn indirectly(outer: &Follower<'_, '_>, offset: usize) -> Mime {
+/// What all rules for binary content print of the bytes from an offset on (`FILE_INDIRECT` in `mget`), and whether it takes
+/// all of them for libmagic to print the same: the rules that it is asked for are those that may match where the file
+/// begins. Only where no rule prints anything do fewer rules print as much, whichever these are; and only if the end that
+/// they see is the same, which without one of their own depends on the rules before them.
+pub fn indirectly(outer: &Follower<'_, '_>, offset: usize) -> (Mime, bool) {
     let context = outer.context;
     let uses = context.indirect.replace(context.indirect.get() + 1);
     if outer.indirect_depth == DEEPEST || uses >= INDIRECT {
-        return Mime::Maybe;
+        return (Mime::Maybe, true);
     }
     let front = outer.front.from(offset);
     let back = match (outer.back, context.library.indirect_has_own_end) {
@@ -208,9 +211,15 @@ pub fn indirectly(outer: &Follower<'_, '_>, offset: usize) -> Mime {
     let mut candidates = Vec::new();
     let mut walk = Walk::new(context, front, back, &mut candidates);
     walk.follower.indirect_depth = outer.indirect_depth + 1;
-    match walk.over(hits.iter(ALL)) {
+    let ending = walk.over(hits.iter(ALL));
+    let said = match ending {
         Ending::Entry(entry) => Mime::Surely(entry),
         Ending::Here | Ending::Through if walk.sure => Mime::No,
         _ => Mime::Maybe,
-    }
+    };
+    let prints_nothing = ending == Ending::Through && walk.candidates.is_empty();
+    (
+        said,
+        !(prints_nothing && context.library.indirect_has_own_end),
+    )
 }
