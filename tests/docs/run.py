@@ -79,6 +79,8 @@ SELECT CASE WHEN p.oid IS NOT NULL AND p.prorettype <> 'trigger'::regtype THEN '
   LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
   LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
  WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+   -- Up to PostgreSQL 16 the types of a table's rows are no members of their own.
+   AND d.classid <> 'pg_type'::regclass
    AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'ntt_mime')
  ORDER BY 1, 2
 """
