@@ -49,7 +49,7 @@ fn contents() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     vec![
         // What the prefilter saw otherwise.
         (
-            // In 5.41, where a rule that counts from the end may match before, so that libmagic was asked.
+            // Where a rule that counts from the end may match before, so that libmagic was asked.
             "what indirect applies is no rule that may match at the beginning",
             [b"ID3\0\0\x10\0\0\0\0".as_slice(), &end_of_archive].concat(),
             "application/zip",
