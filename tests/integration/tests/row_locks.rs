@@ -20,6 +20,10 @@ fn hold(db: &TestDb, sql: &str) -> Session {
     other
 }
 
+/// Passes of a run over leaves with rows that stay locked: three, and as many as five more if others in the cluster, such as
+/// other tests, commit something meanwhile.
+const PASSES: i64 = 8;
+
 /// Waits of workers for what a session holds, counted by their beginnings, until the run ends. Short ones may be missed.
 fn count_waits(s: &mut Session, run: &ntt_mime_integration::Background, holder: &Session) -> i64 {
     let mut waits = std::collections::HashSet::new();
@@ -51,8 +55,11 @@ fn a_pass_waits_for_one_row_and_passes_by_the_others() {
     let run = caller.call_in_background("50");
     let waits = count_waits(&mut s, &run, &other);
     let (mut caller, outcome) = run.succeed();
-    // One a worker in each of three passes.
-    assert!((1..=6).contains(&waits), "{waits} waits for {held} rows");
+    // One a worker in each pass.
+    assert!(
+        (1..=2 * PASSES).contains(&waits),
+        "{waits} waits for {held} rows"
+    );
     assert_eq!(outcome.rows_updated, all - held);
     assert_eq!(
         s.run_row(outcome.run_id, "status, rows_left"),
@@ -195,9 +202,9 @@ fn a_row_that_the_triggers_need_is_not_taken_for_a_row_of_the_leaf() {
     let in_vain = updated(&mut s) - before;
     println!("{in_vain} rows updated in vain, {waits} waits");
     assert!(in_vain <= 300, "{in_vain} rows updated in vain");
-    // In each of three passes one of the first worker's, and two of the other one's: for the first one, which is before it
-    // in the queue, and then for the row.
-    assert!((1..=9).contains(&waits), "{waits} waits");
+    // In each pass one of the first worker's, and two of the other one's: for the first one, which is before it in the
+    // queue, and then for the row.
+    assert!((1..=3 * PASSES).contains(&waits), "{waits} waits");
     assert_kept_out(result);
     other.exec("ROLLBACK");
     assert_eq!(s.backfill("1000").rows_updated, all);
