@@ -22,19 +22,11 @@ pub enum CsvVerdict {
 }
 
 /// Does libmagic take a text for CSV of which this is all, or as much as [decides](CsvVerdict::Final) it? That takes so
-/// many lines, if there are fewer than ten, and so many commas in each.
+/// many lines, if there are fewer than ten, and so many commas in each. Whether it is text isn't looked at.
 pub fn is_csv(text: &[u8], lines: usize, commas: usize) -> bool {
     match counted(text) {
         (CsvVerdict::Final(yes), expected) => yes && expected >= commas,
         (CsvVerdict::So(seen), expected) => seen >= lines && expected >= commas,
-    }
-}
-
-/// False if libmagic, which looks at no more than this, won't call it CSV. Whether it is text isn't looked at.
-pub fn may_be_csv(bytes: &[u8]) -> bool {
-    match verdict(bytes) {
-        CsvVerdict::Final(yes) => yes,
-        CsvVerdict::So(lines) => lines >= FEW,
     }
 }
 
@@ -130,14 +122,18 @@ mod tests {
             ("a,b\nc,d\ne\n", false),
             ("", false),
         ] {
-            assert_eq!(may_be_csv(text.as_bytes()), expected, "{text}");
+            assert_eq!(is_csv(text.as_bytes(), FEW, 1), expected, "{text}");
         }
         // Nothing after the tenth line counts, and a comma less in it does.
-        assert!(may_be_csv(
-            &[&b"a,b\n".repeat(10), b"c\n".as_slice()].concat()
+        assert!(is_csv(
+            &[&b"a,b\n".repeat(10), b"c\n".as_slice()].concat(),
+            FEW,
+            1
         ));
-        assert!(!may_be_csv(
-            &[&b"a,b\n".repeat(9), b"c\n".as_slice()].concat()
+        assert!(!is_csv(
+            &[&b"a,b\n".repeat(9), b"c\n".as_slice()].concat(),
+            FEW,
+            1
         ));
     }
 

@@ -105,8 +105,8 @@ enum Csv {
 fn csv(library: &Library, buffer: &Buffer<'_>) -> Csv {
     let mut seen = buffer.head();
     loop {
-        let may_be = match csv::verdict(seen) {
-            CsvVerdict::Final(yes) => yes,
+        match csv::verdict(seen) {
+            CsvVerdict::Final(false) => return Csv::No,
             CsvVerdict::So(_) if seen.len() < buffer.flen() => {
                 if looks_like_text(seen) == Some(false) {
                     return Csv::No;
@@ -116,19 +116,18 @@ fn csv(library: &Library, buffer: &Buffer<'_>) -> Csv {
                     return Csv::No;
                 }
                 seen = more;
-                continue;
             }
-            CsvVerdict::So(_) => csv::may_be_csv(seen),
-        };
-        if !may_be || !csv::is_csv(seen, library.csv_lines, library.csv_commas) {
-            return Csv::No;
+            _ => break,
         }
-        let bytes = seen.len().max(ENCODING_MAX.min(buffer.flen()));
-        return match is_text(buffer) {
-            Some(true) => Csv::Yes(bytes),
-            Some(false) => Csv::No,
-            None => Csv::Maybe(bytes),
-        };
+    }
+    if !csv::is_csv(seen, library.csv_lines, library.csv_commas) {
+        return Csv::No;
+    }
+    let bytes = seen.len().max(ENCODING_MAX.min(buffer.flen()));
+    match is_text(buffer) {
+        Some(true) => Csv::Yes(bytes),
+        Some(false) => Csv::No,
+        None => Csv::Maybe(bytes),
     }
 }
 
