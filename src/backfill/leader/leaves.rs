@@ -33,19 +33,14 @@ const REWRITTEN_IN_VAIN: u8 = 3;
 /// What it takes to look at a leaf in which nothing is pending, and at a block of it: measured, with a reserve. With
 /// several workers it is less.
 const TIME_PER_LEAF: Duration = Duration::from_micros(100);
-const TIME_PER_BLOCK: Duration = Duration::from_micros(50);
+pub(super) const TIME_PER_BLOCK: Duration = Duration::from_micros(50);
 
-/// What it would take one worker to look at so many leaves with so many blocks in all.
-pub(super) fn time_to_look(leaves: u64, blocks: u64) -> Duration {
-    TIME_PER_LEAF.mul_f64(leaves as f64) + TIME_PER_BLOCK.mul_f64(blocks as f64)
-}
+/// The same of a block that is verified: the blobs of some sixty rows have to be detected.
+pub(super) const TIME_TO_VERIFY_BLOCK: Duration = Duration::from_millis(4);
 
-/// The same of a verification, which has the blobs of some sixty rows a block to detect.
-const TIME_TO_VERIFY_BLOCK: Duration = Duration::from_millis(4);
-
-/// What it would take one worker to verify so many leaves with so many blocks in all.
-pub(super) fn time_to_verify(leaves: u64, blocks: u64) -> Duration {
-    TIME_PER_LEAF.mul_f64(leaves as f64) + TIME_TO_VERIFY_BLOCK.mul_f64(blocks as f64)
+/// What it would take one worker to look at so many leaves with so many blocks in all, of which each takes so long.
+pub(super) fn time_to_look(leaves: u64, blocks: u64, per_block: Duration) -> Duration {
+    TIME_PER_LEAF.mul_f64(leaves as f64) + per_block.mul_f64(blocks as f64)
 }
 
 /// What is known of a leaf.
@@ -334,7 +329,7 @@ impl Leaves {
         let (leaves, blocks) = still_there.fold((0, 0), |(leaves, blocks), seen| {
             (leaves + 1, blocks + u64::from(seen.state.blocks))
         });
-        time_to_look(leaves, blocks)
+        time_to_look(leaves, blocks, TIME_PER_BLOCK)
     }
 
     /// Rows known to be pending in all of them; None if not all are known.

@@ -5,7 +5,7 @@
 use pgrx::pg_sys::Oid;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use super::leaves::{time_to_look, time_to_verify};
+use super::leaves::{TIME_PER_BLOCK, TIME_TO_VERIFY_BLOCK, time_to_look};
 use super::others::may_be_late;
 use super::passes::LOOK_AT_ALL;
 use super::{FINAL_ATTEMPTS, Leader, Summary};
@@ -31,10 +31,11 @@ impl Leader {
             since,
             ..
         } = &self.passed_over;
-        let time = match self.options.verify {
-            Some(_) => time_to_verify(passed_over, blocks),
-            None => time_to_look(passed_over, blocks),
+        let per_block = match self.options.verify {
+            Some(_) => TIME_TO_VERIFY_BLOCK,
+            None => TIME_PER_BLOCK,
         };
+        let time = time_to_look(passed_over, blocks, per_block);
         if passed_over > 0
             && time <= LOOK_AT_ALL
             && tx::in_subtransaction(|| may_be_late(since))
