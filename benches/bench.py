@@ -5,7 +5,7 @@
 
 Parts, in this order if none is named:
 
-  contest      everybody over the same rows: the method before, ours, the floor, libmagic, a shell
+  contest      everybody over the same rows: the script that ntt_mime replaces, ours, the floor, libmagic, a shell
   plain        the same over one plain table with a row a blob
   growth       what a row costs as rows and leaves grow; memory; each tenth of a run
   incremental  few pending rows in a few of 50,000 leaves, as for a scheduled run

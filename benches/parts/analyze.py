@@ -96,8 +96,8 @@ def render(result):
                      report.spread([1000 * state["join_s"] for state in states], 0)])
     run = report.spread([one["run_s"] for one in result["rounds"]])
     return [f"{result['shape']}; the run took {run} s; rounds: {len(result['rounds'])}.", "",
-            *report.table(["", "ANALYZE takes, s", f"wrong by a factor of, median of {TYPES} types",
-                           "at most", "the join takes, ms"], rows)]
+            *report.table(["", "ANALYZE, s", f"estimate wrong by a factor of, median of {TYPES} types",
+                           "worst", "join, ms"], rows)]
 
 
 def charts(_):

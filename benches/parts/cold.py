@@ -184,8 +184,8 @@ def render_disk(disk, result):
     types = "" if result["types"] == "*" else f" of {result['types']}"
     return [f"{disk['title']}; {disk['blobs']:,} blobs{types}, {disk['bytes'] / 1e6:,.0f} MB; "
             f"rounds: {len(beside)}.", "",
-            *report.table(["", "seconds", "files/s", f"files/s / those of {title(result['beside'])}",
-                           "µs a blob in reading, of a worker", "in detection"], rows)]
+            *report.table(["", "seconds", "files/s", f"relative to {title(result['beside'])}",
+                           "worker time per blob, µs: reading", "detection"], rows)]
 
 
 def charts(result):

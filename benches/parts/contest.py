@@ -3,7 +3,7 @@
 The archive's tables with 841 leaves of uneven size, 4.75 pending rows a blob and as many rows that
 are filled already.  A round is each contestant once; whoever was first is last in the next round.
 
-From 200,000 blobs on the method before is sampled: some batches at the start, in the middle and at
+From 200,000 blobs on, the script is sampled: some batches at the start, in the middle and at
 the end are timed, and what is between is filled as the floor does it.  libmagic and file are left
 out there, since what they cost a blob doesn't change with the number of blobs.
 """
@@ -36,7 +36,7 @@ def arguments(parser):
     parser.add_argument("--script-batch", type=int, default=10000, help="blobs of one of its batches")
     parser.add_argument("--script-batches", type=int, default=2, help="batches of each sample")
     parser.add_argument("--script-cookie", choices=["blob", "process"], default="blob",
-                        help="whether the method before opens libmagic for every blob, as it did")
+                        help="whether the script opens libmagic for every blob, as it did")
 
 
 def section(options):
@@ -73,11 +73,11 @@ def title(name, result):
     if name == "script":
         sampled = ", sampled" if result["script"] == "sampled" else ""
         kept = ", libmagic opened once a process" if result["cookie"] == "process" else ""
-        return f"script: the method before{sampled}{kept}"
+        return f"script: the script that ntt_mime replaces{sampled}{kept}"
     if name.startswith("ours-"):
         count = int(name.split("-")[1])
         return f"ours, {count} worker" + ("s" if count > 1 else "")
-    return {"floor": "floor: the same updates, answers known", "file": "file: at a shell",
+    return {"floor": "floor: the same updates, answers known", "file": "file: file(1) at a shell",
             "libmagic": "libmagic: 2 processes, no database"}[name]
 
 
@@ -87,7 +87,7 @@ def render(result):
              f"rounds: {max(map(len, runs.values()))}.", ""]
     head = ["", "seconds", "blobs/s", "rows/s"]
     compared = [name for name in ("script", "floor", "libmagic") if name in runs]
-    head += [f"{name}'s time / its" if name == "script" else f"its time / {name}'s"
+    head += [f"times as fast as {name}" if name == "script" else f"time relative to {name}"
              for name in compared]
     rows = []
     for name in runs:
@@ -111,7 +111,7 @@ def where_the_time_went(runs):
         if "profile" in middle:
             parts = ", ".join(f"{part.removesuffix('_ms')} {ms / 1000:.1f}"
                               for part, ms in middle["profile"].items())
-            lines.append(f"- {name}, sum over its workers: {parts}; together "
+            lines.append(f"- {name}, sum over workers: {parts}; in all "
                          f"{100 * middle['profile_share']:.0f}% of the workers' time")
         elif "select" in middle:
             parts = ", ".join(f"{part} {middle[part]:.1f}"
@@ -125,7 +125,7 @@ def where_the_time_went(runs):
 
 
 def answers(result):
-    """How many of the answers are others than ours."""
+    """How many of the answers differ from ours."""
     lines = []
     for name in result["runs"]:
         last = result["runs"][name][-1]
@@ -133,7 +133,7 @@ def answers(result):
             lines.append(f"{name}: {last['other_blobs']:,} of {result['blobs']:,} blobs")
         elif name in ("script", "file") and "other_answers" in last:
             lines.append(f"{name}: {last['other_answers']:,} of {result['pending']:,} rows")
-    return ["", "Answers other than ours: " + "; ".join(lines) + "."] if lines else []
+    return ["", "Answers that differ from ours: " + "; ".join(lines) + "."] if lines else []
 
 
 def charts(result):
@@ -143,4 +143,4 @@ def charts(result):
         report.bars(axes, list(runs), [[result["blobs"] / s for s in seconds(runs, name)]
                                        for name in runs], "blobs a second", digits=0)
 
-    return {f"contest-{result['blobs']}.svg": (f"Blobs a second of each, {result['shape']}", draw)}
+    return {f"contest-{result['blobs']}.svg": (f"Blobs per second, {result['shape']}", draw)}

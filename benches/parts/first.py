@@ -65,7 +65,7 @@ def render(result):
         rows.append([name, report.spread(on, 2), report.spread(off, 2),
                      f"{report.median(on) / report.median(off):.2f}"])
     return [f"Blobs of `{result['types']}`; sessions of each kind: {len(result['runs']['on'])}.", "",
-            *report.table(["of a session", "with the prefilter, ms", "without, ms", "ratio"], rows)]
+            *report.table(["in a session", "with the prefilter, ms", "without, ms", "ratio"], rows)]
 
 
 def charts(_result):

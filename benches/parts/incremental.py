@@ -277,11 +277,11 @@ def render(result):
                        for size in result["sizes"])
     return [f"{result['leaves']:,} leaves, {result['large']} of them large, two indexes; "
             f"{result['workers']} workers; rounds: {rounds}.", "",
-            *report.table(["heap", "pending rows, each in a leaf of its own", "a look at everything, s",
+            *report.table(["heap", "pending rows, one per leaf", "full scan, s",
                            "sum of the counters, s", "ours, s", "ours / counters",
-                           f"ours / ours with {result['pending'][0]:,}", "heap blocks of changed leaves",
+                           f"ours / ours with {result['pending'][0]:,}", "heap blocks read of changed leaves",
                            "of unchanged leaves"], rows), "",
-            f"Heap blocks that a look at everything takes: {looked}."]
+            f"Heap blocks read by a full scan: {looked}."]
 
 
 def charts(result):
@@ -289,7 +289,7 @@ def charts(result):
         names, values = [], []
         for size in result["sizes"]:
             heap = gigabytes(size)
-            names.append(f"{heap}, a look at everything")
+            names.append(f"{heap}, full scan")
             values.append([run["seconds"] for run in size["looks"]])
             for pending in result["pending"]:
                 names.append(f"{heap}, ours, {pending:,} pending")

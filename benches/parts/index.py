@@ -124,8 +124,8 @@ def render(result):
                          report.ratios(ours, look)])
     rounds = len(next(iter(result["runs"].values())))
     return [f"{result['rows']:,} rows; {result['workers']} workers; rounds: {rounds}.", "",
-            *report.table(["partial index", "pending rows", "a bare look, s", "ours, s",
-                           "ours / look"], rows, text=1), "",
+            *report.table(["partial index", "pending rows", "bare scan, s", "ours, s",
+                           "ours / scan"], rows, text=1), "",
             f"The index: `{INDEX.replace('inode_pending ', '')};`"]
 
 

@@ -50,7 +50,7 @@ def run(arena, name):
 
 
 def check(arena, name, result):
-    """The method before reads less, and so has other answers for some."""
+    """The script reads less of each blob, so some of its answers differ."""
     other, pending = arena.cluster.query(
         "SELECT count(*) FILTER (WHERE b.mime_type <> a.mime_type), "
         "count(*) FILTER (WHERE b.mime_type IS NULL) "
@@ -102,7 +102,7 @@ def render(result):
             row.append("" if other == name else report.ratios(*pair))
         rows.append([*row, report.spread(waiting) if waiting else ""])
     head = ["", "seconds", "blobs/s"]
-    head += ["script's time / its" if name == "script" else f"its time / {name}'s"
+    head += ["times as fast as script" if name == "script" else f"time relative to {name}"
              for name in compared]
     return [f"{result['blobs']:,} rows and blobs, {result['blocks']:,} blocks; "
             f"{result['bytes'] / 1e6:,.0f} MB of blobs; "

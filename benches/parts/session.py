@@ -78,7 +78,7 @@ def render(result):
                      "" if name == "file" else report.ratios(own, theirs)])
     return [f"{result['blobs']:,} blobs, {result['bytes'] / 1e6:,.0f} MB; "
             f"rounds: {len(theirs)}.", "",
-            *report.table(["", "seconds", "blobs/s", "µs a blob", "its time / file's"], rows)]
+            *report.table(["", "seconds", "blobs/s", "µs per blob", "time relative to file"], rows)]
 
 
 def charts(_result):

@@ -188,11 +188,11 @@ def render(result):
     return [f"{result['rows']:,} rows of {result['blobs']:,} blobs in {result['leaves']:,} leaves, of which "
             f"{result['different']:,} differ; {result['workers']} workers.", "",
             f"A check of all took {result['whole']:.1f} s, a sample of {result['percent']:g} % {mean:.2f} s "
-            f"({min(took):.2f} to {max(took):.2f}), which is {100 * mean / result['whole']:.1f} % of it. "
-            f"Of {count} samples the true number of rows that differ lay in the interval of {within['rows']}, "
-            f"their share in that of {within['share']}.", "",
+            f"({min(took):.2f} to {max(took):.2f}), {100 * mean / result['whole']:.1f} % of that. "
+            f"The estimated interval contained the true number of differing rows in {within['rows']} of {count} "
+            f"samples, and their true share in {within['share']}.", "",
             f"{result['beside_rows']:,} rows of {result['beside_blobs']:,} blobs that all agree:", "",
-            *report.table(["", "s", "of a dry run", "WAL, bytes"], rows, text=1)]
+            *report.table(["", "seconds", "relative to a dry run", "WAL bytes"], rows, text=1)]
 
 
 def charts(_):

@@ -123,9 +123,9 @@ def render(result):
                              for value, digits in zip(rows[-1][4:8], (3, 0, 0, 0))]
     lines = [f"{result['shape']}; rounds: {len(next(iter(contestants_.values())))}; a checkpoint "
              f"whenever WAL fills max_wal_size = {result['max_wal_size']}.", "",
-             *report.table(["condition", "", "WAL bytes a row", "its / floor's", "full pages a row",
-                            "checkpoints", "transactions that write", "commits",
-                            "relations locked at once", "tables among them"], rows, text=2)]
+             *report.table(["condition", "", "WAL bytes per row", "relative to floor", "full pages per row",
+                            "checkpoints", "writing transactions", "commits",
+                            "relations locked at once", "of them tables"], rows, text=2)]
     return lines + ["", *sizes(result)]
 
 
@@ -140,8 +140,8 @@ def sizes(result):
                          report.spread(of(runs, "dead", None), 2),
                          report.number(report.median(of(runs, "vacuums")), 0)])
     return ["After the run:", "",
-            *report.table(["condition", "", "heap grown by, %", "indexes grown by, %",
-                           "dead versions a row updated", "leaves vacuumed"], rows, text=2)]
+            *report.table(["condition", "", "heap growth, %", "index growth, %",
+                           "dead versions per updated row", "leaves vacuumed"], rows, text=2)]
 
 
 def charts(result):
@@ -153,4 +153,4 @@ def charts(result):
                 values.append(of(runs, "bytes", None))
         report.bars(axes, names, values, "bytes of WAL a row", digits=0)
 
-    return {"wal.svg": ("Bytes of WAL a row", draw)}
+    return {"wal.svg": ("Bytes of WAL per row", draw)}
