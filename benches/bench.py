@@ -7,6 +7,7 @@ Parts, in this order if none is named:
 
   contest      everybody over the same rows: the script that ntt_mime replaces, ours, the floor, libmagic, a shell
   plain        the same over one plain table with a row a blob
+  small        thousands of small leaves, beside the floor
   growth       what a row costs as rows and leaves grow; memory; each tenth of a run
   incremental  few pending rows in a few of 50,000 leaves, as for a scheduled run
   index        the partial index on what is pending
@@ -41,8 +42,8 @@ import os
 import sys
 import time
 
-PARTS = ("contest", "plain", "growth", "incremental", "index", "wal", "cold", "kindness", "analyze",
-         "first", "session", "verify")
+PARTS = ("contest", "plain", "small", "growth", "incremental", "index", "wal", "cold", "kindness",
+         "analyze", "first", "session", "verify")
 
 
 class Bench:

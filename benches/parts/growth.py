@@ -3,8 +3,9 @@
 Two series: rows at 17 leaves, and leaves at half a million rows.  No row is filled beforehand, and
 the blobs are few for so many rows (--blobs), so that the update is most of the cost: with 4.75 rows
 a blob, "--blobs 0", detection would be the larger half, and doesn't depend on either.  All points
-take their turn in each round.  From 20,000 leaves on there are two indexes a leaf instead of eleven,
-else most of the time would go into making their files: compare such points with each other.
+take their turn in each round.  Leaves have the archive's eleven indexes, below 50,000 of them; from
+there on they have two, else most of the time would go into making their files: a quarter of a million
+of them at 20,000 leaves.  The table tells which point has how many.
 
 The memory of leader and workers is their own heap, without the server's shared buffers; what the
 run's processes share, the list of leaves and the cache of blobs, is counted once.
@@ -17,6 +18,7 @@ from parts import numbers
 
 ROUNDS = 3
 MANY_LEAVES = 20000
+TWO_INDEXES_FROM = 50000
 SECTIONS = ("growth", "growth-many")
 
 
@@ -44,7 +46,7 @@ def shape_of(rows, leaves, options):
     if options.blobs and options.blobs < blobs:
         blobs = options.blobs
     return data.Shape(blobs, leaves, rows / blobs, 0.0, options.skew,
-                      indexes=leaves < MANY_LEAVES)
+                      indexes=leaves < TWO_INDEXES_FROM)
 
 
 def measure(bench, options):
@@ -102,8 +104,8 @@ def render(result):
     rows = []
     for point in result["points"]:
         runs = ours(point, result)
-        indexes = "" if point["leaves"] < MANY_LEAVES else " (two indexes)"
-        row = [f"{point['pending']:,}", f"{point['leaves']:,}{indexes}", f"{point['blobs']:,}",
+        indexes = 11 if point["leaves"] < TWO_INDEXES_FROM else 2
+        row = [f"{point['pending']:,}", f"{point['leaves']:,}", str(indexes), f"{point['blobs']:,}",
                report.spread([run["seconds"] for run in runs]),
                report.spread(cost(point, runs)), report.spread(updates(point, runs)),
                report.number(report.median(updates(point, runs)) /
@@ -114,7 +116,7 @@ def render(result):
             bare = cost(point, point["runs"]["floor"])
             row += [report.spread(bare), report.ratios(cost(point, runs), bare)]
         rows.append(row)
-    head = ["rows", "leaves", "blobs", "seconds", "µs a row, clock", "µs a row, updates",
+    head = ["rows", "leaves", "indexes", "blobs", "seconds", "µs a row, clock", "µs a row, updates",
             f"updates / those of {first['pending']:,} rows, {first['leaves']:,} leaves",
             "leader MB", "worker MB", "shared MB"]
     head += ["floor, µs a row, clock", "ours / floor"] if floor else []
