@@ -19,12 +19,12 @@ use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::in_flight::{self, BackendKind, InFlightRecord};
 use ntt_mime_core::memory;
 use ntt_mime_core::store::{Blob, Store};
-use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+use pgrx::{PgSqlErrorCode, pg_sys};
 use sha2::{Digest, Sha256};
 
 use crate::backfill::run_log;
 use crate::errors::{Error, in_words, sentence};
-use crate::pg::{in_flight_records, message::Message};
+use crate::pg::{in_flight_records, report::Report};
 use crate::settings;
 
 thread_local! {
@@ -169,23 +169,23 @@ pub fn complain(complaints: &[String]) {
         "libmagic {} gives wrong types for known files",
         libmagic_release()
     );
-    let report = Message::new(PgSqlErrorCode::ERRCODE_WARNING, message)
+    let report = Report::warning(message)
         .set_detail(complaints.join("\n"))
         .set_hint(
             "Check that libmagic and its magic database are of the same release, and check the environment \
              variable MAGIC of the server.",
         );
-    report.send(PgLogLevel::WARNING);
+    report.warn();
 }
 
 /// Warns that there is no way to judge bytes in hand; returns that as a sentence.
 fn complain_of_memory(error: &std::io::Error) -> String {
     let message = "cannot check libmagic or detect the type of given bytes".to_owned();
     let detail = sentence(&in_words(error));
-    let report = Message::new(PgSqlErrorCode::ERRCODE_WARNING, message)
+    let report = Report::warning(message)
         .set_detail(detail.clone())
         .set_hint("Allow the server to call memfd_create, or to write into its data directory.");
-    report.send(PgLogLevel::WARNING);
+    report.warn();
     detail
 }
 
@@ -199,7 +199,7 @@ pub fn prepare_for_bytes() {
 pub fn warn_of_audit(blobid: &str, detector: &str, libmagic: &str) {
     let message =
         format!("blob \"{blobid}\" has another type according to all of libmagic's rules");
-    Message::new(PgSqlErrorCode::ERRCODE_WARNING, message)
+    Report::warning(message)
         .set_detail(format!(
             "For the whole file, libmagic {} gives \"{libmagic}\"; the detector gave \"{detector}\".",
             libmagic_release()
@@ -207,7 +207,7 @@ pub fn warn_of_audit(blobid: &str, detector: &str, libmagic: &str) {
         .set_hint(
             "The type that libmagic gives is used, and the run goes on without its prefilter.",
         )
-        .send(PgLogLevel::WARNING);
+        .warn();
 }
 
 /// Does something with this backend's detector, which is opened at first use. Nothing is borrowed
@@ -361,8 +361,8 @@ fn warn(id: &BlobId, failure: &Failure) {
         "{} Further warnings of this kind are suppressed in this statement.",
         sentence(&failure.detail)
     );
-    let report = Message::new(code, format!("blob \"{id}\" {what}"))
+    let report = Report::new(code, format!("blob \"{id}\" {what}"))
         .set_detail(detail)
         .set_hint(hint);
-    report.send(PgLogLevel::WARNING);
+    report.warn();
 }

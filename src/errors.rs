@@ -1,14 +1,14 @@
-//! Every error that a user can meet, with its SQLSTATE and PostgreSQL's wording.
+//! Every error that a user can meet: its SQLSTATE ([`Error::sqlstate`]) and, in PostgreSQL's wording, what it says (the
+//! conversion into a [`Report`]). A caught error keeps the SQLSTATE that it was raised with; what can happen by a defect of
+//! ours alone is raised by pgrx's `error!`, as an internal error.
 //!
 //! Messages start in lower case and have no full stop; details and hints are sentences.
 
 use ntt_mime_core::detector_thread::StartError;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+use pgrx::PgSqlErrorCode;
 
 use crate::backfill::options::Procedure;
-use crate::pg::encoding::readable;
-use crate::pg::tx::PgError;
+use crate::pg::report::Report;
 
 /// An error to be raised. A relation's name is as [`crate::pg::lock::plain_name`] has it, unless it says otherwise.
 #[derive(Debug, Clone)]
@@ -151,9 +151,60 @@ const KEPT: &str = "Batches already committed are kept.";
 impl Error {
     /// Raises the error.
     pub fn raise(self) -> ! {
-        let report = ErrorReport::from(self);
-        report.report(PgLogLevel::ERROR);
-        unreachable!("an ERROR does not return")
+        Report::from(self).raise()
+    }
+
+    /// Its SQLSTATE.
+    pub fn sqlstate(&self) -> PgSqlErrorCode {
+        use Error as E;
+        use PgSqlErrorCode as C;
+        match self {
+            E::InvalidBlobId { .. } | E::NullArgument { .. } | E::Argument { .. } => {
+                C::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            E::Detector { .. } => C::ERRCODE_CONFIG_FILE_ERROR,
+            E::Detection { .. } => C::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
+            E::TransactionBlock { .. } => C::ERRCODE_INVALID_TRANSACTION_TERMINATION,
+            E::Recovery { .. } => C::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            E::NoTarget
+            | E::NoSuchTarget { .. }
+            | E::NoSuchTargetOid { .. }
+            | E::TargetDropped { .. }
+            | E::NoOwnTable { .. } => C::ERRCODE_UNDEFINED_TABLE,
+            E::TemporaryTarget { .. }
+            | E::WrongKind { .. }
+            | E::WrongType { .. }
+            | E::GeneratedColumn { .. } => C::ERRCODE_WRONG_OBJECT_TYPE,
+            E::AccessMethod { .. }
+            | E::PartitionedByType { .. }
+            | E::ReferenceTable { .. }
+            | E::AppendDistributed { .. }
+            | E::ReplicatedShards { .. }
+            | E::DistributedByType { .. }
+            | E::UnknownCitus { .. }
+            | E::RowSecurity { .. } => C::ERRCODE_FEATURE_NOT_SUPPORTED,
+            E::NoSuchColumn { .. } => C::ERRCODE_UNDEFINED_COLUMN,
+            E::NoShards { .. } | E::OtherVersion | E::NotOurTable { .. } => {
+                C::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            E::NoPrivilege { .. } | E::NoSchemaPrivilege { .. } | E::NotOwner { .. } => {
+                C::ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
+            E::BlobRoot { .. } | E::StoreGone { .. } => C::ERRCODE_UNDEFINED_FILE,
+            E::InFlightRecord { disk_full, .. } => match disk_full {
+                true => C::ERRCODE_DISK_FULL,
+                false => C::ERRCODE_IO_ERROR,
+            },
+            E::DetectorThread { .. } | E::DetectorThreadEnded => C::ERRCODE_SYSTEM_ERROR,
+            E::RunCache { full, .. } => match full {
+                true => C::ERRCODE_OUT_OF_MEMORY,
+                false => C::ERRCODE_SYSTEM_ERROR,
+            },
+            E::AlreadyRunning { .. } => C::ERRCODE_OBJECT_IN_USE,
+            E::KeptOut { .. } => C::ERRCODE_LOCK_NOT_AVAILABLE,
+            E::NoWorker => C::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            E::WorkerTerminated => C::ERRCODE_ADMIN_SHUTDOWN,
+        }
     }
 
     /// That a run's memory of its blobs couldn't be made or found.
@@ -167,152 +218,55 @@ impl Error {
     }
 }
 
-/// An error in words.
-struct Report {
-    code: PgSqlErrorCode,
-    message: String,
-    detail: Option<String>,
-    hint: Option<String>,
-}
-
-impl Report {
-    fn set_detail(self, detail: impl Into<String>) -> Report {
-        let detail = Some(detail.into());
-        Report { detail, ..self }
-    }
-
-    fn set_hint(self, hint: impl Into<String>) -> Report {
-        let hint = Some(hint.into());
-        Report { hint, ..self }
-    }
-}
-
-impl From<Error> for ErrorReport {
-    fn from(error: Error) -> ErrorReport {
-        let words = Report::from(error);
-        let mut report = ErrorReport::new(words.code, readable(words.message), function_name!());
-        if let Some(detail) = words.detail {
-            report = report.set_detail(readable(detail));
-        }
-        match words.hint {
-            Some(hint) => report.set_hint(readable(hint)),
-            None => report,
-        }
-    }
-}
-
-impl From<Error> for PgError {
-    fn from(error: Error) -> PgError {
-        let words = Report::from(error);
-        let mut error = PgError::new(words.code, readable(words.message));
-        error.detail = words.detail.map(readable);
-        error.hint = words.hint.map(readable);
-        error
-    }
-}
-
+/// The words of each error.
 impl From<Error> for Report {
     fn from(error: Error) -> Report {
-        use PgSqlErrorCode as C;
-        let report = |code, message: String| Report {
-            code,
-            message,
-            detail: None,
-            hint: None,
-        };
+        let code = error.sqlstate();
         match error {
-            Error::InvalidBlobId { detail } => report(
-                C::ERRCODE_INVALID_PARAMETER_VALUE,
-                "invalid blobid".to_owned(),
-            )
-            .set_detail(detail),
-            Error::Detector { detail } => report(
-                C::ERRCODE_CONFIG_FILE_ERROR,
-                "could not initialize libmagic".to_owned(),
-            )
-            .set_detail(stopped(format!("libmagic reported: {detail}")))
-            .set_hint(
-                "Install libmagic's database (on Debian, package libmagic-mgc), or correct the environment \
-                 variable MAGIC of the server.",
-            ),
-            Error::Detection { detail } => report(
-                C::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
-                "could not detect the MIME type".to_owned(),
-            )
-            .set_detail(sentence(&detail)),
-            Error::TransactionBlock { procedure } => report(
-                C::ERRCODE_INVALID_TRANSACTION_TERMINATION,
-                format!("{} cannot run inside a transaction block, a function, a procedure, or a DO block", procedure.name()),
-            )
-            .set_hint("It commits batch by batch: CALL it as a statement of its own, with autocommit on."),
-            Error::NullArgument { name } => report(
-                C::ERRCODE_INVALID_PARAMETER_VALUE,
-                format!("argument \"{name}\" must not be null"),
-            ),
-            Error::Argument { name, value, range } => report(
-                C::ERRCODE_INVALID_PARAMETER_VALUE,
-                format!("invalid value for argument \"{name}\": {value}"),
-            )
-            .set_detail(format!("It must be {range}.")),
-            Error::Recovery { procedure } => report(
-                C::ERRCODE_READ_ONLY_SQL_TRANSACTION,
-                format!("cannot execute {} during recovery", procedure.name()),
-            )
-            .set_hint("Run it on the primary; ntt_detect_mime works on a standby too."),
-            Error::NoTarget => report(
-                C::ERRCODE_UNDEFINED_TABLE,
-                "no target table specified".to_owned(),
-            )
-            .set_hint("Set ntt_mime.target, or pass the argument target."),
-            Error::NoSuchTarget { name } => report(
-                C::ERRCODE_UNDEFINED_TABLE,
-                format!("relation \"{}\" does not exist", unquoted(&name)),
-            )
-            .set_hint(
-                "Check ntt_mime.target or the argument target, and qualify the name if its schema is not in search_path.",
-            ),
-            Error::NoSuchTargetOid { oid } => report(
-                C::ERRCODE_UNDEFINED_TABLE,
-                format!("relation with OID {oid} does not exist"),
-            ),
-            Error::TemporaryTarget { name } => report(
-                C::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("cannot fill temporary table \"{name}\""),
-            )
-            .set_detail("Background workers cannot access temporary tables of other sessions."),
-            Error::AccessMethod { name } => report(
-                C::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("cannot fill table \"{name}\""),
-            )
-            .set_detail("Its access method does not support TID range scans."),
-            Error::WrongKind { name, kind } => report(
-                C::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("\"{name}\" is not a table"),
-            )
-            .set_detail(format!(
-                "It is {kind}; the target is a plain or a partitioned table."
-            )),
-            Error::NoSuchColumn { target, column } => report(
-                C::ERRCODE_UNDEFINED_COLUMN,
-                format!("column \"{column}\" of relation \"{target}\" does not exist"),
-            )
-            .set_detail("The target must have the columns \"blobid\" and \"mime_type\"."),
+            Error::InvalidBlobId { detail } => Report::new(code, "invalid blobid")
+                .set_detail(detail),
+            Error::Detector { detail } => Report::new(code, "could not initialize libmagic")
+                .set_detail(stopped(format!("libmagic reported: {detail}")))
+                .set_hint(
+                    "Install libmagic's database (on Debian, package libmagic-mgc), or correct the environment \
+                     variable MAGIC of the server.",
+                ),
+            Error::Detection { detail } => Report::new(code, "could not detect the MIME type")
+                .set_detail(sentence(&detail)),
+            Error::TransactionBlock { procedure } => Report::new(code, format!("{} cannot run inside a transaction block, a function, a procedure, or a DO block", procedure.name()))
+                .set_hint("It commits batch by batch: CALL it as a statement of its own, with autocommit on."),
+            Error::NullArgument { name } => Report::new(code, format!("argument \"{name}\" must not be null")),
+            Error::Argument { name, value, range } => Report::new(code, format!("invalid value for argument \"{name}\": {value}"))
+                .set_detail(format!("It must be {range}.")),
+            Error::Recovery { procedure } => Report::new(code, format!("cannot execute {} during recovery", procedure.name()))
+                .set_hint("Run it on the primary; ntt_detect_mime works on a standby too."),
+            Error::NoTarget => Report::new(code, "no target table specified")
+                .set_hint("Set ntt_mime.target, or pass the argument target."),
+            Error::NoSuchTarget { name } => Report::new(code, format!("relation \"{}\" does not exist", unquoted(&name)))
+                .set_hint(
+                    "Check ntt_mime.target or the argument target, and qualify the name if its schema is not in search_path.",
+                ),
+            Error::NoSuchTargetOid { oid } => Report::new(code, format!("relation with OID {oid} does not exist")),
+            Error::TemporaryTarget { name } => Report::new(code, format!("cannot fill temporary table \"{name}\""))
+                .set_detail("Background workers cannot access temporary tables of other sessions."),
+            Error::AccessMethod { name } => Report::new(code, format!("cannot fill table \"{name}\""))
+                .set_detail("Its access method does not support TID range scans."),
+            Error::WrongKind { name, kind } => Report::new(code, format!("\"{name}\" is not a table"))
+                .set_detail(format!(
+                    "It is {kind}; the target is a plain or a partitioned table."
+                )),
+            Error::NoSuchColumn { target, column } => Report::new(code, format!("column \"{column}\" of relation \"{target}\" does not exist"))
+                .set_detail("The target must have the columns \"blobid\" and \"mime_type\"."),
             Error::WrongType {
                 target,
                 column,
                 found,
-            } => report(
-                C::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("column \"{column}\" of relation \"{target}\" must be of type text or character varying"),
-            )
-            .set_detail(format!("It is of type {found}.")),
-            Error::GeneratedColumn { target, column } => report(
-                C::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("column \"{column}\" of relation \"{target}\" is a generated column"),
-            )
-            .set_hint("A run can fill only an ordinary column, without an expression."),
-            Error::PartitionedByType { target, by } => report(
-                C::ERRCODE_FEATURE_NOT_SUPPORTED,
+            } => Report::new(code, format!("column \"{column}\" of relation \"{target}\" must be of type text or character varying"))
+                .set_detail(format!("It is of type {found}.")),
+            Error::GeneratedColumn { target, column } => Report::new(code, format!("column \"{column}\" of relation \"{target}\" is a generated column"))
+                .set_hint("A run can fill only an ordinary column, without an expression."),
+            Error::PartitionedByType { target, by } => Report::new(
+                code,
                 format!(
                     "cannot fill table \"{target}\" because {} is partitioned by column \"mime_type\"",
                     by.map_or("it".to_owned(), |by| format!("\"{by}\""))
@@ -322,47 +276,29 @@ impl From<Error> for Report {
                 "A run updates each partition separately, and a row may belong to another partition once it is filled.",
             )
             .set_hint("Use UPDATE on the partitioned table, which moves rows, with the result of ntt_detect_mime()."),
-            Error::ReferenceTable { name } => report(
-                C::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("cannot fill reference table \"{name}\""),
-            )
-            .set_detail("Citus keeps a copy of it on each node, and a run would change the copy of one node only."),
-            Error::AppendDistributed { name } => report(
-                C::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("cannot fill append-distributed table \"{name}\""),
-            )
-            .set_detail("Citus may keep several copies of its shards, and a run would change the copy of one node only."),
-            Error::ReplicatedShards { name } => report(
-                C::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("cannot fill distributed table \"{name}\" because its shards are replicated"),
-            )
-            .set_detail("Citus keeps several copies of a shard, and a run would change the copy of one node only."),
-            Error::DistributedByType { name } => report(
-                C::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("cannot fill table \"{name}\" because it is distributed by column \"mime_type\""),
-            )
-            .set_detail("A run updates each shard separately, and a row would belong to another shard once it is filled."),
-            Error::UnknownCitus { name } => report(
-                C::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("cannot fill distributed table \"{name}\" with this version of Citus"),
-            )
-            .set_detail("There is no function pg_catalog.lock_shard_metadata(integer, bigint[])."),
+            Error::ReferenceTable { name } => Report::new(code, format!("cannot fill reference table \"{name}\""))
+                .set_detail("Citus keeps a copy of it on each node, and a run would change the copy of one node only."),
+            Error::AppendDistributed { name } => Report::new(code, format!("cannot fill append-distributed table \"{name}\""))
+                .set_detail("Citus may keep several copies of its shards, and a run would change the copy of one node only."),
+            Error::ReplicatedShards { name } => Report::new(code, format!("cannot fill distributed table \"{name}\" because its shards are replicated"))
+                .set_detail("Citus keeps several copies of a shard, and a run would change the copy of one node only."),
+            Error::DistributedByType { name } => Report::new(code, format!("cannot fill table \"{name}\" because it is distributed by column \"mime_type\""))
+                .set_detail("A run updates each shard separately, and a row would belong to another shard once it is filled."),
+            Error::UnknownCitus { name } => Report::new(code, format!("cannot fill distributed table \"{name}\" with this version of Citus"))
+                .set_detail("There is no function pg_catalog.lock_shard_metadata(integer, bigint[])."),
             Error::NoShards {
                 target,
                 has_procedure,
                 statement,
-            } => report(
-                C::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("no shard of distributed table \"{target}\" is on this node"),
-            )
-            .set_detail("A run fills the shards of the node on which it is called.")
-            .set_hint(format!(
-                "To run it on all nodes, {}execute: {statement};",
-                match has_procedure {
-                    true => "",
-                    false => "update the extension there by ALTER EXTENSION ntt_mime UPDATE, then ",
-                }
-            )),
+            } => Report::new(code, format!("no shard of distributed table \"{target}\" is on this node"))
+                .set_detail("A run fills the shards of the node on which it is called.")
+                .set_hint(format!(
+                    "To run it on all nodes, {}execute: {statement};",
+                    match has_procedure {
+                        true => "",
+                        false => "update the extension there by ALTER EXTENSION ntt_mime UPDATE, then ",
+                    }
+                )),
             Error::NoPrivilege {
                 target,
                 role,
@@ -380,22 +316,14 @@ impl From<Error> for Report {
                 let update =
                     to_update.then(|| "UPDATE privilege on column \"mime_type\"".to_owned());
                 let needed: Vec<String> = read.into_iter().chain(update).collect();
-                report(
-                    C::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                    format!("permission denied for table {target}"),
-                )
-                .set_detail(format!(
-                    "Role \"{role}\" must have the {} of the table.",
-                    needed.join(" and the ")
-                ))
+                let needed = needed.join(" and the ");
+                Report::new(code, format!("permission denied for table {target}"))
+                    .set_detail(format!("Role \"{role}\" must have the {needed} of the table."))
             }
-            Error::NoSchemaPrivilege { schema, role } => report(
-                C::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("permission denied for schema {schema}"),
-            )
-            .set_detail(format!(
-                "Role \"{role}\" must have the USAGE privilege on the schema of the target."
-            )),
+            Error::NoSchemaPrivilege { schema, role } => Report::new(code, format!("permission denied for schema {schema}"))
+                .set_detail(format!(
+                    "Role \"{role}\" must have the USAGE privilege on the schema of the target."
+                )),
             Error::RowSecurity {
                 target,
                 role,
@@ -405,61 +333,37 @@ impl From<Error> for Report {
                     false => ("partitioned", "leaf partitions"),
                     true => ("distributed", "shards"),
                 };
-                report(
-                    C::ERRCODE_FEATURE_NOT_SUPPORTED,
-                    format!("cannot fill {kind} table \"{target}\" because row-level security applies to role \"{role}\""),
-                )
+                Report::new(code, format!("cannot fill {kind} table \"{target}\" because row-level security applies to role \"{role}\""))
                 .set_detail(format!(
                     "A run works on the {leaves}, to which the policies of the {kind} table do not apply."
                 ))
             }
             .set_hint("Run it as the table's owner or as a role with BYPASSRLS."),
-            Error::BlobRoot { detail } => report(
-                C::ERRCODE_UNDEFINED_FILE,
-                "ntt_mime.blob_root does not name the directories of a blob store".to_owned(),
-            )
-            .set_detail(detail)
-            .set_hint("Mount the store, let the server's account search it, or correct ntt_mime.blob_root."),
-            Error::StoreGone { detail } => report(
-                C::ERRCODE_UNDEFINED_FILE,
-                "blob store is no longer accessible".to_owned(),
-            )
-            .set_detail(format!(
-                "{detail} {KEPT} No blob is recorded as missing because of this."
-            ))
-            .set_hint("Mount the store again, then run the backfill again."),
-            Error::InFlightRecord { error, disk_full } => report(
-                match disk_full {
-                    true => C::ERRCODE_DISK_FULL,
-                    false => C::ERRCODE_IO_ERROR,
-                },
+            Error::BlobRoot { detail } => Report::new(code, "ntt_mime.blob_root does not name the directories of a blob store")
+                .set_detail(detail)
+                .set_hint("Mount the store, let the server's account search it, or correct ntt_mime.blob_root."),
+            Error::StoreGone { detail } => Report::new(code, "blob store is no longer accessible")
+                .set_detail(format!(
+                    "{detail} {KEPT} No blob is recorded as missing because of this."
+                ))
+                .set_hint("Mount the store again, then run the backfill again."),
+            Error::InFlightRecord { error, .. } => Report::new(
+                code,
                 format!("could not access in-flight records in directory \"{}\": {error}", ntt_mime_core::in_flight::FOLDER),
             )
             .set_detail(
                 "In this directory below the data directory, processes record which blob they are examining, so that \
                  a blob that crashes a process can be quarantined.",
             ),
-            Error::DetectorThread { error } => report(
-                C::ERRCODE_SYSTEM_ERROR,
-                format!("could not start detection thread: {error}"),
-            ),
-            Error::DetectorThreadEnded => report(
-                C::ERRCODE_SYSTEM_ERROR,
-                "detection thread ended unexpectedly".to_owned(),
-            )
-            .set_hint("See the server log for details."),
+            Error::DetectorThread { error } => Report::new(code, format!("could not start detection thread: {error}")),
+            Error::DetectorThreadEnded => Report::new(code, "detection thread ended unexpectedly")
+                .set_hint("See the server log for details."),
             Error::RunCache {
                 error,
                 full,
                 refused,
             } => {
-                let report = report(
-                    match full {
-                        true => C::ERRCODE_OUT_OF_MEMORY,
-                        false => C::ERRCODE_SYSTEM_ERROR,
-                    },
-                    format!("could not allocate shared memory for the run: {error}"),
-                );
+                let report = Report::new(code, format!("could not allocate shared memory for the run: {error}"));
                 // What was in the way of the usual way is worth more than a smaller cache.
                 match (refused, full) {
                     (Some(refused), _) => report.set_detail(sentence(&refused)).set_hint(
@@ -487,10 +391,7 @@ impl From<Error> for Report {
                     true => String::new(),
                     false => format!(" ({})", known.join(", ")),
                 };
-                report(
-                    C::ERRCODE_OBJECT_IN_USE,
-                    format!("a backfill of \"{target}\" is already running{known}"),
-                )
+                Report::new(code, format!("a backfill of \"{target}\" is already running{known}"))
                 .set_hint("See ntt_mime.progress; ntt_cancel_backfill(run_id) stops a run.")
             }
             Error::KeptOut {
@@ -503,10 +404,7 @@ impl From<Error> for Report {
                     false => ("fill", "filled"),
                     true => ("check", "checked"),
                 };
-                let report = report(
-                    C::ERRCODE_LOCK_NOT_AVAILABLE,
-                    format!("could not {fill} table \"{target}\" because of locks held by others"),
-                )
+                let report = Report::new(code, format!("could not {fill} table \"{target}\" because of locks held by others"))
                 .set_hint(
                     "See pg_locks for who holds them. Call the procedure again when they are released, or increase \
                      ntt_mime.lock_timeout.",
@@ -521,48 +419,27 @@ impl From<Error> for Report {
                     None => report,
                 }
             }
-            Error::TargetDropped { target } => report(
-                C::ERRCODE_UNDEFINED_TABLE,
-                format!("relation \"{target}\" does not exist"),
-            )
-            .set_detail("It was dropped while the run was going on."),
-            Error::NoWorker => report(
-                C::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                "could not start any background worker".to_owned(),
-            )
-            .set_hint(
-                "You might need to increase max_worker_processes, or to wait until other background workers have \
-                 ended. The server log has the reason if workers could not connect or start.",
-            ),
-            Error::OtherVersion => report(
-                C::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "run was started by another version of ntt_mime".to_owned(),
-            )
-            .set_hint("Reconnect the session that calls ntt_backfill_mime()."),
-            Error::WorkerTerminated => report(
-                C::ERRCODE_ADMIN_SHUTDOWN,
-                "a background worker of the backfill was terminated".to_owned(),
-            )
-            .set_detail(KEPT)
-            .set_hint("Run the backfill again; it continues where this run ended."),
-            Error::NotOwner { run_id } => report(
-                C::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("must be owner of run {run_id}"),
-            )
-            .set_detail(
-                "Only superusers and roles with the privileges of the role that started the run can cancel it.",
-            ),
-            Error::NoOwnTable { name } => report(
-                C::ERRCODE_UNDEFINED_TABLE,
-                format!("relation \"{name}\" does not exist"),
-            )
-            .set_detail("Extension ntt_mime is not installed in this database, or only in part."),
-            Error::NotOurTable { name } => report(
-                C::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("table \"{name}\" is not a member of extension \"ntt_mime\""),
-            )
-            .set_detail("Somebody else may have made it in place of the extension's own, so it is not used.")
-            .set_hint("See who owns it, drop or rename it, then create the extension again."),
+            Error::TargetDropped { target } => Report::new(code, format!("relation \"{target}\" does not exist"))
+                .set_detail("It was dropped while the run was going on."),
+            Error::NoWorker => Report::new(code, "could not start any background worker")
+                .set_hint(
+                    "You might need to increase max_worker_processes, or to wait until other background workers have \
+                     ended. The server log has the reason if workers could not connect or start.",
+                ),
+            Error::OtherVersion => Report::new(code, "run was started by another version of ntt_mime")
+                .set_hint("Reconnect the session that calls ntt_backfill_mime()."),
+            Error::WorkerTerminated => Report::new(code, "a background worker of the backfill was terminated")
+                .set_detail(KEPT)
+                .set_hint("Run the backfill again; it continues where this run ended."),
+            Error::NotOwner { run_id } => Report::new(code, format!("must be owner of run {run_id}"))
+                .set_detail(
+                    "Only superusers and roles with the privileges of the role that started the run can cancel it.",
+                ),
+            Error::NoOwnTable { name } => Report::new(code, format!("relation \"{name}\" does not exist"))
+                .set_detail("Extension ntt_mime is not installed in this database, or only in part."),
+            Error::NotOurTable { name } => Report::new(code, format!("table \"{name}\" is not a member of extension \"ntt_mime\""))
+                .set_detail("Somebody else may have made it in place of the extension's own, so it is not used.")
+                .set_hint("See who owns it, drop or rename it, then create the extension again."),
         }
     }
 }

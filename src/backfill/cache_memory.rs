@@ -8,11 +8,11 @@
 use std::ptr::NonNull;
 
 use ntt_mime_core::memory::{Handle, Mapping, Memory};
-use pgrx::{PgLogLevel, PgSqlErrorCode};
+use pgrx::PgLogLevel;
 
 use crate::errors::{Error, in_words, sentence};
 use crate::pg::dsm::Segment;
-use crate::pg::message::Message;
+use crate::pg::report::Report;
 use crate::pg::tx;
 
 /// A leader's, which lasts no longer than this.
@@ -40,7 +40,7 @@ impl CacheMemory {
         match tx::attempt(|| Segment::create(bytes)) {
             Ok(segment) => {
                 let message = "run cache is in dynamic shared memory".to_owned();
-                Message::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message)
+                Report::plain(message)
                     .set_detail(sentence(&in_words(&refused)))
                     .send(PgLogLevel::LOG);
                 Ok(CacheMemory::Segment(segment))

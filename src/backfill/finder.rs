@@ -17,7 +17,6 @@ use ntt_mime_core::detector::Detection;
 use ntt_mime_core::detector_thread::{Audit, DetectError, Detected, DetectorThread, OVERDUE};
 use ntt_mime_core::failure::{Failure, FailureReason};
 use ntt_mime_core::in_flight::{self, InFlightRecord};
-use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::batch::{Batch, BlobKey, Found, Wanted, pair_in_cache};
 use super::cache_memory::CacheMapping;
@@ -27,8 +26,8 @@ use super::run_log::{self, KnownFailure, NewFailure};
 use super::shared::{Counters, Shared, Stop, add, add_time};
 use crate::errors::{Error, HOW_TO_RELEASE, sentence};
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::tx::PgError;
-use crate::pg::{descriptors, in_flight_records, message::Message, tx};
+use crate::pg::report::Report;
+use crate::pg::{descriptors, in_flight_records, tx};
 
 /// How long a worker waits for its detector thread before it takes what there is and looks after it.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
@@ -157,7 +156,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Begins to find the type of each distinct blob of a batch.
-    pub fn begin(&mut self, mut batch: Batch) -> Result<(), PgError> {
+    pub fn begin(&mut self, mut batch: Batch) -> Result<(), Report> {
         let begun = Instant::now();
         self.times = Times::default();
         let (mut todo, waiting) = self.look_up(&mut batch);
@@ -176,7 +175,7 @@ impl<'a> Finder<'a> {
 
     /// The batch that was begun, with the types of its blobs; None if none was, or if the run has been stopped
     /// meanwhile, so that it is not to be used.
-    pub fn finish(&mut self) -> Result<Option<Batch>, PgError> {
+    pub fn finish(&mut self) -> Result<Option<Batch>, Report> {
         let Some(search) = self.search.take() else {
             return Ok(None);
         };
@@ -192,7 +191,7 @@ impl<'a> Finder<'a> {
         found
     }
 
-    fn finish_search(&mut self, search: Search) -> Result<Option<Batch>, PgError> {
+    fn finish_search(&mut self, search: Search) -> Result<Option<Batch>, Report> {
         let Search {
             mut batch,
             mut todo,
@@ -281,7 +280,7 @@ impl<'a> Finder<'a> {
         batch: &mut Batch,
         todo: &mut Vec<Todo>,
         records: &mut Records,
-    ) -> Result<(), PgError> {
+    ) -> Result<(), Report> {
         self.pass_over_known(batch, todo, records)?;
         todo.retain(|todo| self.is_within_limit(todo));
         todo.retain(|todo| {
@@ -355,7 +354,7 @@ impl<'a> Finder<'a> {
 
     /// Writes or reads what is on record, in a transaction of its own; tries again for a while if somebody has locked
     /// it: a run of hours isn't to end for that. None if the run is being stopped meanwhile.
-    pub fn with_lock_retry<T>(&self, work: impl Fn() -> T) -> Result<Option<T>, PgError> {
+    pub fn with_lock_retry<T>(&self, work: impl Fn() -> T) -> Result<Option<T>, Report> {
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -393,7 +392,7 @@ impl<'a> Finder<'a> {
         batch: &mut Batch,
         mut todo: Vec<Todo>,
         records: &mut Records,
-    ) -> Result<bool, PgError> {
+    ) -> Result<bool, Report> {
         while !todo.is_empty() {
             let mut done = 0;
             while done < todo.len() {
@@ -441,7 +440,7 @@ impl<'a> Finder<'a> {
         batch: &mut Batch,
         todo: &mut Vec<Todo>,
         records: &mut Records,
-    ) -> Result<(), PgError> {
+    ) -> Result<(), Report> {
         // With a full cache, nothing but the record tells of what this run has put into quarantine.
         let any = self.job.failures_on_record || self.shared.any_quarantined();
         if !any || todo.is_empty() {
@@ -492,7 +491,7 @@ impl<'a> Finder<'a> {
         slot: Option<SlotIndex>,
         detected: Detected,
         records: &mut Records,
-    ) -> Result<(), PgError> {
+    ) -> Result<(), Report> {
         self.times.read += detected.read_time;
         self.times.look += detected.look_time;
         if let Some(root) = detected.root {
@@ -590,7 +589,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Puts a blob into quarantine that the detector thread doesn't come back from, and takes another detector thread.
-    fn give_up_on(&mut self, wanted: &mut Wanted, slot: Option<SlotIndex>) -> Result<(), PgError> {
+    fn give_up_on(&mut self, wanted: &mut Wanted, slot: Option<SlotIndex>) -> Result<(), Report> {
         let failure = NewFailure {
             blobid: wanted.key.text(),
             reason: FailureReason::Quarantined,
@@ -604,17 +603,17 @@ impl<'a> Finder<'a> {
             true => "would be put",
             false => "has been put",
         };
-        let report = Message::new(
-            PgSqlErrorCode::ERRCODE_WARNING,
-            format!("blob \"{}\" {action} into quarantine", failure.blobid),
-        )
+        let report = Report::warning(format!(
+            "blob \"{}\" {action} into quarantine",
+            failure.blobid
+        ))
         .set_detail(sentence(&failure.detail));
         // A dry run leaves no row to delete.
         let report = match dry_run {
             true => report,
             false => report.set_hint(HOW_TO_RELEASE),
         };
-        report.send(PgLogLevel::WARNING);
+        report.warn();
         // At once, not with the other failures of the batch: it has cost enough to find out.
         if !dry_run {
             let run_id = self.job.run_id;

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use ntt_mime_core::failure::FailureReason;
 use ntt_mime_core::in_flight::{self, LeftBehind};
 use ntt_mime_core::store::RootIdentity;
-use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+use pgrx::{PgLogLevel, pg_sys};
 
 use self::leaves::{Leaves, Unfinished};
 use self::others::Moment;
@@ -48,8 +48,8 @@ use crate::pg::bgworker::{self, Handle};
 use crate::pg::dsm::Segment;
 use crate::pg::latch;
 use crate::pg::lock::{self, SessionLock};
-use crate::pg::message::{self, Message};
-use crate::pg::tx::{self, PgError};
+use crate::pg::report::{Report, not_waiting_for_client, send_line};
+use crate::pg::tx;
 use crate::pg::xids::Horizon;
 use crate::pg::{identity, in_flight_records, stats};
 
@@ -78,12 +78,12 @@ pub struct Summary {
 
 /// Runs a backfill from start to end. Errors found before it starts are raised; those of the run are
 /// returned, its workers having been stopped and its row written.
-pub fn run(arguments: &Arguments) -> Result<Summary, PgError> {
+pub fn run(arguments: &Arguments) -> Result<Summary, Report> {
     run_checked(check(arguments).unwrap_or_else(|error| error.raise()))
 }
 
 /// The same; None if there is nothing to be filled on this node, since all is on others.
-pub fn run_on_node(arguments: &Arguments) -> Result<Option<Summary>, PgError> {
+pub fn run_on_node(arguments: &Arguments) -> Result<Option<Summary>, Report> {
     match check(arguments) {
         Ok(checked) => run_checked(checked).map(Some),
         Err(Error::NoShards { .. }) => Ok(None),
@@ -91,12 +91,12 @@ pub fn run_on_node(arguments: &Arguments) -> Result<Option<Summary>, PgError> {
     }
 }
 
-fn run_checked((options, target, roots): Checked) -> Result<Summary, PgError> {
+fn run_checked((options, target, roots): Checked) -> Result<Summary, Report> {
     let leader = Leader::begin(options, target, roots);
     let leader = std::cell::RefCell::new(leader);
     tx::with_clean_up(
         || leader.borrow_mut().work(),
-        |error| message::not_waiting_for_client(|| leader.borrow_mut().fail(error)),
+        |error| not_waiting_for_client(|| leader.borrow_mut().fail(error)),
     )
 }
 
@@ -203,8 +203,8 @@ impl Leader {
         }
     }
 
-    fn work(&mut self) -> Result<Summary, PgError> {
-        match message::not_waiting_for_client(|| self.start())? {
+    fn work(&mut self) -> Result<Summary, Report> {
+        match not_waiting_for_client(|| self.start())? {
             true => {
                 self.wait_for_workers()?;
                 self.finish()
@@ -214,7 +214,7 @@ impl Leader {
     }
 
     /// All that comes before the workers' first results. False if there is nothing to do for them.
-    fn start(&mut self) -> Result<bool, PgError> {
+    fn start(&mut self) -> Result<bool, Report> {
         self.lock_target();
         // Before this transaction has an id, and before anything is listed.
         self.since = self.moment();
@@ -266,7 +266,7 @@ impl Leader {
     }
 
     /// Reads what processes that are no more have left word of: blobs to be put into quarantine.
-    fn read_notes(&self) -> Result<Vec<LeftBehind>, PgError> {
+    fn read_notes(&self) -> Result<Vec<LeftBehind>, Report> {
         let databases = tx::in_subtransaction(run_log::databases);
         let left = in_flight::left_behind(
             &in_flight_records::folder(),
@@ -394,7 +394,7 @@ impl Leader {
 
     /// All workers have ended as they should. That it has come to nothing is an error of the run, or the first error of a
     /// leaf's own, if there is one.
-    fn finish(&mut self) -> Result<Summary, PgError> {
+    fn finish(&mut self) -> Result<Summary, Report> {
         self.take_leaf_states();
         let complete = self.is_complete();
         if complete {
@@ -410,7 +410,7 @@ impl Leader {
             None => self.unfinished(),
         };
         let of_leaves = || self.error_of_leaves().filter(|_| !cancelled);
-        let error = nothing_done.map(PgError::from).or_else(of_leaves);
+        let error = nothing_done.map(Report::from).or_else(of_leaves);
         let status = match &error {
             _ if cancelled => "cancelled",
             Some(_) => "failed",
@@ -432,7 +432,7 @@ impl Leader {
         let report = verify.then(|| self.finish_differences());
         let kept = self.kept_pending();
         let too_long = shared.totals().too_long;
-        message::not_waiting_for_client(|| {
+        not_waiting_for_client(|| {
             if !(1..FINAL_ATTEMPTS).any(|_| self.try_write(&row)) {
                 self.write(&row);
             }
@@ -466,7 +466,7 @@ impl Leader {
     }
 
     /// An error has ended the run, this backend's cancel request included.
-    fn fail(&mut self, error: &PgError) {
+    fn fail(&mut self, error: &Report) {
         // A second Ctrl-C must not leave workers behind, nor a row that says "running".
         latch::without_cancel(|| self.stop_workers());
         let sqlstate = error.sqlstate();
@@ -492,7 +492,7 @@ impl Leader {
             // PostgreSQL serves interrupts after each message, and another cancel must not end this.
             latch::without_cancel(|| {
                 let line = format!("ntt_mime {} {} {status}: {text}", self.kind(), self.run_id);
-                message::line(PgLogLevel::LOG, line);
+                send_line(PgLogLevel::LOG, line);
             });
         }
         self.release();
@@ -507,7 +507,7 @@ impl Leader {
 }
 
 /// An error as it stands in the row of a run.
-fn in_short(error: &PgError) -> String {
+fn in_short(error: &Report) -> String {
     format!("{}: {}", error.sqlstate(), error.message)
 }
 
@@ -542,16 +542,13 @@ fn warn_of_others(others: &Others, partitioned: bool) {
         Some(which) => format!("{which} {why}"),
         None => why.to_owned(),
     };
-    let report = Message::new(
-        PgSqlErrorCode::ERRCODE_WARNING,
-        format!("skipped {}", counted(others.count as u64, what)),
-    )
-    .set_detail(detail);
+    let report = Report::warning(format!("skipped {}", counted(others.count as u64, what)))
+        .set_detail(detail);
     let report = match partitioned {
         true => report,
         false => report.set_hint("Run the backfill on each of them."),
     };
-    report.send(PgLogLevel::WARNING);
+    report.warn();
 }
 
 fn warn_of_quarantined(left_behind: &[LeftBehind]) {
@@ -566,16 +563,13 @@ fn warn_of_quarantined(left_behind: &[LeftBehind]) {
     };
     let blobs_have = counted_with(blobs.len() as u64, "blob", ("has", "have"));
     let named: Vec<String> = blobs.into_iter().take(NAMED).collect();
-    let report = Message::new(
-        PgSqlErrorCode::ERRCODE_WARNING,
-        format!("{blobs_have} been put into quarantine"),
-    )
-    .set_detail(format!(
-        "Server processes died while examining {}{others}.",
-        named.join(", ")
-    ))
-    .set_hint(HOW_TO_RELEASE);
-    report.send(PgLogLevel::WARNING);
+    let report = Report::warning(format!("{blobs_have} been put into quarantine"))
+        .set_detail(format!(
+            "Server processes died while examining {}{others}.",
+            named.join(", ")
+        ))
+        .set_hint(HOW_TO_RELEASE);
+    report.warn();
 }
 
 /// Sees to it that the workers end when this process does, in whatever way: a FATAL error, such as

@@ -32,6 +32,7 @@ use super::target::{self, FilledBy};
 use crate::pg::encoding::texts;
 use crate::pg::lock::{self, LockedLeaf};
 use crate::pg::plan::{self, LeafPlan, Named};
+use crate::pg::report::Report;
 pub use crate::pg::rows::{Tid, block_of, start_of_block};
 use crate::pg::triggers::OnUpdate;
 use crate::pg::xids::{self, Horizon};
@@ -53,16 +54,16 @@ pub enum LeafError {
     /// Try again: a deadlock or a serialization failure.
     Retry,
     /// It has raised an error of its own: a trigger or a constraint has, say, or what is in its file can't be read.
-    Refused(tx::PgError),
+    Refused(Report),
     /// The run can't go on.
-    Fatal(tx::PgError),
+    Fatal(Report),
 }
 
 /// SQLSTATE of a wait for a lock that has been too long.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-impl From<tx::PgError> for LeafError {
-    fn from(error: tx::PgError) -> LeafError {
+impl From<Report> for LeafError {
+    fn from(error: Report) -> LeafError {
         match error.sqlstate().as_str() {
             LOCK_NOT_AVAILABLE => LeafError::Locked,
             "40P01" | "40001" => LeafError::Retry,
@@ -73,7 +74,7 @@ impl From<tx::PgError> for LeafError {
 
 impl LeafError {
     /// Of an error that was raised when the leaf was locked, and all checked that isn't about it.
-    fn when_locked(error: tx::PgError) -> LeafError {
+    fn when_locked(error: Report) -> LeafError {
         match error.into() {
             LeafError::Fatal(error) if error.is_of_the_statement() => LeafError::Refused(error),
             trouble => trouble,

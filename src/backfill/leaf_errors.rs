@@ -18,7 +18,7 @@ use crate::pg::encoding::{readable_value, text_value};
 use crate::pg::identity::Use::{Reads, Writes};
 use crate::pg::identity::{self, as_owner};
 use crate::pg::lock::qualified_name;
-use crate::pg::tx::PgError;
+use crate::pg::report::Report;
 
 const LEAF_ERROR: &CStr = c"leaf_error";
 
@@ -56,7 +56,7 @@ pub fn are_recorded() -> bool {
 }
 
 /// Records the error of a leaf, given by its oid and its qualified name. Inside a transaction with a snapshot.
-pub fn record(run_id: i64, target: pg_sys::Oid, (oid, name): (pg_sys::Oid, &str), error: &PgError) {
+pub fn record(run_id: i64, target: pg_sys::Oid, (oid, name): (pg_sys::Oid, &str), error: &Report) {
     let target = qualified_name(target).filter(|_| are_recorded());
     let Some(target) = target else {
         return;

@@ -21,7 +21,7 @@ use super::cache_memory::{CacheMapping, CacheMemory, CachePlace};
 use super::options::Job;
 use super::sample::Sums;
 use crate::pg::dsm::Segment;
-use crate::pg::tx::PgError;
+use crate::pg::report::Report;
 
 /// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
 const MAGIC: u64 = u64::from_be_bytes(*b"ntt_runC");
@@ -488,7 +488,7 @@ impl<'a> Shared<'a> {
     }
 
     /// Leaves the first error of a leaf's own for the leader to raise in the end; later ones are left out.
-    pub fn note_leaf_error(&self, error: &PgError) {
+    pub fn note_leaf_error(&self, error: &Report) {
         let state = &self.header.leaf_error_state;
         let first = state.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed);
         if first.is_err() {
@@ -503,7 +503,7 @@ impl<'a> Shared<'a> {
     }
 
     /// The first error of a leaf's own.
-    pub fn leaf_error(&self) -> Option<PgError> {
+    pub fn leaf_error(&self) -> Option<Report> {
         if self.header.leaf_error_state.load(Ordering::Acquire) != 2 {
             return None;
         }
@@ -590,7 +590,7 @@ impl WorkerSlot {
     }
 
     /// Leaves the error that ends the worker for the leader to raise.
-    pub fn fail(&self, error: &PgError) {
+    pub fn fail(&self, error: &Report) {
         let text = error.shortened(ERROR_BYTES);
         // SAFETY: only the slot's worker writes, once, before the state says Failed.
         unsafe { (&mut *self.error.get())[..text.len()].copy_from_slice(&text) };
@@ -599,7 +599,7 @@ impl WorkerSlot {
     }
 
     /// The error that ended the worker, once its state is Failed.
-    pub fn error(&self) -> PgError {
+    pub fn error(&self) -> Report {
         let bytes = (self.error_bytes.load(Ordering::Relaxed) as usize).min(ERROR_BYTES);
         // SAFETY: the state was loaded as Failed (Acquire), after which nobody writes any more.
         let text = unsafe { &(&*self.error.get())[..bytes] };

@@ -28,7 +28,8 @@ use super::options::Job;
 use super::shared::{Shared, Stop, WorkerSlot, WorkerState, add, add_time};
 use crate::errors::Error;
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::tx::{self, PgError};
+use crate::pg::report::Report;
+use crate::pg::tx;
 use crate::pg::{
     bgworker, dsm, identity, in_flight_records, index_hint, query_id, stats, version, xids,
 };
@@ -95,7 +96,7 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
 }
 
 /// An error that came about at a leaf.
-fn in_leaf(leaf: &Leaf<'_>, error: PgError) -> PgError {
+fn in_leaf(leaf: &Leaf<'_>, error: Report) -> Report {
     match leaf.name.is_empty() {
         // It has none before it has been locked.
         true => error,
@@ -124,7 +125,7 @@ fn work(
     shared: Shared<'_>,
     number: usize,
     slot: &WorkerSlot,
-) -> Result<WorkerState, PgError> {
+) -> Result<WorkerState, Report> {
     let begun = Instant::now();
     apply_own_settings(job);
     index_hint::install();
@@ -205,7 +206,7 @@ struct Current<'a> {
 
 impl<'a> Worker<'a> {
     /// Works until there is nothing left to take. `since` is where the counting of its time stands.
-    fn run(&mut self, mut since: Instant) -> Result<WorkerState, PgError> {
+    fn run(&mut self, mut since: Instant) -> Result<WorkerState, Report> {
         let task_queue = self.shared.task_queue();
         let mut current: Option<Current<'a>> = None;
         loop {
@@ -294,7 +295,7 @@ impl<'a> Worker<'a> {
         &mut current.as_mut().expect("just set").leaf
     }
 
-    fn wait_for_next_pass(&mut self, generation: u32) -> Result<(), PgError> {
+    fn wait_for_next_pass(&mut self, generation: u32) -> Result<(), Report> {
         let task_queue = self.shared.task_queue();
         self.write_findings(true)?;
         self.publish();
@@ -321,7 +322,7 @@ impl<'a> Worker<'a> {
         index: usize,
         leaf: &Leaf<'_>,
         trouble: LeafError,
-    ) -> Result<(), PgError> {
+    ) -> Result<(), Report> {
         let task_queue = self.shared.task_queue();
         match trouble {
             LeafError::Gone => task_queue.mark_gone(index),
@@ -336,7 +337,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Leaves a leaf alone that has raised an error of its own, and goes on with the others.
-    fn set_aside(&self, index: usize, leaf: &Leaf<'_>, error: PgError) -> Result<(), PgError> {
+    fn set_aside(&self, index: usize, leaf: &Leaf<'_>, error: Report) -> Result<(), Report> {
         // Another worker may have been at another part of it.
         if !self.shared.task_queue().set_aside(index) {
             return Ok(());

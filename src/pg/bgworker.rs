@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use pgrx::pg_sys;
 
+use super::report::Report;
 use super::{encoding, identity, tx, version};
 
 /// What pg_stat_activity shows as `backend_type`.
@@ -181,7 +182,7 @@ pub fn become_interruptible() {
 }
 
 /// Connects a worker to the leader's database with the leader's rights, libraries and settings.
-pub fn restore_session_state(session: &Session, settings: &mut [u8]) -> Result<(), tx::PgError> {
+pub fn restore_session_state(session: &Session, settings: &mut [u8]) -> Result<(), Report> {
     // SAFETY: called once, first, by a worker registered with a database connection.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(

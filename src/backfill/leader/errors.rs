@@ -8,7 +8,8 @@ use super::leaves::Unfinished;
 use crate::backfill::leaf_errors::{self, OnRecord};
 use crate::backfill::target::ListedLeaf;
 use crate::errors::counted_with;
-use crate::pg::tx::{self, PgError};
+use crate::pg::report::Report;
+use crate::pg::tx;
 
 impl Leader {
     /// The leaves in the order in which they are to be tried: those that have raised an error in an earlier run last.
@@ -28,7 +29,7 @@ impl Leader {
     }
 
     /// The first error of a leaf's own, and of how many leaves there were any.
-    pub(super) fn error_of_leaves(&self) -> Option<PgError> {
+    pub(super) fn error_of_leaves(&self) -> Option<Report> {
         let mut error = self.shared().leaf_error()?;
         let count = self.leaves.unfinished(Unfinished::SetAside).len() as u64;
         let leaves = counted_with(count, "leaf", ("was", "were"));

@@ -6,12 +6,12 @@
 use std::cmp::Reverse;
 
 use pgrx::datum::DatumWithOid;
-use pgrx::{PgLogLevel, PgSqlErrorCode, Spi, pg_sys};
+use pgrx::{Spi, pg_sys};
 
 use super::Leader;
 use crate::errors::{NAMED, counted, counted_with};
 use crate::pg::lock::plain_name;
-use crate::pg::message::Message;
+use crate::pg::report::Report;
 use crate::pg::{identity, tx};
 
 /// What may keep rows of a leaf ($1) pending, if it is part of a target where policies apply to the role ($2): rules,
@@ -97,7 +97,7 @@ impl KeptPending {
                 format!("{rows} not have the detected type after the update")
             }
         };
-        let mut report = Message::new(PgSqlErrorCode::ERRCODE_WARNING, message);
+        let mut report = Report::warning(message);
         if let Some(detail) = self.detail() {
             report = report.set_detail(detail);
         }
@@ -106,7 +106,7 @@ impl KeptPending {
                 false => "A trigger, a rule or a policy may suppress the update of a row, or set mime_type to null again.",
                 true => "A trigger, a rule or a policy may suppress the update of a row, or set mime_type to something else.",
             })
-            .send(PgLogLevel::WARNING);
+            .warn();
     }
 
     fn detail(&self) -> Option<String> {

@@ -3,7 +3,6 @@
 //! has no others, and what a run leaves for the next one.
 
 use pgrx::pg_sys::Oid;
-use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::leaves::{TIME_PER_BLOCK, TIME_TO_VERIFY_BLOCK, time_to_look};
 use super::others::may_be_late;
@@ -14,8 +13,8 @@ use crate::backfill::target::{self, ListedLeaf, Listing, PassedOver};
 use crate::errors::{Error, NAMED, counted, which};
 use crate::pg::bgworker::Handle;
 use crate::pg::lock::plain_name;
-use crate::pg::message::Message;
-use crate::pg::tx::{self, PgError};
+use crate::pg::report::Report;
+use crate::pg::tx;
 use crate::pg::{identity, stats};
 
 impl Leader {
@@ -123,7 +122,7 @@ impl Leader {
     }
 
     /// Writes down which leaves the run is done with, for the next one. To be called where a commit follows.
-    pub(super) fn record_marks(&self) -> Result<(), PgError> {
+    pub(super) fn record_marks(&self) -> Result<(), Report> {
         let Some(marks) = &self.marks else {
             return Ok(());
         };
@@ -208,10 +207,9 @@ impl WrongMarks {
             false => ("pending rows", "an earlier run"),
             true => ("rows with another type", "an earlier verification"),
         };
-        let mut report = Message::new(
-            PgSqlErrorCode::ERRCODE_WARNING,
-            format!("{leaves} had {what} although {seemed} unchanged since {run}"),
-        );
+        let mut report = Report::warning(format!(
+            "{leaves} had {what} although {seemed} unchanged since {run}"
+        ));
         if let Some(which) = which(&self.names, self.count) {
             report = report.set_detail(which);
         }
@@ -219,6 +217,6 @@ impl WrongMarks {
             .set_hint(
                 "The server does not count what a session writes with track_counts off. If there was none, report it.",
             )
-            .send(PgLogLevel::WARNING);
+            .warn();
     }
 }

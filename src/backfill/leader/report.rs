@@ -12,7 +12,7 @@ use crate::backfill::roots;
 use crate::backfill::run_log::{self, Additions, RunRow};
 use crate::errors::{NAMED, counted, counted_with, which};
 use crate::pg::lock::plain_name;
-use crate::pg::message::{self, Message};
+use crate::pg::report::{Report, send_line};
 use crate::pg::{bgworker, identity, tx};
 
 /// What to look at when blobs could not be detected.
@@ -31,7 +31,7 @@ impl Leader {
             counted(leaves as u64, "leaf"),
             counted(self.options.batch_size, "row"),
         );
-        message::line(PgLogLevel::LOG, line);
+        send_line(PgLogLevel::LOG, line);
     }
 
     /// What the run is called in messages.
@@ -178,15 +178,15 @@ impl Leader {
     pub(super) fn notice(&self) {
         let row = self.row("running", None);
         let elapsed = self.started.elapsed();
-        message::line(PgLogLevel::NOTICE, Progress { row: &row, elapsed }.line());
+        send_line(PgLogLevel::NOTICE, Progress { row: &row, elapsed }.line());
     }
 
     /// How the run has ended: as a line in the server's log, and as a message for its caller.
-    pub(super) fn summary(&self, row: &RunRow, elapsed: Duration, complete: bool) -> Message {
+    pub(super) fn summary(&self, row: &RunRow, elapsed: Duration, complete: bool) -> Report {
         let summary = Progress { row, elapsed }.summary(complete);
         let summary = format!("{} {} {summary}", self.kind(), self.run_id);
-        message::line(PgLogLevel::LOG, format!("ntt_mime {summary}"));
-        Message::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, summary)
+        send_line(PgLogLevel::LOG, format!("ntt_mime {summary}"));
+        Report::plain(summary)
     }
 
     /// Tells how the run has ended.
@@ -205,7 +205,7 @@ impl Leader {
     /// Warns of the leaves that the run isn't done with, and of blobs whose type didn't fit into the column.
     pub(super) fn warn(&self, row: &RunRow, unfinished: &[UnfinishedLeaves], too_long: u64) {
         if too_long > 0 {
-            Message::new(
+            Report::new(
                 PgSqlErrorCode::ERRCODE_STRING_DATA_RIGHT_TRUNCATION,
                 format!(
                     "{} too long a type for column \"mime_type\"",
@@ -214,13 +214,11 @@ impl Leader {
             )
             .set_detail("Their rows were left as they are.")
             .set_hint("Change the column's type to text, or to varchar(255).")
-            .send(PgLogLevel::WARNING);
+            .warn();
         }
         let differences = row.options.audit_differences;
         if differences > 0 {
-            Message::new(
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!(
+            Report::warning(format!(
                     "libmagic gave another type for {} of {} that were audited",
                     differences,
                     counted(row.options.audited, "blob"),
@@ -229,8 +227,8 @@ impl Leader {
             .set_detail(
                 "libmagic's types were used, and the run went on without its prefilter. The server's log has the blobs.",
             )
-            .set_hint("Task ntt_mime.prefilter off until this is fixed. Report it, with the blobs if you can.")
-            .send(PgLogLevel::WARNING);
+            .set_hint("Turn ntt_mime.prefilter off until this is fixed. Report it, with the blobs if you can.")
+            .warn();
         }
         let done = match &self.options.verify {
             Some(verify) if verify.correct => "corrected",
@@ -239,13 +237,12 @@ impl Leader {
         };
         unfinished.iter().for_each(|leaves| leaves.warn(done));
         if self.uncounted {
-            Message::new(
-                PgSqlErrorCode::ERRCODE_WARNING,
+            Report::warning(
                 "rows that others changed during the run may not have been read".to_owned(),
             )
             .set_detail("Whether there are any is not known because track_counts is off.")
             .set_hint("The next run will read all rows.")
-            .send(PgLogLevel::WARNING);
+            .warn();
         }
     }
 
@@ -328,10 +325,10 @@ impl UnfinishedLeaves {
             Unfinished::Changed | Unfinished::NotLookedAt => "The next run will read them.",
             _ => "The next run will try again.",
         };
-        let mut report = Message::new(PgSqlErrorCode::ERRCODE_WARNING, message).set_hint(hint);
+        let mut report = Report::warning(message).set_hint(hint);
         if let Some(which) = which(&self.names, self.count) {
             report = report.set_detail(which);
         }
-        report.send(PgLogLevel::WARNING);
+        report.warn();
     }
 }

@@ -18,7 +18,7 @@ use crate::pg::tx;
 const MOST_PAIRS_MEANWHILE: usize = 2 * differences::MOST_PAIRS;
 
 /// The most frequent pairs of an old and a new type, with their rows.
-pub(super) type Report = Vec<(String, String, i64)>;
+pub(super) type MostFrequent = Vec<(String, String, i64)>;
 
 impl Leader {
     /// What has been found so far; None in a backfill. `finished`: all of it has been looked at, so that a sample says
@@ -57,7 +57,7 @@ impl Leader {
     }
 
     /// Brings what is on record of the run's differences into its last form.
-    pub(super) fn finish_differences(&self) -> Report {
+    pub(super) fn finish_differences(&self) -> MostFrequent {
         let finish = || {
             differences::finish(self.run_id);
             differences::most_frequent(self.run_id)
@@ -72,13 +72,13 @@ impl Leader {
         &self,
         row: &RunRow,
         elapsed: Duration,
-        report: Report,
+        most_frequent: MostFrequent,
         complete: bool,
     ) {
         let mut message = self.summary(row, elapsed, complete);
         let details: Vec<String> = [
             self.estimate_in_words(row, elapsed),
-            most_frequent_in_words(&report),
+            in_words(&most_frequent),
             spelling_in_words(row),
             passed_over_in_words(row),
         ]
@@ -138,8 +138,8 @@ impl Leader {
     }
 }
 
-fn most_frequent_in_words(report: &Report) -> Option<String> {
-    let pairs: Vec<String> = report
+fn in_words(most_frequent: &MostFrequent) -> Option<String> {
+    let pairs: Vec<String> = most_frequent
         .iter()
         .map(|(old, new, rows)| {
             format!(

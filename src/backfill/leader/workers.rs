@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::{PgLogLevel, PgSqlErrorCode};
-
 use super::{Leader, RECORD_EVERY};
 use crate::backfill::progress;
 use crate::backfill::shared::{Stop, WorkerState};
@@ -11,8 +9,7 @@ use crate::backfill::worker;
 use crate::errors::Error;
 use crate::pg::bgworker::Handle;
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::message::{self, Message};
-use crate::pg::tx::PgError;
+use crate::pg::report::{Report, not_waiting_for_client};
 
 /// How long workers may take to see the flag before they get SIGTERM.
 const STOP_GRACE: Duration = Duration::from_millis(300);
@@ -38,13 +35,12 @@ impl Leader {
         }
         if self.handles.len() < wanted {
             let got = self.handles.len();
-            let report = Message::new(
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!("only {got} of {wanted} background workers could be started"),
-            )
+            let report = Report::warning(format!(
+                "only {got} of {wanted} background workers could be started"
+            ))
             .set_detail("The run goes on with fewer.")
             .set_hint("You might need to increase max_worker_processes.");
-            report.send(PgLogLevel::WARNING);
+            report.warn();
         }
     }
 
@@ -57,15 +53,15 @@ impl Leader {
     }
 
     /// The leader's life: waits, adds up, opens further passes, until all workers have ended.
-    pub(super) fn wait_for_workers(&mut self) -> Result<(), PgError> {
-        while message::not_waiting_for_client(|| self.look_after_run())? {
+    pub(super) fn wait_for_workers(&mut self) -> Result<(), Report> {
+        while not_waiting_for_client(|| self.look_after_run())? {
             latch::wait(Duration::from_millis(100), WaitEvent::Workers);
         }
         Ok(())
     }
 
     /// Does what there is to do at the moment; false once all workers have ended as they should.
-    fn look_after_run(&mut self) -> Result<bool, PgError> {
+    fn look_after_run(&mut self) -> Result<bool, Report> {
         let ended = self.watch_workers()?;
         if ended == self.handles.len() {
             if self.shared().task_queue().is_closed() {
@@ -96,7 +92,7 @@ impl Leader {
     }
 
     /// Looks after the workers; returns how many have ended, or the error that ended one.
-    fn watch_workers(&mut self) -> Result<usize, PgError> {
+    fn watch_workers(&mut self) -> Result<usize, Report> {
         let mut ended = 0;
         let mut never_ready = 0;
         for number in 0..self.handles.len() {

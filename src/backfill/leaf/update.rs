@@ -34,9 +34,10 @@ use super::{LOCK_NOT_AVAILABLE, Leaf, LeafError, Tid};
 use crate::pg::encoding::texts;
 use crate::pg::lock::{self, LockedLeaf};
 use crate::pg::plan::{self, LeafPlan};
+use crate::pg::report::Report;
 use crate::pg::rows::{self, Expected, Wait};
 use crate::pg::triggers::{self, Changes};
-use crate::pg::tx::{self, PgError};
+use crate::pg::tx;
 use crate::pg::{index_hint, scan, stats};
 
 /// Fills the rows of a place ($3, or after $3 up to $4) whose blobid is one of $1, with the type at the same
@@ -593,7 +594,7 @@ struct Rows {
 }
 
 /// What an error means, by what was being done when it came.
-fn trouble(error: PgError, phase: Phase) -> LeafError {
+fn trouble(error: Report, phase: Phase) -> LeafError {
     if error.sqlstate() != LOCK_NOT_AVAILABLE {
         return match phase {
             Phase::Before => error.into(),

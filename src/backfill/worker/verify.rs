@@ -17,8 +17,8 @@ use crate::backfill::leaf::{Filling, Leaf, LeafError, Tid, TidSet, block_of};
 use crate::backfill::options::Verify;
 use crate::backfill::sample::Sums;
 use crate::backfill::shared::{add, take_back};
+use crate::pg::report::Report;
 use crate::pg::rows;
-use crate::pg::tx::PgError;
 
 /// How often a worker writes down what it has found, and how many pairs it has by then at most.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
@@ -280,7 +280,7 @@ impl Worker<'_> {
     }
 
     /// Writes down what has been found, if it is time, or `now`.
-    pub(super) fn write_findings(&mut self, now: bool) -> Result<(), PgError> {
+    pub(super) fn write_findings(&mut self, now: bool) -> Result<(), Report> {
         let findings = &mut self.findings;
         if findings.unwritten.is_empty() {
             return Ok(());
