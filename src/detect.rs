@@ -1,10 +1,9 @@
-//! Detection in a backend: one warm detector, and the store as it is at the current statement.
+//! Detection in a backend: one warm detector, and the store as of the current statement.
 //!
-//! The detector is opened at first use, since that takes milliseconds and megabytes, and kept for
-//! the life of the backend. The store's directories are opened anew in each statement, so that a
-//! session of many hours sees a store that has been mounted again, and a changed setting; and so is
-//! asked what is in quarantine. They are closed at the end of the transaction: an idle session mustn't
-//! keep a file system from being unmounted.
+//! The detector is opened at first use, since that takes milliseconds and megabytes, and kept for the life of the
+//! backend. Each statement opens the store's directories anew and reads what is in quarantine, so that a long session
+//! notices a store that has been mounted again, and a changed setting. The directories are closed at the end of the
+//! transaction: an idle session must not keep a file system from being unmounted.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -35,18 +34,18 @@ struct State {
     detector: Option<Detector>,
     store: Option<StatementStore>,
     complaints: Vec<String>,
-    /// Left out where it can't be kept: an answer is worth more than a precaution.
+    /// None if it can't be kept: an answer is worth more than a precaution.
     in_flight: Option<Arc<InFlightRecord>>,
 }
 
-/// The store, for as long as one statement runs.
+/// The store, for the duration of one statement.
 struct StatementStore {
     statement: i64,
     setting: String,
     store: Store,
-    /// What is not to be looked at, and why.
+    /// Blobs that must not be opened, and why.
     quarantined: HashMap<BlobId, String>,
-    /// Reasons that this statement has warned of.
+    /// Reasons for which this statement has already raised a WARNING.
     warned: Vec<FailureReason>,
 }
 
@@ -60,7 +59,7 @@ impl State {
         }
     }
 
-    /// The detector, if it has been opened, as it is set now.
+    /// The detector, if it has been opened, with the current settings.
     fn detector(&mut self) -> Option<&mut Detector> {
         let detector = self.detector.as_mut()?;
         detector.set_config(settings::detector());
@@ -75,14 +74,14 @@ impl State {
     }
 }
 
-/// What tells the statement at hand from others of this session.
+/// Identifies the current statement within this session.
 fn statement() -> i64 {
     // SAFETY: reads a backend-local variable.
     unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
 }
 
-/// Does something with the store of this statement, which is opened at first use. Nothing is borrowed
-/// while the quarantine is read: that runs a query.
+/// Calls `work` with the store of this statement, which is opened at first use. Nothing is borrowed while the
+/// quarantine is read, because that runs a query.
 fn with_store<T>(work: impl FnOnce(&mut StatementStore) -> T) -> T {
     if STATE.with_borrow_mut(|state| state.store().is_none()) {
         let setting = settings::blob_root();
@@ -112,8 +111,8 @@ fn close_at_end_of_transaction() {
     }
 }
 
-/// What is in quarantine: by `ntt_mime.failure`, and what has crashed a process and waits for the next
-/// run to write it there. A standby, too, knows of its own.
+/// The blobs in quarantine: those in `ntt_mime.failure`, and those that have crashed a process and wait for the next
+/// run to write them there. A standby also has its own.
 fn quarantined() -> HashMap<BlobId, String> {
     let crashes = in_flight::crashes(&in_flight_records::folder(), in_flight_records::database());
     let crashes = crashes
@@ -124,11 +123,12 @@ fn quarantined() -> HashMap<BlobId, String> {
     crashes.chain(recorded).collect()
 }
 
-/// One number that stands for all that decides which type a blob has: this version, the release of libmagic that this
-/// process has loaded, the contents of the magic database that libmagic would load now, and the size of the first read. None
-/// if the database can't be read, or is more than files.
+/// One number that stands for everything that decides a blob's type: this version, the release of libmagic that this
+/// process has loaded, the contents of the magic database that libmagic would load now, and the size of the first
+/// read. None if the database can't be read, or doesn't consist of files only.
 ///
-/// The prefilter is no part of it, since it changes no answer; neither is the store, since a blob is named by its content.
+/// The prefilter is not part of it, since it changes no answer; nor is the store, since a blob is named by its
+/// content.
 pub fn identity(config: DetectorConfig) -> Option<i64> {
     let mut hash = Sha256::new();
     for part in [env!("CARGO_PKG_VERSION"), &libmagic_release()] {
@@ -146,7 +146,7 @@ pub fn identity(config: DetectorConfig) -> Option<i64> {
     Some(i64::from_le_bytes(std::array::from_fn(|at| hash[at])))
 }
 
-/// Takes what is written to it into a hash.
+/// Hashes what is written to it.
 struct DigestWriter<'h>(&'h mut Sha256);
 
 impl std::io::Write for DigestWriter<'_> {
@@ -160,7 +160,7 @@ impl std::io::Write for DigestWriter<'_> {
     }
 }
 
-/// Warns of what libmagic gets wrong, if anything; to be called once a backend.
+/// Raises a WARNING about what libmagic gets wrong, if anything. Must be called once in each backend.
 pub fn complain(complaints: &[String]) {
     if complaints.is_empty() {
         return;
@@ -178,7 +178,7 @@ pub fn complain(complaints: &[String]) {
     report.warn();
 }
 
-/// Warns that there is no way to judge bytes in hand; returns that as a sentence.
+/// Raises a WARNING that bytes can't be judged; returns that as a sentence.
 fn complain_of_memory(error: &std::io::Error) -> String {
     let message = "cannot check libmagic or detect the type of given bytes".to_owned();
     let detail = sentence(&in_words(error));
@@ -189,13 +189,14 @@ fn complain_of_memory(error: &std::io::Error) -> String {
     detail
 }
 
-/// Sees to it that bytes in hand can be judged where the system makes no files in memory. To be called before a detector is
+/// Makes sure that bytes can be judged if the system provides no files in memory. Must be called before a detector is
 /// opened.
 pub fn prepare_for_bytes() {
     memory::set_folder(in_flight_records::folder());
 }
 
-/// Warns of a blob to which libmagic, by all of it and with all rules, gives another type than the detector.
+/// Raises a WARNING about a blob to which libmagic, with the whole file and all rules, gives another type than the
+/// detector.
 pub fn warn_of_audit(blobid: &str, detector: &str, libmagic: &str) {
     let message =
         format!("blob \"{blobid}\" has another type according to all of libmagic's rules");
@@ -210,8 +211,8 @@ pub fn warn_of_audit(blobid: &str, detector: &str, libmagic: &str) {
         .warn();
 }
 
-/// Does something with this backend's detector, which is opened at first use. Nothing is borrowed
-/// while that may warn: a warning can run other code.
+/// Calls `work` with this backend's detector, which is opened at first use. Nothing is borrowed while that may raise
+/// a WARNING, since a WARNING can run other code.
 fn with_detector<T>(
     work: impl FnOnce(&mut Detector, Option<&InFlightRecord>) -> T,
 ) -> Result<T, Error> {
@@ -244,7 +245,7 @@ pub fn check_detector() -> Result<(), Error> {
     with_detector(|_, _| ())
 }
 
-/// What a look at a blob gives.
+/// The result of opening and judging a blob.
 pub struct Look {
     pub path: String,
     pub size: Option<u64>,
@@ -270,7 +271,7 @@ pub fn look_at(id: &BlobId) -> Result<Look, Error> {
     })
 }
 
-/// The type of a blob; None, with a warning, if it has none.
+/// The type of a blob; None, with a WARNING, if it has none.
 pub fn mime_type_of_blob(id: &BlobId) -> Result<Option<String>, Error> {
     let result = match with_store(|store| store.open(id)) {
         Err(failure) => Err(failure),
@@ -285,7 +286,7 @@ pub fn mime_type_of_blob(id: &BlobId) -> Result<Option<String>, Error> {
     }
 }
 
-/// Judges a blob under the in-flight record that this process does.
+/// Judges a blob, and records it in this process's in-flight record meanwhile.
 fn judge(blob: &Blob) -> Result<Result<Detection, Failure>, Error> {
     with_detector(|detector, in_flight| match in_flight {
         Some(in_flight) => in_flight.during(&blob.id(), || detector.detect_blob(blob)),
@@ -303,7 +304,7 @@ impl StatementStore {
     }
 }
 
-/// The type of bytes in hand.
+/// The type of some bytes.
 pub fn mime_type_of_bytes(content: &[u8]) -> Result<String, Error> {
     let result = with_detector(|detector, _| detector.detect_bytes(content))?;
     let detection = result.map_err(|failure| Error::Detection {
@@ -312,7 +313,7 @@ pub fn mime_type_of_bytes(content: &[u8]) -> Result<String, Error> {
     Ok(detection.mime_type)
 }
 
-/// What the detector has to say against itself, and whether its prefilter is at work.
+/// The detector's complaints about itself, and whether its prefilter is active.
 pub fn complaints() -> Result<(Vec<String>, bool), Error> {
     let (active, inactive) =
         with_detector(|detector, _| (detector.prefilter_active(), detector.no_prefilter()))?;
@@ -321,7 +322,8 @@ pub fn complaints() -> Result<(Vec<String>, bool), Error> {
     Ok((complaints, active))
 }
 
-/// Warns once a statement and reason. A parallel worker is silent: each of them would warn again.
+/// Raises a WARNING, once for each statement and reason. A parallel worker is silent, because each of them would
+/// raise it again.
 fn warn(id: &BlobId, failure: &Failure) {
     let reason = failure.reason;
     let first = with_store(|store| {

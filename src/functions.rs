@@ -9,7 +9,7 @@ use crate::detect;
 use crate::errors::Error;
 use crate::pg::encoding::{self, readable};
 
-// Arguments of type text come as bytes: pgrx would raise an error for one that isn't UTF-8.
+// Arguments of type text are taken as bytes: pgrx would raise an error for text that isn't UTF-8.
 
 /// The MIME type of a blob in the store.
 #[pg_extern(sql = false)]
@@ -23,7 +23,7 @@ fn ntt_detect_mime_blob(blobid: &[u8]) -> Option<String> {
     detect::mime_type_of_blob(&id).unwrap_or_else(|error| error.raise())
 }
 
-/// The MIME type of bytes in hand.
+/// The MIME type of some bytes.
 #[pg_extern(sql = false)]
 fn ntt_detect_mime_content(content: &[u8]) -> String {
     detect::mime_type_of_bytes(content).unwrap_or_else(|error| error.raise())
@@ -38,7 +38,7 @@ type Inspection = (
     Option<String>,
 );
 
-/// Explains what [`ntt_detect_mime_blob`] answers, and why.
+/// Explains the answer of [`ntt_detect_mime_blob`].
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // pgrx reads the columns off the type
 fn ntt_inspect_blob(
@@ -68,7 +68,7 @@ fn inspect(blobid: &str) -> Inspection {
         Err(failure) => return without_a_file(failure.reason, failure.detail),
     };
     match detect::look_at(&id) {
-        // libmagic itself is out of order.
+        // libmagic itself doesn't work.
         Err(Error::Detector { detail }) => without_a_file(FailureReason::Error, detail),
         Err(error) => error.raise(),
         Ok(look) => {
@@ -98,7 +98,7 @@ fn inspect(blobid: &str) -> Inspection {
     }
 }
 
-/// What is doing the detecting.
+/// What does the detecting.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // pgrx reads the columns off the type
 fn ntt_mime_version() -> TableIterator<

@@ -1,14 +1,14 @@
-//! ntt_mime: MIME types for content-addressed files, detected and filled in inside PostgreSQL.
+//! ntt_mime detects the MIME types of content-addressed files and fills them in, inside PostgreSQL.
 //!
-//! The rooms, in the order in which data flows through them:
+//! The modules, in the order in which data flows through them:
 //!
 //! * [`settings`]: the parameters `ntt_mime.*`;
-//! * `ntt_mime_core` (crates/ntt_mime_core), which knows nothing of PostgreSQL: blob ids, the store,
-//!   the detector, and the shared structures of a run;
+//! * `ntt_mime_core` (crates/ntt_mime_core), which is independent of PostgreSQL: blob ids, the store, the detector,
+//!   and the shared structures of a run;
 //! * [`detect`]: this backend's detector and store; [`functions`]: the SQL functions on top of it;
-//! * [`backfill`]: the procedure, its leader and its workers;
+//! * [`backfill`]: the procedures, their leader and their workers;
 //! * [`errors`]: every error that a user can meet;
-//! * [`pg`]: the few places where PostgreSQL's C API is called directly.
+//! * [`pg`]: the only place where PostgreSQL's C API is called directly.
 //!
 //! The SQL objects are in sql/*.sql.
 

@@ -1,6 +1,7 @@
 //! All settings (`ntt_mime.*`), each with its default, unit and range, and typed getters.
 //!
-//! Only the getters read them, and only on the main thread of a backend, where PostgreSQL keeps them.
+//! Nothing else reads the settings. The getters work only on the main thread of a backend, where PostgreSQL keeps
+//! them.
 
 use std::ffi::CString;
 use std::num::NonZeroUsize;
@@ -11,16 +12,16 @@ use ntt_mime_core::detector::DetectorConfig;
 use ntt_mime_core::detector_thread::NICEST;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
-/// Workers that `ntt_mime.workers` and the argument `workers` may ask for.
+/// The maximum of `ntt_mime.workers` and of the argument `workers`.
 pub const MAX_WORKERS: i32 = 1024;
 
-/// More workers than this rarely help by default: the index pages they write become the bottleneck.
+/// Limits the default. More workers than this rarely help: the index pages that they write become the bottleneck.
 const DEFAULT_WORKERS_LIMIT: usize = 8;
 
 static BLOB_ROOT: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"/data/cold/by-hash"));
 static TARGET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"inode"));
-/// 0 stands for "not set": the number of CPUs isn't known when the library is compiled.
+/// 0 means "not set": the number of CPUs isn't known when the library is compiled.
 static WORKERS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static HEAD_BYTES: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
 static READ_AHEAD: GucSetting<i32> = GucSetting::<i32>::new(16);
@@ -54,8 +55,8 @@ pub fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
-    // SAFETY: `_PG_init` runs on the main thread, before anybody reads the setting; PostgreSQL takes
-    // the default of a setting from its variable.
+    // SAFETY: `_PG_init` runs on the main thread, before anybody reads the setting. PostgreSQL takes a setting's
+    // default from its variable.
     unsafe { *WORKERS.as_ptr() = default_workers() };
     GucRegistry::define_int_guc(
         c"ntt_mime.workers",
@@ -180,7 +181,7 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::UNIT_S,
     );
-    // SAFETY: a C string; from now on a misspelt ntt_mime.* is an error rather than a new setting.
+    // SAFETY: a C string. From now on a misspelled ntt_mime.* is an error, not a new setting.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"ntt_mime".as_ptr()) };
 }
 
@@ -219,7 +220,7 @@ pub fn detector() -> DetectorConfig {
     }
 }
 
-/// `ntt_mime.audit_interval`: of so many blobs one is audited; 0: none.
+/// `ntt_mime.audit_interval`: one of this many blobs is audited; 0: none.
 pub fn audit_interval() -> u32 {
     AUDIT_INTERVAL.get() as u32
 }

@@ -10,32 +10,32 @@ use sha2::{Digest, Sha256};
 use super::leaf::Tid;
 use super::run_log;
 
-/// The blobid of a row: of a blob, or text that isn't one.
+/// The blobid of a row: a valid one, or any other text.
 #[derive(PartialEq, Eq, Hash, Clone)]
 pub enum BlobKey {
     Blob(BlobId),
     Invalid(Box<Invalid>),
 }
 
-/// A text that is no blobid, as it is needed: it may be long, and there may be many.
+/// A text that isn't a valid blobid, reduced to what is needed: it may be long, and there may be many.
 #[derive(PartialEq, Eq, Hash, Clone)]
 pub struct Invalid {
-    /// Stands for it in the run cache, where it has an entry, too, so that it is recorded once a run.
+    /// Its key in the run cache, where it has an entry as well, so that it is recorded once in a run.
     entry: BlobId,
-    /// As it is recorded.
+    /// The text that is recorded.
     recorded: String,
     /// What is wrong with it.
     pub error: InvalidBlobId,
 }
 
-/// What came of a blob.
+/// The result for a blob.
 pub enum Found {
-    /// Not looked at: the run ends before.
+    /// Not detected, because the run ends first.
     NotLookedAt,
     Mime(MimeId),
     /// A type that did not fit into the dictionary.
     Text(String),
-    /// A type that does not fit into the column.
+    /// A type that doesn't fit into the column.
     TooLong,
     Failed,
 }
@@ -51,7 +51,7 @@ pub struct Wanted {
 #[derive(Clone, Copy)]
 pub struct TypedRow {
     pub tid: Tid,
-    /// The place of its blob in [`Batch::wanted`], and of its type in [`Batch::types`].
+    /// The index of its blob in [`Batch::wanted`], and of its type in [`Batch::types`].
     pub blob: u32,
     pub now: u32,
 }
@@ -67,12 +67,12 @@ pub struct Batch {
     by_type: HashMap<String, u32>,
     pub rows: u64,
     pub last: Option<Tid>,
-    /// There may be more rows behind the last one.
+    /// There may be more rows after the last one.
     pub more: bool,
 }
 
 impl Batch {
-    /// Adds a row of a verification, or one that is pending.
+    /// Adds a row: of a verification if it has a type, otherwise a pending one.
     pub fn add(&mut self, tid: Tid, blobid: &str, mime_type: Option<&str>) {
         let blob = self.push(tid, blobid) as u32;
         let Some(mime_type) = mime_type else {
@@ -90,7 +90,7 @@ impl Batch {
         self.typed.push(TypedRow { tid, blob, now });
     }
 
-    /// Adds a row; returns the place of its blob.
+    /// Adds a row; returns the index of its blob.
     fn push(&mut self, tid: Tid, blobid: &str) -> usize {
         let key = match BlobId::parse(blobid) {
             Ok(id) => BlobKey::Blob(id),
@@ -140,7 +140,7 @@ impl Wanted {
 }
 
 impl BlobKey {
-    /// What stands for it in the run cache.
+    /// Its key in the run cache.
     pub fn in_cache(&self) -> BlobId {
         match self {
             BlobKey::Blob(id) => *id,
@@ -148,7 +148,7 @@ impl BlobKey {
         }
     }
 
-    /// Of a blob.
+    /// The id, if it is a blob.
     pub fn id(&self) -> Option<BlobId> {
         match self {
             BlobKey::Blob(id) => Some(*id),
@@ -156,7 +156,7 @@ impl BlobKey {
         }
     }
 
-    /// As failures are recorded under.
+    /// The text under which failures are recorded.
     pub fn text(&self) -> String {
         match self {
             BlobKey::Blob(id) => id.to_string(),
@@ -165,7 +165,7 @@ impl BlobKey {
     }
 }
 
-/// Stands in the run cache for a blob and a type that a row of it has.
+/// The key in the run cache for a blob together with a type that one of its rows has.
 pub fn pair_in_cache(key: &BlobKey, mime_type: &str) -> BlobId {
     let mut hash = Sha256::new();
     hash.update(b"a blob and a type\0");

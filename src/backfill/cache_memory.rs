@@ -1,9 +1,9 @@
-//! Where a run's cache lies: in memory without a name ([`ntt_mime_core::memory`]), as a rule.
+//! The memory of a run's cache: anonymous memory ([`ntt_mime_core::memory`]) if possible.
 //!
-//! Where the system doesn't have that, or no `/proc` by which workers would find it, the cache lies in a segment of
-//! PostgreSQL's dynamic shared memory. That works likewise; but all of it is allocated at once, where the system has put a
-//! limit to it (`/dev/shm`, which containers tend to have small), and a process that is killed just then leaves it
-//! behind.
+//! If the system doesn't provide that, or has no `/proc` through which workers would find it, the cache is in a
+//! segment of PostgreSQL's dynamic shared memory. That works too, but all of it is allocated at once, in an area that
+//! the system may have limited (`/dev/shm`, often small in containers), and a process that is killed at the wrong
+//! moment leaves it behind.
 
 use std::ptr::NonNull;
 
@@ -15,13 +15,13 @@ use crate::pg::dsm::Segment;
 use crate::pg::report::Report;
 use crate::pg::tx;
 
-/// A leader's, which lasts no longer than this.
+/// The leader's cache memory, which exists as long as this does.
 pub enum CacheMemory {
     Unnamed(Memory),
     Segment(Segment),
 }
 
-/// Where workers find it.
+/// How workers find it.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct CachePlace {
@@ -31,7 +31,7 @@ pub struct CachePlace {
 }
 
 impl CacheMemory {
-    /// Makes `bytes` zeroed bytes. Inside a transaction.
+    /// Creates `bytes` zeroed bytes. Must be called inside a transaction.
     pub fn create(bytes: usize) -> Result<CacheMemory, Error> {
         let refused = match Memory::create(c"ntt_mime run cache", bytes) {
             Ok(memory) => return Ok(CacheMemory::Unnamed(memory)),
@@ -67,7 +67,7 @@ impl CacheMemory {
     }
 }
 
-/// The same in a worker.
+/// The cache memory in a worker.
 pub enum CacheMapping {
     Unnamed(Mapping),
     Segment(Segment),

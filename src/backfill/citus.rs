@@ -1,19 +1,20 @@
 //! Tables that Citus distributes over nodes.
 //!
-//! A distributed table is empty on each node: its rows are in *shards*, which are tables of their own on the node that has
-//! the active *placement* of the shard. So a run on a distributed table has the placements of its node for leaves, or
-//! their partitions: a partition of a distributed table is one itself, and its shards are partitions of the shards of the
-//! table above. Each node fills what it has, and no node needs to know of the others.
+//! A distributed table is empty on every node: its rows are in *shards*, separate tables on the node that has the
+//! active *placement* of the shard. So the leaves of a run on a distributed table are the placements on its node, or
+//! their partitions: a partition of a distributed table is distributed itself, and its shards are partitions of the
+//! shards of the table above. Each node fills its own shards, and needs to know nothing about the others.
 //!
-//! A shard can leave the node at any time: it is moved, or split into others. Its table stays for a while, and what is
-//! written to it is lost. Citus' own writes prevent that by a lock on the shard, which whoever takes a shard away has to
-//! have alone. We take the same one for each batch, before anything else, and look afterwards whether the placement is
-//! still here: then what the batch writes is copied, or replicated, to where the shard goes. What is asked is asked of
-//! the leaf, under its lock, and not of the target once: a table can be distributed while a run fills it, and is no
-//! leaf from then on. What has been committed is on disk before the lock is free: what replicates a shard goes by that.
+//! A shard can leave the node at any time, when it is moved, or split into others. Its table stays for a while, and
+//! what is written to it is lost. Citus protects its own writes from that by a lock on the shard, which whoever takes
+//! a shard away must hold exclusively. We take the same lock for each batch, before anything else, and then check
+//! whether the placement is still here. If so, what the batch writes is copied, or replicated, to wherever the shard
+//! goes. The checks are made for the leaf, under its lock, not once for the target: a table can become distributed
+//! while a run fills it, and is no longer a leaf then. The commit is flushed to disk before the lock is released,
+//! because replication of a shard depends on that.
 //!
-//! Of tables of which Citus keeps several copies, each would be filled by itself, and nobody kept others from changing
-//! them in between; these are refused.
+//! If Citus keeps several copies of a table, each copy would be filled by itself, and nothing would keep others from
+//! changing the rows in between. Such tables are refused.
 
 use std::cell::OnceCell;
 
@@ -27,15 +28,15 @@ use crate::pg::encoding::text_value;
 use crate::pg::identity::as_owner;
 use crate::pg::lock::{plain_name, qualified_name};
 
-/// How Citus keeps a table: the method by which it is distributed and that by which copies are kept (the columns of
-/// `pg_dist_partition`), the column by which rows are distributed, and whether some shard has several placements.
+/// How Citus keeps a table: the distribution method and the replication model (the columns of `pg_dist_partition`),
+/// the distribution column, and whether a shard has several placements.
 const DESCRIBE: &str = "
 SELECT p.partmethod::text, p.repmodel::text, column_to_column_name(p.logicalrelid, p.partkey),
        EXISTS (SELECT FROM pg_dist_shard s JOIN pg_dist_placement a ON a.shardid = s.shardid AND a.shardstate = 1
                 WHERE s.logicalrelid = p.logicalrelid GROUP BY s.shardid HAVING count(*) > 1)
   FROM pg_dist_partition p WHERE p.logicalrelid = $1";
 
-/// The shards of a table of which this node has the active placement.
+/// The shards of a table whose active placement is on this node.
 const SHARDS_HERE: &str = "
 SELECT c.oid
   FROM pg_dist_shard s
@@ -46,9 +47,9 @@ SELECT c.oid
   JOIN pg_class c ON c.relname = n.parts[cardinality(n.parts)]::name
  WHERE s.logicalrelid = $1 AND c.relnamespace = t.relnamespace";
 
-/// What Citus has to do with a relation ($1): is it a table that isn't where it seems, and if it is a shard, of which
-/// table, which one, has this node its active placement, and does it belong to a target ($2)? A shard's name ends with its
-/// number.
+/// What Citus knows about a relation ($1): whether it is a table whose rows are elsewhere; and if it is a shard, its
+/// table and number, whether this node has its active placement, and whether it belongs to a target ($2). A shard's
+/// name ends with its number.
 const LOOK_AT: &str = "
 SELECT EXISTS (SELECT FROM pg_dist_partition p WHERE p.logicalrelid = c.oid),
        shard.logicalrelid::oid, shard.shardid, shard.is_here,
@@ -65,11 +66,11 @@ SELECT EXISTS (SELECT FROM pg_dist_partition p WHERE p.logicalrelid = c.oid),
           AND c.relname = n.parts[cardinality(n.parts)]::name) shard ON true
  WHERE c.oid = $1";
 
-/// The method, and the one of copies, of a table that is kept whole on each node.
+/// The distribution method and the replication model of a table of which each node has a full copy.
 const REFERENCE: (&str, &str) = ("n", "t");
 const APPEND: &str = "a";
 
-/// The call of a procedure, for the statement by which it is made on all nodes.
+/// A procedure call, for the statement that makes it on all nodes.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// Its name, qualified and quoted.
@@ -81,7 +82,7 @@ pub struct Call {
 /// What a target is to Citus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing.
+    /// A table that Citus doesn't distribute.
     Local,
     Distributed,
     /// A shard of a distributed table; it may have left this node.
@@ -90,22 +91,22 @@ pub enum Kind {
     },
 }
 
-/// What Citus has to do with a leaf.
+/// What a leaf is to Citus.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Standing {
-    /// Its rows are elsewhere: it is the name under which a distributed table is known.
+    /// Its rows are elsewhere: it is the table by whose name a distributed table is known.
     pub distributed: bool,
     pub shard: Option<Shard>,
 }
 
-/// A shard, as of the latest look.
+/// A shard, as of the latest check.
 #[derive(Debug, Clone, Copy)]
 pub struct Shard {
     pub id: i64,
     table: pg_sys::Oid,
-    /// This node has its active placement.
+    /// Whether this node has its active placement.
     pub is_here: bool,
-    /// It belongs to the target.
+    /// Whether it belongs to the target.
     pub is_of_target: bool,
 }
 
@@ -127,7 +128,8 @@ impl Call {
         }
     }
 
-    /// Is there such a procedure? Not where the extension's SQL is of an earlier version. As the extension's owner.
+    /// Whether the procedure exists: not if the extension's SQL objects are those of an earlier version. Must be
+    /// called as the extension's owner.
     fn is_there(&self) -> bool {
         let found = Spi::connect(|client| {
             let procedure = [text_value(&self.procedure)];
@@ -139,7 +141,7 @@ impl Call {
     }
 }
 
-/// A string literal of SQL, whatever `standard_conforming_strings` says.
+/// An SQL string literal that is valid whatever `standard_conforming_strings` is.
 pub fn quoted(text: &str) -> String {
     match text.contains('\\') {
         false => format!("'{}'", text.replace('\'', "''")),
@@ -147,7 +149,7 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
-/// The same, in dollars where that does, so that quotes within it are as they were.
+/// The same, in dollar quotes if possible, so that quotes within it need no escaping.
 fn quoted_long(text: &str) -> String {
     match text.contains('$') {
         false => format!("$${text}$$"),
@@ -155,7 +157,8 @@ fn quoted_long(text: &str) -> String {
     }
 }
 
-/// What Citus makes of a target, by its oid; an error if it is one that can't be filled. Inside a (sub)transaction.
+/// What a target, given by its OID, is to Citus; an error if it can't be filled. Must be called inside a
+/// (sub)transaction.
 pub fn kind(target: pg_sys::Oid) -> Result<Kind, Error> {
     if !pg::is_there() {
         return Ok(Kind::Local);
@@ -170,8 +173,9 @@ pub fn kind(target: pg_sys::Oid) -> Result<Kind, Error> {
     Ok(kind)
 }
 
-/// The tables at the top of what is to be filled on this node. `was`: what the target was when the run began, if it
-/// has begun. None of a distributed table's is an error, unless there were some then. Inside a (sub)transaction.
+/// The topmost tables that are to be filled on this node. `was` is what the target was when the run began, if it has
+/// begun. If a distributed table has no shard here, that is an error, unless it had some when the run began. Must be
+/// called inside a (sub)transaction.
 pub fn roots(
     target: pg_sys::Oid,
     was: Option<Kind>,
@@ -193,12 +197,12 @@ pub fn roots(
     }
 }
 
-/// What Citus has to do with a leaf of a target. Inside a transaction with a snapshot.
+/// What a leaf of a target is to Citus. Must be called inside a transaction with a snapshot.
 pub fn standing(leaf: pg_sys::Oid, target: pg_sys::Oid) -> Standing {
     if !pg::is_there() {
         return Standing::default();
     }
-    // Most leaves can't be one, and are asked about thousands of times.
+    // Most leaves can't be shards, and this is called thousands of times.
     match plain_name(leaf).is_some_and(|name| may_be_a_shard(&name)) {
         true => as_owner(&[], || look_at(leaf, target)),
         false => Standing {
@@ -208,14 +212,14 @@ pub fn standing(leaf: pg_sys::Oid, target: pg_sys::Oid) -> Standing {
     }
 }
 
-/// Has a table the name of a shard? It ends with the shard's number.
+/// Whether a table has a shard's name, which ends with the shard's number.
 fn may_be_a_shard(name: &str) -> bool {
     let digit = |c: char| c.is_ascii_digit();
     let number = name.trim_end_matches(digit);
     number.len() < name.len() && number.ends_with('_')
 }
 
-/// An error if a table is one that can't be filled on each node by itself. As the extension's owner.
+/// An error if a table can't be filled on each node separately. Must be called as the extension's owner.
 fn check(table: pg_sys::Oid) -> Result<(), Error> {
     let described = Spi::connect(|client| -> pgrx::spi::Result<_> {
         let row = client.select(DESCRIBE, Some(1), &[DatumWithOid::from(table)])?;
@@ -231,7 +235,7 @@ fn check(table: pg_sys::Oid) -> Result<(), Error> {
         }
     })
     .unwrap_or_else(|error| pgrx::error!("could not read pg_dist_partition: {error}"));
-    // It has been there a moment ago; if it isn't any more, its shards aren't either.
+    // It existed a moment ago; if it no longer does, neither do its shards.
     let Some((method, copies, column, replicated)) = described else {
         return Ok(());
     };
@@ -254,7 +258,7 @@ fn check(table: pg_sys::Oid) -> Result<(), Error> {
     }
 }
 
-/// As the extension's owner.
+/// Must be called as the extension's owner.
 fn shards_here(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     Spi::connect(|client| -> pgrx::spi::Result<Vec<pg_sys::Oid>> {
         let mut shards = Vec::new();
@@ -266,10 +270,10 @@ fn shards_here(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     .unwrap_or_else(|error| pgrx::error!("could not list shards: {error}"))
 }
 
-/// As the extension's owner.
+/// Must be called as the extension's owner.
 fn look_at(relation: pg_sys::Oid, target: pg_sys::Oid) -> Standing {
     thread_local! {
-        /// Never freed: the process ends in places where PostgreSQL can't do that any more.
+        /// Never freed: the process may end where PostgreSQL can no longer do that.
         static PREPARED: OnceCell<&'static OwnedPreparedStatement> = const { OnceCell::new() };
     }
     let arguments = [DatumWithOid::from(relation), DatumWithOid::from(target)];

@@ -1,14 +1,15 @@
-//! What a verification finds: types that differ from what is detected, counted by pair of old and new type.
+//! What a verification finds: types that differ from the detected ones, counted for each pair of old and new type.
 //!
-//! Two types are *the same* if they are so byte by byte; *spelled otherwise* if they differ in nothing but case, blanks around
-//! them, or what follows a semicolon (`text/xml; charset=utf-8`, `TEXT/XML`: RFC 2045 has types and subtypes match without
-//! regard to case, and parameters are no part of them); *different* else, aliases like `text/xml` and `application/xml`
-//! included.
+//! Two types are *the same* if they are equal byte by byte. They are *spelled otherwise* if they differ only in case,
+//! in blanks around them, or in what follows a semicolon (`text/xml; charset=utf-8`, `TEXT/XML`: in RFC 2045 types
+//! and subtypes match regardless of case, and parameters are not part of them). Otherwise they are *different*,
+//! including aliases like `text/xml` and `application/xml`.
 //!
-//! Workers add what they have found to `ntt_mime.difference` every now and then ([`add`]), so that it can be read while the
-//! run goes on and little is lost with a run that is killed. A count may have to be taken back, see
-//! `worker/verify.rs`, so what is added may be negative. A column of nonsense has as many pairs as rows: of more
-//! than [`MOST_PAIRS`] the leader keeps the most frequent, and sums up the others in one row without types ([`trim`]).
+//! Workers add what they have found to `ntt_mime.difference` from time to time ([`add`]), so that it can be read
+//! while the run goes on, and little is lost when a run is killed. A count may have to be taken back, see
+//! `worker/verify.rs`, so what is added may be negative. A column of nonsense has as many pairs as rows: if there are
+//! more than [`MOST_PAIRS`], the leader keeps the most frequent and adds up the others in one row without types
+//! ([`trim`]).
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -23,16 +24,16 @@ use crate::pg::identity::as_owner;
 
 const DIFFERENCE: &CStr = c"difference";
 
-/// What can't be written, in an error.
+/// What an error says could not be written.
 const WHAT: &str = "ntt_mime.difference";
 
 /// Pairs of a run that are kept in the end.
 pub const MOST_PAIRS: usize = 10_000;
 
-/// Of these, those named in a NOTICE.
+/// How many of these a NOTICE names.
 const NAMED_PAIRS: i64 = 5;
 
-/// Ordered by key, so that two workers can't deadlock.
+/// In the order of the key, so that two workers can't deadlock.
 const ADD: &str = "
 INSERT INTO ntt_mime.difference AS d (run_id, old_type, new_type, blobs, rows, example_blobid, spelling_only)
 SELECT $1, n.*
@@ -43,7 +44,7 @@ SELECT $1, n.*
     ON CONFLICT (run_id, old_type, new_type) DO UPDATE
    SET blobs = d.blobs + excluded.blobs, rows = d.rows + excluded.rows";
 
-/// Does so if they are more than $3: rows that a worker is at, or another who reads them, stay for the next time.
+/// If there are more than $3: rows that a worker is writing, or somebody else is reading, stay until the next time.
 const TRIM: &str = "
 WITH too_many AS MATERIALIZED (
     SELECT pg_catalog.count(*) > $3 AS yes FROM ntt_mime.difference WHERE run_id = $1),
@@ -65,12 +66,12 @@ SELECT $1, pg_catalog.sum(blobs), pg_catalog.sum(rows) FROM removed HAVING pg_ca
     ON CONFLICT (run_id, old_type, new_type) DO UPDATE
    SET blobs = d.blobs + excluded.blobs, rows = d.rows + excluded.rows";
 
-/// Those of runs that aren't on record any more.
+/// Removes rows of runs that are no longer recorded.
 const REMOVE_ORPHANS: &str = "
 DELETE FROM ntt_mime.difference d
  WHERE NOT EXISTS (SELECT FROM ntt_mime.run r WHERE r.run_id = d.run_id)";
 
-/// Pairs of which all has been taken back.
+/// Removes pairs that have been taken back completely.
 const REMOVE_EMPTY: &str = "DELETE FROM ntt_mime.difference WHERE run_id = $1 AND rows <= 0";
 
 const MOST_FREQUENT: &str = "
@@ -78,7 +79,7 @@ SELECT old_type, new_type, rows FROM ntt_mime.difference
  WHERE run_id = $1 AND old_type IS NOT NULL AND NOT spelling_only
  ORDER BY rows DESC, old_type, new_type LIMIT $2";
 
-/// How a type stands to the one that is detected.
+/// How a type compares with the detected one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Comparison {
     Same,
@@ -86,7 +87,7 @@ pub enum Comparison {
     Different,
 }
 
-/// Compares the type that a row has with the one of its blob.
+/// Compares the type of a row with that of its blob.
 pub fn compare(old: &str, new: &str) -> Comparison {
     let essence = |text: &str| {
         let before = text.split(';').next().unwrap_or_default();
@@ -99,7 +100,7 @@ pub fn compare(old: &str, new: &str) -> Comparison {
     }
 }
 
-/// A type that rows have, and the one that is detected.
+/// A type that rows have, and the detected one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Pair {
     pub old: String,
@@ -121,7 +122,7 @@ pub struct Found {
 pub struct Differences(HashMap<Pair, Found>);
 
 impl Differences {
-    /// Adds rows of a blob; `new_blob`: it is the first of this pair.
+    /// Adds rows of a blob. `new_blob` means that it is the blob's first difference of this pair.
     pub fn add(&mut self, pair: Pair, rows: i64, new_blob: bool, example: impl FnOnce() -> String) {
         let found = self.0.entry(pair).or_default();
         found.rows += rows;
@@ -145,13 +146,13 @@ impl Differences {
     }
 }
 
-/// Adds what has been found to the run's. Inside a transaction with a snapshot.
+/// Adds differences to those of the run. Must be called inside a transaction with a snapshot.
 pub fn add(run_id: i64, differences: &Differences) {
     if differences.is_empty() {
         return;
     }
     let all = || differences.0.iter();
-    // A text may be too long for a key.
+    // The text may be too long for a key.
     let old: Vec<String> = all().map(|(pair, _)| failure_key(&pair.old)).collect();
     let spelled =
         |(pair, _): (&Pair, &Found)| compare(&pair.old, &pair.new) == Comparison::SpelledOtherwise;
@@ -167,14 +168,15 @@ pub fn add(run_id: i64, differences: &Differences) {
     as_owner(&[Writes(DIFFERENCE)], || write(WHAT, ADD, &arguments));
 }
 
-/// Keeps the most frequent pairs of a run if they are more than `limit`, and sums up the others. Inside a
+/// If a run has more than `limit` pairs, keeps the most frequent and adds up the others. Must be called inside a
 /// subtransaction with a snapshot.
 pub fn trim(run_id: i64, limit: usize) {
     let arguments = [run_id, MOST_PAIRS as i64, limit as i64].map(DatumWithOid::from);
     as_owner(&[Writes(DIFFERENCE)], || write(WHAT, TRIM, &arguments));
 }
 
-/// The end of a run: removes what has come to nothing, and keeps the most frequent pairs. Likewise.
+/// At the end of a run: removes pairs that have come to nothing, and keeps the most frequent. The same conditions
+/// apply.
 pub fn finish(run_id: i64) {
     as_owner(&[Writes(DIFFERENCE)], || {
         write(WHAT, REMOVE_EMPTY, &[DatumWithOid::from(run_id)]);
@@ -182,12 +184,12 @@ pub fn finish(run_id: i64) {
     trim(run_id, MOST_PAIRS);
 }
 
-/// Removes what belongs to runs that aren't on record any more. In a trigger of `ntt_mime.run`.
+/// Removes rows of runs that are no longer recorded. Called by a trigger on `ntt_mime.run`.
 pub fn remove_orphans() {
     as_owner(&[Writes(DIFFERENCE)], || write(WHAT, REMOVE_ORPHANS, &[]));
 }
 
-/// The most frequent pairs of different types, and their rows. Likewise.
+/// The most frequent pairs of different types, and their rows. The same conditions apply.
 pub fn most_frequent(run_id: i64) -> Vec<(String, String, i64)> {
     let arguments = [run_id, NAMED_PAIRS].map(DatumWithOid::from);
     as_owner(&[Reads(DIFFERENCE)], || {

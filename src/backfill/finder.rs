@@ -1,11 +1,11 @@
 //! How a worker finds the MIME type of each distinct blob of a batch.
 //!
-//! The files are opened and judged by a [`DetectorThread`], a thread of this process; here we wait for its
-//! results where an interrupt reaches us. All of it happens outside any transaction, but for a look at
-//! known failures and the record of new ones, each in a short transaction of its own.
+//! A [`DetectorThread`], a thread of this process, opens and judges the files. Here the worker waits for its results
+//! where an interrupt can reach it. All of this happens outside any transaction, except that known failures are read
+//! and new ones recorded, each in a short transaction of its own.
 //!
-//! Between [`Finder::begin`] and [`Finder::finish`] its owner may do something else, such as updating the rows of
-//! the batch before: the detector thread needs nobody for its work. One batch at a time.
+//! Between [`Finder::begin`] and [`Finder::finish`] the worker may do something else, such as updating the rows of
+//! the previous batch: the detector thread works by itself. It has one batch at a time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,39 +29,40 @@ use crate::pg::latch::{self, WaitEvent};
 use crate::pg::report::Report;
 use crate::pg::{descriptors, in_flight_records, tx};
 
-/// How long a worker waits for its detector thread before it takes what there is and looks after it.
+/// How long a worker waits for its detector thread before it takes the results so far and checks the thread.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
 
-/// How often what is on record is asked for, or written, while somebody has locked it: five seconds each
+/// How often records are read or written again while somebody has locked them; each attempt waits five seconds
 /// ([`crate::pg::identity::as_owner`]).
 const LOCK_ATTEMPTS: u32 = 12;
 
-/// Descriptors that a blob takes while it is read ahead: its file, and where it is opened step by step its folder.
+/// Descriptors that a blob needs while it is read ahead: one for its file, and one for its directory if it is opened
+/// step by step.
 const DESCRIPTORS: usize = 2;
 
-/// A worker's means of detecting: who looks at files, and what is known already.
+/// A worker's means of detecting: its detector thread, and what is already known.
 pub struct Finder<'a> {
     job: &'a Job,
     shared: Shared<'a>,
     cache: RunCache<'a>,
     counters: &'a Counters,
     detector_thread: DetectorThread,
-    /// Blobs that it may read ahead.
+    /// How many blobs it may read ahead.
     read_ahead: usize,
     in_flight: Arc<InFlightRecord>,
-    /// Blobs at which a worker was killed.
+    /// Blobs during whose detection a worker was killed.
     suspects: HashSet<BlobId>,
-    /// What the detector thread is at.
+    /// What the detector thread is working on.
     search: Option<Search>,
-    /// Of the batch at hand.
+    /// The times of the current batch.
     times: Times,
-    /// There are processors enough for the workers and their detector threads.
+    /// Whether there are enough processors for the workers and their detector threads.
     processors_to_spare: bool,
-    /// A detector thread of this process is lost in a blob. It ends with the process only.
+    /// A detector thread of this process is stuck in a blob. It ends only with the process.
     pub lost_detector_thread: bool,
 }
 
-/// A batch whose blobs are being looked at.
+/// A batch whose blobs are being detected.
 struct Search {
     batch: Batch,
     todo: Vec<Todo>,
@@ -69,19 +70,19 @@ struct Search {
     records: Records,
 }
 
-/// Where the time of a batch goes.
+/// How the time of a batch is spent.
 #[derive(Default)]
 struct Times {
-    /// The detector thread's, for opening and reading blobs.
+    /// The detector thread's time for opening and reading blobs.
     read: Duration,
-    /// The detector thread's, for all that it does.
+    /// The detector thread's time for everything that it does.
     look: Duration,
-    /// This thread's, waiting for other workers.
+    /// This thread's time waiting for other workers.
     wait: Duration,
 }
 
 impl Times {
-    /// The part of its looks that the detector thread spends opening and reading.
+    /// The fraction of its time that the detector thread spends opening and reading.
     fn read_share(&self) -> f64 {
         match self.look.is_zero() {
             true => 0.0,
@@ -90,21 +91,21 @@ impl Times {
     }
 }
 
-/// A blob of a batch that this worker has to look at, with its place in the cache if it has one.
+/// A blob of a batch that this worker has to detect, with its slot in the cache if it has one.
 struct Todo {
     at: usize,
     slot: Option<SlotIndex>,
-    /// The run meets it for the first time: it is to be counted.
+    /// The run meets it for the first time, so it is to be counted.
     new: bool,
 }
 
-/// A blob of a batch that another worker is at, and its place in the cache.
+/// A blob of a batch that another worker is detecting, and its slot in the cache.
 struct Waiting {
     at: usize,
     slot: SlotIndex,
 }
 
-/// What a batch changes in `ntt_mime.failure`, and what is on record there of its blobs.
+/// What a batch changes in `ntt_mime.failure`, and what is recorded there about its blobs.
 #[derive(Default)]
 struct Records {
     known: HashMap<String, KnownFailure>,
@@ -147,10 +148,10 @@ impl<'a> Finder<'a> {
         })
     }
 
-    /// Does it pay to begin a batch while the rows of the one before are updated? It does on a slow store, and where
-    /// a detector thread takes its processor from nobody. With as many workers as processors, updates would be interrupted
-    /// while others wait for what they have locked: 98,000 mixed blobs took 1.11 times as long with two workers on
-    /// two processors, and 0.84 times as long with one.
+    /// Whether it pays to begin a batch while the rows of the previous one are updated. It does on a slow store, and
+    /// when a detector thread takes no processor time from anybody. With as many workers as processors, updates would
+    /// be interrupted while others wait for what they have locked: 98,000 mixed blobs took 1.11 times as long with
+    /// two workers on two processors, and 0.84 times as long with one.
     pub fn works_ahead(&self) -> bool {
         self.processors_to_spare || self.times.read_share() > 0.5
     }
@@ -173,16 +174,16 @@ impl<'a> Finder<'a> {
         Ok(())
     }
 
-    /// The batch that was begun, with the types of its blobs; None if none was, or if the run has been stopped
-    /// meanwhile, so that it is not to be used.
+    /// The batch that was begun, with the types of its blobs. None if none was begun, or if the run has been stopped
+    /// meanwhile, so that the batch must not be used.
     pub fn finish(&mut self) -> Result<Option<Batch>, Report> {
         let Some(search) = self.search.take() else {
             return Ok(None);
         };
         let begun = Instant::now();
         let found = self.finish_search(search);
-        // The detector thread may have worked while this thread did something else. What is left of its work for this
-        // thread to wait for is reading and detection in the same proportion.
+        // The detector thread may have worked while this thread did something else. The rest of its work, for which
+        // this thread has to wait, is divided into reading and detection in the same proportion.
         let here = begun.elapsed().saturating_sub(self.times.wait);
         let read_time = here.mul_f64(self.times.read_share());
         add_time(&self.counters.idle_us, self.times.wait);
@@ -225,7 +226,7 @@ impl<'a> Finder<'a> {
         let Records {
             failed, resolved, ..
         } = records;
-        // After the looks: what they found missing was missing while this was the store that it is now.
+        // After the detection: what it found missing was missing while the store was still the same.
         if failed.iter().any(NewFailure::may_be_of_store) {
             roots::check_during(self.job)?;
         }
@@ -240,8 +241,8 @@ impl<'a> Finder<'a> {
         Ok(Some(batch))
     }
 
-    /// Takes from the cache what is known of blobs that haven't been looked at; returns what is to be done here and
-    /// what others are at.
+    /// Takes from the cache what is known about blobs that have no result yet. Returns what is to be done here and
+    /// what other workers are doing.
     fn look_up(&self, batch: &mut Batch) -> (Vec<Todo>, Vec<Waiting>) {
         let (mut todo, mut waiting) = (Vec::new(), Vec::new());
         let wanted = batch.wanted.iter_mut().enumerate();
@@ -254,7 +255,7 @@ impl<'a> Finder<'a> {
         (todo, waiting)
     }
 
-    /// Takes what the cache knows of a blob, or the blob as something to be done here.
+    /// Takes what the cache knows about a blob, or notes that the blob is to be detected here.
     fn take_up(&self, wanted: &mut Wanted, at: usize, lookup: Lookup) -> Vec<Todo> {
         let todo = |slot, new| vec![Todo { at, slot, new }];
         match lookup {
@@ -274,7 +275,7 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Takes blobs off the list that aren't to be looked at.
+    /// Removes blobs that must not be opened from the list.
     fn prepare(
         &self,
         batch: &mut Batch,
@@ -294,8 +295,8 @@ impl<'a> Finder<'a> {
         Ok(())
     }
 
-    /// Counts a new blob, unless all of `max_blobs` places are taken: then nobody is to look at it for now. What is
-    /// passed over takes none, or a run would come no further than the failures of those before.
+    /// Counts a new blob, unless `max_blobs` is used up: then nobody may detect it for now. Skipped blobs aren't
+    /// counted, or a run would get no further than the failures of earlier runs.
     fn is_within_limit(&self, todo: &Todo) -> bool {
         if !todo.new {
             return true;
@@ -310,9 +311,9 @@ impl<'a> Finder<'a> {
         within
     }
 
-    /// What has come of a new blob decides whether it counts towards `max_blobs`: not if its type doesn't fit into the
-    /// column. That isn't on record anywhere, so the next run meets the blob again; if it counted, a run could come no
-    /// further than the ones of that kind.
+    /// The result of a new blob decides whether it counts towards `max_blobs`: not if its type doesn't fit into the
+    /// column. That isn't recorded anywhere, so the next run meets the blob again; if it counted, a run could get no
+    /// further than blobs of that kind.
     fn count_place(&self, todo: &Todo, wanted: &Wanted) {
         if !todo.new || self.job.options.max_blobs.is_none() {
             return;
@@ -323,9 +324,9 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Has the batch blobs for which there was no place, and is there one now? While others have places that they may
-    /// give back, it waits for them: they do all that they have taken up before they wait, so no two can wait for
-    /// each other. If there is none and will be none, the run ends. None: stopped.
+    /// Whether blobs of the batch found `max_blobs` used up, and may now be detected. If other workers may still give
+    /// back what they have counted, it waits for them. They complete everything that they have counted before they
+    /// wait, so no two can wait for each other. If nothing will be given back, the run ends. None: stopped.
     fn wait_for_place(&mut self, batch: &Batch) -> Option<bool> {
         let Some(max) = self.job.options.max_blobs else {
             return Some(false);
@@ -352,8 +353,8 @@ impl<'a> Finder<'a> {
         place.map(|free| free && self.shared.stopping() == Stop::No)
     }
 
-    /// Writes or reads what is on record, in a transaction of its own; tries again for a while if somebody has locked
-    /// it: a run of hours isn't to end for that. None if the run is being stopped meanwhile.
+    /// Reads or writes records in a transaction of its own. Tries again for a while if somebody has locked them: a
+    /// run of hours must not end because of that. None if the run is stopped meanwhile.
     pub fn with_lock_retry<T>(&self, work: impl Fn() -> T) -> Result<Option<T>, Report> {
         let mut attempt = 0;
         loop {
@@ -373,7 +374,7 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Has the detector thread look at blobs of a batch.
+    /// Makes the detector thread detect blobs of a batch.
     fn submit(&mut self, batch: &Batch, todo: &[Todo]) {
         let ids = todo
             .iter()
@@ -386,7 +387,7 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Takes what comes of blobs that have been ordered. False if the run was stopped meanwhile.
+    /// Takes the results of submitted blobs. False if the run was stopped meanwhile.
     fn drain(
         &mut self,
         batch: &mut Batch,
@@ -404,7 +405,7 @@ impl<'a> Finder<'a> {
                 if self.stopped_now() {
                     return Ok(false);
                 }
-                // In this order: what is done when one is overdue has been done before that one.
+                // Checked before the results are drained: when a blob is overdue, those before it have been finished.
                 let dead = self.detector_thread.has_died();
                 let overdue = self.detector_thread.overdue();
                 for detected in self.detector_thread.drain() {
@@ -427,21 +428,21 @@ impl<'a> Finder<'a> {
                 }
             }
             todo.drain(..done);
-            // If there are more, they have been lost with a detector thread.
+            // If any are left, they were lost with a detector thread.
             self.submit(batch, &todo);
         }
         Ok(true)
     }
 
-    /// Takes blobs off the list that are on record as failures which are recent, or for good; notes
-    /// the others that are on record.
+    /// Removes blobs from the list that are recorded as recent or permanent failures; remembers the others that are
+    /// recorded.
     fn pass_over_known(
         &self,
         batch: &mut Batch,
         todo: &mut Vec<Todo>,
         records: &mut Records,
     ) -> Result<(), Report> {
-        // With a full cache, nothing but the record tells of what this run has put into quarantine.
+        // With a full cache, only the records show what this run has quarantined.
         let any = self.job.failures_on_record || self.shared.any_quarantined();
         if !any || todo.is_empty() {
             return Ok(());
@@ -474,7 +475,7 @@ impl<'a> Finder<'a> {
         Ok(())
     }
 
-    /// Is there a blob to look at? A text that is no blobid is a failure without that.
+    /// Whether there is a blob to detect. A text that isn't a blobid is a failure without that.
     fn is_blob(&self, wanted: &mut Wanted, slot: Option<SlotIndex>, records: &mut Records) -> bool {
         let BlobKey::Invalid(invalid) = &wanted.key else {
             return true;
@@ -484,7 +485,7 @@ impl<'a> Finder<'a> {
         false
     }
 
-    /// Takes a result of the detector thread's.
+    /// Takes a result of the detector thread.
     fn take(
         &mut self,
         wanted: &mut Wanted,
@@ -507,7 +508,7 @@ impl<'a> Finder<'a> {
                 records.note_detected(&wanted.key);
                 let mime_type = detection.mime_type;
                 if !self.fits(&mime_type) {
-                    // Not on record: that is about blobs, for whatever target.
+                    // Not recorded: records are about blobs, whatever the target.
                     add(&self.counters.too_long, 1);
                     self.conclude(wanted, slot, Outcome::Failed(FailureReason::Error));
                     wanted.found = Found::TooLong;
@@ -532,8 +533,8 @@ impl<'a> Finder<'a> {
         Ok(())
     }
 
-    /// Counts what came of an audit. If libmagic's answer is another one, it is the one that counts, and all workers go
-    /// on without their prefilters.
+    /// Counts the result of an audit. If libmagic's answer differs, it is the one that counts, and all workers go on
+    /// without their prefilters.
     fn take_audit(&self, key: &BlobKey, audit: &Audit) {
         add(&self.counters.audited, 1);
         if let Audit::Differs { detector, libmagic } = audit {
@@ -553,12 +554,12 @@ impl<'a> Finder<'a> {
         );
     }
 
-    /// Is this the first time that the run asks it of a blob and a type that a row of it has? A full cache may have
-    /// forgotten.
+    /// Whether the run asks for the first time about this pair of a blob and a type that a row of it has. A full
+    /// cache may have forgotten an earlier time.
     pub fn is_first_of_pair(&self, key: &BlobKey, mime_type: &str) -> bool {
         match self.cache.claim(&pair_in_cache(key, mime_type)) {
             Lookup::Claimed(slot) | Lookup::TakenOver(slot) => {
-                // It is there, which is all that it tells.
+                // Its presence is all that matters.
                 self.cache
                     .resolve(slot, Outcome::Failed(FailureReason::Error));
                 true
@@ -568,7 +569,7 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Is a type to be taken as it is? One that doesn't fit into the column can't be filled, only compared.
+    /// Whether a type can be used. One that doesn't fit into the column can't be filled, only compared.
     fn fits(&self, mime_type: &str) -> bool {
         self.job.options.verify.is_some() || self.job.has_room_for(mime_type)
     }
@@ -588,7 +589,7 @@ impl<'a> Finder<'a> {
         });
     }
 
-    /// Puts a blob into quarantine that the detector thread doesn't come back from, and takes another detector thread.
+    /// Quarantines a blob that the detector thread doesn't finish, and starts another detector thread.
     fn give_up_on(&mut self, wanted: &mut Wanted, slot: Option<SlotIndex>) -> Result<(), Report> {
         let failure = NewFailure {
             blobid: wanted.key.text(),
@@ -628,7 +629,7 @@ impl<'a> Finder<'a> {
         Ok(())
     }
 
-    /// A suspect blob has been judged, and this process lives.
+    /// A suspect blob has been detected, and this process has survived.
     fn clear_suspect(&mut self, key: &BlobKey) {
         let Some(id) = key.id().filter(|_| !self.suspects.is_empty()) else {
             return;
@@ -653,8 +654,8 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Waits until the worker that is at a blob has its outcome. Every worker first does all that it
-    /// has claimed and waits only then, so no two can wait for each other. None: stopped.
+    /// Waits until the worker that is detecting a blob has the result. Every worker first completes everything that
+    /// it has claimed and waits only then, so no two can wait for each other. None: stopped.
     fn wait_for(&mut self, slot: SlotIndex) -> Option<Lookup> {
         let begun = Instant::now();
         let lookup = loop {
@@ -675,9 +676,9 @@ impl<'a> Finder<'a> {
 }
 
 impl Records {
-    /// A blob on record as a failure has been detected.
+    /// A blob that is recorded as a failure has been detected.
     fn note_detected(&mut self, key: &BlobKey) {
-        // Nearly always nothing is on record, and the text of the key isn't worth making.
+        // Nearly always nothing is recorded, and building the text of the key isn't worthwhile.
         if self.known.is_empty() {
             return;
         }
@@ -693,7 +694,7 @@ fn start_detector_thread(
     read_ahead: usize,
     in_flight: &Arc<InFlightRecord>,
 ) -> Result<DetectorThread, Error> {
-    // Opened anew: the store may have gone meanwhile.
+    // Opened again: the store may have disappeared meanwhile.
     let store = roots::reopen(job)?;
     let detector_thread = DetectorThread::start(
         store,

@@ -1,12 +1,12 @@
 //! The table `ntt_mime.leaf_error`: leaves that have raised an error of their own.
 //!
-//! A leaf whose update raises an error, since a trigger or a constraint of it does, or which can't be read, is set aside
-//! for the rest of the run, and named here. A run tries these leaves last, so that a limited one comes to the others
-//! first, and removes what it has finished without an error. Before `ALTER EXTENSION … UPDATE` there may be no such
-//! table: then nothing is recorded.
+//! If the update of a leaf raises an error, by a trigger or a constraint, or the leaf can't be read, it is set aside
+//! for the rest of the run, and named here. A run tries these leaves last, so that a limited run reaches the others
+//! first, and removes those that it has finished without an error. Before `ALTER EXTENSION … UPDATE` the table may
+//! not exist: then nothing is recorded.
 //!
-//! A leaf is found again by its oid, whatever it is called by then; after a dump has been restored the oids are those of
-//! other tables or of none, and the rows go away with the first run that finishes.
+//! A leaf is identified by its OID, whatever its name is by then. After a dump has been restored, the OIDs are those
+//! of other tables or of none, and the first run that finishes removes the rows.
 
 use std::ffi::CStr;
 
@@ -22,7 +22,7 @@ use crate::pg::report::Report;
 
 const LEAF_ERROR: &CStr = c"leaf_error";
 
-/// What can't be written, in an error.
+/// What an error says could not be written.
 const WHAT: &str = "ntt_mime.leaf_error";
 
 const RECORD: &str = "
@@ -41,21 +41,22 @@ SELECT e.leaf_oid, e.target = $1, EXISTS (SELECT FROM pg_catalog.pg_class c WHER
 const FORGET: &str = "
 DELETE FROM ntt_mime.leaf_error WHERE leaf_oid = ANY ($1)";
 
-/// A leaf on record.
+/// A recorded leaf.
 pub struct OnRecord {
     pub oid: u32,
-    /// As one of the target that was asked about.
+    /// Whether it was recorded as a leaf of the given target.
     pub of_target: bool,
-    /// There is a table of that oid.
+    /// Whether there is a table with that OID.
     pub exists: bool,
 }
 
-/// Is there the table? Inside a transaction.
+/// Whether the table exists. Must be called inside a transaction.
 pub fn are_recorded() -> bool {
     identity::has_own_table(LEAF_ERROR)
 }
 
-/// Records the error of a leaf, given by its oid and its qualified name. Inside a transaction with a snapshot.
+/// Records the error of a leaf, given by its OID and its qualified name. Must be called inside a transaction with a
+/// snapshot.
 pub fn record(run_id: i64, target: pg_sys::Oid, (oid, name): (pg_sys::Oid, &str), error: &Report) {
     let target = qualified_name(target).filter(|_| are_recorded());
     let Some(target) = target else {
@@ -79,7 +80,7 @@ pub fn record(run_id: i64, target: pg_sys::Oid, (oid, name): (pg_sys::Oid, &str)
     as_owner(&[Writes(LEAF_ERROR)], || write(WHAT, RECORD, &arguments));
 }
 
-/// The leaves on record, those of other targets included. Inside a (sub)transaction with a snapshot.
+/// The recorded leaves, including those of other targets. Must be called inside a (sub)transaction with a snapshot.
 pub fn on_record(target: &str) -> Vec<OnRecord> {
     if !are_recorded() {
         return Vec::new();
@@ -100,7 +101,7 @@ pub fn on_record(target: &str) -> Vec<OnRecord> {
         .unwrap_or_else(|error| pgrx::error!("could not read ntt_mime.leaf_error: {error}"))
 }
 
-/// Removes leaves from the record.
+/// Removes the rows of leaves.
 pub fn forget(oids: &[u32]) {
     let oids: Vec<pg_sys::Oid> = oids.iter().copied().map(pg_sys::Oid::from).collect();
     as_owner(&[Writes(LEAF_ERROR)], || {

@@ -1,94 +1,102 @@
-//! The table `ntt_mime.leaf`: marks, by which a run passes over leaves in which nothing can have become pending. And the
-//! table `ntt_mime.verified_leaf`, by which a verification does so with leaves in which all rows have the detected type.
+//! The table `ntt_mime.leaf` of marks, by which a run skips leaves in which nothing can have become pending. And the
+//! table `ntt_mime.verified_leaf`, by which a verification skips leaves in which all rows have the detected type.
 //!
-//! A leaf gets a mark when a run has seen all of it and is done with it. The mark says what is pending there, nearly always
-//! nothing, and holds all by which it can be told from outside that this is still so. The leaves are listed in one
-//! statement that compares the marks with the catalogs and the server's counters, and returns the leaves without a valid
-//! mark. Nothing of a leaf with one is read, neither a block nor its entry in the relation cache.
+//! A leaf gets a mark when a run has read all of it and finished it. The mark says what is pending there, nearly
+//! always nothing, and has everything that is needed to tell from outside that this is still so. The leaves are
+//! listed by one statement, which compares the marks with the catalogs and the server's counters, and returns the
+//! leaves without a valid mark. If a leaf has a valid mark, nothing of it is read, neither a block nor its entry in
+//! the relation cache.
 //!
 //! # Why a valid mark is true
 //!
-//! A row can become pending in a leaf by being inserted or updated there, or without that: the leaf gets another file, or
-//! the two columns become others. Files and columns are compared with the catalogs: the file by tablespace and number
-//! (TRUNCATE, VACUUM FULL, CLUSTER, an ALTER TABLE that rewrites; COPY with FREEZE is for files of its own transaction
-//! only), the columns by their numbers, which are never used twice: a column that is dropped and added again has another
-//! one, and so has one that is renamed to its name. What is inserted or updated the server counts, whether the transaction
-//! commits or not; the mark holds the counters as they were *before* the look, so that comes before the snapshot of any
-//! look at the leaf. A backend publishes what it has counted after its transaction has left the array of running
+//! A row can become pending in a leaf by being inserted or updated there, or otherwise if the leaf gets another file
+//! or other columns. Files and columns are compared with the catalogs: the file by tablespace and relfilenumber
+//! (TRUNCATE, VACUUM FULL, CLUSTER, an ALTER TABLE that rewrites; COPY with FREEZE works only on files of its own
+//! transaction), the columns by their numbers, which are never reused: a column that is dropped and added again has
+//! another number, and so has one that is renamed to its name. The server counts inserts and updates, whether the
+//! transaction commits or not. The mark has the counters as they were *before* the leaf was read, that is, before the
+//! snapshot of any read of it. A backend publishes its counts after its transaction has left the array of running
 //! transactions ([`crate::pg::stats`]). So:
 //!
-//! - What is counted in a mark was visible to the look.
-//! - What wasn't visible to it (it went on, was prepared, was rolled back later, or committed a moment after) is counted
-//!   later: then the counters aren't those of the mark any more. COMMIT PREPARED counts what its transaction has written,
-//!   after that has become visible; a worker of logical replication counts as any backend does.
-//! - Counters only grow, as long as the epoch is the same ([`crate::pg::epoch`]), so they never come back to what they were.
+//! - What is counted in a mark was visible when the leaf was read.
+//! - What wasn't visible then (because it was in progress, prepared, rolled back later, or committed a moment after)
+//!   is counted later: then the counters differ from the mark. COMMIT PREPARED counts what its transaction has
+//!   written, after that has become visible; a worker of logical replication counts as any backend does.
+//! - Counters only grow as long as the epoch is the same ([`crate::pg::epoch`]), so they never return to an earlier
+//!   value.
 //!
-//! A change can be noticed late, never lost. Late is until the writer's backend has published: as a rule at once, when
-//! it becomes idle; after ten seconds if it had published within the second before, a minute if it goes on working, and
-//! longer only if it commits in a procedure without end, or applies what logical replication brings and nothing else comes
-//! but messages that there is nothing. What this session has not published yet is known here, and added. And where it
-//! takes a second at most, all leaves are looked at if there is a session whose counters may be late
-//! ([`super::leader`]), so that a small table needs no patience.
+//! A change can be noticed late, but never lost. Late means until the writer's backend has published: usually at
+//! once, when it becomes idle; after ten seconds if it has published within the second before; after a minute if it
+//! goes on working; and longer only if it commits in a procedure without end, or applies logical replication and
+//! receives nothing further but keepalive messages. What this session has not published yet is known here, and added.
+//! And if reading all leaves takes a second at most, they are all read while a session's counters may be late
+//! ([`super::leader`]), so that nobody has to wait for a small table.
 //!
-//! What a run has written itself is subtracted, as for its own passes ([`super::leader`]): its workers know of each UPDATE
-//! how many rows it has processed. Where something else is at the leaf that could make this another number than the server
-//! counts (a rule, a trigger before each row), the leaf gets no mark from a look at which it was written to, but from the
-//! next one. And marks are written when all workers have ended, and so have published; a leaf whose
-//! counters aren't as the run has left them gets none.
+//! What a run has written itself is subtracted, as it is between its own passes ([`super::leader`]): for each UPDATE
+//! its workers know how many rows it has processed. If something on the leaf could make the server count another
+//! number (a rule, a row-level BEFORE trigger), a pass that has written to the leaf gives it no mark, but the next
+//! pass that doesn't will. Marks are written when all workers have ended, and so have published their counts; a leaf
+//! whose counters are not as the run has left them gets none.
 //!
-//! To look up two columns of each leaf takes longer than all the rest. So a mark also holds a number, the *shape*, that
-//! stands for all on which the numbers of the columns depend ([`crate::pg::shape`]). As long as that is the same, so are these;
-//! if it isn't, they are looked up.
+//! Looking up two columns of each leaf would take longer than everything else. So a mark also has a number, the
+//! *shape*, that stands for everything on which the column numbers depend ([`crate::pg::shape`]). While it is the
+//! same, so are the numbers; otherwise they are looked up.
 //!
 //! # What is left pending
 //!
-//! Rows of blobs that could not be detected stay pending, so a mark names these blobs. It is valid as long as each of
-//! them is on record in `ntt_mime.failure` and would be passed over: whatever makes one to be tried again (time, an
-//! argument, a setting, a row that was deleted or changed there, its detection in another leaf) has the leaf looked at. A
-//! row that stays pending for another reason, a type that is too long for the column, a trigger that suppresses its update,
-//! isn't on record, and its leaf has no mark. If rows were deleted, the number of those left isn't known: then this
-//! counter has to be the same as well.
+//! Rows whose blobs could not be detected stay pending, so a mark names these blobs. It is valid as long as each of
+//! them is recorded in `ntt_mime.failure` and would be skipped. Whatever makes one due again (time, an argument, a
+//! setting, a row that was deleted or changed there, its detection in another leaf) also makes the leaf be read. A
+//! row that stays pending for another reason, such as a type that is too long for the column or a trigger that
+//! suppresses its update, isn't recorded, and its leaf has no mark. After rows have been deleted, the number of those
+//! left isn't known, so the counter of deleted rows must be the same as well.
 //!
 //! # When there are no marks
 //!
-//! `track_counts` is off in the session of the run: what it did would not be counted, and in others it is likely off as
-//! well. (Off elsewhere, in a session of a superuser's, it keeps changes from being counted, which nothing but a look can
-//! find.) Row security applies to the caller, who sees only a part of the rows. Another access method than heap: what that
-//! counts is its own affair. A `blobid` that is computed when it is read. A dry run writes none. Nothing in here can be
-//! faked by a role that may run a backfill: it can't write to the table, switch counting off, or reset counters.
+//! - `track_counts` is off in the session of the run: what it does would not be counted, and it is probably off in
+//!   other sessions as well. (If a superuser's session has turned it off only for itself, its changes aren't counted,
+//!   and nothing but reading the leaf can find them.)
+//! - Row security applies to the caller, who sees only a part of the rows.
+//! - The access method isn't heap: what it counts is up to it.
+//! - `blobid` is computed when it is read.
+//! - A dry run writes no marks.
+//!
+//! A role that may run a backfill can't forge any of this: it can't write to the table, turn counting off, or reset
+//! counters.
 //!
 //! # Marks of a verification
 //!
-//! A verification marks a leaf if it has compared all rows that have a type, and all have the detected one, in its very
-//! spelling, those that it has corrected among them. A leaf with rows that differ has no mark: a later verification has to
-//! find them, to correct them or to count them, and the blobs that they have in common with others' rows can't be counted
-//! leaf by leaf. So a check that was cancelled goes on with the leaves that it hadn't come to and those with differences;
-//! a correction that was cancelled goes on where it was.
+//! A verification marks a leaf if it has compared all rows that have a type, and all have the detected one in exactly
+//! the same spelling, including those that it has corrected. A leaf with rows that differ gets no mark: a later
+//! verification has to find them, to correct or to count them, and the blobs that they share with rows of other
+//! leaves can't be counted leaf by leaf. So a check that was cancelled goes on with the leaves that it hadn't reached
+//! and those with differences; a correction that was cancelled goes on where it was.
 //!
-//! What holds of the marks above holds of these, with two differences. A verification doesn't look at rows that were
-//! written after it began (its [`Horizon`](crate::pg::xids::Horizon)), which a look at the leaf would see. So what counts
-//! is what was counted before that moment, of all leaves ([`super::leader`]): what was counted then was visible at the moment, what was not is counted later. And since new versions of rows that ALTER TABLE writes
-//! into another file are counted by nobody, the file has to be the one that the leaf had then. Where the
-//! moment isn't known to the transaction (too many subtransactions, or a snapshot that is older than it), there are no marks.
+//! What is said above also holds for these marks, with two differences. A verification ignores rows that were written
+//! after it began (see [`Horizon`](crate::pg::xids::Horizon)), although they are visible when it reads the leaf. So
+//! the counters that matter are those of all leaves before that moment ([`super::leader`]): what was counted then was
+//! visible at that moment, and what wasn't is counted later. And nobody counts the new row versions that ALTER TABLE
+//! writes into another file, so the file must be the one that the leaf had at that moment. Where the transaction
+//! can't know the moment (too many subtransactions, or an older snapshot), there are no marks.
 //!
-//! Another detector may find other types: a mark is for one release of libmagic, one database by its content, one version
-//! of this extension ([`crate::detect::identity`]). A worker that has loaded another one than the leader has seen, as after an
-//! upgrade in this moment, leaves the run without marks, and so does an audit that finds a difference. The store is no part
-//! of it: a blob is named by its content. With `only_types` a verification looks at a part of the rows, and passes
-//! over what has been verified as a whole, but marks nothing. A sample has to have all leaves.
+//! Another detector may find other types, so a mark is valid for one release of libmagic, one magic database by its
+//! content, and one version of this extension ([`crate::detect::identity`]). If a worker has loaded another one than
+//! the leader, as during an upgrade, the run writes no marks; nor does it after an audit that finds a difference. The
+//! store doesn't matter: a blob is named by its content. With `only_types` a verification checks a part of the rows;
+//! it skips leaves that have been verified as a whole, but marks none. A sample is taken of all leaves.
 //!
-//! A leaf of which blobs could not be detected is marked with these, and valid under the same conditions as above.
+//! If blobs of a leaf could not be detected, its mark names them, and is valid under the same conditions as above.
 //!
 //! # The tables
 //!
-//! They are unlogged: after a crash, in which counters are lost, they are empty, and so they are in a copy or a standby.
+//! They are unlogged: after a crash, in which counters are lost, they are empty, and so they are in a copy or a
+//! standby.
 //!
-//! # And because no argument is a proof
+//! # Because an argument is no proof
 //!
-//! A leaf whose last look is older than `ntt_mime.full_scan_after` is looked at all the same. So that these looks don't come
-//! all at once, each leaf has a time of its own, from half of that to all of it, by its oid. A leaf in which
-//! rows are found pending that its mark doesn't know of, though everything else is as the mark says, is told
-//! of in a WARNING.
+//! A leaf that was last read longer than `ntt_mime.full_scan_after` ago is read anyway. So that this doesn't happen
+//! to all leaves at once, each has its own time between half of that and all of it, derived from its OID. If rows are
+//! found pending that a valid mark doesn't know of, a WARNING names the leaf.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -105,7 +113,7 @@ use crate::pg::identity::Use::{Reads, Writes};
 use crate::pg::identity::{self, Use, as_owner};
 use crate::pg::{epoch, shape, stats};
 
-/// What marks say of their leaves.
+/// What marks say about their leaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     /// Nothing can have become pending.
@@ -123,7 +131,7 @@ impl Kind {
         }
     }
 
-    /// The same with its schema.
+    /// The same, qualified with its schema.
     fn qualified(self) -> &'static str {
         match self {
             Kind::Filled => "ntt_mime.leaf",
@@ -139,7 +147,8 @@ impl Kind {
     }
 }
 
-/// A statement below for one kind, where {marks} is its table. What is between {verified: and } is for verifications.
+/// A statement below, for one kind of mark: `{marks}` is its table, and what is between `{verified:` and `}` is only
+/// for verifications.
 fn sql(template: &str, kind: Kind) -> String {
     let verified = kind.detector().is_some();
     let mut parts = template.split("{verified:");
@@ -152,12 +161,11 @@ fn sql(template: &str, kind: Kind) -> String {
     sql.replace("{marks}", kind.qualified())
 }
 
-/// Follows on [`TREE`]. $4 is the epoch, $5 the database's tablespace, $6 and $8 the settings `full_scan_after` and
-/// `retry_failures_after` in seconds, $7 the argument `retry_failed`, $9 leaves that are returned whatever their marks say,
-/// $10 the detector.
-/// Leaves that are passed over and have rows left are returned as well, by their oids alone.
-/// The last row is about all the leaves that are passed over, and has no oid: their number, their rows left, their blocks, and
-/// when the first of them was looked at, in seconds since 1970; and how many marks there are of other tables.
+/// Follows [`TREE`]. $4 is the epoch, $5 the database's tablespace, $6 and $8 the settings `full_scan_after` and
+/// `retry_failures_after` in seconds, $7 the argument `retry_failed`, $9 leaves that are returned whatever their
+/// marks say, $10 the detector. Leaves that are skipped and have rows left are returned as well, with nothing but
+/// their OIDs. The last row is about all skipped leaves, and has no OID: their number, their rows left, their blocks,
+/// when the first of them was read, in seconds since 1970, and how many marks belong to other tables.
 const LIST: &str = "
 , present AS (SELECT pg_catalog.clock_timestamp() AS time)
 , parted AS MATERIALIZED (
@@ -215,7 +223,7 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL,
        pg_catalog.date_part('epoch', min(p.looked_at) FILTER (WHERE p.passed_over))
   FROM parted p";
 
-/// A run over another target may be at the same leaves: in the order of their oids.
+/// A run over another target may be at the same leaves, so all write in the order of their OIDs.
 const RECORD: &str = "
 INSERT INTO {marks} AS l
        (leaf_oid, reltablespace, relfilenode, blobid_attnum, mime_type_attnum, shape, tuples_written, tuples_deleted,
@@ -237,7 +245,7 @@ SELECT n.oid, n.reltablespace, n.relfilenode, n.blobid, n.mime_type, n.shape, n.
        rows_left = excluded.rows_left, blocks = excluded.blocks, blobids = excluded.blobids, looked_at = excluded.looked_at,
        epoch = excluded.epoch{verified:, detector = excluded.detector}";
 
-/// The blobs that could not be detected whose rows are left in leaves ($1), but for some ($2).
+/// Counts the blobs that could not be detected and whose rows are left in leaves ($1), without those in $2.
 const COUNT_UNDETECTED: &str = "
 SELECT count(DISTINCT left_over.blobid)
   FROM {marks} m, pg_catalog.unnest(m.blobids) AS left_over (blobid)
@@ -249,7 +257,7 @@ DELETE FROM {marks} d
  USING (SELECT l.leaf_oid FROM {marks} l WHERE l.leaf_oid = ANY ($1) ORDER BY l.leaf_oid FOR UPDATE) AS o
  WHERE d.leaf_oid = o.leaf_oid";
 
-/// What somebody holds is left to another run.
+/// Rows that somebody has locked are left to another run.
 const REMOVE_DROPPED: &str = "
 DELETE FROM {marks} d
  USING (SELECT l.leaf_oid FROM {marks} l
@@ -257,24 +265,24 @@ DELETE FROM {marks} d
            FOR UPDATE SKIP LOCKED) AS o
  WHERE d.leaf_oid = o.leaf_oid";
 
-/// Leaves that are written in one statement.
+/// Leaves that are written by one statement.
 const LEAVES_PER_STATEMENT: usize = 10_000;
 
-/// What tells, in a run, which marks are valid.
+/// How a run decides which marks are valid.
 #[derive(Debug)]
 pub struct Marks {
     kind: Kind,
-    /// The run may write some.
+    /// Whether the run may write marks.
     records: bool,
     epoch: i64,
-    /// When it was asked for, in seconds since 1970: before any look.
+    /// The time of the decision, in seconds since 1970: before any leaf is read.
     time: f64,
     full_scan_after: f64,
     retry_failed: bool,
     retry_failures_after: f64,
 }
 
-/// A leaf that a run is done with.
+/// A leaf that a run has finished.
 pub struct Done<'l> {
     pub state: LeafState,
     /// The blobs whose rows are left.
@@ -282,7 +290,7 @@ pub struct Done<'l> {
 }
 
 impl Marks {
-    /// None if the run has to go without. Inside a transaction.
+    /// None if the run has to do without marks. Must be called inside a transaction.
     pub fn new(options: &Options, target: &Target) -> Option<Marks> {
         let kind = match &options.verify {
             None => Kind::Filled,
@@ -307,22 +315,22 @@ impl Marks {
         })
     }
 
-    /// No mark is to be believed in this run.
+    /// Makes this run believe no mark.
     pub fn distrust(&mut self) {
         self.full_scan_after = 0.0;
     }
 
-    /// This run writes none.
+    /// Makes this run write no marks.
     pub fn record_none(&mut self) {
         self.records = false;
     }
 
-    /// Does this run write any?
+    /// Whether this run writes marks.
     pub fn records(&self) -> bool {
         self.records
     }
 
-    /// The detector that marks are for; None of a backfill's.
+    /// The detector to which marks belong; None for a backfill's.
     pub fn detector(&self) -> Option<i64> {
         self.kind.detector()
     }
@@ -337,7 +345,7 @@ impl Marks {
         format!("{TREE}{}", sql(LIST, self.kind))
     }
 
-    /// Its arguments from $3 on.
+    /// The arguments of that statement from $3 on.
     pub fn list_arguments(&self, target: &Target, always: &[u32]) -> Vec<DatumWithOid<'static>> {
         // SAFETY: set once at connection start.
         let tablespace = unsafe { pg_sys::MyDatabaseTableSpace };
@@ -354,7 +362,7 @@ impl Marks {
         arguments
     }
 
-    /// Writes marks, and removes those of other leaves. Inside a (sub)transaction with a snapshot.
+    /// Writes marks, and removes those of other leaves. Must be called inside a (sub)transaction with a snapshot.
     pub fn record(&self, done: &[Done<'_>], without: &[u32]) {
         as_owner(&[Writes(self.kind.table())], || {
             for leaves in done.chunks(LEAVES_PER_STATEMENT) {
@@ -408,8 +416,8 @@ impl Marks {
         write(self.kind.qualified(), &sql(template, self.kind), arguments);
     }
 
-    /// How many blobs could not be detected whose rows are left in these leaves, but for those that are `known`. Inside a
-    /// (sub)transaction with a snapshot.
+    /// Counts the blobs that could not be detected and whose rows are left in these leaves, without those that are
+    /// `known`. Must be called inside a (sub)transaction with a snapshot.
     pub fn count_undetected<'t>(
         &self,
         leaves: &[u32],
@@ -436,7 +444,7 @@ impl Marks {
         .unwrap_or(0) as u64
     }
 
-    /// Removes marks of tables that are no more. Inside a (sub)transaction with a snapshot.
+    /// Removes marks of tables that no longer exist. Must be called inside a (sub)transaction with a snapshot.
     pub fn remove_dropped(&self) {
         as_owner(&[Writes(self.kind.table())], || {
             self.execute(REMOVE_DROPPED, &[])

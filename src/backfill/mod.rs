@@ -12,20 +12,20 @@
 //!  leaves ──► task queue (shared memory) ──────────►    |   each once a run ◄──► cache, dictionary
 //!  every second: counters ◄── shared counters ◄──  | short transaction: UPDATE ONLY leaf
 //!    to ntt_mime.run, COMMIT; NOTICEs              | next batch …
-//!  pass over? look again at what was missed       next task …
-//!  marks of leaves that are done with             end when the task queue is closed
+//!  end of a pass: what was missed? next pass      next task …
+//!  marks of leaves that are finished              end when the task queue is closed
 //!  last row of ntt_mime.run, result row
 //! ```
 //!
-//! Nobody holds a snapshot, a transaction or a lock on a table while waiting or while reading files.
-//! Where each thing is: [`options`] what a run is asked to do, [`target`] the table and its leaves, [`citus`] of
-//! a distributed table, [`roots`] what has to
-//! be there of the store, [`shared`] the shared memory, [`cache_memory`] that of the run cache, [`leader`], [`worker`],
-//! [`batch`] the rows of one batch, [`finder`] how the types of their blobs are found, [`leaf`] what is done to one leaf,
-//! [`run_log`] the tables `run` and `failure`, [`leaf_errors`] that of leaves with errors,
-//! [`marks`] that of leaves that needn't be looked at, [`differences`] what a verification finds, [`sample`] the blocks that
-//! one looks at and what they tell of the others, [`progress`] what the caller
-//! reads meanwhile, [`procedure`] the SQL surface.
+//! No process holds a snapshot, a transaction or a lock on a table while it waits or reads files.
+//!
+//! The modules: [`procedure`] the SQL surface; [`options`] what a run is asked to do; [`target`] the table and its
+//! leaves, [`citus`] those of a distributed table; [`roots`] checks of the store; [`leader`]; [`worker`]; [`batch`]
+//! the rows of one batch, [`finder`] how the types of their blobs are found, [`leaf`] what is done to one leaf;
+//! [`shared`] the shared memory, [`cache_memory`] that of the run cache; [`run_log`] the tables `run` and `failure`,
+//! [`leaf_errors`] the table of leaves with errors, [`marks`] the table of leaves that needn't be read;
+//! [`differences`] what a verification finds, [`sample`] the blocks that it reads as a sample, and what they say
+//! about the others; [`progress`] what the caller reads meanwhile.
 
 pub mod batch;
 pub mod cache_memory;

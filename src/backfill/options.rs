@@ -1,4 +1,4 @@
-//! What a run is asked to do: the arguments of CALL with the settings that matter, checked.
+//! What a run is asked to do: the arguments of CALL and the settings that matter, checked.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::CStr;
@@ -16,11 +16,10 @@ use crate::pg::lock;
 use crate::pg::xids::Horizon;
 use crate::settings;
 
-/// Largest batch. A worker makes its batches smaller where one would take
-/// longer than half a second.
+/// Largest batch size. A worker makes its batches smaller if one would take longer than half a second.
 const MAX_BATCH_SIZE: i32 = 1_000_000;
 
-/// The procedures that run.
+/// The procedures that start a run.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Procedure {
@@ -37,7 +36,7 @@ impl Procedure {
         }
     }
 
-    /// That of its form with one column.
+    /// The name of its variant with one column.
     pub fn name_on_node(self) -> &'static str {
         match self {
             Procedure::Backfill => "ntt_backfill_mime_on_node",
@@ -45,7 +44,7 @@ impl Procedure {
         }
     }
 
-    /// The same for PostgreSQL.
+    /// Its name for PostgreSQL.
     pub fn c_name(self) -> &'static CStr {
         match self {
             Procedure::Backfill => c"ntt_backfill_mime",
@@ -54,7 +53,7 @@ impl Procedure {
     }
 }
 
-/// The arguments as given; None is SQL's NULL.
+/// The arguments as given; None is NULL.
 pub struct Arguments {
     pub batch_size: Option<i32>,
     pub workers: Option<i32>,
@@ -65,7 +64,7 @@ pub struct Arguments {
     pub schema: pgrx::pg_sys::Oid,
 }
 
-/// Those that only one of the procedures has.
+/// Arguments that only one of the procedures has.
 pub enum TaskArguments {
     Backfill {
         dry_run: Option<bool>,
@@ -79,26 +78,26 @@ pub enum TaskArguments {
     },
 }
 
-/// The checked options of a run; what `ntt_mime.run.options` shows.
+/// The checked options of a run, as shown in `ntt_mime.run.options`.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct Options {
-    /// Rows a transaction updates at most.
+    /// The maximum number of rows that a transaction updates.
     pub batch_size: u32,
     pub workers: u32,
     pub max_blobs: Option<u64>,
     pub dry_run: bool,
     pub retry_failed: bool,
-    /// Of a verification.
+    /// Only for a verification.
     #[serde(flatten)]
     pub verify: Option<Verify>,
     pub blob_root: String,
     pub head_bytes: usize,
     pub prefilter: bool,
-    /// Of so many blobs one is audited; 0: none.
+    /// One of this many blobs is audited; 0: none.
     pub audit_interval: u32,
-    /// Blobs that a worker has in flight before it gets to them.
+    /// Blobs that a worker reads ahead.
     pub read_ahead: usize,
-    /// Of the threads that look at blobs.
+    /// The niceness of the threads that read and detect blobs.
     pub nice: i32,
     pub cache_bytes: usize,
     pub lock_timeout_ms: u64,
@@ -110,13 +109,13 @@ pub struct Options {
 /// What a verification is asked to do.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct Verify {
-    /// Of the target's blocks: more than 0, up to 100.
+    /// Percentage of the target's blocks: more than 0, up to 100.
     pub sample_percent: f64,
-    /// Put the detected type in the place of one that differs.
+    /// Replace a type that differs by the detected one.
     pub correct: bool,
-    /// Look only at rows that have one of these types.
+    /// Check only rows that have one of these types.
     pub only_types: Option<Vec<String>>,
-    /// Of the choice of blocks.
+    /// The seed by which blocks are chosen.
     pub sample_seed: u64,
 }
 
@@ -127,7 +126,7 @@ impl Verify {
         only_types: Option<Vec<Option<String>>>,
     ) -> Result<Verify, Error> {
         let sample_percent = not_null("sample_percent", sample_percent)?;
-        // Neither is NaN.
+        // False for NaN.
         if !(sample_percent > 0.0 && sample_percent <= 100.0) {
             return Err(Error::Argument {
                 name: "sample_percent",
@@ -157,14 +156,14 @@ impl Verify {
             sample_percent,
             correct: not_null("correct", correct)?,
             only_types,
-            // The keys of the standard library's hash tables are random numbers of the system's.
+            // The keys of the standard library's hash tables are random numbers from the operating system.
             sample_seed: RandomState::new().build_hasher().finish(),
         })
     }
 }
 
 impl Arguments {
-    /// Whose they are.
+    /// The procedure to which they belong.
     pub fn procedure(&self) -> Procedure {
         match self.task {
             TaskArguments::Backfill { .. } => Procedure::Backfill,
@@ -172,7 +171,7 @@ impl Arguments {
         }
     }
 
-    /// How to ask for the same on a node of which nobody knows whether it has anything to do.
+    /// The call that asks for the same on a node that may have nothing to do.
     pub fn call(&self) -> Call {
         let yes = |given: Option<bool>| given.filter(|yes| *yes).map(|yes| yes.to_string());
         let mut given = vec![
@@ -277,7 +276,7 @@ impl Options {
         })
     }
 
-    /// Are rows of the target to be updated?
+    /// Whether rows of the target are to be updated.
     pub fn updates(&self) -> bool {
         match &self.verify {
             Some(verify) => verify.correct,
@@ -285,12 +284,13 @@ impl Options {
         }
     }
 
-    /// Is the right to update the target asked for? Of a dry run, too: it tells what a run would do.
+    /// Whether the privilege to update the target is required. A dry run requires it too, since it shows what a run
+    /// would do.
     pub fn asks_for_update(&self) -> bool {
         self.verify.as_ref().is_none_or(|verify| verify.correct)
     }
 
-    /// How the workers' detectors are to read.
+    /// How the workers' detectors read.
     pub fn detector(&self) -> DetectorConfig {
         DetectorConfig {
             head_bytes: self.head_bytes,
@@ -298,7 +298,7 @@ impl Options {
         }
     }
 
-    /// How long to wait for a lock.
+    /// The time to wait for a lock.
     pub fn lock_timeout(&self) -> Duration {
         Duration::from_millis(self.lock_timeout_ms)
     }
@@ -309,7 +309,7 @@ impl Options {
     }
 }
 
-/// `also` is what besides a number is allowed.
+/// `also` says what is allowed besides a number.
 fn within(name: &'static str, value: i32, max: i32, also: &str) -> Result<i32, Error> {
     match (1..=max).contains(&value) {
         true => Ok(value),
@@ -325,34 +325,35 @@ fn not_null<T>(name: &'static str, value: Option<T>) -> Result<T, Error> {
     value.ok_or(Error::NullArgument { name })
 }
 
-/// All that a worker needs to know; travels through shared memory as JSON.
+/// Everything that a worker needs to know; passed through shared memory as JSON.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct Job {
     pub run_id: i64,
     pub options: Options,
-    /// Oid of the target.
+    /// OID of the target.
     pub target: u32,
-    /// Is the target partitioned? If not, it is its own only leaf.
+    /// Whether the target is partitioned. If not, it is its own only leaf.
     pub partitioned: bool,
-    /// Do policies of the target apply to the role? Only where it isn't partitioned.
+    /// Whether policies of the target apply to the role; only if it isn't partitioned.
     pub row_security: bool,
-    /// The role whose rights count: the caller's at the CALL, whatever a trigger makes of a worker's session.
+    /// The role whose privileges count: the caller's at the time of the CALL, whatever a trigger does to a worker's
+    /// session.
     pub role: u32,
-    /// Characters that fit into `mime_type`, if that is bounded.
+    /// The maximum length of `mime_type` in characters, if it is bounded.
     pub mime_type_limit: Option<usize>,
-    /// What tells the store's roots from what may be mounted in their place when a worker opens them.
+    /// Identifies the store's roots, in case something else is mounted in their place when a worker opens them.
     pub roots: Vec<RootIdentity>,
-    /// Was any failure on record when the run began? If not, nobody needs to look.
+    /// Whether any failure was recorded when the run began. If not, nobody needs to look.
     pub failures_on_record: bool,
-    /// What stands for the leader's detector ([`crate::detect::identity`]), if leaves are to be marked as verified by it.
+    /// Identifies the leader's detector ([`crate::detect::identity`]), if leaves are to be marked as verified by it.
     pub detector: Option<i64>,
-    /// The moment at which a verification began; None in a backfill.
+    /// When a verification began; None in a backfill.
     pub horizon: Option<Horizon>,
     pub session: Session,
 }
 
 impl Job {
-    /// Does a type fit into the column?
+    /// Whether a type fits into the column.
     pub fn has_room_for(&self, mime_type: &str) -> bool {
         let limit = self.mime_type_limit;
         limit.is_none_or(|limit| mime_type.chars().count() <= limit)

@@ -1,10 +1,11 @@
 //! The SQL surface of the backfill and of the verification: the procedures, and the function that cancels a run.
 //!
-//! The procedures commit, so they are bare C-language functions: pgrx's argument handling keeps
-//! borrowed data across the call, which must not live across a commit.
+//! The procedures commit, so they are bare C-language functions: pgrx's argument handling keeps borrowed data during
+//! the call, and such data must not outlive a commit.
 //!
-//! `ntt_backfill_mime_on_node` and `ntt_verify_mime_on_node` do the same for who runs a command on many nodes, as Citus'
-//! `run_command_on_all_nodes` does: they return one column, and a node that has none of the target's shards isn't an error.
+//! `ntt_backfill_mime_on_node` and `ntt_verify_mime_on_node` do the same for callers that run a command on many
+//! nodes, such as Citus' `run_command_on_all_nodes`. They return one column, and a node without any of the target's
+//! shards isn't an error.
 
 use pgrx::prelude::*;
 use pgrx::{IntoDatum, pg_sys};
@@ -17,7 +18,8 @@ use crate::errors::Error;
 use crate::pg::dsm::Segment;
 use crate::pg::{encoding, identity, tx, version};
 
-/// A procedure of C's: version-1 calling convention, as `PG_FUNCTION_INFO_V1` says it in C, and what it does.
+/// A C-language procedure: its declaration with calling convention version 1, as by `PG_FUNCTION_INFO_V1` in C, and
+/// its body.
 macro_rules! procedure {
     ($name:ident, $info:ident, $procedure:expr, $results:expr) => {
         #[unsafe(no_mangle)]
@@ -31,7 +33,7 @@ macro_rules! procedure {
         /// Called by PostgreSQL's function manager only.
         #[unsafe(no_mangle)]
         pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-            // SAFETY: as promised to us.
+            // SAFETY: the caller's promise.
             unsafe { call(fcinfo, $procedure, $results) }
         }
     };
@@ -69,7 +71,7 @@ pub extern "C" fn pg_finfo_ntt_remove_differences() -> &'static pg_sys::Pg_finfo
     &INFO
 }
 
-/// The trigger that removes the differences of runs whose rows are removed.
+/// The trigger that removes the differences of removed runs.
 ///
 /// # Safety
 /// Called by PostgreSQL's function manager only.
@@ -79,30 +81,30 @@ pub unsafe extern "C-unwind" fn ntt_remove_differences(
     _fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     differences::remove_orphans();
-    // What a trigger after a statement gives is ignored, but has to be no null by its mark.
+    // The result of a statement-level AFTER trigger is ignored, but must not be marked as null.
     pg_sys::Datum::null()
 }
 
-/// What a procedure's INOUT arguments are.
+/// The INOUT arguments of a procedure.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Results {
-    /// Each result by itself.
+    /// One for each result.
     Row,
-    /// All of them in one jsonb.
+    /// One jsonb with all results.
     Json,
 }
 
 /// # Safety
-/// A call by PostgreSQL's function manager of that procedure.
+/// A call of that procedure by PostgreSQL's function manager.
 unsafe fn call(
     fcinfo: pg_sys::FunctionCallInfo,
     procedure: Procedure,
     results: Results,
 ) -> pg_sys::Datum {
     let mut error = std::ptr::null_mut();
-    // SAFETY: as promised to us; `guarded` has dropped all that it had when it returns, and this
-    // frame has nothing to drop.
+    // SAFETY: the caller's promise; `guarded` has dropped everything when it returns, and this frame has nothing to
+    // drop.
     unsafe {
         let row = guarded(fcinfo, procedure, results, &mut error);
         if !error.is_null() {
@@ -112,8 +114,8 @@ unsafe fn call(
     }
 }
 
-/// A procedure, with Rust's panics turned into PostgreSQL's errors. An error of the run itself is
-/// left in `error`.
+/// Runs a procedure, and turns Rust's panics into PostgreSQL's errors. An error of the run itself is returned in
+/// `error`.
 #[pg_guard]
 unsafe extern "C-unwind" fn guarded(
     fcinfo: pg_sys::FunctionCallInfo,
@@ -121,8 +123,8 @@ unsafe extern "C-unwind" fn guarded(
     results: Results,
     error: &mut *mut pg_sys::ErrorData,
 ) -> pg_sys::Datum {
-    // SAFETY: a valid call with the arguments of the declaration; what is passed by reference is copied, so
-    // nothing borrowed crosses a commit.
+    // SAFETY: a valid call with the declared arguments. What is passed by reference is copied, so nothing borrowed
+    // outlives a commit.
     let arguments = unsafe {
         if !may_commit(fcinfo) {
             Error::TransactionBlock { procedure }.raise();
@@ -161,7 +163,7 @@ unsafe extern "C-unwind" fn guarded(
     };
     tx::leave_nonatomic();
     match result {
-        // SAFETY: back in the memory context in which we were called.
+        // SAFETY: the current memory context is the one in which we were called.
         Ok(summary) => unsafe {
             match (results, summary) {
                 (Results::Row, Some(summary)) => result_row(fcinfo, row_of(procedure, &summary)),
@@ -175,10 +177,10 @@ unsafe extern "C-unwind" fn guarded(
     }
 }
 
-/// Were we called by a CALL that may commit? Not by one in a DO block or a procedure: the rollback
-/// after an error would pull the ground from under it.
+/// Whether a CALL that may commit has called us. A CALL in a DO block or a procedure doesn't count: the rollback
+/// after an error would destroy the state that it needs.
 unsafe fn may_commit(fcinfo: pg_sys::FunctionCallInfo) -> bool {
-    // SAFETY: the context is NULL or a node; only a CallContext is looked into.
+    // SAFETY: the context is NULL or a node; only a CallContext is read.
     unsafe {
         let context = (*fcinfo).context;
         !context.is_null()
@@ -188,7 +190,7 @@ unsafe fn may_commit(fcinfo: pg_sys::FunctionCallInfo) -> bool {
     }
 }
 
-/// The results that count something, with their names.
+/// The numeric results, with their names.
 fn numbers(procedure: Procedure, summary: &Summary) -> Vec<(&'static str, i64)> {
     let mut numbers = vec![("run_id", summary.run_id), ("blobs", summary.blobs)];
     match procedure {
@@ -211,7 +213,7 @@ fn row_of(procedure: Procedure, summary: &Summary) -> Vec<Option<pg_sys::Datum>>
     numbers.chain([elapsed.into_datum()]).collect()
 }
 
-/// The same under the names of the other procedure's arguments.
+/// All results as jsonb, under the names of the other procedure's arguments.
 fn json_of(procedure: Procedure, summary: Option<Summary>) -> Option<pg_sys::Datum> {
     let json = match summary {
         Some(summary) => {
@@ -219,7 +221,7 @@ fn json_of(procedure: Procedure, summary: Option<Summary>) -> Option<pg_sys::Dat
             let mut json: serde_json::Map<String, serde_json::Value> = numbers
                 .map(|(name, number)| (name.to_owned(), number.into()))
                 .collect();
-            // As an interval is written.
+            // In the format of an interval.
             let elapsed = format!("{:.3} seconds", summary.elapsed.as_secs_f64());
             json.insert("elapsed".to_owned(), elapsed.into());
             json.into()
@@ -232,7 +234,7 @@ fn json_of(procedure: Procedure, summary: Option<Summary>) -> Option<pg_sys::Dat
 /// The values of the INOUT arguments, none of which is null, as a composite value.
 ///
 /// # Safety
-/// As many values, and of the types, as the called procedure has INOUT arguments.
+/// There are as many values, and of the same types, as the called procedure has INOUT arguments.
 unsafe fn result_row(
     fcinfo: pg_sys::FunctionCallInfo,
     values: Vec<Option<pg_sys::Datum>>,
@@ -240,7 +242,7 @@ unsafe fn result_row(
     let value = |value: Option<pg_sys::Datum>| value.unwrap_or(pg_sys::Datum::null());
     let mut values: Vec<pg_sys::Datum> = values.into_iter().map(value).collect();
     let mut nulls = vec![false; values.len()];
-    // SAFETY: the procedure's INOUT arguments make a row of exactly these types.
+    // SAFETY: the procedure's INOUT arguments form a row of exactly these types.
     unsafe {
         let mut descriptor = std::ptr::null_mut();
         pg_sys::get_call_result_type(fcinfo, std::ptr::null_mut(), &mut descriptor);
@@ -250,7 +252,7 @@ unsafe fn result_row(
     }
 }
 
-/// Asks a run to stop after its current batches; true when it was running.
+/// Asks a run to stop after its current batches. Returns true if it was running.
 #[pg_extern(sql = false)]
 fn ntt_cancel_backfill(run_id: i64) -> bool {
     let Some(run) = run_log::running(run_id) else {

@@ -9,37 +9,37 @@ use crate::errors::counted;
 /// How often a NOTICE is printed.
 pub const NOTICE_EVERY: Duration = Duration::from_secs(5);
 
-/// The largest share of the blocks that was told to be done.
+/// The largest share of blocks that has been reported.
 ///
-/// More blocks may come than were expected: of a leaf that has grown since it was analyzed, of another pass. A share that
-/// falls tells nobody anything, so it stays until the blocks done have caught up, and of all blocks as many are told as go
-/// with it: the view `ntt_mime.progress` divides the two.
+/// There may be more blocks than expected: in a leaf that has grown since it was analyzed, or in another pass. A
+/// percentage that falls is of no use, so it stays the same until the blocks done have caught up. The total is
+/// reported so that it matches, because the view `ntt_mime.progress` divides the two.
 #[derive(Default)]
 pub struct Share(Cell<f64>);
 
 impl Share {
-    /// How many blocks to tell in all, where `done` are done with and there are `total`.
+    /// The total number of blocks to report, when `done` of `total` are done.
     pub fn total_to_tell(&self, done: i64, total: i64) -> i64 {
         let share = done as f64 / total.max(1) as f64;
         if share >= self.0.get() {
             self.0.set(share);
             return total;
         }
-        // Rounded so that the share is a little larger rather than smaller.
+        // Rounded so that the share becomes slightly larger rather than smaller.
         let told = ((done as f64 / self.0.get()) as i64).clamp(done, total);
         self.0.set(done as f64 / told as f64);
         told
     }
 }
 
-/// Rates and the time left, from the counters and the time since the start.
+/// Rates and the time left, computed from the counters and the time since the start.
 pub struct Progress<'a> {
     pub row: &'a RunRow,
     pub elapsed: Duration,
 }
 
 impl Progress<'_> {
-    /// Share of the blocks that are done with, 0 to 1.
+    /// The share of the blocks that are done, 0 to 1.
     fn fraction(&self) -> f64 {
         match self.row.blocks_total {
             0 => 0.0,
@@ -49,11 +49,11 @@ impl Progress<'_> {
 
     fn time_left(&self) -> Option<Duration> {
         let fraction = self.fraction();
-        // The first instants say nothing yet.
+        // The first moments say nothing yet.
         (fraction > 0.001).then(|| self.elapsed.mul_f64((1.0 - fraction) / fraction))
     }
 
-    /// For the title of a process, which has little room.
+    /// For a process title, which has little room.
     pub fn title(&self) -> String {
         format!("{:.1}%, {}", self.fraction() * 100.0, self.rows())
     }
@@ -73,7 +73,7 @@ impl Progress<'_> {
         )
     }
 
-    /// All there is to say at the end of the run, after its name. `complete`: nobody and nothing has ended it before.
+    /// The summary at the end of the run, after its name. `complete` means that nothing has ended it early.
     pub fn summary(&self, complete: bool) -> String {
         let row = self.row;
         let rows_left = match row.rows_left {
@@ -126,7 +126,7 @@ impl Progress<'_> {
         }
     }
 
-    /// Blobs a second.
+    /// Blobs per second.
     fn rate(&self) -> f64 {
         self.row.blobs as f64 / self.elapsed.as_secs_f64().max(0.001)
     }
@@ -148,7 +148,7 @@ pub fn shares(row: &RunRow) -> Option<String> {
     (all > 0.0).then(|| format!("The workers' time: {}.", shares.join(", ")))
 }
 
-/// A time in the two largest units that matter.
+/// A time in its two largest units.
 pub fn human(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(share.total_to_tell(0, 0), 0);
         assert_eq!(share.total_to_tell(0, 50), 50);
         let mut last = 0.0;
-        // Leaves turn out larger, another pass opens, and in the end all is done.
+        // Leaves turn out to be larger, another pass begins, and in the end everything is done.
         for (done, total) in [
             (10, 100),
             (20, 777),

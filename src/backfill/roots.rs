@@ -1,15 +1,15 @@
-//! The roots of the store that a run reads: are they those that runs have read before?
+//! The roots of the store that a run reads, and whether they are the ones that earlier runs have read.
 //!
-//! A root that isn't mounted is an empty directory, or none. Its blobs would be recorded as missing, and passed over for a
-//! day after it is back, so each root is looked at by itself:
+//! A root that isn't mounted is an empty directory, or doesn't exist. Its blobs would be recorded as missing, and
+//! skipped for a day even after it is back. So each root is checked by itself:
 //!
-//! - What a run has read from each is in its row (`roots_read` in `options`). One that holds no blobs when a run is to
-//!   begin, and from which a run on record has read, ends it.
-//! - While a run goes on, one that is another directory than it was, or held blobs and holds none any more, ends it: before
-//!   any blob of a batch is recorded as missing.
+//! - What a run has read from each root is in its row (`roots_read` in `options`). If a root holds no blobs when a
+//!   run begins, and a recorded run has read from it, the run ends.
+//! - While a run goes on, it ends if a root has become a different directory, or had blobs and has none any more.
+//!   That is checked before any blob of a batch is recorded as missing.
 //!
-//! A run that begins with an empty root leaves word of that as well (`roots_empty`): at that moment no run on record had
-//! read from it. So from the newest run back, who looks for one that has needn't look further than that.
+//! A run that begins with an empty root records that as well (`roots_empty`): at that moment no recorded run had read
+//! from it. So a search for a run that has, from the newest run back, can stop there.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ fn of(setting: &str) -> impl Iterator<Item = &str> {
     setting.split(':')
 }
 
-/// Looks at the roots of a run that is to begin. Inside a transaction.
+/// Checks the roots of a run that is about to begin. Must be called inside a transaction.
 pub fn check_before(options: &Options) -> Result<Vec<RootIdentity>, Error> {
     let setting = options.blob_root.as_str();
     let store = Store::open(setting).map_err(|error| {
@@ -57,29 +57,29 @@ pub fn check_before(options: &Options) -> Result<Vec<RootIdentity>, Error> {
     Ok(roots)
 }
 
-/// Are they still there, those that were there when the run began?
+/// Checks that the roots are the same as when the run began.
 pub fn check_during(job: &Job) -> Result<(), Error> {
     reopen(job).map(drop)
 }
 
-/// Opens the store in another process than the one that began the run, or once more.
+/// Opens the store in another process than the one that began the run, or opens it again.
 pub fn reopen(job: &Job) -> Result<Store, Error> {
     Store::reopen(&job.options.blob_root, &job.roots).map_err(|error| Error::StoreGone {
         detail: sentence(&error),
     })
 }
 
-/// How many blobs have been read from each root, for the run's row: `counts` are in the order of the roots.
+/// The number of blobs read from each root, for the run's row; `counts` are in the order of the roots.
 pub fn read_from(setting: &str, counts: impl Iterator<Item = u64>) -> BTreeMap<String, u64> {
     let mut read = BTreeMap::new();
     for (root, count) in of(setting).zip(counts) {
-        // It may stand there twice.
+        // A root may be listed twice.
         *read.entry(root.to_owned()).or_default() += count;
     }
     read
 }
 
-/// Those that held no blobs when the run began.
+/// The roots that held no blobs when the run began.
 pub fn empty(setting: &str, roots: &[RootIdentity]) -> Vec<String> {
     let with_state = of(setting).zip(roots);
     let empty = with_state.filter(|(_, (_, _, occupied))| !occupied);

@@ -1,27 +1,29 @@
-//! A sample of a target's blocks, and what it says of the whole.
+//! A sample of a target's blocks, and what it says about the whole.
 //!
-//! Each block is chosen by itself with the same chance, by a hash of the leaf, its number and a seed: so nobody has to know
-//! all blocks, workers agree without a word, and who looks again at a leaf looks at the same blocks. The rows of a
-//! block are no sample of rows, since neighbours are often alike: a directory of files of one kind. So the
-//! share of rows that differ is estimated as a ratio of sums over blocks, and its error from how the blocks differ (Cochran,
-//! Sampling Techniques, 3rd ed. 1977, 6.4 and 9A.3), not as if rows had been drawn.
+//! Each block is chosen independently with the same probability, by a hash of the leaf, its number and a seed. So
+//! nobody has to know all blocks, workers agree without communicating, and whoever reads a leaf again reads the same
+//! blocks. The rows of a block are not a random sample of rows, because neighbours are often alike: a directory of
+//! files of one kind. So the share of rows that differ is estimated as a ratio of sums over blocks, and its error
+//! from how the blocks differ (Cochran, Sampling Techniques, 3rd ed. 1977, 6.4 and 9A.3), not as if rows had been
+//! drawn.
 //!
-//! The interval is Wilson's for as many rows as would, drawn one by one, have the error that the blocks show (as
-//! Korn and Graubard have it for surveys, 1998): it stays between 0 and 1, and says something when nothing was
-//! found. What is rare may not be in the sample at all, and then the blocks in it seem more alike than all are: so one more
-//! block is reckoned with that is different as a whole, as one success and one failure are added to a small sample of
-//! a share (Agresti and Coull 1998). The quantile is larger than the 1.96 of 95 %, since blocks are far from normally distributed where few of them have all
-//! the differences.
+//! The interval is Wilson's, for the number of rows that would have the error that the blocks show if they were drawn
+//! one by one (as in Korn and Graubard's method for surveys, 1998). It stays between 0 and 1, and says something even
+//! if nothing was found. What is rare may not be in the sample at all, and then its blocks seem more alike than all
+//! blocks are. So one more block is added that differs as a whole, as one success and one failure are added to a
+//! small sample of a share (Agresti and Coull 1998). The quantile is larger than the 1.96 of 95 %, since blocks are
+//! far from normally distributed when few of them have all the differences.
 
 use serde::Serialize;
 
-/// 98 % of a normal distribution lie within so many standard deviations. The interval is said to hold in 19 of 20 samples.
+/// 98 % of a normal distribution lie within this many standard deviations. The interval is said to hold in 19 of 20
+/// samples.
 const QUANTILE: f64 = 2.326;
 
-/// Which blocks are in the sample.
+/// Decides which blocks are in the sample.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
-    /// Hashes below it are chosen.
+    /// Blocks whose hash is below this are chosen.
     below: u64,
     seed: u64,
 }
@@ -33,19 +35,19 @@ impl Sample {
         (percent < 100.0).then_some(Sample { below, seed })
     }
 
-    /// Is a block of a leaf in it?
+    /// Whether a block of a leaf is in the sample.
     pub fn has(&self, leaf: u32, block: u32) -> bool {
         let place = u64::from(leaf) << 32 | u64::from(block);
         mixed(mixed(place) ^ self.seed) < self.below
     }
 
-    /// How many blocks of a range are, end exclusive.
+    /// The number of blocks of a range that are in the sample; `end` is exclusive.
     pub fn count(&self, leaf: u32, start: u32, end: u32) -> u64 {
         (start..end).filter(|block| self.has(leaf, *block)).count() as u64
     }
 }
 
-/// SplitMix64's finalizer (Steele, Lea and Flood 2014): every bit of the result depends on every bit of what is given.
+/// SplitMix64's finalizer (Steele, Lea and Flood 2014): every bit of the result depends on every bit of the argument.
 fn mixed(value: u64) -> u64 {
     let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let value = (value ^ value >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -53,32 +55,32 @@ fn mixed(value: u64) -> u64 {
     value ^ value >> 31
 }
 
-/// Sums over the blocks of a sample: of rows checked in a block (m) and of those that differ (d).
+/// Sums over the blocks of a sample, of the rows checked in a block (m) and of those that differ (d).
 #[derive(Default, Clone, Copy, Debug)]
 pub struct Sums {
-    /// Blocks looked at, those without a row included, and all there were.
+    /// Blocks read, including those without rows, and all blocks that there were.
     pub blocks: u64,
     pub of_blocks: u64,
     pub rows: u64,
     pub different: u64,
-    /// Of m², of d², of m·d.
+    /// Sums of m², of d², and of m·d.
     pub rows_squared: u64,
     pub different_squared: u64,
     pub product: u64,
 }
 
-/// What a sample says of all rows. Shares are of 1.
+/// What a sample says about all rows. Shares are fractions of 1.
 #[derive(Serialize, Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
-    /// Blocks looked at, of so many.
+    /// Blocks read, and all blocks.
     pub blocks: u64,
     pub of_blocks: u64,
-    /// Of rows that differ.
+    /// The share of rows that differ.
     pub share: f64,
-    /// Between these the true share lies in 19 of 20 samples.
+    /// The true share is between these in 19 of 20 samples.
     pub share_low: f64,
     pub share_high: f64,
-    /// Rows that would be checked, and those that would differ.
+    /// Rows that would be checked, and rows that would differ.
     pub rows: u64,
     pub rows_different: u64,
     pub rows_different_low: u64,
@@ -86,7 +88,7 @@ pub struct Estimate {
 }
 
 impl Sums {
-    /// Adds what a block has.
+    /// Adds the rows of a block.
     pub fn add_block(&mut self, rows: u64, different: u64) {
         self.rows += rows;
         self.different += different;
@@ -105,7 +107,7 @@ impl Sums {
         self.product += other.product;
     }
 
-    /// None if no row was in the sample.
+    /// None if there was no row in the sample.
     pub fn estimate(&self) -> Option<Estimate> {
         if self.blocks == 0 || self.rows == 0 {
             return None;
@@ -116,7 +118,7 @@ impl Sums {
             [self.rows_squared, self.different_squared, self.product].map(|n| n as f64);
         let left_out = 1.0 - n / all;
         let share = d / m;
-        // Squares of what a block has more than its rows let expect, and more than blocks have in the mean.
+        // Squares of the excess of a block over what its rows let expect, and over the mean of the blocks.
         let of_one_more = (m / n * (1.0 - share)).powi(2);
         let of_share = (dd - 2.0 * share * md + share * share * mm).max(0.0) + of_one_more;
         let of_rows = (dd - d * d / n).max(0.0) + of_one_more;
@@ -124,7 +126,7 @@ impl Sums {
         let variance = left_out * n * of_share / freedom / (m * m);
         let t = QUANTILE + (QUANTILE.powi(3) + QUANTILE) / (4.0 * freedom);
         let drawn_one_by_one = match share * (1.0 - share) {
-            // All or none: nothing says how blocks differ, so each is worth one row.
+            // All or none: nothing shows how blocks differ, so each counts as one row.
             0.0 => n.min(m) / left_out.max(f64::MIN_POSITIVE),
             spread if variance > 0.0 => (spread / variance).min(m / left_out),
             _ if left_out == 0.0 => f64::INFINITY,
@@ -153,7 +155,7 @@ impl Sums {
     }
 }
 
-/// Wilson's interval for a share that was found in `n` drawings.
+/// Wilson's interval for a share that was found in `n` draws.
 fn wilson(share: f64, n: f64, quantile: f64) -> (f64, f64) {
     let square = quantile * quantile / n;
     let middle = share + square / 2.0;
@@ -166,7 +168,7 @@ fn wilson(share: f64, n: f64, quantile: f64) -> (f64, f64) {
 mod tests {
     use super::*;
 
-    /// Sums over the blocks that a sample has of `blocks`, each its rows and how many differ.
+    /// Sums over those of `blocks` that are in the sample; each is given by its rows and how many differ.
     fn sums(blocks: &[(u64, u64)], sample: Option<Sample>) -> Sums {
         let mut sums = Sums {
             of_blocks: blocks.len() as u64,
@@ -195,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_truth_lies_within_the_interval() {
-        // Differences come in heaps: whole stretches of blocks have none, others nothing else.
+        // Differences come in stretches: whole ranges of blocks have none, others nothing else.
         let heaps = |number: u64| {
             let m = 60 + mixed(number) % 60;
             let d = match mixed(number / 40 + 1_000_000) % 12 {
@@ -205,7 +207,7 @@ mod tests {
             };
             (m, d)
         };
-        // Few blocks have them all, as after an UPDATE, which puts new versions of rows together.
+        // A few blocks have them all, as after an UPDATE, which puts new row versions together.
         let clumps = |number: u64| {
             let m = [1, 3, 60, 60, 60][mixed(number) as usize % 5];
             let d = match mixed(number + 5_000_000) % 1000 {
@@ -254,7 +256,7 @@ mod tests {
         assert!(found.rows_different_high > 500);
         assert!(sums(&[(0, 0)], None).estimate().is_none());
         assert!(Sums::default().estimate().is_none());
-        // One block tells hardly anything.
+        // A single block says hardly anything.
         let one = Sums {
             of_blocks: 1000,
             ..sums(&[(50, 25)], None)

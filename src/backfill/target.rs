@@ -25,20 +25,20 @@ pub struct Target {
     pub oid: pg_sys::Oid,
     /// Qualified and quoted.
     pub name: String,
-    /// Qualified, for messages that put it between quotes.
+    /// Qualified, for messages that put it in quotes.
     pub plain_name: String,
     pub partitioned: bool,
-    /// What it is to Citus, as the run begins.
+    /// What it is to Citus when the run begins.
     pub citus: citus::Kind,
-    /// How it has been asked for, for other nodes.
+    /// The call for other nodes.
     call: Call,
-    /// Do its policies apply to the caller?
+    /// Whether its policies apply to the caller.
     pub row_security: bool,
-    /// Characters that fit into `mime_type`, if that is bounded.
+    /// The maximum length of `mime_type` in characters, if it is bounded.
     pub mime_type_limit: Option<usize>,
 }
 
-/// What a target is filled by.
+/// How a target is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FilledBy {
     Itself,
@@ -46,16 +46,16 @@ pub enum FilledBy {
     Shards,
 }
 
-/// A leaf as listed: its oid, its number of blocks, from the last VACUUM or ANALYZE if there was one, and the file in which
-/// it is, as [`crate::pg::lock::LockedLeaf::file`] has it.
+/// A leaf as listed: its OID, its number of blocks, from the last VACUUM or ANALYZE if there was one, and the file in
+/// which it is stored, as [`crate::pg::lock::LockedLeaf::file`] returns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ListedLeaf {
     pub oid: u32,
     pub blocks: u32,
     pub file: u64,
-    /// It has been looked at by an earlier run.
+    /// An earlier run has read it.
     pub marked: bool,
-    /// It seems unchanged since.
+    /// What that run found, if the leaf seems unchanged since.
     pub unchanged: Option<Unchanged>,
 }
 
@@ -68,36 +68,36 @@ pub struct Unchanged {
     pub rows_left: u64,
 }
 
-/// The leaves as they are now.
+/// The current leaves.
 #[derive(Default)]
 pub struct Listing {
-    /// Those that may have something to be done, the largest first.
+    /// Leaves in which there may be something to do, the largest first.
     pub leaves: Vec<ListedLeaf>,
-    /// What isn't filled.
+    /// Tables that aren't filled.
     pub others: Others,
     pub passed_over: PassedOver,
 }
 
-/// The leaves in which nothing can have become pending since they were looked at.
+/// The leaves in which nothing can have become pending since they were read.
 #[derive(Debug, Clone, Default)]
 pub struct PassedOver {
     pub leaves: u64,
     /// Rows that are pending there.
     pub rows_left: u64,
-    /// Those of the leaves that have some, by their oids.
+    /// The OIDs of those leaves that have some.
     pub with_rows_left: Vec<u32>,
     /// Their blocks.
     pub blocks: u64,
-    /// When the first of them was looked at, in seconds since 1970.
+    /// When the first of them was read, in seconds since 1970.
     pub since: f64,
-    /// Marks of tables that aren't leaves of the target, or are no more.
+    /// Marks of tables that aren't leaves of the target, or no longer exist.
     pub other_marks: u64,
 }
 
-/// As PostgreSQL's utils/rls.h numbers it.
+/// From PostgreSQL's utils/rls.h.
 const RLS_ENABLED: std::ffi::c_int = 2;
 
-/// Everything about the target in one look at the catalogs, without a lock on it.
+/// Reads everything about the target from the catalogs at once, without locking it.
 const DESCRIBE: &str = "
 SELECT c.relkind::pg_catalog.text,
        c.relpersistence::pg_catalog.text,
@@ -116,9 +116,9 @@ SELECT c.relkind::pg_catalog.text,
   LEFT JOIN pg_catalog.pg_am a ON a.oid OPERATOR(pg_catalog.=) c.relam AND c.relkind OPERATOR(pg_catalog.=) 'r'
  WHERE c.oid OPERATOR(pg_catalog.=) $1";
 
-/// The tables below tables ($1) at any depth, and these themselves; without the tables $2 and what is below them; each with its
-/// shape ([`crate::pg::shape`]), $3 being that of the target. Reads the catalogs only: `pg_partition_tree` would lock every
-/// leaf.
+/// The tables below the tables $1 at any depth, and those tables themselves, without the tables $2 and what is below
+/// them. Each has its shape ([`crate::pg::shape`]); $3 is the target's. Reads only the catalogs: `pg_partition_tree`
+/// would lock every leaf.
 pub const TREE: &str = "
 WITH RECURSIVE tree(oid, relkind, relpages, relam, relfilenode, reltablespace, shape) AS (
     SELECT c.oid, c.relkind, c.relpages, c.relam, c.relfilenode, c.reltablespace, $3
@@ -130,24 +130,24 @@ WITH RECURSIVE tree(oid, relkind, relpages, relam, relfilenode, reltablespace, s
       JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
      WHERE t.relkind = 'p' AND NOT i.inhdetachpending AND c.oid <> ALL ($2))";
 
-/// Follows on it: the leaves; a table that isn't partitioned is its own. Columns as in [`super::marks`].
+/// Follows [`TREE`]: the leaves. A table that isn't partitioned is its own leaf. Columns as in [`super::marks`].
 const LIST_LEAVES: &str = "
 SELECT t.oid, t.relpages, CASE t.relkind WHEN 'r' THEN a.amhandler::pg_catalog.oid END,
        t.relfilenode, t.reltablespace, NULL::bool, NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::float8
   FROM tree t LEFT JOIN pg_catalog.pg_am a ON a.oid = t.relam
  WHERE t.relkind <> 'p'";
 
-/// The partitioned tables above the target, and itself.
+/// The partitioned tables above the target, and the target.
 const LIST_ABOVE: &str = "
 SELECT a.relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors($1) a";
 
-/// The partitioned tables below the target, and itself. There are few beside their leaves.
+/// The partitioned tables below the target, and the target. Compared with leaves there are few.
 const LIST_BELOW: &str = "
 SELECT p.partrelid
   FROM pg_catalog.pg_partitioned_table p
  WHERE EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(p.partrelid) a WHERE a.relid OPERATOR(pg_catalog.=) $1)";
 
-/// The tables that inherit from one that isn't partitioned.
+/// The tables that inherit from a table that isn't partitioned.
 const LIST_CHILDREN: &str = "
 WITH RECURSIVE tree(oid) AS (
     SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = $1
@@ -155,9 +155,9 @@ WITH RECURSIVE tree(oid) AS (
     SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid)
 SELECT t.oid FROM tree t ORDER BY t.oid";
 
-/// Finds the target by its oid or by the name in `ntt_mime.target`, and checks that the caller can
-/// fill it, on this node, or read it if it isn't to be updated. `call` is how to ask for that on others. Inside a transaction
-/// with a snapshot.
+/// Finds the target by its OID or by the name in `ntt_mime.target`, and checks that the caller can fill it on this
+/// node, or read it if it isn't to be updated. `call` is the call for other nodes. Must be called inside a
+/// transaction with a snapshot.
 pub fn resolve(argument: Option<pg_sys::Oid>, updates: bool, call: Call) -> Result<Target, Error> {
     let oid = match argument {
         Some(oid) => oid,
@@ -174,9 +174,9 @@ pub fn resolve(argument: Option<pg_sys::Oid>, updates: bool, call: Call) -> Resu
     described.check(oid, updates, call)
 }
 
-/// May a role read the target, and fill it if it `updates`? It needs what
-/// `UPDATE target SET mime_type = … WHERE blobid = … AND mime_type IS NULL` asks for, or a SELECT of both columns. Inside a
-/// transaction.
+/// Checks that a role may read the target, and fill it if it `updates`. It needs the privileges that `UPDATE target
+/// SET mime_type = … WHERE blobid = … AND mime_type IS NULL` needs, or a SELECT of both columns. Must be called
+/// inside a transaction.
 pub fn check_rights(
     target: pg_sys::Oid,
     role: pg_sys::Oid,
@@ -184,7 +184,7 @@ pub fn check_rights(
     updates: bool,
 ) -> Result<(), Error> {
     let (_, schema) = lock::owner_and_schema(target);
-    // Without a schema there is no target any more, as is told below.
+    // If the schema no longer exists, neither does the target, which is reported below.
     if schema != pg_sys::InvalidOid && !may_use_schema(role, schema) {
         let (schema, role) = (lock::schema_name(schema), role_name(role));
         return Err(Error::NoSchemaPrivilege { schema, role });
@@ -205,7 +205,7 @@ pub fn check_rights(
             to_update: !may_update,
         });
     }
-    // SAFETY: a look-up in catalog caches, by oids.
+    // SAFETY: a lookup in catalog caches, by OIDs.
     let policies = unsafe { pg_sys::check_enable_rls(target, role, true) };
     if by != FilledBy::Itself && policies == RLS_ENABLED {
         let (target, role) = (plain_name(target).unwrap_or_default(), role_name(role));
@@ -218,11 +218,12 @@ pub fn check_rights(
     Ok(())
 }
 
-/// Has a role a right on a table, or on a column of it? Not on one that isn't there. An error if the table isn't.
+/// Whether a role has a privilege on a table, or on a column of it. False if the column doesn't exist; an error if
+/// the table doesn't.
 fn is_granted(table: pg_sys::Oid, role: pg_sys::Oid, column: &CStr, right: u32) -> bool {
     let right = right as pg_sys::AclMode;
     let granted = |result| result == pg_sys::AclResult::ACLCHECK_OK;
-    // SAFETY: look-ups in catalog caches, by oids and a C string.
+    // SAFETY: lookups in catalog caches, by OIDs and a C string.
     unsafe {
         let number = pg_sys::get_attnum(table, column.as_ptr());
         granted(pg_sys::pg_class_aclcheck(table, role, right))
@@ -270,14 +271,14 @@ struct Described {
     plain_name: String,
     kind: String,
     persistence: String,
-    /// The types of the columns that are there.
+    /// The types of the columns, if they exist.
     blobid: Option<pg_sys::Oid>,
     mime_type: Option<pg_sys::Oid>,
     mime_typmod: i32,
     row_security: bool,
-    /// The handler of a plain table's.
+    /// The handler of a plain table's access method.
     access_method: Option<pg_sys::Oid>,
-    /// Is its `mime_type` computed?
+    /// Whether its `mime_type` is generated.
     generated: bool,
 }
 
@@ -355,8 +356,8 @@ impl Described {
     }
 }
 
-/// An error if one of the tables that `lists` give is partitioned by the type: to fill a row could mean to move it to
-/// another partition.
+/// An error if one of the tables that `lists` return is partitioned by the type: filling a row could mean moving it
+/// to another partition.
 fn check_partitioning(target: pg_sys::Oid, name: &str, lists: &[&str]) -> Result<(), Error> {
     let by_type = lists.iter().find_map(|list| by_type(list, target).pop());
     by_type.map_or(Ok(()), |by| {
@@ -386,11 +387,11 @@ fn oids(sql: &str, target: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     .unwrap_or_else(|error| pgrx::error!("could not list tables: {error}"))
 }
 
-/// Tables that belong to the target in some way and aren't filled.
+/// Tables that somehow belong to the target and aren't filled.
 #[derive(Default)]
 pub struct Others {
     pub count: usize,
-    /// Of the first [`NAMED`] of them, as messages have them between quotes.
+    /// The names of the first [`NAMED`] of them, for messages that put them in quotes.
     pub names: Vec<String>,
 }
 
@@ -400,7 +401,7 @@ impl Others {
             .into_iter()
             .filter(|table| known.insert(table.to_u32()));
         let new: Vec<_> = new.collect();
-        // One that has been dropped meanwhile has no name any more.
+        // A table that has been dropped meanwhile has no name any more.
         let names = new
             .iter()
             .take(NAMED)
@@ -412,10 +413,11 @@ impl Others {
     }
 }
 
-/// The leaves as they are now: those without a valid mark, and those that are to be listed `always`; and what isn't filled
-/// of all that isn't `known` yet: of a partitioned target, partitions that are foreign tables, whose access method can't
-/// scan ranges of rows, or that are partitioned by the type; of another one, the tables that inherit from it. Inside a
-/// subtransaction, under a safe search path, with the tables of [`super::marks::Marks::reads`] locked if there are `marks`.
+/// The current leaves: those without a valid mark, and those that are `always` to be listed. And the tables that
+/// aren't filled, except those already `known`: of a partitioned target, partitions that are foreign tables, whose
+/// access method doesn't support TID range scans, or that are partitioned by the type; of another target, the tables
+/// that inherit from it. Must be called inside a subtransaction, with a safe search path, and with the tables of
+/// [`super::marks::Marks::reads`] locked if there are `marks`.
 pub fn leaves(
     target: &Target,
     known: &mut HashSet<u32>,
@@ -481,7 +483,7 @@ pub fn leaves(
                     .map(|oid| oid.map(|oid| oid.unwrap_or(pg_sys::InvalidOid)));
                 let (number, tablespace) = (number?, tablespace?);
                 let blocks = match pages {
-                    // As of a table that is empty, or was never analyzed.
+                    // As for a table that is empty, or was never analyzed.
                     ..=0 => sizes.blocks(tablespace, number),
                     blocks => blocks as u32,
                 };

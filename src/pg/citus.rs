@@ -1,8 +1,8 @@
-//! What of Citus a session has to do with before any statement: whether it is there, that it shows its shards, and its
-//! lock on one.
+//! The parts of Citus that a session needs before it can run any statement: whether it is installed, how to see its
+//! shards, and its lock on a shard.
 //!
-//! Citus hides shards from the queries of ordinary sessions by adding a condition to each that reads `pg_class`. Look-ups
-//! in catalog caches see them.
+//! Citus hides shards from ordinary sessions by adding a condition to each query on `pg_class`. Lookups in catalog
+//! caches see them.
 
 use std::ffi::CStr;
 
@@ -10,30 +10,30 @@ use pgrx::{IntoDatum, pg_sys};
 
 use super::identity;
 
-/// The table of distributed tables, and its index of their OIDs.
+/// Citus' table of distributed tables, and the index on its OIDs.
 const TABLES: &CStr = c"pg_dist_partition";
 const TABLES_INDEX: &CStr = c"pg_dist_partition_logical_relid_index";
 
-/// The setting by which Citus hides shards.
+/// The setting with which Citus hides shards.
 pub const HIDES_SHARDS: &CStr = c"citus.override_table_visibility";
 
-/// The function by which Citus itself locks a shard on another node, of a lock mode and shards. What the lock is depends on
-/// the release of Citus, and on whether the table is colocated with others.
+/// The function by which Citus locks a shard on another node; it takes a lock mode and shards. Which lock that is
+/// depends on the release of Citus, and on whether the table is colocated with others.
 const LOCK: &CStr = c"lock_shard_metadata";
 const LOCK_ARGUMENTS: [pg_sys::Oid; 2] = [pg_sys::INT4OID, pg_sys::INT8ARRAYOID];
 
-/// Is Citus there, in this database? A look-up in a cache of catalogs, inside a transaction. Nobody but PostgreSQL and
-/// Citus has tables in that schema.
+/// Whether Citus is installed in this database, by a lookup in a catalog cache, inside a transaction. Only PostgreSQL
+/// and Citus have tables in that schema.
 pub fn is_there() -> bool {
     find(TABLES) != pg_sys::InvalidOid
 }
 
-/// Has Citus a table for a distributed one, so that its rows are elsewhere? An error where Citus isn't there. Takes some
-/// microseconds: it is asked of each leaf under each lock.
+/// Whether Citus distributes this table, so that its rows are elsewhere. An error if Citus isn't installed. Takes
+/// some microseconds, because each leaf is checked under each lock.
 pub fn is_distributed(table: pg_sys::Oid) -> bool {
     let (tables, index) = (find(TABLES), find(TABLES_INDEX));
-    // SAFETY: an open relation, and an index of its first key's column, or none; all is closed again. What the scan
-    // sees is what is committed now.
+    // SAFETY: an open relation and an index on its first key column, or none; both are closed again. The scan sees
+    // what is committed now.
     unsafe {
         let column = pg_sys::get_attnum(tables, c"logicalrelid".as_ptr());
         let relation = pg_sys::table_open(tables, pg_sys::AccessShareLock as i32);
@@ -55,19 +55,20 @@ pub fn is_distributed(table: pg_sys::Oid) -> bool {
     }
 }
 
-/// A table or an index of Citus', by its name.
+/// Finds a table or an index of Citus by its name.
 fn find(name: &CStr) -> pg_sys::Oid {
     let catalog = pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE);
     // SAFETY: a C string.
     unsafe { pg_sys::get_relname_relid(name.as_ptr(), catalog) }
 }
 
-/// Runs `work` with shards to be seen in catalogs. Inside a (sub)transaction whose abort, on an error, restores settings.
+/// Runs `work` with shards visible in catalogs. Must run inside a (sub)transaction, whose abort restores settings
+/// after an error.
 pub fn seeing_shards<T>(work: impl FnOnce() -> T) -> T {
     if !is_there() {
         return work();
     }
-    // SAFETY: the level is closed here, or by the (sub)transaction's abort.
+    // SAFETY: the level is closed here, or by the abort of the (sub)transaction.
     unsafe {
         let level = pg_sys::NewGUCNestLevel();
         identity::set_option(HIDES_SHARDS, c"off", pg_sys::GucAction::GUC_ACTION_SAVE);
@@ -77,35 +78,35 @@ pub fn seeing_shards<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Locks a shard as Citus does for whatever writes to it, until the end of the transaction: while it is locked, it isn't
-/// moved away, split or copied. Waits up to `lock_timeout`. An error as well if there is no such shard any more. Takes no
-/// snapshot.
+/// Locks a shard, until the end of the transaction, in the way Citus does for every write to it. While it is locked,
+/// it cannot be moved, split or copied. Waits up to `lock_timeout`, and raises an error if the shard no longer
+/// exists. Takes no snapshot.
 ///
-/// Who moves it away by logical replication waits, once it has this lock alone, until all is replicated that has been
-/// *written* to the WAL by then. What was committed asynchronously isn't written yet; so this transaction's commit won't be
-/// asynchronous, whatever `synchronous_commit` says.
+/// To move a shard by logical replication, Citus takes this lock exclusively, and then waits until everything has
+/// been replicated that is *written* to the WAL by then. An asynchronous commit may not have been written yet, so
+/// this transaction's commit is made synchronous, whatever `synchronous_commit` says.
 pub fn lock_shard(shard: i64) {
     let function = lock_function().unwrap_or_else(|| {
         pgrx::error!("function pg_catalog.lock_shard_metadata(integer, bigint[]) does not exist")
     });
     let mode = pg_sys::ShareLock as i32;
     let shards = vec![shard].into_datum().expect("an array is never null");
-    // It is for the table's owner.
+    // It requires the table's owner.
     identity::as_role(identity::one_who_may(), || {
-        // SAFETY: a function of these two arguments.
+        // SAFETY: a function with these two arguments.
         unsafe { pg_sys::OidFunctionCall2Coll(function, pg_sys::InvalidOid, mode.into(), shards) };
     });
     // SAFETY: a flag of this process, for the transaction.
     unsafe { pg_sys::ForceSyncCommit() };
 }
 
-/// Has Citus the function that [`lock_shard`] needs?
+/// Whether Citus has the function that [`lock_shard`] needs.
 pub fn can_lock_shards() -> bool {
     lock_function().is_some()
 }
 
 fn lock_function() -> Option<pg_sys::Oid> {
-    // SAFETY: a list of two names, and as many types as are told; a catalog look-up inside a transaction.
+    // SAFETY: a list of two names, and the given number of types; a catalog lookup inside a transaction.
     let function = unsafe {
         let mut names = std::ptr::null_mut();
         for name in [c"pg_catalog", LOCK] {

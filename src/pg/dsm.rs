@@ -1,7 +1,7 @@
-//! Dynamic shared memory: one segment a run, made by the leader, attached by its workers.
+//! Dynamic shared memory: one segment for each run, created by the leader and attached by its workers.
 //!
-//! Works without shared_preload_libraries. The segment is mapped at different addresses in different
-//! processes, so nothing in it may be a pointer.
+//! It works without shared_preload_libraries. The segment is mapped at different addresses in different processes, so
+//! it must not contain pointers.
 
 use std::ptr::NonNull;
 
@@ -11,15 +11,15 @@ use pgrx::pg_sys;
 pub struct Segment {
     segment: NonNull<pg_sys::dsm_segment>,
     handle: pg_sys::dsm_handle,
-    /// Another one of this process has mapped it, and unmaps it.
+    /// Another mapping of this process owns it, and unmaps it.
     borrowed: bool,
 }
 
 impl Segment {
-    /// Makes a segment of `bytes` zeroed bytes. It lives as long as anybody has it mapped.
+    /// Creates a segment of `bytes` zeroed bytes. It lives as long as any process has it mapped.
     pub fn create(bytes: usize) -> Segment {
-        // SAFETY: dsm_create raises an error rather than return NULL without flags; the mapping is
-        // pinned so that it outlives the transaction, and zeroed because PostgreSQL doesn't promise it.
+        // SAFETY: without flags dsm_create raises an error rather than return NULL. The mapping is pinned so that it
+        // outlives the transaction, and zeroed because PostgreSQL doesn't promise that.
         unsafe {
             let segment = pg_sys::dsm_create(bytes, 0);
             pg_sys::dsm_pin_mapping(segment);
@@ -33,11 +33,12 @@ impl Segment {
         }
     }
 
-    /// Maps a segment that another process made; None when it is gone. PostgreSQL maps it once in a process: where it
-    /// is mapped already, as in a worker whose trigger cancels the run, that mapping serves, which has to outlive this.
+    /// Maps a segment that another process created; None if it no longer exists. PostgreSQL maps a segment only once
+    /// in a process. If it is mapped already, as in a worker whose trigger cancels the run, that mapping is used, and
+    /// must outlive this one.
     pub fn attach(handle: u32) -> Option<Segment> {
-        // SAFETY: dsm_attach returns NULL for a segment that doesn't exist any more; it needs no
-        // resource owner when the mapping is pinned right away.
+        // SAFETY: dsm_attach returns NULL for a segment that no longer exists; it needs no resource owner, since the
+        // mapping is pinned right away.
         unsafe {
             if let Some(segment) = NonNull::new(pg_sys::dsm_find_mapping(handle)) {
                 return Some(Segment {
@@ -56,21 +57,21 @@ impl Segment {
         }
     }
 
-    /// Has `callback` called when the segment is detached from this process, at its exit at the latest.
+    /// Registers `callback` to be called when the segment is detached from this process, at its exit at the latest.
     pub fn on_detach(&self, callback: fn(&Segment)) {
-        // SAFETY: a function pointer survives the trip through a Datum; see `detached`.
+        // SAFETY: a Datum can hold a function pointer; see `detached`.
         unsafe {
             let argument = pg_sys::Datum::from(callback as usize);
             pg_sys::on_dsm_detach(self.segment.as_ptr(), Some(detached), argument);
         }
     }
 
-    /// What another process needs to attach.
+    /// What another process needs to attach the segment.
     pub fn handle(&self) -> u32 {
         self.handle
     }
 
-    /// Where it is mapped here.
+    /// Its address in this process.
     pub fn address(&self) -> NonNull<u8> {
         // SAFETY: mapped as long as `self` lives; the address is page aligned and not NULL.
         unsafe { NonNull::new_unchecked(pg_sys::dsm_segment_address(self.segment.as_ptr()).cast()) }
@@ -85,8 +86,8 @@ impl Segment {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn detached(segment: *mut pg_sys::dsm_segment, callback: pg_sys::Datum) {
-    // SAFETY: `callback` is the function that `on_detach` registered; the segment is still mapped
-    // while detach callbacks run. The view must not detach it again, hence borrowed.
+    // SAFETY: `callback` is the function that `on_detach` registered, and the segment is still mapped while detach
+    // callbacks run. The view is marked as borrowed because it must not detach the segment again.
     unsafe {
         let callback: fn(&Segment) = std::mem::transmute(callback.value());
         callback(&Segment {
@@ -99,7 +100,7 @@ unsafe extern "C-unwind" fn detached(segment: *mut pg_sys::dsm_segment, callback
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        // Not while a Rust panic or an error passes through: PostgreSQL unmaps at process exit.
+        // Not while a Rust panic or an error is propagated: PostgreSQL then unmaps it at the end of the process.
         if !self.borrowed && !std::thread::panicking() {
             // SAFETY: detached once, here.
             unsafe { pg_sys::dsm_detach(self.segment.as_ptr()) };

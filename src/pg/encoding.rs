@@ -1,13 +1,13 @@
-//! Text between the encoding of the database and UTF-8, which Rust's strings have.
+//! Converts text between the encoding of the database and UTF-8, the encoding of Rust's strings.
 //!
-//! Nearly every database is in UTF-8, and then there is nothing to do. From one that isn't, text is converted, and back
-//! again it is what it was, byte by byte: names of tables and roles find these, and what is recorded of a row matches the
-//! row. That holds for bytes that are no text as well, as SQL_ASCII has them, where everything is permitted: each is kept
-//! as a character that nobody uses. (`RAW`)
+//! Nearly every database is in UTF-8, and then there is nothing to do. In others, text is converted so that
+//! converting it back gives the same bytes: names of tables and roles find these, and what is recorded of a row
+//! matches the row. That also holds for bytes that aren't valid text, as in SQL_ASCII, where every byte is permitted:
+//! each becomes a character that nobody uses ([`RAW`]).
 //!
-//! Not all that a file system or an error can hold can be said in every encoding: what a database's can't hold is escaped
-//! there, `\u{1f600}`. Where text must not fail for one character, since it goes to a client of whatever encoding as
-//! well (an error, a message), all are escaped that aren't ASCII.
+//! Not everything that a file system or an error message can contain exists in every encoding. What the database's
+//! encoding lacks is escaped there: `\u{1f600}`. Where text must not fail because of one character, since it also
+//! goes to a client with an unknown encoding (an error, a message), everything outside ASCII is escaped.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
@@ -15,19 +15,19 @@ use std::ffi::{CStr, CString};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
-/// What a byte that is no text is added to. Unicode leaves these characters, the last of its private ones, to
-/// whoever has a use for them.
+/// The base to which a byte that isn't valid text is added. Unicode reserves these characters, the last ones for
+/// private use, for any purpose.
 const RAW: u32 = 0x10_FF00;
 
-/// Bytes that are converted at once: their number, times the growth, is an int of PostgreSQL's.
+/// The number of bytes that are converted at once: that number, times the growth, is an int of PostgreSQL's.
 const PIECE: usize = 1 << 16;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Encoding {
     Utf8,
-    /// SQL_ASCII: bytes outside ASCII mean nothing to PostgreSQL. We take them for UTF-8 where they are.
+    /// SQL_ASCII: bytes outside ASCII have no meaning to PostgreSQL. They are taken for UTF-8 where they are valid.
     Unknown,
-    /// One that PostgreSQL can convert from UTF-8 and to it, as a rule.
+    /// An encoding that PostgreSQL can usually convert to and from UTF-8.
     Other(pg_sys::pg_enc::Type),
 }
 
@@ -40,7 +40,7 @@ fn database_encoding() -> Encoding {
     }
 }
 
-/// Bytes of this database as text.
+/// Decodes bytes of this database.
 pub fn from_server(bytes: &[u8]) -> Cow<'_, str> {
     if bytes.is_ascii() {
         return String::from_utf8_lossy(bytes);
@@ -57,7 +57,7 @@ pub fn from_server(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Text as this database has it. The inverse of [`from_server`]; what its encoding can't hold is escaped.
+/// Encodes text for this database. The inverse of [`from_server`]; what its encoding lacks is escaped.
 pub fn to_server(text: &str) -> CString {
     CString::new(server_bytes(text, raw_byte)).unwrap_or_default()
 }
@@ -78,8 +78,8 @@ fn server_bytes(text: &str, escape: impl Fn(char) -> Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// Converts what comes first of `bytes`, as far as it can be and comes back as it was. Some encodings have characters
-/// twice.
+/// Converts the longest prefix of `bytes` that can be converted and yields the same bytes when converted back. Some
+/// encodings have several codes for the same character.
 fn reversibly<'b>(
     bytes: &'b [u8],
     there: impl Fn(&'b [u8]) -> (usize, Cow<'b, [u8]>),
@@ -97,7 +97,8 @@ fn reversibly<'b>(
     }
 }
 
-/// Makes text of bytes of which `convert` converts as many as it can, in UTF-8 or not: what isn't becomes [`RAW`].
+/// Decodes bytes of which `convert` converts as long a prefix as it can, to UTF-8 or from it. Other bytes become
+/// [`RAW`].
 fn decode<'b>(mut bytes: &'b [u8], convert: impl Fn(&'b [u8]) -> (usize, Cow<'b, [u8]>)) -> String {
     let mut text = String::with_capacity(bytes.len());
     let push_raw = |text: &mut String, bytes: &[u8]| {
@@ -110,7 +111,7 @@ fn decode<'b>(mut bytes: &'b [u8], convert: impl Fn(&'b [u8]) -> (usize, Cow<'b,
             for c in chunk.valid().chars() {
                 match byte_of(c) {
                     None => text.push(c),
-                    // It is there already: then it is not to be taken for a byte.
+                    // The text itself has this character: then it must not be taken for a byte.
                     Some(_) => push_raw(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes()),
                 }
             }
@@ -128,7 +129,7 @@ fn decode<'b>(mut bytes: &'b [u8], convert: impl Fn(&'b [u8]) -> (usize, Cow<'b,
     text
 }
 
-/// The inverse: `escape` has what to make of a character that `convert` doesn't know.
+/// The inverse. `escape` replaces characters that `convert` doesn't know.
 fn encode(
     text: &str,
     convert: impl Fn(&str) -> (usize, Vec<u8>),
@@ -137,7 +138,7 @@ fn encode(
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        // Up to a byte that is no text, or so many.
+        // Up to the next character that stands for a byte, or to a maximal length.
         let end = rest
             .char_indices()
             .find(|(at, c)| *at >= PIECE || byte_of(*c).is_some())
@@ -159,18 +160,18 @@ fn encode(
     bytes
 }
 
-/// The byte that a character stands for.
+/// The byte for which a character stands.
 fn byte_of(c: char) -> Option<u8> {
     let byte = u8::try_from(u32::from(c).checked_sub(RAW)?).ok()?;
     (!byte.is_ascii()).then_some(byte)
 }
 
-/// A character that can't be said as bytes for the database: the byte that it stands for, or an escape.
+/// A character that can't be encoded for the database: the byte for which it stands, or an escape.
 fn raw_byte(c: char) -> Vec<u8> {
     byte_of(c).map_or_else(|| escape(c).into_bytes(), |byte| vec![byte])
 }
 
-/// For people.
+/// The escape that people read.
 fn escape(c: char) -> String {
     match byte_of(c) {
         Some(byte) => format!("\\x{byte:02x}"),
@@ -178,14 +179,14 @@ fn escape(c: char) -> String {
     }
 }
 
-/// Converts what comes first of `bytes`, as far as it can be: how many bytes that is, and what becomes of them.
+/// Converts the longest prefix of `bytes` that can be converted: returns its length and the result.
 fn convert(
     bytes: &[u8],
     from: pg_sys::pg_enc::Type,
     to: pg_sys::pg_enc::Type,
 ) -> (usize, Cow<'_, [u8]>) {
-    // SAFETY: the bytes are only read; the room is as large as PostgreSQL wants it, and ends with a zero. How to convert
-    // stands in catalogs, which are looked into inside a transaction only.
+    // SAFETY: the bytes are only read. The buffer is as large as PostgreSQL requires, and ends with a zero.
+    // Conversions are looked up in catalogs, inside a transaction only.
     unsafe {
         if !pg_sys::IsTransactionState() {
             return (0, Cow::Borrowed(&[]));
@@ -211,12 +212,12 @@ fn convert(
     }
 }
 
-/// Calls `look` with a value of type text or varchar, in whatever way it is stored.
+/// Calls `look` with a value of type text or varchar, in whatever form it is stored.
 ///
 /// # Safety
-/// Such a value, not null.
+/// A value of that type, not null.
 pub unsafe fn with_text<T>(value: pg_sys::Datum, look: impl FnOnce(&str) -> T) -> T {
-    // SAFETY: as promised; what isn't the stored value itself is a copy made for us.
+    // SAFETY: the caller's promise; if the result isn't the stored value itself, it is a copy made for us.
     unsafe {
         let stored: *mut pg_sys::varlena = value.cast_mut_ptr();
         let plain = pg_sys::pg_detoast_datum_packed(stored);
@@ -231,10 +232,10 @@ pub unsafe fn with_text<T>(value: pg_sys::Datum, look: impl FnOnce(&str) -> T) -
 /// The elements of a value of type text[], each None if it is null.
 ///
 /// # Safety
-/// Such a value, not null.
+/// A value of that type, not null.
 pub unsafe fn texts_of(value: pg_sys::Datum) -> Vec<Option<String>> {
-    // SAFETY: as promised; length and alignment are those of the type text in pg_type. Both arrays have as many elements as
-    // is said.
+    // SAFETY: the caller's promise. Length and alignment are those of the type text in pg_type. Both arrays have the
+    // given number of elements.
     unsafe {
         let array = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast();
         let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
@@ -256,35 +257,37 @@ pub unsafe fn texts_of(value: pg_sys::Datum) -> Vec<Option<String>> {
     }
 }
 
-/// A C string of the server's as text; None for NULL.
+/// Decodes a C string of the server; None for NULL.
 ///
 /// # Safety
-/// NULL, or a C string in the encoding of the database.
+/// NULL, or a C string in the database's encoding.
 pub unsafe fn from_server_c(text: *const std::ffi::c_char) -> Option<String> {
-    // SAFETY: as promised.
+    // SAFETY: the caller's promise.
     (!text.is_null()).then(|| from_server(unsafe { CStr::from_ptr(text) }.to_bytes()).into_owned())
 }
 
-/// Text as a value of type text. What the database can't hold is escaped.
+/// Text as a value of type text. What the database's encoding lacks is escaped.
 pub fn text_value(text: &str) -> DatumWithOid<'static> {
-    // SAFETY: a value of the type that is named.
+    // SAFETY: a value of the type that is given.
     unsafe { DatumWithOid::new(datum(&server_bytes(text, raw_byte)), pg_sys::TEXTOID) }
 }
 
-/// Text for people as such a value: bytes that are no text are escaped, too, lest clients can't read it.
+/// Text that people read, as a value of type text: bytes that aren't valid text are escaped, too, because clients
+/// might not be able to read them.
 pub fn readable_value(text: &str) -> DatumWithOid<'static> {
     let escape = |c| escape(c).into_bytes();
     // SAFETY: as above.
     unsafe { DatumWithOid::new(datum(&server_bytes(text, escape)), pg_sys::TEXTOID) }
 }
 
-/// The same of JSON, which stays JSON: its own escapes would be turned into characters that the database may not have.
+/// The same for JSON, which stays valid JSON: its own escapes would be turned into characters that the database may
+/// lack.
 pub fn json_value(json: &str) -> DatumWithOid<'static> {
     // SAFETY: as above.
     unsafe { DatumWithOid::new(datum(&server_bytes(json, json_escape)), pg_sys::TEXTOID) }
 }
 
-/// Texts as a value of type text[]: each as `value`, [`text_value`] or [`readable_value`], makes it.
+/// Texts as a value of type text[]; `value` converts each, and is [`text_value`] or [`readable_value`].
 pub fn array_value<'t>(
     texts: impl IntoIterator<Item = &'t str>,
     value: fn(&str) -> DatumWithOid<'static>,
@@ -307,13 +310,13 @@ pub fn array_value<'t>(
     }
 }
 
-/// Texts as a value of type text[] that is no argument of SPI's.
+/// Texts as a value of type text[] that isn't an argument of an SPI call.
 pub fn texts<'t>(texts: impl IntoIterator<Item = &'t str>) -> pg_sys::Datum {
     let array = array_value(texts, text_value).datum();
     array.expect("an array is never null").sans_lifetime()
 }
 
-/// In the current memory context.
+/// Allocated in the current memory context.
 fn datum(bytes: &[u8]) -> pg_sys::Datum {
     // SAFETY: the bytes are copied.
     let text = unsafe {
@@ -322,7 +325,7 @@ fn datum(bytes: &[u8]) -> pg_sys::Datum {
     pg_sys::Datum::from(text)
 }
 
-/// Text for a message of any database, or where no conversion is possible.
+/// Text for a message, where the database is unknown or no conversion is possible.
 pub fn readable(text: String) -> String {
     match database_encoding() {
         _ if text.is_ascii() => text,
@@ -332,7 +335,7 @@ pub fn readable(text: String) -> String {
     }
 }
 
-/// Text for a message, fit for the client as well.
+/// Text for a message, in a form that any client can show.
 pub fn sayable(text: &str) -> String {
     // SAFETY: reads a backend-local variable.
     let client = unsafe { pg_sys::pg_get_client_encoding() as pg_sys::pg_enc::Type };
@@ -356,7 +359,7 @@ fn escaped(text: &str, which: impl Fn(char) -> bool) -> String {
     escaped
 }
 
-/// In a string of JSON, the text that is [`escape`]'s.
+/// An [`escape`] inside a JSON string.
 fn json_escape(c: char) -> Vec<u8> {
     escape(c).replace('\\', "\\\\").into_bytes()
 }
@@ -365,7 +368,7 @@ fn json_escape(c: char) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Of ISO 8859-1, as PostgreSQL's conversions do it.
+    /// From ISO 8859-1, as PostgreSQL's conversions do it.
     fn from_latin1(bytes: &[u8]) -> (usize, Cow<'_, [u8]>) {
         let text: String = bytes.iter().copied().map(char::from).collect();
         (bytes.len(), Cow::Owned(text.into_bytes()))
@@ -404,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_character_that_has_two_codes_is_the_one_that_it_was() {
-        // Here 0xff is an "ä" as well.
+        // In this encoding, 0xff is another code for "ä".
         let there = |bytes: &[u8]| {
             let bytes: Vec<u8> = bytes
                 .iter()

@@ -1,24 +1,26 @@
-//! Within which bounds the server's counters of a table can be compared.
+//! The period within which the server's counters of a table can be compared.
 //!
-//! Counters only grow, but for what this is about: they begin anew in another database or another server, they are lost in
-//! a crash, stay behind in a copy or a standby, and can be reset. An epoch is one number for all of that: as long as it is
-//! the same, counters have not been anything but counted up.
+//! Counters only grow, with these exceptions: they start again in another database or another server, they are lost
+//! in a crash, they are not part of a copy or a standby, and they can be reset. An epoch is one number for all of
+//! that: as long as it is the same, counters have only been incremented.
 //!
-//! - The system's identifier, the timeline and the start of the server: a copy that is written to by itself, a standby that
-//!   has been promoted, `pg_upgrade` and each restart, before which a data directory may have been put back, are others.
-//! - The database: `CREATE DATABASE … TEMPLATE` copies tables with their oids and files, and no counters.
-//! - The time when counters of this database were reset last: all of them, or of one table, which PostgreSQL notes here as
-//!   well (`pgstat_reset` in utils/activity/pgstat.c); and the time of the whole server's, which is noted after a crash.
+//! - The system identifier, the timeline and the start of the server: they change for a copy that is written to
+//!   separately, for a promoted standby, after `pg_upgrade`, and at each restart, before which somebody may have
+//!   restored a data directory.
+//! - The database: `CREATE DATABASE … TEMPLATE` copies tables with their OIDs and files, but without counters.
+//! - The time of the last reset of this database's counters, all of them or those of one table, which PostgreSQL
+//!   records here as well (`pgstat_reset` in utils/activity/pgstat.c); and that of the whole server's, which is set
+//!   after a crash.
 
 use pgrx::pg_sys;
 use sha2::{Digest, Sha256};
 
 use super::stats;
 
-/// The epoch that goes on now.
+/// The current epoch.
 pub fn now() -> i64 {
     let (database, server) = stats::reset_times();
-    // SAFETY: reads what is set at the server's start, or with the connection; no run is begun in recovery.
+    // SAFETY: reads what is set at the server's start, or with the connection; no run starts during recovery.
     let (system, timeline, started, oid) = unsafe {
         (
             pg_sys::GetSystemIdentifier(),

@@ -1,4 +1,4 @@
-//! The files in which tables are: which one it is, and how large.
+//! The files of tables: their identity and their size.
 
 use std::collections::HashMap;
 
@@ -6,8 +6,8 @@ use pgrx::pg_sys;
 
 use super::encoding::from_server_c;
 
-/// A file as one number, by its tablespace and its number there as pg_class has them: there the database's own tablespace
-/// has no oid. Not 0.
+/// Identifies a file by one number, made of its tablespace and its relfilenumber as pg_class has them; for the
+/// database's own tablespace pg_class has 0. The result is never 0.
 pub fn identity(tablespace: pg_sys::Oid, number: pg_sys::Oid) -> u64 {
     u64::from(oid_of(tablespace).to_u32()) << 32 | u64::from(number.to_u32())
 }
@@ -20,15 +20,16 @@ fn oid_of(tablespace: pg_sys::Oid) -> pg_sys::Oid {
     }
 }
 
-/// Sizes of tables in files of this database, asked for without a lock: `pg_relation_size` takes one.
+/// Sizes of tables' files in this database, read without a lock: `pg_relation_size` takes one.
 #[derive(Default)]
 pub struct Sizes {
-    /// The folder of the database in each tablespace, relative to the data directory, in which server processes are.
+    /// The directory of the database in each tablespace, relative to the data directory, which is the working
+    /// directory of server processes.
     folders: HashMap<pg_sys::Oid, String>,
 }
 
 impl Sizes {
-    /// Blocks of a file, as pg_class has it; 0 if there is no such file any more.
+    /// The number of blocks of a file, named as in pg_class; 0 if the file no longer exists.
     pub fn blocks(&mut self, tablespace: pg_sys::Oid, number: pg_sys::Oid) -> u32 {
         let tablespace = oid_of(tablespace);
         let folder = self.folders.entry(tablespace).or_insert_with(|| {
@@ -39,7 +40,7 @@ impl Sizes {
             }
         });
         let path = format!("{folder}/{}", number.to_u32());
-        // In files of 1 GB each, as a rule, the first without a number of its own.
+        // Usually in segments of 1 GB each; the first has no number.
         let segments = std::iter::once(path.clone()).chain((1..).map(|n| format!("{path}.{n}")));
         let mut blocks: u64 = 0;
         for segment in segments {

@@ -1,15 +1,15 @@
-//! Who acts: the caller of a run, and the owner of the extension's own tables.
+//! Acting as the caller of a run, or as the owner of the extension's own tables.
 //!
-//! A role that may run a backfill has no right on `ntt_mime.run` and `ntt_mime.failure`; the extension
-//! writes them on its behalf. A procedure with transaction control cannot be SECURITY DEFINER, so the
-//! switch is made here, for single statements of our own, the way PostgreSQL's own maintenance
-//! commands do it (see `vacuum_rel` in commands/vacuum.c).
+//! A role that may run a backfill has no privileges on `ntt_mime.run` and `ntt_mime.failure`; the extension writes to
+//! them on its behalf. A procedure with transaction control cannot be SECURITY DEFINER, so the switch is made here,
+//! for single statements of our own, in the way of PostgreSQL's own maintenance commands (see `vacuum_rel` in
+//! commands/vacuum.c).
 //!
-//! Our statements find these tables by name, and a name can come to stand for another table: the extension may be dropped
-//! while a run goes on, and somebody plant a table of the same name, with triggers. So each time a table is
-//! locked first, and must be a member of the extension under the lock, with which it can be neither dropped nor renamed;
-//! what nobody but a superuser can make a member is safe to write to. What is done is a security-restricted operation:
-//! nothing of it, such as a deferred trigger, is left to be done as the caller.
+//! Our statements find these tables by name, and a name can come to refer to another table: the extension may be
+//! dropped while a run goes on, and somebody may create a table of the same name, with triggers. So each time, a
+//! table is locked first, and must then be a member of the extension. Under the lock it can be neither dropped nor
+//! renamed, and only a superuser can make a table a member, so it is safe to write to. The work is a
+//! security-restricted operation: no part of it, such as a deferred trigger, is left to be executed as the caller.
 
 use std::ffi::CStr;
 
@@ -18,32 +18,32 @@ use pgrx::pg_sys;
 use super::citus;
 use crate::errors::Error;
 
-/// No SET ROLE in there, and nothing that would outlast it: both of PostgreSQL's miscadmin.h.
+/// Forbids SET ROLE, and anything that would outlast the work; both flags are from PostgreSQL's miscadmin.h.
 const RESTRICTED: i32 =
     (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
 
-/// What is done with a table of the extension's, in schema `ntt_mime`.
+/// A table of the extension in schema `ntt_mime`, and what is done with it.
 #[derive(Clone, Copy)]
 pub enum Use {
     Reads(&'static CStr),
     Writes(&'static CStr),
 }
 
-/// Runs `work` as the owner of the extension's tables, with a search path that nobody else controls, and shards of Citus
-/// to be seen in catalogs. `uses` are all of
-/// these tables that it touches.
+/// Runs `work` as the owner of the extension's tables, with a search path that nobody else controls, and with shards
+/// of Citus visible in catalogs. `uses` lists all of these tables that it touches.
 ///
-/// Must run inside a (sub)transaction whose abort, on an error, restores user and settings.
+/// Must run inside a (sub)transaction, whose abort restores user and settings after an error.
 pub fn as_owner<T>(uses: &[Use], work: impl FnOnce() -> T) -> T {
-    // SAFETY: the setting is local to the nesting level that is closed here or by the (sub)transaction's abort.
+    // SAFETY: the setting is local to the nesting level, which is closed here or by the abort of the
+    // (sub)transaction.
     unsafe {
         let level = pg_sys::NewGUCNestLevel();
         for (name, value) in [
             (c"search_path", c"pg_catalog, pg_temp"),
             (c"row_security", c"off"),
-            // Bookkeeping must not queue behind somebody who has locked our tables for long.
+            // Bookkeeping must not wait for a session that has locked our tables for a long time.
             (c"lock_timeout", c"5s"),
-            // Compiling a statement takes longer than ours do.
+            // Compiling a statement would take longer than ours take to execute.
             (c"jit", c"off"),
         ] {
             set_option(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
@@ -59,7 +59,7 @@ pub fn as_owner<T>(uses: &[Use], work: impl FnOnce() -> T) -> T {
         for table in uses {
             owner = Some(lock_own_table(*table));
         }
-        // Where none is touched it is all the same which of them says whose they are.
+        // If no table is touched, any of them can tell the owner.
         let owner = owner.unwrap_or_else(|| owner_of(find(c"run"), c"run"));
         let value = as_role(owner, work);
         pg_sys::AtEOXact_GUC(true, level);
@@ -69,10 +69,10 @@ pub fn as_owner<T>(uses: &[Use], work: impl FnOnce() -> T) -> T {
 
 /// Runs `work` as another role, as a security-restricted operation.
 ///
-/// Must run inside a (sub)transaction whose abort, on an error, restores the user.
+/// Must run inside a (sub)transaction, whose abort restores the user after an error.
 pub fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: both are restored below, and by (sub)transaction abort if `work` raises an error
+    // SAFETY: both are restored below, or by the abort of the (sub)transaction if `work` raises an error
     // (AbortSubTransaction and AbortTransaction call SetUserIdAndSecContext themselves).
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
@@ -85,7 +85,7 @@ pub fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
 
 /// Sets a parameter of this process at the given level, as its own superuser would.
 pub fn set_option(name: &std::ffi::CStr, value: &std::ffi::CStr, action: pg_sys::GucAction::Type) {
-    // SAFETY: plain C strings that outlive the call; a bad name or value raises an error.
+    // SAFETY: plain C strings that outlive the call; an invalid name or value raises an error.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),
@@ -106,15 +106,15 @@ pub fn set_lock_timeout(time: std::time::Duration) {
     set_option(c"lock_timeout", &value, pg_sys::GucAction::GUC_ACTION_SET);
 }
 
-/// Locks a table of the extension's in the mode of what is done with it, until the end of the transaction; returns its
+/// Locks a table of the extension, in the mode that its use needs, until the end of the transaction. Returns its
 /// owner.
 fn lock_own_table(table: Use) -> pg_sys::Oid {
     let (name, mode) = match table {
         Use::Reads(name) => (name, pg_sys::AccessShareLock),
         Use::Writes(name) => (name, pg_sys::RowExclusiveLock),
     };
-    // As RangeVarGetRelidExtended in catalog/namespace.c: while the lock was waited for, the name may have come to stand
-    // for another table.
+    // As in RangeVarGetRelidExtended in catalog/namespace.c: while we waited for the lock, the name may have come to
+    // refer to another table.
     let mut oid = find(name);
     loop {
         // SAFETY: inside a transaction.
@@ -127,7 +127,7 @@ fn lock_own_table(table: Use) -> pg_sys::Oid {
         unsafe { pg_sys::UnlockRelationOid(oid, mode as i32) };
         oid = now;
     }
-    // SAFETY: look-ups in the catalogs, inside a transaction.
+    // SAFETY: catalog lookups inside a transaction.
     let is_member = unsafe {
         let extension = pg_sys::get_extension_oid(c"ntt_mime".as_ptr(), true);
         extension != pg_sys::InvalidOid
@@ -142,8 +142,8 @@ fn lock_own_table(table: Use) -> pg_sys::Oid {
     owner_of(oid, name)
 }
 
-/// Is there a table of this name in schema `ntt_mime`? One that came with a later version may be missing. Inside a
-/// transaction.
+/// Whether a table with this name exists in schema `ntt_mime`. A table that a later version added may be missing.
+/// Must be called inside a transaction.
 pub fn has_own_table(name: &CStr) -> bool {
     look_up(name) != pg_sys::InvalidOid
 }
@@ -158,7 +158,7 @@ fn look_up(name: &CStr) -> pg_sys::Oid {
     }
 }
 
-/// A table of schema `ntt_mime`, by its name.
+/// Finds a table of schema `ntt_mime` by its name.
 fn find(name: &CStr) -> pg_sys::Oid {
     let table = look_up(name);
     if table == pg_sys::InvalidOid {
@@ -180,18 +180,18 @@ fn owner_of(table: pg_sys::Oid, name: &CStr) -> pg_sys::Oid {
     }
 }
 
-/// For a message.
+/// The qualified name, for a message.
 fn of_ours(name: &CStr) -> String {
     format!("ntt_mime.{}", name.to_string_lossy())
 }
 
-/// The role whose rights count now.
+/// The role whose privileges are in force.
 pub fn current_user() -> pg_sys::Oid {
     // SAFETY: reads a backend-local variable.
     unsafe { pg_sys::GetUserId() }
 }
 
-/// The role that logged in: what a worker connects as.
+/// The role that logged in, as which workers connect.
 pub fn authenticated_user() -> pg_sys::Oid {
     // SAFETY: reads a backend-local variable.
     unsafe { pg_sys::GetAuthenticatedUserId() }
@@ -212,14 +212,14 @@ pub fn role_name(role: pg_sys::Oid) -> String {
     }
 }
 
-/// Has the current user the rights of `role`, as its member or as a superuser?
+/// Whether the current user has the privileges of `role`, as its member or as a superuser.
 pub fn acts_for(role: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-ups inside a transaction.
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
 }
 
-/// One who may do everything with a table. That is the superuser who made the cluster; where he has lost that attribute,
-/// which PostgreSQL 15 permits, the extension's owner, who had to be a superuser to create it.
+/// A role that may do anything with a table. That is the superuser that initdb created. If it has lost that
+/// attribute, which PostgreSQL 15 permits, it is the extension's owner, who had to be a superuser to create it.
 pub fn one_who_may() -> pg_sys::Oid {
     let bootstrap = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
     // SAFETY: a catalog look-up inside a transaction.
@@ -229,7 +229,7 @@ pub fn one_who_may() -> pg_sys::Oid {
     }
 }
 
-/// Has a role the right to look up what a schema holds? False as well if there is no such schema any more.
+/// Whether a role may look up objects in a schema. False also if the schema no longer exists.
 pub fn may_use_schema(role: pg_sys::Oid, schema: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-ups inside a transaction.
     unsafe {
@@ -243,7 +243,7 @@ pub fn may_use_schema(role: pg_sys::Oid, schema: pg_sys::Oid) -> bool {
     }
 }
 
-/// Is the current user a superuser?
+/// Whether the current user is a superuser.
 pub fn is_superuser() -> bool {
     // SAFETY: a catalog look-up inside a transaction.
     unsafe { pg_sys::superuser() }

@@ -1,5 +1,5 @@
-//! The in-flight record of this process (see [`ntt_mime_core::in_flight`]): where it lies, and that it goes when the
-//! process goes in an orderly way.
+//! The in-flight record of this process (see [`ntt_mime_core::in_flight`]): where it is stored, and its removal when
+//! the process exits cleanly.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,27 +8,27 @@ use std::sync::{Arc, OnceLock};
 use ntt_mime_core::in_flight::{self, BackendKind, InFlightRecord};
 use pgrx::pg_sys;
 
-/// Where all in-flight records of this server lie.
+/// The directory of all in-flight records of this server.
 pub fn folder() -> PathBuf {
-    // SAFETY: set once, before any backend starts; a C string that stays.
+    // SAFETY: a C string that is set once, before any backend starts, and stays.
     let data = unsafe { std::ffi::CStr::from_ptr(pg_sys::DataDir) };
     PathBuf::from(data.to_string_lossy().into_owned()).join(in_flight::FOLDER)
 }
 
-/// The oid of this database, as in-flight records tell theirs.
+/// The OID of this database, by which in-flight records identify theirs.
 pub fn database() -> u32 {
     // SAFETY: set once at connection start.
     unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
-/// The in-flight record of this process; it is begun at the first call.
+/// The in-flight record of this process. It is created by the first call.
 pub fn of_this_process(kind: BackendKind) -> io::Result<Arc<InFlightRecord>> {
     static NOTE: OnceLock<Arc<InFlightRecord>> = OnceLock::new();
     if let Some(in_flight) = NOTE.get() {
         return Ok(Arc::clone(in_flight));
     }
     let in_flight = Arc::new(InFlightRecord::begin(&folder(), database(), kind)?);
-    // SAFETY: a callback for the end of this process, which owns what it is given: a count of the Arc.
+    // SAFETY: a callback for the exit of this process, which owns its argument, one reference to the Arc.
     unsafe {
         let argument = pg_sys::Datum::from(Arc::into_raw(Arc::clone(&in_flight)) as usize);
         pg_sys::on_proc_exit(Some(end), argument);
@@ -38,7 +38,7 @@ pub fn of_this_process(kind: BackendKind) -> io::Result<Arc<InFlightRecord>> {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn end(_code: std::ffi::c_int, argument: pg_sys::Datum) {
-    // SAFETY: what `of_this_process` registered; called once.
+    // SAFETY: the argument that `of_this_process` registered; called once.
     let in_flight =
         unsafe { Arc::from_raw(argument.cast_mut_ptr::<InFlightRecord>().cast_const()) };
     in_flight.end();

@@ -1,20 +1,19 @@
-//! Spares an UPDATE the search for index entries that it cannot find.
+//! Keeps an UPDATE from searching indexes for dead entries that cannot be there.
 //!
-//! When an UPDATE leaves a B-tree's columns as they are, PostgreSQL (14 and later) tells the index so
-//! (`index_unchanged_by_update` in executor/execIndexing.c), and an index page that is full is searched for
-//! entries of row versions that are dead already before it is split (`_bt_bottomupdel_pass` in
-//! access/nbtree/nbtdedup.c, "Bottom-Up deletion" in its README). That pays where rows are updated again
-//! and again. A backfill updates each row once, so the version that an entry duplicates is the one that this
-//! very transaction has just replaced: alive for everybody else. The search visits heap pages and frees nothing,
-//! at a quarter of what a batch costs.
+//! When an UPDATE doesn't change a B-tree's columns, PostgreSQL (14 and later) tells the index so
+//! (`index_unchanged_by_update` in executor/execIndexing.c). Before a full index page is split, it is then searched
+//! for entries of dead row versions (`_bt_bottomupdel_pass` in access/nbtree/nbtdedup.c, "Bottom-Up deletion" in its
+//! README). That pays where rows are updated again and again. A backfill updates each row once, so the version that
+//! an entry duplicates is the one that this very transaction has just replaced, and it is still alive for everybody
+//! else. The search visits heap pages and frees nothing, and takes a quarter of a batch's time.
 //!
-//! The executor asks that question once for each index of a statement and keeps the answer beside the
-//! index (`ii_CheckedUnchanged`, `ii_IndexUnchanged`). So we answer it for our own statement, between its
-//! start and its first row. Nobody sees anything of it: no column is assigned that wasn't, no trigger of
-//! other columns fires, no privilege is needed, entries that are known to be dead are still removed
-//! from a full page, and statements of the user's triggers are left alone.
+//! The executor decides this once for each index of a statement and stores the answer beside the index
+//! (`ii_CheckedUnchanged`, `ii_IndexUnchanged`). So we store it for our own statement, between its start and its
+//! first row. This has no visible effect: no further column is assigned, no trigger on other columns fires, no
+//! privilege is needed, entries that are known to be dead are still removed from a full page, and statements of the
+//! user's triggers are not affected.
 //!
-//! Only a process that calls [`install`] has the hook, which is a worker of a run.
+//! Only a process that calls [`install`] has the hook: the workers of a run.
 
 use std::cell::Cell;
 
@@ -22,15 +21,15 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 thread_local! {
-    /// The leaf whose UPDATE is about to be started by this process.
+    /// The leaf whose UPDATE this process is about to start.
     static LEAF: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
-    /// Who else wants to know of statements that start.
+    /// The next hook in the chain.
     static NEXT: Cell<pg_sys::ExecutorStart_hook_type> = const { Cell::new(None) };
 }
 
-/// Makes [`for_update_of`] work in this process. Once, at its start.
+/// Enables [`for_update_of`] in this process. Called once, when the process starts.
 pub fn install() {
-    // SAFETY: this process's own variable, which PostgreSQL reads in its main thread only: here.
+    // SAFETY: a variable of this process, which PostgreSQL reads only in its main thread, where this runs.
     unsafe {
         NEXT.set(pg_sys::ExecutorStart_hook);
         pg_sys::ExecutorStart_hook = Some(on_executor_start);
@@ -45,7 +44,7 @@ pub fn for_update_of<T>(leaf: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
             LEAF.set(None);
         }
     }
-    // An error may come before the start of the statement.
+    // The statement may fail before it starts.
     let _reset = Reset;
     LEAF.set(Some(leaf));
     work()
@@ -56,28 +55,28 @@ unsafe extern "C-unwind" fn on_executor_start(
     query: *mut pg_sys::QueryDesc,
     flags: std::ffi::c_int,
 ) {
-    // Taken before anything can fail, and before the statements of triggers.
+    // Taken before anything can fail, and before the statements of triggers run.
     let leaf = LEAF.take();
-    // SAFETY: what PostgreSQL gave us, passed on as it would have.
+    // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
         match NEXT.get() {
-            // A bare function of C, unlike pgrx's of PostgreSQL: its errors must not jump over our frames.
+            // A bare C function, unlike pgrx's bindings of PostgreSQL: its errors must not jump over our frames.
             Some(next) => pg_guard_ffi_boundary(|| next(query, flags)),
             None => pg_sys::standard_ExecutorStart(query, flags),
         }
     }
     if let Some(leaf) = leaf {
-        // SAFETY: a statement that has been started.
+        // SAFETY: the statement has been started.
         unsafe { say_that_indexes_change(query, leaf) };
     }
 }
 
 /// # Safety
-/// `query` must have been started and not run yet.
+/// `query` must have been started but not run yet.
 unsafe fn say_that_indexes_change(query: *mut pg_sys::QueryDesc, leaf: pg_sys::Oid) {
-    // SAFETY: the executor's state has the types that its tags tell; indexes opened here are closed with the
-    // result relation at the end of the statement, and ExecUpdatePrologue in executor/nodeModifyTable.c
-    // opens them only if nobody has.
+    // SAFETY: the executor's state nodes have the types that their tags say. Indexes opened here are closed with the
+    // result relation at the end of the statement; ExecUpdatePrologue in executor/nodeModifyTable.c opens them only
+    // if they are not open yet.
     unsafe {
         let state = (*query).planstate;
         if !pgrx::is_a(state.cast(), pg_sys::NodeTag::T_ModifyTableState) {

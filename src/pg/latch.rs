@@ -1,4 +1,4 @@
-//! Waiting, so that interrupts are served and the death of the postmaster ends the process.
+//! Waiting in a way that serves interrupts, and ends the process when the postmaster dies.
 
 use std::cell::OnceCell;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -8,18 +8,18 @@ use pgrx::{check_for_interrupts, pg_sys};
 
 use super::version;
 
-/// What a process waits for, as the column `wait_event` of pg_stat_activity tells from PostgreSQL 17 on.
+/// What a process waits for, as shown in the column `wait_event` of pg_stat_activity from PostgreSQL 17 on.
 #[derive(Clone, Copy)]
 pub enum WaitEvent {
-    /// A leader for its workers.
+    /// The leader waits for its workers.
     Workers,
-    /// A worker for its detector thread.
+    /// A worker waits for its detector thread.
     Detection,
-    /// A worker for the outcome of a blob that another one is at.
+    /// A worker waits for the result of a blob that another worker is detecting.
     OtherWorker,
-    /// A worker for something to do.
+    /// A worker waits for a task.
     Task,
-    /// A worker between two batches, or before it tries one again.
+    /// A worker pauses between two batches, or before it tries one again.
     Delay,
 }
 
@@ -41,11 +41,11 @@ impl WaitEvent {
     }
 }
 
-/// Waits until somebody sets this process's latch or the time is over, then serves interrupts: a
-/// cancel or terminate request is raised from here.
+/// Waits until this process's latch is set or the time is over, then serves interrupts: a cancel or termination
+/// request is raised from here.
 pub fn wait(time: Duration, event: WaitEvent) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // SAFETY: MyLatch belongs to this process for all its life.
+    // SAFETY: MyLatch belongs to this process for its whole life.
     unsafe {
         pg_sys::WaitLatch(
             pg_sys::MyLatch,
@@ -58,13 +58,13 @@ pub fn wait(time: Duration, event: WaitEvent) {
     check_for_interrupts!();
 }
 
-/// The same, until `wakeup_fd` becomes readable.
+/// The same, but also returns when `wakeup_fd` becomes readable.
 pub fn wait_for(wakeup_fd: BorrowedFd<'_>, time: Duration, event: WaitEvent) {
     let events = pg_sys::WL_LATCH_SET
         | pg_sys::WL_SOCKET_READABLE
         | pg_sys::WL_TIMEOUT
         | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // SAFETY: as above; the descriptor is open for the length of the call.
+    // SAFETY: as above; the descriptor is open during the call.
     unsafe {
         pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,
@@ -78,8 +78,8 @@ pub fn wait_for(wakeup_fd: BorrowedFd<'_>, time: Duration, event: WaitEvent) {
     check_for_interrupts!();
 }
 
-/// Wakes another backend if it is there. A process that has taken over its pid is woken needlessly,
-/// which every process of PostgreSQL bears.
+/// Wakes another backend if it exists. If another process has its pid by now, that one is woken needlessly, which is
+/// harmless to any process of PostgreSQL.
 pub fn wake(pid: i32) {
     // SAFETY: takes and releases ProcArrayLock; PGPROC entries are never unmapped.
     unsafe {
@@ -90,11 +90,11 @@ pub fn wake(pid: i32) {
     }
 }
 
-/// Sees whether the client is still there; if not, the next check for interrupts ends this session, as it
-/// would with `client_connection_check_interval`. Otherwise only the next message to it would tell.
+/// Checks whether the client is still connected. If not, the next check for interrupts ends this session, as with
+/// `client_connection_check_interval`. Otherwise that would be noticed only when the next message is sent.
 pub fn look_after_client() {
     if !super::version::client_is_there() {
-        // SAFETY: flags of this process, those that PostgreSQL's own check in ProcessInterrupts
+        // SAFETY: flags of this process, the same ones that PostgreSQL's own check in ProcessInterrupts
         // (tcop/postgres.c) sets.
         unsafe {
             pg_sys::ClientConnectionLost = 1;
@@ -109,7 +109,7 @@ pub fn my_pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
-/// Tells of something that is over: a request to cancel it comes too late from here on, and is forgotten.
+/// Runs `work`, which reports something that is over: a cancel request comes too late from here on, and is discarded.
 pub fn too_late_to_cancel<T>(work: impl FnOnce() -> T) -> T {
     let value = without_cancel(work);
     // SAFETY: this process's own flag, which its signal handler sets.
@@ -117,10 +117,10 @@ pub fn too_late_to_cancel<T>(work: impl FnOnce() -> T) -> T {
     value
 }
 
-/// Runs `work` with cancel requests put off until after it; requests to terminate are still served.
+/// Runs `work` with cancel requests deferred until it ends; termination requests are still served.
 pub fn without_cancel<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: HOLD_CANCEL_INTERRUPTS() and its counterpart of PostgreSQL's miscadmin.h; an error
-    // resets the counter itself.
+    // SAFETY: the equivalent of HOLD_CANCEL_INTERRUPTS() and RESUME_CANCEL_INTERRUPTS() in PostgreSQL's miscadmin.h;
+    // an error resets the counter by itself.
     unsafe {
         pg_sys::QueryCancelHoldoffCount += 1;
         let value = work();

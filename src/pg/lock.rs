@@ -1,8 +1,8 @@
 //! Advisory locks of a run, and locks on leaves.
 //!
-//! The advisory locks are of the session level and have two keys. They vanish with the leader's process
-//! in whatever way it ends, so they, not the rows of `ntt_mime.run`, tell who runs. They are of a kind that
-//! SQL's functions don't take, so nobody can hold runs off with locks of his own.
+//! The advisory locks are session-level locks with two keys. They vanish with the leader's process, however it ends,
+//! so they show who runs, and not the rows of `ntt_mime.run`. They are of a kind that SQL functions can't take, so
+//! nobody can prevent runs with locks of their own.
 
 use std::ffi::{CStr, c_char};
 
@@ -11,21 +11,21 @@ use pgrx::pg_sys;
 use super::encoding::from_server_c;
 use super::files;
 
-/// First key of the lock on a target; the second is the target's oid.
+/// First key of the lock on a target; the second is the target's OID.
 pub const TARGET_CLASS: u32 = 0x4E54_5431;
 
-/// First key of the lock that says that a run is alive; the second is its run_id, the lower 32 bits.
-/// The view `ntt_mime.progress` looks for it.
+/// First key of the lock that shows that a run is alive; the second is the lower 32 bits of its run_id. The view
+/// `ntt_mime.progress` looks for it.
 pub const RUN_CLASS: u32 = 0x4E54_5433;
 
-/// First key of the lock by which a leader tells its shared memory handle; the second is the handle.
+/// First key of the lock by which a leader publishes the handle of its shared memory; the second is the handle.
 pub const HANDLE_CLASS: u32 = 0x4E54_5432;
 
-/// What pg_locks shows as `objsubid`. PostgreSQL's own functions take 1 (one key) and 2 (two keys), see
-/// SET_LOCKTAG_INT64 and SET_LOCKTAG_INT32 in its lockfuncs.c.
+/// The `objsubid` in pg_locks. PostgreSQL's own functions use 1 (one key) and 2 (two keys), see SET_LOCKTAG_INT64 and
+/// SET_LOCKTAG_INT32 in its lockfuncs.c.
 const KIND: u16 = 3;
 
-/// Of PostgreSQL's storage/lock.h.
+/// From PostgreSQL's storage/lock.h.
 const DEFAULT_LOCKMETHOD: u8 = 1;
 const USER_LOCKMETHOD: u8 = 2;
 
@@ -33,9 +33,9 @@ const USER_LOCKMETHOD: u8 = 2;
 pub struct SessionLock(pg_sys::LOCKTAG);
 
 impl SessionLock {
-    /// Takes the lock unless somebody, another run of this session included, has it.
+    /// Takes the lock unless somebody has it, including another run of this session.
     pub fn try_acquire(class: u32, key: u32) -> Option<SessionLock> {
-        // SAFETY: reads a backend-local variable; the lock functions take a well-formed tag.
+        // SAFETY: reads a backend-local variable; the lock functions get a well-formed tag.
         unsafe {
             let tag = pg_sys::LOCKTAG {
                 locktag_field1: pg_sys::MyDatabaseId.to_u32(),
@@ -49,7 +49,7 @@ impl SessionLock {
             match pg_sys::LockAcquire(&tag, mode, true, true) {
                 pg_sys::LockAcquireResult::LOCKACQUIRE_OK => Some(SessionLock(tag)),
                 pg_sys::LockAcquireResult::LOCKACQUIRE_ALREADY_HELD => {
-                    // Counted up by the call; the one who had it first keeps it.
+                    // The call incremented its count; the first holder keeps it.
                     pg_sys::LockRelease(&tag, mode, true);
                     None
                 }
@@ -61,16 +61,16 @@ impl SessionLock {
 
 impl Drop for SessionLock {
     fn drop(&mut self) {
-        // SAFETY: releases what `try_acquire` took; at process exit PostgreSQL does so itself.
+        // SAFETY: releases what `try_acquire` took; PostgreSQL does so itself at process exit.
         unsafe { pg_sys::LockRelease(&self.0, pg_sys::ExclusiveLock as i32, true) };
     }
 }
 
-/// Does anybody wait for the end of the current transaction, such as one who wants a row that it has changed? Others who
-/// want the same row may wait for that one.
+/// Whether anybody waits for the end of the current transaction, for example for a row that it has changed. Others
+/// who want the same row may wait for the first waiter instead.
 pub fn is_own_transaction_awaited() -> bool {
-    // SAFETY: inside a transaction; who has an id holds the lock on it from then on, and that lock is in the shared table,
-    // where LockHasWaiters looks (storage/lmgr/lock.c: only locks on relations may not be).
+    // SAFETY: inside a transaction. A transaction with an id holds the lock on it, and that lock is in the shared
+    // table, where LockHasWaiters looks (storage/lmgr/lock.c: only locks on relations may be elsewhere).
     unsafe {
         let xid = pg_sys::GetTopTransactionIdIfAny();
         let tag = pg_sys::LOCKTAG {
@@ -92,12 +92,12 @@ pub struct LockedLeaf {
 }
 
 impl LockedLeaf {
-    /// Waits, up to `lock_timeout`, for a lock of the given mode on a table; None if it is gone. The
-    /// lock stays until the end of the transaction.
+    /// Waits, up to `lock_timeout`, for a lock of the given mode on a table; None if the table no longer exists. The
+    /// lock is held until the end of the transaction.
     pub fn open(oid: pg_sys::Oid, mode: u32) -> Option<LockedLeaf> {
-        // SAFETY: inside a transaction; the relation is closed on drop, the lock kept.
+        // SAFETY: inside a transaction. The relation is closed on drop; the lock is kept.
         let relation = unsafe { pg_sys::try_relation_open(oid, mode as i32) };
-        // Not then_some(): that would make, and drop, a leaf without a relation.
+        // Not then_some(): that would create, and drop, a leaf without a relation.
         (!relation.is_null()).then(|| LockedLeaf { relation })
     }
 
@@ -106,48 +106,48 @@ impl LockedLeaf {
         unsafe { &*(*self.relation).rd_rel }
     }
 
-    /// An ordinary table, partition or not?
+    /// Whether it is an ordinary table, partition or not.
     pub fn is_table(&self) -> bool {
         self.form().relkind as u8 == pg_sys::RELKIND_RELATION
     }
 
-    /// Can ranges of its rows be scanned? An access method need not offer that (access/tableam.h).
+    /// Whether TID range scans are possible. An access method need not support them (access/tableam.h).
     pub fn has_tid_ranges(&self) -> bool {
         // SAFETY: an open relation.
         scans_tid_ranges(unsafe { (*self.relation).rd_tableam })
     }
 
-    /// Is it a heap, PostgreSQL's own kind of table?
+    /// Whether it is a heap, PostgreSQL's own kind of table.
     pub fn is_heap(&self) -> bool {
         self.form().relam == pg_sys::HEAP_TABLE_AM_OID
     }
 
-    /// The partitioned tables above it at this moment, from its parent up; none if it is no partition.
+    /// The partitioned tables that are above it at this moment, from its parent up; none if it isn't a partition.
     pub fn tables_above(&self) -> Vec<pg_sys::Oid> {
-        // Locked, it can't be detached meanwhile.
+        // While it is locked, it can't be detached.
         match self.form().relispartition {
             true => ancestors(self.oid()),
             false => Vec::new(),
         }
     }
 
-    /// Its name, qualified and quoted; can't change while we hold the lock, but for its schema's.
+    /// Its qualified and quoted name. It can't change while we hold the lock, except for the schema's name.
     pub fn qualified_name(&self) -> String {
         qualified_name(self.oid()).unwrap_or_default()
     }
 
-    /// Open, and locked until the end of the transaction, as long as this lives.
+    /// The relation: open as long as this lives, and locked until the end of the transaction.
     pub fn relation(&self) -> pg_sys::Relation {
         self.relation
     }
 
-    /// Its oid.
+    /// Its OID.
     pub fn oid(&self) -> pg_sys::Oid {
         // SAFETY: an open relation.
         unsafe { (*self.relation).rd_id }
     }
 
-    /// The file in which its rows are, see [`files::identity`].
+    /// The file that contains its rows, see [`files::identity`].
     pub fn file(&self) -> u64 {
         // SAFETY: an open relation with storage (it is a table).
         let (tablespace, number) = unsafe { super::version::file_of(self.relation) };
@@ -162,19 +162,19 @@ impl LockedLeaf {
         }
     }
 
-    /// Locks its indexes as an UPDATE does, and brings them into this backend's relation cache. A lock that
-    /// is new to a transaction makes it take note of what others have changed, which may throw the partition
-    /// constraint out again; taken here, it comes before our look at that.
+    /// Locks its indexes as an UPDATE does, and loads them into this backend's relation cache. A new lock makes a
+    /// transaction process invalidations, which may discard the partition constraint; here that happens before we
+    /// check for it.
     pub fn lock_indexes(&self) {
         self.any_index(pg_sys::RowExclusiveLock, |_| false);
     }
 
-    /// Has it an index of rows whose `column` is null, and of no others? The planner doesn't know how few
-    /// these are: it takes a column's nulls to be spread evenly over another's.
+    /// Whether it has an index of exactly the rows whose `column` is null. The planner doesn't know how few these
+    /// are: it assumes that the nulls of one column are spread evenly over another's values.
     pub fn has_index_of_nulls(&self, column: &CStr) -> bool {
-        // SAFETY: a catalog look-up inside a transaction.
+        // SAFETY: a catalog lookup inside a transaction.
         let column = unsafe { pg_sys::get_attnum(self.oid(), column.as_ptr()) };
-        // SAFETY: the nodes of a predicate have the types that their tags tell.
+        // SAFETY: the nodes of a predicate have the types that their tags say.
         let is_of_nulls = |condition: *mut pg_sys::Node| unsafe {
             let test: *mut pg_sys::NullTest = condition.cast();
             pgrx::is_a(condition, pg_sys::NodeTag::T_NullTest)
@@ -194,10 +194,10 @@ impl LockedLeaf {
         })
     }
 
-    /// Opens its indexes one after the other, until `look` says yes. Their locks last until the end of the
+    /// Opens its indexes one after the other, until `look` returns true. Their locks are held until the end of the
     /// transaction.
     fn any_index(&self, mode: u32, look: impl Fn(pg_sys::Relation) -> bool) -> bool {
-        // SAFETY: an open relation; what is opened is closed.
+        // SAFETY: an open relation; each index that is opened is closed.
         unsafe {
             let list = pg_sys::RelationGetIndexList(self.relation);
             let indexes = pgrx::PgList::<pg_sys::Oid>::from_pg(list);
@@ -212,16 +212,16 @@ impl LockedLeaf {
         }
     }
 
-    /// Has this backend its partition constraint at hand? While it hasn't, the first UPDATE builds
-    /// it under a lock on the parent that lasts until the end of the transaction.
+    /// Whether this backend has its partition constraint in the cache. If not, the first UPDATE builds it under a
+    /// lock on the parent, which is held until the end of the transaction.
     pub fn has_partition_constraint_cached(&self) -> bool {
         // SAFETY: an open relation.
         !self.form().relispartition || unsafe { (*self.relation).rd_partcheckvalid }
     }
 
-    /// Builds the partition constraint into this backend's relation cache, unless it is there; false if that would mean
-    /// to wait for a lock on a table above. Who has one there may be waiting for us: DDL locks a parent before its
-    /// partitions.
+    /// Builds the partition constraint in this backend's relation cache, unless it is there already; false if that
+    /// would have to wait for a lock on a table above. Whoever has such a lock may be waiting for us: DDL locks a
+    /// parent before its partitions.
     pub fn cache_partition_constraint(&self) -> bool {
         if !self.has_partition_constraint_cached() {
             if lock_ancestors_if_free(self.oid()).is_err() {
@@ -234,9 +234,9 @@ impl LockedLeaf {
     }
 }
 
-/// The partitioned tables above a table, from its parent up; none if it is no partition, or gone.
+/// The partitioned tables above a table, from its parent up; none if it isn't a partition, or no longer exists.
 fn ancestors(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    // SAFETY: catalog look-ups inside a transaction; the list is freed with its memory context.
+    // SAFETY: catalog lookups inside a transaction; the list is freed with its memory context.
     unsafe {
         let ancestors = super::version::partition_ancestors(oid);
         let ancestors = pgrx::PgList::<pg_sys::Oid>::from_pg(ancestors);
@@ -246,9 +246,9 @@ fn ancestors(oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     }
 }
 
-/// Locks a table for reading, for the rest of the transaction, unless that would mean to wait.
+/// Locks a table for reading until the end of the transaction, unless it would have to wait.
 pub fn lock_if_free(oid: pg_sys::Oid) -> bool {
-    // SAFETY: inside a transaction; of a table that is gone it is a lock on nothing.
+    // SAFETY: inside a transaction. If the table no longer exists, the lock has no effect.
     unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as i32) }
 }
 
@@ -258,21 +258,21 @@ pub fn lock(oid: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as i32) };
 }
 
-/// Locks the tables above a partition for reading, for the rest of the transaction; the first one for which that would
-/// mean to wait is the error.
+/// Locks the tables above a partition for reading until the end of the transaction. The error is the first table for
+/// which it would have to wait.
 pub fn lock_ancestors_if_free(leaf: pg_sys::Oid) -> Result<(), pg_sys::Oid> {
     let busy = ancestors(leaf).into_iter().find(|oid| !lock_if_free(*oid));
     busy.map_or(Ok(()), Err)
 }
 
-/// Is a column of a table part of its partition key, as it is or in an expression? No, if the table isn't partitioned. That
-/// can't change as long as the table is there.
+/// Whether a column of a table is part of its partition key, directly or in an expression. False if the table isn't
+/// partitioned. The answer can't change as long as the table exists.
 pub fn is_partitioned_by(table: pg_sys::Oid, column: &CStr) -> bool {
     use pg_sys::SysCacheIdentifier::PARTRELID;
-    // Of pg_partitioned_table (catalog/pg_partitioned_table.h), which bindings leave out.
+    // From pg_partitioned_table (catalog/pg_partitioned_table.h), which the bindings leave out.
     const PARTATTRS: pg_sys::AttrNumber = 5;
     const PARTEXPRS: pg_sys::AttrNumber = 8;
-    // SAFETY: catalog look-ups inside a transaction, of values of the types int2vector and pg_node_tree; the tuple is
+    // SAFETY: catalog lookups inside a transaction, of values of the types int2vector and pg_node_tree; the tuple is
     // released after their use.
     unsafe {
         let number = pg_sys::get_attnum(table, column.as_ptr());
@@ -302,7 +302,7 @@ pub fn is_partitioned_by(table: pg_sys::Oid, column: &CStr) -> bool {
     }
 }
 
-/// Of a table access method: can it scan ranges of TIDs?
+/// Whether a table access method supports TID range scans.
 fn scans_tid_ranges(method: *const pg_sys::TableAmRoutine) -> bool {
     // SAFETY: null, or a struct that lives as long as the server.
     unsafe { method.as_ref() }.is_some_and(|method| {
@@ -310,15 +310,15 @@ fn scans_tid_ranges(method: *const pg_sys::TableAmRoutine) -> bool {
     })
 }
 
-/// Likewise, by the function that `pg_am.amhandler` names.
+/// The same, for the function in `pg_am.amhandler`.
 pub fn method_scans_tid_ranges(handler: pg_sys::Oid) -> bool {
-    // SAFETY: PostgreSQL calls the function, and raises an error if it isn't one of the kind.
+    // SAFETY: PostgreSQL calls the function, and raises an error if it isn't a table access method handler.
     scans_tid_ranges(unsafe { pg_sys::GetTableAmRoutine(handler) })
 }
 
 impl Drop for LockedLeaf {
     fn drop(&mut self) {
-        // After an error the transaction's abort closes it.
+        // After an error, the transaction's abort closes it.
         if !std::thread::panicking() {
             // SAFETY: opened in `open`; NoLock keeps the lock for the transaction.
             unsafe { pg_sys::relation_close(self.relation, pg_sys::NoLock as i32) };
@@ -326,9 +326,9 @@ impl Drop for LockedLeaf {
     }
 }
 
-/// The owner of a relation, and the schema that it is in; neither when it is gone.
+/// A relation's owner and schema; neither if it no longer exists.
 pub fn owner_and_schema(oid: pg_sys::Oid) -> (pg_sys::Oid, pg_sys::Oid) {
-    // SAFETY: a catalog look-up inside a transaction; the tuple is released after its use.
+    // SAFETY: a catalog lookup inside a transaction; the tuple is released after its use.
     unsafe {
         let tuple = pg_sys::SearchSysCache1(
             pg_sys::SysCacheIdentifier::RELOID as i32,
@@ -344,7 +344,7 @@ pub fn owner_and_schema(oid: pg_sys::Oid) -> (pg_sys::Oid, pg_sys::Oid) {
     }
 }
 
-/// A relation's name, qualified and quoted for use in SQL; None when it is gone.
+/// A relation's name, qualified and quoted for use in SQL; None if it no longer exists.
 pub fn qualified_name(oid: pg_sys::Oid) -> Option<String> {
     let (schema, name) = names(oid)?;
     // SAFETY: two C strings.
@@ -353,7 +353,7 @@ pub fn qualified_name(oid: pg_sys::Oid) -> Option<String> {
 
 /// A name in a schema, qualified and quoted for use in SQL.
 pub fn qualify(schema: pg_sys::Oid, name: &'static str) -> String {
-    // SAFETY: a catalog look-up inside a transaction, whose result is a palloc'ed copy or NULL.
+    // SAFETY: a catalog lookup inside a transaction, whose result is a palloc'ed copy or NULL.
     let schema = unsafe { pg_sys::get_namespace_name(schema) };
     // SAFETY: a C string, or NULL for none.
     let schema = (!schema.is_null())
@@ -364,8 +364,8 @@ pub fn qualify(schema: pg_sys::Oid, name: &'static str) -> String {
     }
 }
 
-/// A relation's name, qualified, for a message that puts it between quotes: it has none of its own then, as in
-/// PostgreSQL's messages. None when it is gone.
+/// A relation's qualified name for a message that puts it in quotes: it is not quoted itself, as in PostgreSQL's
+/// messages. None if it no longer exists.
 pub fn plain_name(oid: pg_sys::Oid) -> Option<String> {
     let (schema, name) = names(oid)?;
     // SAFETY: two C strings.
@@ -373,22 +373,22 @@ pub fn plain_name(oid: pg_sys::Oid) -> Option<String> {
     Some(format!("{schema}.{name}"))
 }
 
-/// A schema's name, as a message has it; its oid when it is gone.
+/// A schema's name for a message; its OID if it no longer exists.
 pub fn schema_name(oid: pg_sys::Oid) -> String {
-    // SAFETY: a catalog look-up inside a transaction, whose result is a palloc'ed copy or NULL.
+    // SAFETY: a catalog lookup inside a transaction, whose result is a palloc'ed copy or NULL.
     let name = unsafe { from_server_c(pg_sys::get_namespace_name(oid)) };
     name.unwrap_or_else(|| oid.to_u32().to_string())
 }
 
-/// A type's name, as PostgreSQL puts it.
+/// A type's name, as PostgreSQL formats it.
 pub fn type_name(oid: pg_sys::Oid) -> String {
-    // SAFETY: a catalog look-up inside a transaction, whose result is a C string.
+    // SAFETY: a catalog lookup inside a transaction, whose result is a C string.
     unsafe { from_server_c(pg_sys::format_type_be(oid)) }.unwrap_or_default()
 }
 
-/// The names of a relation's schema and of itself; None when it is gone.
+/// The names of a relation's schema and of the relation; None if it no longer exists.
 fn names(oid: pg_sys::Oid) -> Option<(*mut c_char, *mut c_char)> {
-    // SAFETY: catalog look-ups inside a transaction; both names are palloc'ed copies or NULL.
+    // SAFETY: catalog lookups inside a transaction; both names are palloc'ed copies or NULL.
     let (schema, name) = unsafe {
         let name = pg_sys::get_rel_name(oid);
         let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid));

@@ -1,15 +1,17 @@
-//! The few places where PostgreSQL's C API is called directly; everything above is safe Rust.
+//! The only modules that call PostgreSQL's C API directly; everything above them is safe Rust.
 //!
-//! One file a concern: [`backtrace`] that errors have none, [`citus`] whether Citus is there, [`tx`] transactions, [`identity`] who acts, [`dsm`] shared memory,
-//! [`bgworker`] background workers, [`lock`] advisory and relation locks, [`latch`] waiting, [`scan`] reading
-//! a leaf's pending rows, [`rows`] locking rows and finding them again, [`triggers`] what fires at an UPDATE, [`plan`]
-//! prepared statements on one leaf, [`query_id`] as what these are counted,
-//! [`index_hint`] what their indexes are told, [`descriptors`] of files that others open, [`in_flight_records`] the in-flight record of this
-//! process, [`files`] in which tables are, [`encoding`] text in other encodings than
-//! UTF-8, [`report`] errors, NOTICEs, WARNINGs and the log, [`standby`] a
-//! commit's wait for a synchronous standby, [`stats`] the server's counters,
-//! [`epoch`] when they can be compared, [`shape`] what columns' numbers depend on, [`xids`] whether others have changed
-//! anything, [`version`] what differs between PostgreSQL releases.
+//! * Processes and memory: [`bgworker`] background workers, [`dsm`] shared memory, [`latch`] waiting,
+//!   [`in_flight_records`] the in-flight record of this process, [`descriptors`] of files that others open;
+//! * transactions: [`tx`] transactions, [`standby`] a commit's wait for a synchronous standby, [`xids`] whether
+//!   others have changed anything;
+//! * tables: [`lock`] advisory and relation locks, [`scan`] reading a leaf's pending rows, [`rows`] locking rows and
+//!   finding them again, [`files`] in which tables are stored, [`shape`] what column numbers depend on, [`triggers`]
+//!   what fires on an UPDATE, [`plan`] prepared statements on one leaf, [`query_id`] under which these are counted,
+//!   [`index_hint`] what their indexes are told, [`citus`] shards;
+//! * statistics: [`stats`] the server's counters, [`epoch`] when they can be compared;
+//! * messages: [`report`] errors, NOTICEs, WARNINGs and the log, [`encoding`] text in encodings other than UTF-8,
+//!   [`backtrace`] which keeps stack traces out of errors;
+//! * [`identity`] the acting role, [`version`] what differs between PostgreSQL releases.
 
 pub mod backtrace;
 pub mod bgworker;

@@ -1,17 +1,18 @@
-//! Prepared statements on one leaf, planned once and planned the way we want.
+//! Prepared statements on one leaf, planned once and in the way we want.
 //!
-//! For most of them ([`BY_TID`]) the planner's settings decide between a range scan over TIDs and a full
-//! scan, or an index scan that touches every page in random order. They are set while *our* statement is
-//! planned and reset before it runs, so that the user's triggers, which run inside our statement, are
-//! planned under the user's settings. A generic plan (CURSOR_OPT_GENERIC_PLAN) makes that possible: it is
-//! built once, here, and only executed later. PostgreSQL builds another one when it thinks that it must, after an
-//! ANALYZE of the leaf for instance, and then without our settings and with all rights asked for as the caller: before
-//! each execution we see whether it would, or has, and prepare the statement anew if so.
+//! For most of them ([`BY_TID`]) the planner's settings decide between a TID range scan, a sequential scan, and an
+//! index scan that touches every page in random order. They are set while *our* statement is planned and reset before
+//! it runs, so that the user's triggers, which run inside our statement, are planned under the user's settings. A
+//! generic plan (CURSOR_OPT_GENERIC_PLAN) makes that possible: it is built once, here, and only executed later.
+//! PostgreSQL builds another one when it finds that necessary, for example after an ANALYZE of the leaf. That one
+//! would be built without our settings, and with all privileges checked for the caller. So before each execution we
+//! check whether it would do that, or has done it, and if so prepare the statement again.
 //!
-//! Nothing but the target is asked for, as when PostgreSQL expands a partitioned table to its partitions: neither rights
-//! on a leaf ([`version::ask_as`]) nor on its schema. Looking up a name asks for the latter, so a statement on
-//! a partition is analyzed as the partition's owner. That executes nothing, and rules of the partition, which come in then,
-//! are the owner's own. It is planned, which may compute constants with functions of anybody's, and executed as the caller.
+//! Only privileges on the target are checked, as when PostgreSQL expands a partitioned table to its partitions:
+//! neither those on a leaf ([`version::ask_as`]) nor on its schema. Looking up a name requires the latter, so a
+//! statement on a partition is analyzed as the partition's owner. That executes nothing, and rules of the partition,
+//! which are applied then, are the owner's own. Planning, which may compute constants with anybody's functions, and
+//! execution happen as the caller.
 
 use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
@@ -23,7 +24,7 @@ use super::{encoding, identity, lock, query_id, version};
 /// Settings under which a statement is planned.
 type Planner = &'static [(&'static CStr, &'static CStr)];
 
-/// Everything but scans of TIDs, of a range of them, and hash joins is off.
+/// Only TID scans, TID range scans and hash joins are enabled.
 pub const BY_TID: Planner = &[
     (c"enable_seqscan", c"off"),
     (c"enable_indexscan", c"off"),
@@ -36,27 +37,27 @@ pub const BY_TID: Planner = &[
     (c"jit", c"off"),
 ];
 
-/// By an index, if there is one that can be used.
+/// By an index, if there is a suitable one.
 pub const BY_INDEX: Planner = &[
     (c"enable_seqscan", c"off"),
     (c"jit", c"off"),
     (c"max_parallel_workers_per_gather", c"0"),
 ];
 
-/// As the user's settings have it, but for what costs more than it brings in a statement that is run once
-/// a leaf.
+/// By the user's settings, except for what costs more than it saves in a statement that runs once for each leaf.
 pub const BY_COST: Planner = &[(c"jit", c"off"), (c"max_parallel_workers_per_gather", c"0")];
 
 /// The table that a statement names.
 #[derive(Clone, Copy)]
 pub struct Named {
     pub oid: pg_sys::Oid,
-    /// It is named in place of the partitioned table that it belongs to.
+    /// It is a partition, named instead of the partitioned table to which it belongs.
     pub partition: bool,
 }
 
 impl Named {
-    /// The role as which a statement on the partition is analyzed: its owner, but for one who can't look it up either.
+    /// The role as which a statement on the partition is analyzed: its owner, unless the owner can't look it up
+    /// either.
     fn analyst(self) -> pg_sys::Oid {
         let (owner, schema) = lock::owner_and_schema(self.oid);
         match identity::may_use_schema(owner, schema) {
@@ -65,12 +66,12 @@ impl Named {
         }
     }
 
-    /// What to set whenever its statement is analyzed or planned, by us or again by PostgreSQL.
+    /// Settings for each time that its statement is analyzed or planned, by us or again by PostgreSQL.
     fn settings(self) -> Planner {
-        // "on" would have the planner look at a partition's constraint, and wait for the tables above it for that.
+        // With "on" the planner would read a partition's constraint, and wait for locks on the tables above it.
         const EXCLUSION: (&CStr, &CStr) = (c"constraint_exclusion", c"partition");
         match self.partition {
-            // "off" would make an error of a partition's own policies, which we take off.
+            // With "off" a partition's own policies, which we remove, would raise an error.
             true => &[
                 EXCLUSION,
                 query_id::NONE_OF_ITS_OWN,
@@ -88,14 +89,14 @@ pub struct LeafPlan {
     arguments: &'static [pg_sys::Oid],
     leaf: Named,
     planner: Planner,
-    /// PostgreSQL's count of the plans that it has built, as of ours.
+    /// PostgreSQL's count of the plans that it has built, when ours was built.
     generation: i32,
 }
 
 impl LeafPlan {
-    /// Prepares and plans `sql`, whose only table is `leaf`, with no rights on `leaf` asked of the caller (see
-    /// [`version::ask_as`]). Inside a transaction with an SPI connection, with `leaf` locked
-    /// in the mode that `sql` wants.
+    /// Prepares and plans `sql`, whose only table is `leaf`, without requiring any privileges on `leaf` of the caller
+    /// (see [`version::ask_as`]). Must be called inside a transaction with an SPI connection, with `leaf` locked in
+    /// the mode that `sql` needs.
     pub fn prepare(
         sql: &str,
         arguments: &'static [pg_sys::Oid],
@@ -112,8 +113,8 @@ impl LeafPlan {
         planner: Planner,
     ) -> LeafPlan {
         let wants_id = query_id::wanted();
-        // SAFETY: the string outlives the call and the argument array is only read; the plan is kept
-        // before it is used.
+        // SAFETY: the string outlives the call, and the argument array is only read. The plan is kept before it is
+        // used.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
             for (name, value) in planner.iter().chain(leaf.settings()) {
@@ -155,7 +156,7 @@ impl LeafPlan {
                     query_id::assign(query, wants_id);
                 }
                 if leaf.partition {
-                    // Nor is it to be analyzed again because of them.
+                    // It must not be analyzed again because of them either.
                     (*source).dependsOnRLS = false;
                 }
             }
@@ -166,14 +167,15 @@ impl LeafPlan {
     }
 
     fn sources(&self) -> pgrx::PgList<pg_sys::CachedPlanSource> {
-        // SAFETY: a kept plan; the list is the plan's own and only read.
+        // SAFETY: a kept plan. The list belongs to the plan and is only read.
         unsafe { pgrx::PgList::from_pg(pg_sys::SPI_plan_get_plan_sources(self.plan.as_ptr())) }
     }
 
-    /// Would PostgreSQL take the statement as we have had it analyzed? Looks as its RevalidateCachedQuery
-    /// (utils/cache/plancache.c) does, which would otherwise analyze it again by itself, as the caller.
+    /// Whether PostgreSQL would use the statement as we have analyzed it. Makes the same checks as its
+    /// RevalidateCachedQuery (utils/cache/plancache.c), which would otherwise analyze it again by itself, as the
+    /// caller.
     fn is_analyzed(&self) -> bool {
-        // SAFETY: a kept plan's sources, inside a transaction.
+        // SAFETY: sources of a kept plan, inside a transaction.
         self.sources().iter_ptr().all(|source| unsafe {
             for query in queries(source).iter_ptr() {
                 version::lock_relations(query);
@@ -183,9 +185,9 @@ impl LeafPlan {
         })
     }
 
-    /// Has PostgreSQL make its plan, unless there is a valid one; the number of plans so far.
+    /// Makes PostgreSQL build a plan unless there is a valid one. Returns the number of plans built so far.
     fn plan_now(&self) -> i32 {
-        // SAFETY: the level is closed here, or by the abort of the transaction.
+        // SAFETY: the level is closed here, or by the transaction's abort.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
             for (name, value) in self.leaf.settings() {
@@ -202,10 +204,10 @@ impl LeafPlan {
         self.sources().iter_ptr().map(generation).sum()
     }
 
-    /// Looks at the plan, having it made unless there is a valid one; None if that can't be done.
+    /// Calls `look` with the plan, which is built if there is no valid one; None if that isn't possible.
     fn with_plan<T>(&self, look: impl FnOnce(*const pg_sys::PlannedStmt) -> T) -> Option<T> {
-        // SAFETY: a kept plan of one statement; the cached plan is valid until released, to the owner that
-        // SPI_plan_get_cached_plan took it for.
+        // SAFETY: a kept plan of one statement. The cached plan is valid until it is released for the owner for which
+        // SPI_plan_get_cached_plan took it.
         unsafe {
             let source = self.sources().get_ptr(0)?;
             let get = || pg_sys::SPI_plan_get_cached_plan(self.plan.as_ptr());
@@ -220,10 +222,10 @@ impl LeafPlan {
         }
     }
 
-    /// Does the plan go by an index of the leaf, and not through all of it?
+    /// Whether the plan uses an index of the leaf instead of reading all of it.
     pub fn goes_by_index(&self) -> bool {
         let by_index = self.with_plan(|statement| {
-            // SAFETY: the nodes of a plan have the types that their tags tell.
+            // SAFETY: plan nodes have the types that their tags say.
             unsafe {
                 let mut node = (*statement).planTree;
                 while pgrx::is_a(node.cast(), pg_sys::NodeTag::T_Limit) {
@@ -238,16 +240,17 @@ impl LeafPlan {
         by_index.unwrap_or(false)
     }
 
-    /// Sees to it that the statement is planned, and planned as we want it. Under the same conditions.
+    /// Makes sure that the statement is planned, and in the way we want. The conditions are those of
+    /// [`LeafPlan::prepare`].
     pub fn make_ready(&mut self) {
         if !self.is_analyzed() || self.plan_now() != self.generation {
             *self = LeafPlan::prepare_c(self.sql.clone(), self.arguments, self.leaf, self.planner);
         }
     }
 
-    /// Runs it; returns the number of rows processed. Results, if any, are in SPI's tuple table.
-    /// Inside a transaction with an SPI connection, with the leaf locked as for [`LeafPlan::prepare`]:
-    /// then nothing can make the plan invalid between our look at it and its execution.
+    /// Executes the statement, and returns the number of rows processed. Results, if any, are in SPI's tuple table.
+    /// Must be called inside a transaction with an SPI connection, with the leaf locked as for [`LeafPlan::prepare`]:
+    /// then nothing can invalidate the plan between our check and its execution.
     pub fn execute(&mut self, arguments: &[pg_sys::Datum], read_only: bool) -> u64 {
         let arguments: Vec<_> = arguments.iter().copied().map(Some).collect();
         self.execute_with_nulls(&arguments, read_only)
@@ -262,13 +265,13 @@ impl LeafPlan {
         self.make_ready();
         let value = |argument: &Option<pg_sys::Datum>| argument.unwrap_or(pg_sys::Datum::null());
         let mut values: Vec<pg_sys::Datum> = arguments.iter().map(value).collect();
-        // As SPI marks them.
+        // The marks that SPI uses for nulls.
         let mark = |argument: &Option<_>| match argument {
             Some(_) => b' ',
             None => b'n',
         };
         let nulls: Vec<u8> = arguments.iter().map(mark).collect();
-        // SAFETY: as many arguments of the right types as were prepared for, by the caller.
+        // SAFETY: the caller passes as many arguments as were prepared, of the right types.
         unsafe {
             let code = pg_sys::SPI_execute_plan(
                 self.plan.as_ptr(),
@@ -298,18 +301,18 @@ impl Drop for LeafPlan {
     }
 }
 
-/// The statements that one has become by rewriting.
+/// The statements into which a statement was rewritten.
 ///
 /// # Safety
 /// A complete plan source.
 unsafe fn queries(source: *mut pg_sys::CachedPlanSource) -> pgrx::PgList<pg_sys::Query> {
-    // SAFETY: the list is the plan's own.
+    // SAFETY: the list belongs to the plan.
     unsafe { pgrx::PgList::from_pg((*source).query_list) }
 }
 
 /// Runs `work` with an SPI connection.
 pub fn with_spi<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: paired here; after an error the (sub)transaction's abort ends the connection.
+    // SAFETY: connected and finished here. After an error, the abort of the (sub)transaction ends the connection.
     unsafe {
         pg_sys::SPI_connect();
         let value = work();
@@ -319,15 +322,15 @@ pub fn with_spi<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Calls `row` with the columns of each row of SPI's tuple table: a TID, two texts, which are valid until the next
-/// row and of which the second may be null, and if there is a fourth one the id of a transaction.
+/// row and of which the second may be null, and the id of a transaction if there is a fourth column.
 ///
 /// # Safety
-/// The columns are of the types tid, text (or varchar) and xid, and only the second text is null.
+/// The columns have the types tid, text (or varchar) and xid, and only the second text is null.
 pub unsafe fn each_row(
     rows: u64,
     mut row: impl FnMut(pg_sys::ItemPointerData, &str, Option<&str>, Option<u32>),
 ) {
-    // SAFETY: as promised.
+    // SAFETY: the caller's promise.
     unsafe {
         let table = pg_sys::SPI_tuptable;
         for i in 0..rows as usize {
@@ -356,11 +359,12 @@ pub unsafe fn each_row(
     }
 }
 
-/// Runs a query of two columns of text, and calls `row` with each row of it; null is empty. Also where nothing may be
-/// changed, as in a parallel plan: pgrx's client asks whether the transaction has changed anything already, and then
-/// counts up its commands.
+/// Executes a query with two text columns, and calls `row` with each of its rows; null becomes the empty string. This
+/// also works where nothing may be changed, as in a parallel plan: pgrx's client checks whether the transaction has
+/// changed anything, and then increments its command counter.
 pub fn each_two_texts(sql: &CStr, mut row: impl FnMut(String, String)) {
-    // SAFETY: a C string; the results are SPI's, read before they are freed, each value a C string or NULL.
+    // SAFETY: a C string. The results belong to SPI and are read before they are freed; each value is a C string or
+    // NULL.
     with_spi(|| unsafe {
         let code = pg_sys::SPI_execute(sql.as_ptr(), true, 0);
         if code != pg_sys::SPI_OK_SELECT as i32 {

@@ -1,17 +1,17 @@
 //! One query id for all updates of runs, and one for all their reads.
 //!
-//! A run names each leaf itself, so PostgreSQL takes its statements for as many different ones as there are leaves.
-//! Whoever collects statistics by query id (pg_stat_statements, pg_stat_kcache) would have a row for each, which push
-//! out the rows of others, and nobody could see what a run takes as a whole. So a statement of ours gets
-//! the id of its kind instead of one of its own. An id only says what is to be counted together: PostgreSQL
-//! goes by it nowhere.
+//! The statements of a run name each leaf, so PostgreSQL takes them for as many different ones as there are leaves.
+//! Extensions that collect statistics by query id (pg_stat_statements, pg_stat_kcache) would have a row for each,
+//! which evicts other rows, and nobody could see the cost of a run as a whole. So our statements get the id of their
+//! kind instead of their own. An id only says what is to be counted together; PostgreSQL doesn't use it for anything
+//! else.
 //!
-//! Whoever keeps a text with an id takes it from the first statement that comes along: when it has been planned
-//! (`pgss_planner` in contrib/pg_stat_statements), or when it ends (`pgss_ExecutorEnd`). That would be one
-//! leaf's, picked by chance, so at these two moments a statement has the text of its kind. In
-//! between, while it starts and runs, it has its own: pgaudit logs that one, and errors quote it.
+//! Extensions that keep a text for each id take it from the first statement with that id: when it has been planned
+//! (`pgss_planner` in contrib/pg_stat_statements), or when it ends (`pgss_ExecutorEnd`). That would be the text of an
+//! arbitrary leaf's statement, so at these two moments a statement has the text of its kind. In between, while it
+//! starts and runs, it has its own text, which pgaudit logs and errors quote.
 //!
-//! The ids are made of the texts, so a release that words them anew has others.
+//! The ids are hashes of the texts, so a release with other texts has other ids.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -35,7 +35,7 @@ impl Kind {
         }
     }
 
-    /// That of a statement.
+    /// The kind of a statement.
     const fn of(command: pg_sys::CmdType::Type) -> &'static Kind {
         match command {
             pg_sys::CmdType::CMD_SELECT => &READS,
@@ -68,12 +68,12 @@ const fn hash(bytes: &[u8]) -> u64 {
     hash
 }
 
-/// For the time in which a statement of ours is analyzed: its own id would be thrown away, and of one with
-/// constants in it pg_stat_statements makes a row then already.
+/// Set while one of our statements is analyzed: its own id would be discarded, and if it has constants,
+/// pg_stat_statements would make a row for it at that point.
 pub const NONE_OF_ITS_OWN: (&CStr, &CStr) = (c"compute_query_id", c"off");
 
-/// Does anybody want query ids? As `IsQueryIdEnabled` of PostgreSQL has it. To be asked without
-/// [`NONE_OF_ITS_OWN`].
+/// Whether anybody wants query ids, as `IsQueryIdEnabled` in PostgreSQL decides it. Must not be called while
+/// [`NONE_OF_ITS_OWN`] is in force.
 pub fn wanted() -> bool {
     use pg_sys::ComputeQueryIdType::{COMPUTE_QUERY_ID_OFF, COMPUTE_QUERY_ID_ON};
     // SAFETY: reads backend-local variables.
@@ -85,8 +85,8 @@ pub fn wanted() -> bool {
     }
 }
 
-/// Gives a query of ours the id of its kind if ids are `wanted`, or a library that makes them by itself has given it
-/// one.
+/// Gives one of our queries the id of its kind if ids are `wanted`, or if an extension that computes ids by itself
+/// has given it one.
 ///
 /// # Safety
 /// `query` must be an analyzed query that nobody else uses.
@@ -99,16 +99,16 @@ pub unsafe fn assign(query: *mut pg_sys::Query, wanted: bool) {
     }
 }
 
-/// Plans a statement of ours under the text of its kind.
+/// Plans one of our statements under the text of its kind.
 ///
 /// # Safety
-/// `source` must be one statement's, and stay while `plan` runs.
+/// `source` must belong to one statement, and outlive `plan`.
 pub unsafe fn while_planning<T>(
     source: *mut pg_sys::CachedPlanSource,
     plan: impl FnOnce() -> T,
 ) -> T {
-    // SAFETY: the caller's promise. The text is only read; after an error the static one stays, which is
-    // as good.
+    // SAFETY: the caller's promise. The text is only read; after an error the static text remains, which does no
+    // harm.
     unsafe {
         let query = pgrx::PgList::<pg_sys::Query>::from_pg((*source).query_list).get_ptr(0);
         let own = (*source).query_string;
@@ -122,14 +122,14 @@ pub unsafe fn while_planning<T>(
 }
 
 thread_local! {
-    /// Who else wants to know of statements that end.
+    /// The next hook in the chain.
     static NEXT: Cell<pg_sys::ExecutorEnd_hook_type> = const { Cell::new(None) };
 }
 
-/// Has statements of ours end under the text of their kind in this process. Once, when all libraries have been
-/// loaded, so that this comes before their hooks.
+/// Makes our statements end under the text of their kind in this process. Called once, when all libraries have been
+/// loaded, so that it runs before their hooks.
 pub fn install() {
-    // SAFETY: this process's own variable, which PostgreSQL reads in its main thread only: here.
+    // SAFETY: a variable of this process, which PostgreSQL reads only in its main thread, where this runs.
     unsafe {
         NEXT.set(pg_sys::ExecutorEnd_hook);
         pg_sys::ExecutorEnd_hook = Some(on_executor_end);
@@ -138,14 +138,14 @@ pub fn install() {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_executor_end(query: *mut pg_sys::QueryDesc) {
-    // SAFETY: what PostgreSQL gave us, passed on as it would have; the text is only read, and static.
+    // SAFETY: PostgreSQL's own arguments, passed on. The text is only read, and is static.
     unsafe {
         let id = (*(*query).plannedstmt).queryId;
         if let Some(kind) = [&READS, &UPDATES].into_iter().find(|kind| kind.id == id) {
             (*query).sourceText = kind.text.as_ptr();
         }
         match NEXT.get() {
-            // A bare function of C, unlike pgrx's of PostgreSQL: its errors must not jump over our frames.
+            // A bare C function, unlike pgrx's bindings of PostgreSQL: its errors must not jump over our frames.
             Some(next) => pg_guard_ffi_boundary(|| next(query)),
             None => pg_sys::standard_ExecutorEnd(query),
         }

@@ -1,14 +1,14 @@
-//! Rows by their places: locking them, and finding what has become of them.
+//! Rows by their TIDs: locking them, and finding out what has become of them.
 
 use pgrx::pg_sys;
 
 use super::lock::LockedLeaf;
 use super::{encoding, scan};
 
-/// A row's place: block and offset.
+/// The place of a row: block and offset.
 pub type Tid = pg_sys::ItemPointerData;
 
-/// The place before the first row of a block.
+/// The TID before the first row of a block.
 pub fn start_of_block(block: u32) -> Tid {
     Tid {
         ip_blkid: pg_sys::BlockIdData {
@@ -19,31 +19,32 @@ pub fn start_of_block(block: u32) -> Tid {
     }
 }
 
-/// The block of a place.
+/// The block of a TID.
 pub fn block_of(tid: Tid) -> u32 {
     u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo)
 }
 
-/// What to do about a row that somebody else has locked.
+/// What to do about a row that another transaction has locked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wait {
     /// Wait for it, up to `lock_timeout`.
     ForRows,
-    /// Pass by it.
+    /// Skip it.
     ForNobody,
 }
 
-/// What came of locking some rows.
+/// The result of locking some rows.
 #[derive(Default)]
 pub struct LockedRows {
     pub tids: Vec<Tid>,
-    /// Somebody else has them: passed by.
+    /// Rows that were skipped because another transaction holds them.
     pub held: u64,
-    /// Others have changed or removed them since the snapshot.
+    /// Rows that others have changed or removed since the snapshot.
     pub changed: u64,
 }
 
-/// Locks rows as an UPDATE of `mime_type` does. Inside a transaction with a snapshot, which sees the rows.
+/// Locks rows as an UPDATE of `mime_type` does. Must be called inside a transaction with a snapshot that sees the
+/// rows.
 pub fn lock(leaf: &LockedLeaf, tids: Vec<Tid>, wait: Wait) -> LockedRows {
     let mode = lock_mode(leaf);
     let policy = match wait {
@@ -56,8 +57,8 @@ pub fn lock(leaf: &LockedLeaf, tids: Vec<Tid>, wait: Wait) -> LockedRows {
             pgrx::check_for_interrupts!();
             let mut failure = pg_sys::TM_FailureData::default();
             let place = tid;
-            // SAFETY: an open, locked relation and a slot of its kind; the snapshot sees the row, so it can't have
-            // been removed altogether.
+            // SAFETY: an open, locked relation and a slot of its kind. The snapshot sees the row, so it can't have
+            // been removed physically.
             let result = unsafe {
                 pg_sys::table_tuple_lock(
                     leaf.relation(),
@@ -99,7 +100,7 @@ fn lock_mode(leaf: &LockedLeaf) -> pg_sys::LockTupleMode::Type {
     }
 }
 
-/// What rows should have after an update.
+/// The type that rows should have after an update.
 #[derive(Clone, Copy)]
 pub enum Expected<'a> {
     /// Any type.
@@ -111,27 +112,27 @@ pub enum Expected<'a> {
 /// What has become of rows.
 #[derive(Default)]
 pub struct Fates {
-    /// They have what they should have: the places where they were.
+    /// Rows that have the expected type: the TIDs that they had before.
     pub filled: Vec<Tid>,
-    /// They haven't, and are as they were.
+    /// Rows that don't have it and are unchanged.
     pub as_before: u64,
-    /// They haven't, and have been changed: the places where they were.
+    /// Rows that don't have it and have been changed: the TIDs that they had before.
     pub changed: Vec<Tid>,
-    /// They aren't there any more, or have no blobid any more.
+    /// Rows that no longer exist, or no longer have a blobid.
     pub gone: u64,
 }
 
-/// Finds what this transaction has made of rows that it has locked. Each is followed to its latest version.
+/// Finds out what this transaction has made of rows that it has locked. Each is followed to its latest version.
 pub fn fates(leaf: &LockedLeaf, tids: &[Tid], expected: Expected<'_>) -> Fates {
     let blobid = scan::column(leaf, c"blobid");
     let mime_type = scan::column(leaf, c"mime_type");
-    // One that is computed isn't in the row.
+    // A virtual generated column isn't stored in the row.
     let computed = scan::is_computed(leaf, c"blobid");
     let last = blobid.max(mime_type);
     let mut fates = Fates::default();
     with_slot(leaf, |slot| {
-        // SAFETY: inside a transaction; a new snapshot sees what all statements before have done. Scan and snapshot are
-        // given back, or by the abort after an error. The slot has as many values as have been asked for.
+        // SAFETY: inside a transaction; a new snapshot sees what all earlier statements have done. Scan and snapshot
+        // are released here, or by the abort after an error. The slot has as many values as have been requested.
         unsafe {
             pg_sys::CommandCounterIncrement();
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
@@ -178,7 +179,7 @@ pub fn fates(leaf: &LockedLeaf, tids: &[Tid], expected: Expected<'_>) -> Fates {
     fates
 }
 
-/// The place as a number, in physical order.
+/// The TID as a number, in physical order.
 pub fn number(tid: Tid) -> u64 {
     u64::from(block_of(tid)) << 16 | u64::from(tid.ip_posid)
 }
@@ -189,7 +190,7 @@ fn same(a: Tid, b: Tid) -> bool {
 
 /// Runs `work` with a slot for rows of the leaf.
 fn with_slot<T>(leaf: &LockedLeaf, work: impl FnOnce(*mut pg_sys::TupleTableSlot) -> T) -> T {
-    // SAFETY: an open relation; the slot is dropped here, or after an error with its memory and its pin by the abort.
+    // SAFETY: an open relation. The slot is dropped here, or after an error with its memory and its pin by the abort.
     unsafe {
         let slot = pg_sys::table_slot_create(leaf.relation(), std::ptr::null_mut());
         let value = work(slot);

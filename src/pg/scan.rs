@@ -1,9 +1,9 @@
 //! Reads rows of a leaf without a statement.
 //!
-//! Two columns of one table, one range of TIDs, one condition: there is nothing to plan. Planning costs as
-//! much as reading some thousand rows and opens all indexes of the leaf, which is most of what a leaf
-//! with nothing to do would cost. What a SELECT does besides, its caller has seen to: privileges are checked on
-//! the target, and where row security applies a statement is used.
+//! Two columns of one table, one range of TIDs, one condition: there is nothing to plan. Planning takes as long as
+//! reading some thousand rows and opens all indexes of the leaf, which is most of the cost of a leaf with nothing to
+//! do. The caller does what else a SELECT does: it checks privileges on the target, and uses a statement where row
+//! security applies.
 
 use std::collections::HashSet;
 
@@ -14,19 +14,19 @@ use super::xids::Horizon;
 use super::{encoding, xids};
 use crate::errors::Error;
 
-/// The rows to be read of those that have a blobid.
+/// Which of the rows that have a blobid are read.
 #[derive(Clone, Copy)]
 pub enum Wanted<'a> {
     /// Those without a MIME type.
     Pending,
-    /// Those with one; of these, if any are named; and only versions that were there before a moment.
+    /// Rows with a MIME type: if types are named, only these; and only row versions from before a moment.
     Typed(Option<&'a HashSet<String>>, &'a Horizon),
 }
 
-/// Calls `row` with place, blobid and MIME type, if there is one, of up to `limit` rows between two places, both
-/// exclusive, in physical order; returns how many there were.
+/// Calls `row` with TID, blobid and MIME type (if there is one) of up to `limit` rows between two TIDs, both
+/// exclusive, in physical order. Returns the number of rows.
 ///
-/// Inside a transaction with a snapshot.
+/// Must be called inside a transaction with a snapshot.
 pub fn rows(
     leaf: &LockedLeaf,
     wanted: Wanted<'_>,
@@ -43,8 +43,8 @@ pub fn rows(
     let last = blobid.max(mime_type);
     let (mut first_tid, mut last_tid) = (from, to);
     let mut rows = 0;
-    // SAFETY: an open, locked relation; the slot is of its kind, and has as many values as have been asked for.
-    // After an error, the transaction's abort releases what the scan holds.
+    // SAFETY: an open, locked relation. The slot is of its kind, and has as many values as have been requested. After
+    // an error, the transaction's abort releases what the scan holds.
     unsafe {
         // The scan's own bounds are inclusive.
         pg_sys::ItemPointerInc(&mut first_tid);
@@ -86,23 +86,23 @@ pub fn rows(
     rows
 }
 
-/// Begins a scan between two places, both inclusive.
+/// Begins a scan between two TIDs, both inclusive.
 ///
-/// It is what `table_beginscan_tidrange` does, and with SO_ALLOW_STRAT what a sequential scan does besides: of a table that
-/// is larger than a quarter of `shared_buffers`, blocks go through a ring of a few buffers (`initscan` in
-/// access/heap/heapam.c), so that nothing that others need is pushed out. PostgreSQL's own scans of TID ranges don't, since
-/// they are taken to be of small ranges; ours are, one after another, of the whole table. A batch that is
-/// updated is read again for that, from the system's memory, which is little beside updating it.
+/// It does what `table_beginscan_tidrange` does, and, with SO_ALLOW_STRAT, what a sequential scan does in addition:
+/// blocks of a table that is larger than a quarter of `shared_buffers` go through a ring of a few buffers (`initscan`
+/// in access/heap/heapam.c), so that they don't evict what others need. PostgreSQL's own TID range scans don't,
+/// because their ranges are assumed to be small. Ours, one after another, cover the whole table. A batch that is
+/// updated is read a second time, from the operating system's cache, which costs little compared with the update.
 ///
 /// # Safety
-/// An open relation, locked, whose access method scans ranges; inside a transaction with a snapshot.
+/// An open relation, locked, whose access method supports TID range scans; inside a transaction with a snapshot.
 unsafe fn begin(
     relation: pg_sys::Relation,
     first: pg_sys::ItemPointer,
     last: pg_sys::ItemPointer,
 ) -> pg_sys::TableScanDesc {
     use pg_sys::ScanOptions::{SO_ALLOW_PAGEMODE, SO_ALLOW_STRAT, SO_TYPE_TIDRANGESCAN};
-    // SAFETY: as promised; an access method that scans ranges has all of these functions.
+    // SAFETY: the caller's promise; an access method that supports TID range scans has all of these functions.
     unsafe {
         let method = &*(*relation).rd_tableam;
         let begin = method.scan_begin.expect("every access method has it");
@@ -120,12 +120,12 @@ unsafe fn begin(
     }
 }
 
-/// The id with which a row version was written.
+/// The transaction id that wrote a row version.
 ///
 /// # Safety
 /// A slot that has one.
 unsafe fn xmin(slot: *mut pg_sys::TupleTableSlot) -> u32 {
-    // SAFETY: as promised. This is what slot_getsysattr does, an inline function.
+    // SAFETY: the caller's promise. This is what slot_getsysattr does, which is an inline function.
     unsafe {
         let mut is_null = false;
         let get = (*(*slot).tts_ops)
@@ -135,14 +135,14 @@ unsafe fn xmin(slot: *mut pg_sys::TupleTableSlot) -> u32 {
     }
 }
 
-/// Are the columns of the leaf what they were when the run began? An error if not: somebody may have changed the table
-/// since.
+/// Raises an error if the columns of the leaf are no longer what they were when the run began; somebody may have
+/// altered the table.
 pub fn check_columns(leaf: &LockedLeaf) {
     column(leaf, c"blobid");
     column(leaf, c"mime_type");
 }
 
-/// Is a column's value computed when it is read, so that it isn't in the row? (From PostgreSQL 18 on.)
+/// Whether a column's value is computed when it is read and not stored in the row (PostgreSQL 18 and later).
 pub fn is_computed(leaf: &LockedLeaf, name: &std::ffi::CStr) -> bool {
     const VIRTUAL: u8 = b'v'; // ATTRIBUTE_GENERATED_VIRTUAL in PostgreSQL's catalog/pg_attribute.h
     // SAFETY: a catalog look-up inside a transaction; the tuple is released after its use.
@@ -158,7 +158,7 @@ pub fn is_computed(leaf: &LockedLeaf, name: &std::ffi::CStr) -> bool {
     }
 }
 
-/// The number of a column of text. It was there when the run began; somebody may have changed the table since.
+/// The number of a text column. It existed when the run began, but somebody may have altered the table since.
 pub fn column(leaf: &LockedLeaf, name: &'static std::ffi::CStr) -> i16 {
     // SAFETY: catalog look-ups inside a transaction.
     let (number, kind) = unsafe {

@@ -1,14 +1,14 @@
-//! The wait of a commit for a synchronous standby.
+//! Waiting for a synchronous standby when a transaction commits.
 //!
-//! A standby that is away keeps each commit that is to be synchronous waiting until it is back or somebody cancels
-//! the wait. A leader that waited so once a second could neither tell how its run gets on nor be cancelled, so it commits
-//! its progress with [`locally`]: flushed here, which is what makes it true, and no more. Only the last row waits as
-//! `synchronous_commit` of the session has it, and with it all that the run has written before.
+//! If the standby is away, each synchronous commit waits until it is back or somebody cancels the wait. A leader that
+//! waited like that once a second could not report progress and could not be cancelled. So it commits its progress
+//! with [`locally`]: flushed to the local disk, which makes it true, and no more. Only the last row waits as the
+//! session's `synchronous_commit` says, and everything that the run wrote before is then on the standby as well.
 //!
-//! That wait is PostgreSQL's own (`SyncRepWaitForLSN` in replication/syncrep.c). It can be cancelled by an interrupt alone,
-//! says then by a WARNING that the transaction has been committed here but perhaps not there, and goes on. A
-//! run that has been cancelled mustn't wait for somebody to do that a second time: [`for_a_second`] does it, and
-//! [`unless_told_otherwise`] when `ntt_cancel_backfill` comes during the last wait.
+//! That wait is PostgreSQL's own (`SyncRepWaitForLSN` in replication/syncrep.c). Only an interrupt can cancel it. It
+//! then raises a WARNING that the transaction has been committed here but perhaps not on the standby, and goes on. A
+//! run that has been cancelled must not wait for a second cancel: [`for_a_second`] ends the wait by itself, and
+//! [`unless_told_otherwise`] does when `ntt_cancel_backfill` is called during the last wait.
 
 use std::cell::OnceCell;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
@@ -18,43 +18,43 @@ use pgrx::pg_sys;
 
 use super::{identity, version};
 
-/// How long a run that has been cancelled waits for a standby: one that is there has answered by then.
+/// How long a cancelled run waits for a standby: one that is there has answered by then.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often it is asked whether to wait any longer, after that.
+/// How often it checks, after that, whether to go on waiting.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
-/// Who waits no longer than [`PATIENCE`].
+/// A counter that makes the wait end after [`PATIENCE`].
 static NO_LONGER: AtomicU32 = AtomicU32::new(1);
 
-/// What tells that the wait is to end, while there may be one.
+/// The counter that ends the wait when it isn't zero, while there may be a wait.
 static TOLD: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The wait has been ended by us.
+/// Whether the wait was ended by us.
 static ENDED: AtomicBool = AtomicBool::new(false);
 
-/// Runs `commit`, the commit of the transaction that is open, which then waits for no standby. What the session has set
-/// is in force again afterwards.
+/// Commits with `commit`, which ends the open transaction, without waiting for a standby. Restores the session's
+/// setting afterwards.
 pub fn locally<T>(commit: impl FnOnce() -> T) -> T {
     let action = pg_sys::GucAction::GUC_ACTION_LOCAL;
     identity::set_option(c"synchronous_commit", c"local", action);
     commit()
 }
 
-/// Runs `commit`, which waits for a standby as the session has it, but for a second only.
+/// Commits with `commit`, and waits for a standby as the session's setting says, but for a second at most.
 pub fn for_a_second<T>(commit: impl FnOnce() -> T) -> T {
     unless_told_otherwise(&NO_LONGER, commit)
 }
 
-/// Runs `commit`, which waits for a standby as the session has it, until `told` isn't zero any more.
+/// Commits with `commit`, and waits for a standby as the session's setting says, until `told` is no longer zero.
 pub fn unless_told_otherwise<T>(told: &AtomicU32, commit: impl FnOnce() -> T) -> T {
-    /// However the commit ends.
+    /// Disables the timeout, however the commit ends.
     struct Asking(u32);
     impl Drop for Asking {
         fn drop(&mut self) {
             version::stop_timeout(self.0);
             TOLD.store(std::ptr::null_mut(), Ordering::SeqCst);
-            // Had the standby answered in the same moment, it would be taken for a cancel request of what comes next.
+            // If the standby answered at the same moment, the flag would cancel the next statement.
             if ENDED.swap(false, Ordering::SeqCst) {
                 // SAFETY: a flag of this process.
                 unsafe { pg_sys::QueryCancelPending = 0 };
@@ -68,7 +68,7 @@ pub fn unless_told_otherwise<T>(told: &AtomicU32, commit: impl FnOnce() -> T) ->
     commit()
 }
 
-/// What PostgreSQL calls our timeout in this process.
+/// The id of our timeout in this process.
 fn timeout() -> u32 {
     thread_local! {
         static TIMEOUT: OnceCell<u32> = const { OnceCell::new() };
@@ -76,10 +76,10 @@ fn timeout() -> u32 {
     TIMEOUT.with(|timeout| *timeout.get_or_init(|| version::register_timeout(ask)))
 }
 
-/// A signal handler's work: cancels the wait, if we are in it, and it is to end.
+/// Runs in a signal handler: cancels the wait, if there is one and it is to end.
 extern "C-unwind" fn ask() {
-    // SAFETY: flags of this process, and its own PGPROC, which is there as long as it commits; what TOLD points to
-    // outlives it (see `unless_told_otherwise`).
+    // SAFETY: flags of this process, and its own PGPROC, which exists as long as it commits. What TOLD points to
+    // outlives the wait (see `unless_told_otherwise`).
     unsafe {
         let waiting = (*pg_sys::MyProc).syncRepState == pg_sys::SYNC_REP_WAITING as i32;
         let told = TOLD.load(Ordering::SeqCst).as_ref();

@@ -1,27 +1,28 @@
-//! The server's counters of what has been done to a table, by which a run learns what others do beside it.
+//! The server's counters of changes to a table, which tell a run what others do at the same time.
 //!
-//! A backend counts for itself, and publishes what it has counted when it is idle outside a transaction: at most once a
-//! second, and otherwise after ten seconds, so what it has committed is counted late, but is counted. And it is visible
-//! to others before: PostgreSQL leaves the array of running transactions (`ProcArrayEndTransaction` in `CommitTransaction`,
-//! access/transam/xact.c) long before it is idle. So who reads a counter first, and takes a snapshot then, sees
-//! all rows that are counted there; and of rows that the snapshot doesn't see the counter tells later, being another one.
+//! A backend counts its own changes and publishes the counts when it is idle outside a transaction: at most once a
+//! second, and otherwise after ten seconds. So what it has committed is counted late, but it is counted. And it is
+//! visible to others earlier: PostgreSQL leaves the array of running transactions (`ProcArrayEndTransaction` in
+//! `CommitTransaction`, access/transam/xact.c) long before it is idle. So if a counter is read first and a snapshot
+//! is taken then, the snapshot sees all rows that are in the counter; and rows that the snapshot doesn't see will
+//! change the counter later.
 
 use pgrx::pg_sys;
 
 use super::version;
 
-/// What has been done to a table since its counters were made.
+/// What has been done to a table since its counters were created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Rows inserted, and rows updated.
+    /// Rows inserted plus rows updated.
     pub written: u64,
     pub deleted: u64,
 }
 
-/// What has been published of a table by now.
+/// What has been published about a table by now.
 pub fn counted(table: pg_sys::Oid) -> Counted {
-    // What the user's setting of stats_fetch_consistency may ask for instead is the counters as they were when this
-    // transaction looked first, or even those of all tables at that moment.
+    // The user's setting of stats_fetch_consistency may instead ask for the counters as of this transaction's first
+    // access, or even for all tables' counters as of that moment.
     let _now = Now::begin();
     // SAFETY: a copy of a plain struct, or NULL if nothing has been counted.
     unsafe {
@@ -38,7 +39,8 @@ pub fn counted(table: pg_sys::Oid) -> Counted {
     }
 }
 
-/// When counters of this database, and of the server, were reset last, in PostgreSQL's microseconds; 0 if they never were.
+/// When the counters of this database, and those of the server, were last reset, in PostgreSQL's microseconds; 0 if
+/// never.
 pub fn reset_times() -> (i64, i64) {
     let _now = Now::begin();
     // SAFETY: copies of plain structs, or NULL.
@@ -56,19 +58,19 @@ pub fn reset_times() -> (i64, i64) {
     }
 }
 
-/// Runs `work`, to whose statements counters are those of now.
+/// Runs `work`, whose statements see the current counters.
 pub fn as_of_now<T>(work: impl FnOnce() -> T) -> T {
     let _now = Now::begin();
     work()
 }
 
-/// As long as this lives, counters are those of now.
+/// While this lives, the current counters are read.
 struct Now(std::ffi::c_int);
 
 impl Now {
     fn begin() -> Now {
         let none = pg_sys::PgStat_FetchConsistency::PGSTAT_FETCH_CONSISTENCY_NONE;
-        // SAFETY: this process's own variable; PostgreSQL looks at it whenever it reads a counter.
+        // SAFETY: a variable of this process; PostgreSQL reads it whenever it reads a counter.
         unsafe {
             let before = pg_sys::pgstat_fetch_consistency;
             pg_sys::pgstat_fetch_consistency = none as std::ffi::c_int;
@@ -84,33 +86,33 @@ impl Drop for Now {
     }
 }
 
-/// What this process has done to a table, or tried to, and has not published yet. What a transaction does that goes on
-/// isn't counted.
+/// What this process has done to a table, or tried to do, and has not published yet, without the transaction that is
+/// in progress.
 pub fn unpublished_here(table: pg_sys::Oid) -> Counted {
     // SAFETY: reads this process's own counters.
     let (written, deleted) = unsafe { version::pending_writes(table) };
     Counted { written, deleted }
 }
 
-/// Of that, rows inserted or updated.
+/// The rows inserted or updated among these.
 pub fn written_here(table: pg_sys::Oid) -> u64 {
     unpublished_here(table).written
 }
 
-/// Publishes what this process has counted, as a regular backend does when it becomes idle. Without it autovacuum would
-/// not hear of our dead rows. Outside a transaction.
+/// Publishes this process's counts, as a regular backend does when it becomes idle. Otherwise autovacuum would not
+/// learn of our dead rows. Must be called outside a transaction.
 pub fn publish() {
-    // SAFETY: outside a transaction, as pgstat_report_stat demands; it limits its own rate.
+    // SAFETY: outside a transaction, as pgstat_report_stat requires; it limits its own rate.
     unsafe { pg_sys::pgstat_report_stat(false) };
 }
 
-/// The same at once, all of it.
+/// Publishes all of them at once.
 pub fn publish_now() {
     // SAFETY: as above.
     unsafe { pg_sys::pgstat_report_stat(true) };
 }
 
-/// Does this process count at all? `track_counts` is a superuser's setting, for the server or for a session.
+/// Whether this process counts at all. `track_counts` is a superuser's setting, for the server or for a session.
 pub fn are_kept() -> bool {
     // SAFETY: reads a setting.
     unsafe { pg_sys::pgstat_track_counts }

@@ -1,35 +1,35 @@
-//! What a leaf's triggers and rules may make of an UPDATE.
+//! What a leaf's triggers and rules may turn an UPDATE into.
 //!
-//! An UPDATE tells how many rows it has changed. Whether these have the type now that it gave them is another question:
-//! a trigger before each row may suppress the change of a row or make another one of it, a rule may put another
-//! statement into the place of the UPDATE, and a trigger that fires afterwards may undo it. What there is of these can
-//! be seen in the relation cache; what happened, in the counts that PostgreSQL keeps of a transaction's changes of a
-//! table ([`changes`]), or by looking at the rows ([`super::rows`]).
+//! An UPDATE reports how many rows it has changed. Whether those rows now have the type that it assigned is another
+//! question: a row-level BEFORE trigger may suppress or alter the change, a rule may replace the UPDATE by another
+//! statement, and a trigger that fires later may undo it. The relation cache shows which of these exist. What they
+//! did can be seen in the counts that PostgreSQL keeps of a transaction's changes to a table ([`changes`]), or by
+//! reading the rows again ([`super::rows`]).
 
 use pgrx::pg_sys;
 
 use super::lock::LockedLeaf;
 
-/// What fires at an UPDATE of a leaf.
+/// What fires on an UPDATE of a leaf.
 #[derive(Default, Clone)]
 pub struct OnUpdate {
-    /// A trigger before each row, or a rule: it may make something else of the UPDATE.
+    /// There is a row-level BEFORE trigger or a rule, which may turn the UPDATE into something else.
     pub may_alter: bool,
-    /// A trigger of the user's that fires at the commit unless it is told to earlier.
+    /// There is a user-defined trigger that fires at the commit unless it is told to fire earlier.
     pub deferrable: bool,
-    /// The functions of triggers: those of the user, or PostgreSQL's own if there are no others.
+    /// The functions of user-defined triggers, or of PostgreSQL's own if there are no others.
     pub functions: Vec<pg_sys::Oid>,
 }
 
 impl OnUpdate {
-    /// Of a leaf, as of now; it can't change while the leaf is locked.
+    /// The triggers and rules of a leaf. They can't change while the leaf is locked.
     pub fn of(leaf: &LockedLeaf) -> OnUpdate {
         let mut found = OnUpdate {
             may_alter: has_rule(leaf),
             ..OnUpdate::default()
         };
         let mut internal = Vec::new();
-        // SAFETY: an open, locked relation; its trigger descriptor is NULL or has as many triggers as it says.
+        // SAFETY: an open, locked relation. Its trigger descriptor is NULL or has as many triggers as it says.
         let triggers = unsafe {
             let descriptor = (*leaf.relation()).trigdesc;
             match descriptor.is_null() {
@@ -63,7 +63,7 @@ impl OnUpdate {
 }
 
 fn has_rule(leaf: &LockedLeaf) -> bool {
-    // SAFETY: an open, locked relation; its rules are NULL or as many as it says.
+    // SAFETY: an open, locked relation. Its rules are NULL or as many as it says.
     unsafe {
         let rules = (*leaf.relation()).rd_rules;
         if rules.is_null() {
@@ -76,7 +76,7 @@ fn has_rule(leaf: &LockedLeaf) -> bool {
     }
 }
 
-/// Does what has this mark fire in this session? Triggers and rules have the same marks (TriggerEnabled in
+/// Whether a trigger or rule with this mark fires in this session. Both kinds have the same marks (TriggerEnabled in
 /// commands/trigger.c, matchRules in rewrite/rewriteHandler.c).
 fn fires(mark: std::ffi::c_char) -> bool {
     // SAFETY: a setting of this process.
@@ -89,14 +89,15 @@ fn fires(mark: std::ffi::c_char) -> bool {
     }
 }
 
-/// Has triggers that can wait until the commit fire now, and from now on at once.
+/// Fires the triggers that have been deferred until the commit, and makes them immediate for the rest of the
+/// transaction.
 pub fn fire_deferred() {
     let mut statement = pg_sys::ConstraintsSetStmt {
         type_: pg_sys::NodeTag::T_ConstraintsSetStmt,
         constraints: std::ptr::null_mut(),
         deferred: false,
     };
-    // SAFETY: inside a transaction; SET CONSTRAINTS ALL IMMEDIATE, as PostgreSQL parses it.
+    // SAFETY: inside a transaction; this is SET CONSTRAINTS ALL IMMEDIATE as PostgreSQL parses it.
     unsafe { pg_sys::AfterTriggerSetState(&mut statement) };
 }
 
@@ -108,10 +109,11 @@ pub struct Changes {
     pub deleted: i64,
 }
 
-/// What this transaction has changed in a leaf so far, in whatever way; None if nobody counts (`track_counts`).
+/// What this transaction has changed in a leaf so far, by whatever means; None if changes aren't counted
+/// (`track_counts`).
 pub fn changes(leaf: &LockedLeaf) -> Option<Changes> {
-    // SAFETY: an open relation. Its counts are made when they are first needed, those of the transaction likewise
-    // (utils/activity/pgstat_relation.c); outside any subtransaction there is one level of them.
+    // SAFETY: an open relation. Its counts are allocated on first use, and so are those of the transaction
+    // (utils/activity/pgstat_relation.c). Outside any subtransaction they have a single level.
     unsafe {
         let relation = leaf.relation();
         if !(*relation).pgstat_enabled {

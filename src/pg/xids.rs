@@ -1,13 +1,13 @@
-//! Has anybody else changed anything? Told by transaction ids.
+//! Tells by transaction ids whether anybody else has changed anything.
 //!
-//! Whoever writes has a transaction id. A snapshot knows all that have been given out and are over: those before its
-//! `xmax` that aren't among the running ones it lists. So the number of ids that are over ([`over`]), of two moments,
-//! tells how many have come to their end between; less those of our own transactions ([`take_own`]) it is how many of
-//! others. If it is none, nobody else has committed anything between the two, in this whole cluster, and nothing about
-//! that depends on when a process publishes its counters.
+//! Every transaction that writes has an id. A snapshot shows which of the assigned ids have ended: those before its
+//! `xmax` that aren't in its list of running ones. So the difference between the numbers of ended ids ([`over`]) at
+//! two moments is the number of transactions that ended in between. Without our own ([`take_own`]) it is the number
+//! of others. If that is zero, nobody else in the whole cluster has committed anything in between, and this doesn't
+//! depend on when a process publishes its counters.
 //!
-//! What is counted too little of our own (ids of subtransactions that were rolled back, or too many for PostgreSQL to
-//! keep track of) only makes it look as if somebody else had been there.
+//! If too few of our own are counted (ids of subtransactions that were rolled back, or more than PostgreSQL can keep
+//! track of), it merely looks as if somebody else had changed something.
 
 use std::cell::Cell;
 
@@ -15,13 +15,13 @@ use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 
 thread_local! {
-    /// Ids of this process's transactions that are over.
+    /// Ids of transactions of this process that have ended.
     static OWN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How many ids the transaction has that is about to end: to be counted once it has ([`count`]).
+/// The number of ids of the transaction that is about to end, to be passed to [`count`] once it has ended.
 pub fn own() -> u64 {
-    // SAFETY: reads this process's own state, which is cleared with the transaction's end.
+    // SAFETY: reads this process's own state, which is cleared when the transaction ends.
     unsafe {
         let top = pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId;
         match pg_sys::MyProc.as_ref() {
@@ -36,15 +36,16 @@ pub fn count(ids: u64) {
     OWN.set(OWN.get() + ids);
 }
 
-/// The ids counted since this was asked last.
+/// Returns the number of ids counted since the last call.
 pub fn take_own() -> u64 {
     OWN.replace(0)
 }
 
-/// How many ids are over as of the current transaction's snapshot: to be compared with another such number, see
-/// [`since`]. None if that can't be told. Inside a transaction with a snapshot, and without an id of its own.
+/// The number of ids that have ended as of the current transaction's snapshot, to be compared with another such
+/// number by [`since`]. None if that can't be known. Must be called inside a transaction with a snapshot and without
+/// an id of its own.
 pub fn over() -> Option<u32> {
-    // SAFETY: the active snapshot is valid as long as it is active, and its arrays have so many elements.
+    // SAFETY: the active snapshot is valid as long as it is active, and its arrays have the given number of elements.
     unsafe {
         let snapshot = &*pg_sys::GetActiveSnapshot();
         let own = pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId;
@@ -52,7 +53,7 @@ pub fn over() -> Option<u32> {
             return None;
         }
         let xmax = snapshot.xmax.into_inner();
-        // Of running transactions it may list subtransactions that have begun since.
+        // For a running transaction, the list may include subtransactions that began later.
         let running = |ids: *mut pg_sys::TransactionId, count: usize| {
             (0..count)
                 .filter(|i| precedes((*ids.add(*i)).into_inner(), xmax))
@@ -64,24 +65,25 @@ pub fn over() -> Option<u32> {
     }
 }
 
-/// A moment, by which row versions that are written later are told from those that were there.
+/// A moment, which separates row versions that existed from those written later.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub struct Horizon {
-    /// The first id that hadn't been given out.
+    /// The first id that had not been assigned.
     next: u32,
-    /// Ids before it whose transactions weren't over.
+    /// Ids before it whose transactions had not ended.
     running: Vec<u32>,
 }
 
 impl Horizon {
-    /// That of the current transaction's snapshot; and whether all that is over at this moment lies before it. Inside a
-    /// transaction with one.
+    /// The horizon of the current transaction's snapshot, and whether everything that has ended by now lies before
+    /// it. Must be called inside a transaction with a snapshot.
     pub fn now() -> (Horizon, bool) {
-        // SAFETY: the active snapshot is valid as long as it is active, and its arrays have so many elements.
+        // SAFETY: the active snapshot is valid as long as it is active, and its arrays have the given number of
+        // elements.
         unsafe {
             let snapshot = &*pg_sys::GetActiveSnapshot();
             if snapshot.suboverflowed {
-                // Not all are listed, but none that is over lies behind the first that isn't.
+                // Not all are listed, but none that has ended lies after the first that hasn't.
                 let horizon = Horizon {
                     next: snapshot.xmin.into_inner(),
                     running: Vec::new(),
@@ -98,33 +100,34 @@ impl Horizon {
                     .chain(ids(snapshot.subxip, snapshot.subxcnt as usize))
                     .collect(),
             };
-            // Else it is the snapshot with which the transaction began (IsolationUsesXactSnapshot in access/xact.h).
+            // Otherwise it is the snapshot with which the transaction began (IsolationUsesXactSnapshot in
+            // access/xact.h).
             let is_of_now = pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32;
             (horizon, is_of_now)
         }
     }
 
-    /// Has a row version been written after that moment, whose `xmin`, as it was written, is this? No id from `next` on has
-    /// been given out. One that was frozen keeps its id: of 2^32 ids ago, which is taken for a later one if it happens to
-    /// be among those that were given out since.
+    /// Whether a row version with this `xmin` was written after that moment. No id from `next` on has been assigned.
+    /// A frozen version keeps its id: if that was assigned 2^32 ids ago, and again after the moment, the version is
+    /// taken for one that was written later.
     pub fn is_before(&self, xmin: u32, next: u32) -> bool {
         xmin.wrapping_sub(self.next) < next.wrapping_sub(self.next) || self.running.contains(&xmin)
     }
 }
 
-/// The first id that hasn't been given out.
+/// The first id that hasn't been assigned.
 pub fn next() -> u32 {
     // SAFETY: reads shared memory.
     let next = unsafe { pg_sys::ReadNextFullTransactionId() };
     next.value as u32
 }
 
-/// How many ids have come to their end between two moments.
+/// The number of ids that ended between two moments.
 pub fn since(then: u32, now: u32) -> u64 {
     u64::from(now.wrapping_sub(then))
 }
 
-/// Of two ids, which are compared in a circle (`TransactionIdPrecedes` in access/transam/transam.c).
+/// Compares two ids, which wrap around (`TransactionIdPrecedes` in access/transam/transam.c).
 fn precedes(one: u32, other: u32) -> bool {
     (one.wrapping_sub(other) as i32) < 0
 }

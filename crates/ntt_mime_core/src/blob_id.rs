@@ -1,8 +1,8 @@
 //! The name of a blob: the hash of its content, exactly 64 lower-case hexadecimal digits.
 //!
-//! A [`BlobId`] can only be made by validating, and it is all that ever reaches the file system: the
-//! path below a root is built from its 32 bytes, so no text from a query, a table or an argument is
-//! used as a path, whatever it holds.
+//! A [`BlobId`] can only be created by validating, and nothing else ever reaches the file system: the path below a
+//! root is built from its 32 bytes, so no text from a query, a table or an argument is used as a path, whatever it
+//! contains.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ pub const DIGITS: usize = 64;
 /// Bytes of `aa/bb/<64 digits>`.
 pub(crate) const RELATIVE_PATH_LENGTH: usize = DIGITS + 6;
 
-/// Characters of a bad value that are worth repeating to the user.
+/// How many characters of an invalid value are shown to the user.
 const SHOWN_CHARACTERS: usize = 80;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -48,14 +48,14 @@ impl BlobId {
         &self.0
     }
 
-    /// `aa/bb/<64 digits>`: where the blob lies below a root.
+    /// `aa/bb/<64 digits>`: the path of the blob below a root.
     pub fn relative_path(&self) -> String {
         let mut path = String::with_capacity(RELATIVE_PATH_LENGTH);
         path.extend(self.relative_path_bytes().map(char::from));
         path
     }
 
-    /// The same without allocating, for opening files by the million.
+    /// The same without allocating, for opening millions of files.
     pub(crate) fn relative_path_bytes(&self) -> [u8; RELATIVE_PATH_LENGTH] {
         let digits = self.digits();
         let mut path = [b'/'; RELATIVE_PATH_LENGTH];
@@ -105,10 +105,10 @@ impl FromStr for BlobId {
     }
 }
 
-/// Why a text isn't a blobid. Displays as a whole sentence for the DETAIL line of an error.
+/// Why a text isn't a blobid. Displayed as a complete sentence, for the DETAIL of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InvalidBlobId {
-    /// The value, fit to print: control characters escaped, cut to a sane length.
+    /// The value in printable form: control characters are escaped, and it is cut to a reasonable length.
     shown: String,
     fault: Fault,
 }
@@ -126,7 +126,7 @@ enum Fault {
 }
 
 impl InvalidBlobId {
-    /// Says what is wrong with a text that [`BlobId::parse`] refused.
+    /// What is wrong with a text that [`BlobId::parse`] refused.
     fn of(text: &str) -> InvalidBlobId {
         let characters = text.chars().count();
         let stranger = text
@@ -195,8 +195,8 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// Control characters, and those that would be invisible or join the next, become `\n`, `\u{7f}` and
-/// so on; apostrophes need no escape between quotation marks.
+/// Control characters, and those that would be invisible or combine with the next, become `\n`, `\u{7f}` and so on.
+/// Apostrophes need no escape between quotation marks.
 fn escaped(character: char) -> String {
     match character {
         '\'' => String::from('\''),

@@ -1,18 +1,18 @@
-//! The results of a run, shared by its workers: which blobs have been met, and what came of each.
+//! The results of a run, shared by its workers: which blobs have been met, and the result for each.
 //!
-//! It lives in memory that several processes map ([`memory`](crate::memory)), so it is a fixed array of
-//! plain slots touched only through atomics: no pointer, no allocation, no lock.
-//! Open addressing with linear probing; a slot is never freed or moved, so a key once found stays
-//! where it is and a probe that meets an empty slot has proved that the key is absent.
+//! It is in memory that several processes map ([`memory`](crate::memory)), so it is a fixed array of plain slots that
+//! are accessed only through atomics: no pointers, no allocations, no locks. It uses open addressing with linear
+//! probing. A slot is never freed or moved, so a key stays where it was found, and a probe that reaches an empty slot
+//! proves that the key is absent.
 //!
 //! Promises:
-//! * a blob is *claimed* by exactly one worker, which then owes an outcome ([`RunCache::resolve`])
-//!   or gives the claim back ([`RunCache::release`], [`RunCache::release_unmet`]);
-//! * full means slower, never wrong: [`Lookup::Full`] tells the worker to detect without the cache.
+//! * a blob is *claimed* by exactly one worker, which must then either store an outcome ([`RunCache::resolve`]) or
+//!   give the claim back ([`RunCache::release`], [`RunCache::release_unmet`]);
+//! * a full cache is slower, but never wrong: [`Lookup::Full`] tells the worker to detect without the cache.
 //!
-//! A key is a fingerprint of the blob id, 128 bits of SipHash with a secret that each run draws, so that the memory
-//! lasts for nearly twice as many blobs as it would with whole ids. Two of ten million blobs share one with a
-//! probability of 10⁻²⁵ (n² / 2¹²⁹), and nobody can make ids that do, since nobody knows the secret.
+//! A key is a fingerprint of the blob id: 128 bits of SipHash with a secret that each run draws, so that the memory
+//! holds nearly twice as many blobs as with whole ids. The probability that two of ten million blobs have the same
+//! fingerprint is 10⁻²⁵ (n² / 2¹²⁹), and nobody can construct such ids without knowing the secret.
 
 use std::io;
 use std::ptr::NonNull;
@@ -25,32 +25,34 @@ use crate::blob_id::BlobId;
 use crate::dictionary::MimeId;
 use crate::failure::FailureReason;
 
-/// Probes after which a lookup gives up. Hardly ever reached: fingerprints are uniform.
+/// The number of probes after which a lookup gives up. Hardly ever reached, since fingerprints are uniformly
+/// distributed.
 const MAX_PROBES: usize = 1024;
 
-/// Share of the slots that may be used, in percent: above it linear probing gets slow.
+/// The percentage of slots that may be used: above it linear probing becomes slow.
 const MAX_LOAD_PERCENT: usize = 85;
 
 const TAG_SHIFT: u32 = 24;
 const TAG_EMPTY: u32 = 0;
 /// The key is being written; it can be compared once the tag has changed.
 const TAG_WRITING: u32 = 1;
-/// A worker is at it.
+/// A worker is detecting it.
 const TAG_CLAIMED: u32 = 2;
-/// The low bits are the outcome.
+/// The low bits hold the outcome.
 const TAG_KNOWN: u32 = 3;
-/// The worker that had claimed it gave up; the next one to ask takes over. The payload tells whether it counts as met.
+/// The worker that had claimed it gave up; the next one that asks takes over. The payload says whether the blob
+/// counts as met.
 const TAG_RELEASED: u32 = 4;
 
 /// Given back as if nobody had met it.
 const UNMET: u32 = 1;
 
-/// The state of a slot that a worker is at.
+/// The state of a slot while a worker is detecting its blob.
 const CLAIMED: u32 = TAG_CLAIMED << TAG_SHIFT;
 
 const FAILURE_BIT: u32 = 1 << 16;
 
-/// One slot. All zero is an empty slot, so fresh zeroed memory is an empty cache.
+/// One slot. All zeros is an empty slot, so zeroed memory is an empty cache.
 #[repr(C)]
 pub struct Slot {
     state: AtomicU32,
@@ -60,19 +62,19 @@ pub struct Slot {
 /// A blob's fingerprint.
 type Key<Word = u32> = [Word; 4];
 
-/// The part of the cache that isn't slots.
+/// The part of the cache besides the slots.
 #[repr(C)]
 pub struct CacheHeader {
     used: AtomicU64,
-    /// What the fingerprints of this run depend on.
+    /// The secret of this run's fingerprints.
     secret: [u8; 16],
 }
 
 impl CacheHeader {
-    /// Of an empty cache, with a secret of its own.
+    /// The header of an empty cache, with its own secret.
     pub fn new() -> io::Result<CacheHeader> {
         let mut secret = [0; 16];
-        // So short a read is never cut off (getrandom(2)).
+        // Such a short read is never incomplete (getrandom(2)).
         getrandom(&mut secret, GetRandomFlags::empty())?;
         Ok(CacheHeader {
             used: AtomicU64::new(0),
@@ -87,12 +89,12 @@ impl CacheHeader {
     }
 }
 
-/// What came of a blob.
+/// The result for a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Detected; the type is in the run's dictionary.
     Mime(MimeId),
-    /// Not detectable in this run.
+    /// It can't be detected in this run.
     Failed(FailureReason),
 }
 
@@ -113,33 +115,33 @@ impl Outcome {
     }
 }
 
-/// Where a key lies; stable for the life of the cache.
+/// The position of a key, which never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotIndex(usize);
 
-/// What [`RunCache::claim`] found.
+/// The result of [`RunCache::claim`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// Met before, with this outcome.
     Known(Outcome),
     /// Met for the first time in the run: the caller has to find the outcome.
     Claimed(SlotIndex),
-    /// Given back by another worker, and met before: the caller has to find the outcome.
+    /// Met before, and given back by another worker: the caller has to find the outcome.
     TakenOver(SlotIndex),
-    /// Another worker is at it.
+    /// Another worker is detecting it.
     Busy(SlotIndex),
-    /// Not in the cache and no room for it: the caller finds the outcome for itself.
+    /// Not in the cache, which is full: the caller finds the outcome without it.
     Full,
 }
 
-/// A view of a cache in shared memory. Cheap to make; every process makes its own.
+/// A view of a cache in shared memory. Cheap to create; each process creates its own.
 pub struct RunCache<'a> {
     header: &'a CacheHeader,
     slots: &'a [Slot],
 }
 
 impl<'a> RunCache<'a> {
-    /// How many slots fit into `bytes`.
+    /// The number of slots that fit into `bytes`.
     pub fn capacity_for(bytes: usize) -> usize {
         bytes / size_of::<Slot>()
     }
@@ -148,11 +150,12 @@ impl<'a> RunCache<'a> {
     ///
     /// # Safety
     ///
-    /// There are so many bytes for all of `'a`, zeroed when they were new, aligned to a page (or none at all, aligned to a
-    /// slot), which nobody uses but as a cache with this header.
+    /// There are `bytes` bytes for all of `'a`, which were zeroed when new, aligned to a page (or none at all,
+    /// aligned to a slot), and which are used only as a cache with this header.
     pub unsafe fn at(header: &'a CacheHeader, address: NonNull<u8>, bytes: usize) -> RunCache<'a> {
         let n = RunCache::capacity_for(bytes);
-        // SAFETY: the caller's promise; any bytes are a valid slot, and all processes touch them through atomics only.
+        // SAFETY: the caller's promise. Any bytes are a valid slot, and all processes access them only through
+        // atomics.
         let slots = unsafe { std::slice::from_raw_parts(address.cast().as_ptr(), n) };
         RunCache::new(header, slots)
     }
@@ -162,7 +165,7 @@ impl<'a> RunCache<'a> {
         RunCache { header, slots }
     }
 
-    /// Looks `id` up and claims it for the caller if nobody has met it.
+    /// Looks up `id`, and claims it for the caller if nobody has met it.
     pub fn claim(&self, id: &BlobId) -> Lookup {
         let n = self.slots.len();
         if n == 0 {
@@ -192,7 +195,7 @@ impl<'a> RunCache<'a> {
                         return Lookup::Claimed(SlotIndex(at));
                     }
                     Err(now) => {
-                        // Another worker took this slot, perhaps for the same key.
+                        // Another worker has taken this slot, perhaps for the same key.
                         self.header.used.fetch_sub(1, Ordering::Relaxed);
                         state = now;
                     }
@@ -228,7 +231,7 @@ impl<'a> RunCache<'a> {
         }
     }
 
-    /// Room for one more key? Counted first, so that the bound holds under concurrency.
+    /// Whether there is room for one more key. It is counted first, so that the bound holds under concurrency.
     fn reserve(&self) -> bool {
         let limit = (self.slots.len() * MAX_LOAD_PERCENT / 100).max(1) as u64;
         if self.header.used.fetch_add(1, Ordering::Relaxed) < limit {
@@ -251,14 +254,14 @@ impl<'a> RunCache<'a> {
             .store(TAG_RELEASED << TAG_SHIFT, Ordering::Release);
     }
 
-    /// Likewise, as if nobody had met the blob: to the next worker that asks it is [`Lookup::Claimed`].
+    /// The same, as if nobody had met the blob: the next worker that asks gets [`Lookup::Claimed`].
     pub fn release_unmet(&self, at: SlotIndex) {
         self.slots[at.0]
             .state
             .store(TAG_RELEASED << TAG_SHIFT | UNMET, Ordering::Release);
     }
 
-    /// Asks again after [`Lookup::Busy`]; claims what has been given back.
+    /// Asks again after [`Lookup::Busy`]; claims a blob that has been given back.
     pub fn poll(&self, at: SlotIndex) -> Lookup {
         self.lookup_at(at.0, self.slots[at.0].state.load(Ordering::Acquire))
     }

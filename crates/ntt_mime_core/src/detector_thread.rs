@@ -1,21 +1,20 @@
 //! The detector thread: a thread that opens and judges blobs, so that its owner never waits inside libmagic.
 //!
-//! libmagic can't be interrupted: 64 kB of line feeds take it more than a second, and a file made for
-//! the purpose takes it as long as its maker likes. A background worker that called it directly would
-//! be deaf for that time, to a cancel request and to the shutdown of its server. So a worker leaves the
-//! looking to this thread and waits where it can be woken; when it has to go, it goes, and the thread
-//! with it. A blob that takes more processor time than any honest file is [`DetectorThread::overdue`]: its
-//! owner records it and goes on with a new detector thread.
+//! libmagic can't be interrupted: 64 kB of line feeds take it more than a second, and a malicious file takes it as
+//! long as its maker likes. A background worker that called it directly would not respond to a cancel request or to a
+//! shutdown of the server meanwhile. So a worker leaves detection to this thread, and waits where it can be woken.
+//! When the worker has to end, it ends, and the thread with it. A blob that takes more processor time than any honest
+//! file is [`DetectorThread::overdue`]: the owner records it and goes on with a new detector thread.
 //!
-//! The thread knows nothing of PostgreSQL, as it must not: it blocks the signals that a server process
-//! gets, and touches nothing but the files, its own libmagic and the queue of results. What it needs
-//! from memory that others may unmap (the shared memory of a run), its owner does.
+//! The thread knows nothing of PostgreSQL, and must not: it blocks the signals that a server process gets, and
+//! touches nothing but the files, its own libmagic and the queue of results. What it needs from memory that others
+//! may unmap (the shared memory of a run), its owner does for it.
 //!
-//! It also audits: of so many blobs that it judges with the prefilter, one, chosen by its id, is judged again from all of
-//! it and by all rules, and that is then its answer.
+//! It also audits: one of so many blobs that it judges with the prefilter, chosen by its id, is judged again from the
+//! whole file and with all rules, and that result counts.
 //!
-//! Requests and results travel in lots, so that a change of threads is paid for once for many blobs. On a slow store
-//! more threads fetch the blobs of a lot before it gets there (`read_ahead`).
+//! Requests and results are passed in lots, so that one switch of threads serves many blobs. On a slow store, further
+//! threads fetch the blobs of a lot in advance (`read_ahead`).
 
 mod nice;
 mod read_ahead;
@@ -42,36 +41,36 @@ pub use nice::NICEST;
 use read_ahead::{ReadAhead, ReaderPool};
 use waits::Waits;
 
-/// Processor time of one blob after which it is [`DetectorThread::overdue`]. The worst of the files known to
-/// be slow, 64 kB of line feeds, takes 1 to 2 seconds; ordinary ones take milliseconds.
+/// Processor time for one blob after which it is [`DetectorThread::overdue`]. The worst of the files known to be
+/// slow, 64 kB of line feeds, takes 1 to 2 seconds; ordinary files take milliseconds.
 pub const OVERDUE: Duration = match cfg!(feature = "poison") {
     false => Duration::from_secs(30),
     true => Duration::from_secs(2),
 };
 
-/// Results after which the owner is woken before its lot is complete: others may wait for them.
+/// The number of results after which the owner is woken before its lot is complete: others may be waiting for them.
 const LOT: usize = 64;
 
-/// A blob that has been looked at.
+/// The result for a blob.
 pub struct Detected {
-    /// Its place in the order.
+    /// Its index in the lot.
     pub number: usize,
     pub result: Result<Detection, DetectError>,
-    /// The place of the root that it was found in, if it was opened.
+    /// The index of the root in which it was found, if it was opened.
     pub root: Option<usize>,
-    /// If it was audited. What is in `result` is libmagic's answer then.
+    /// The result of the audit, if it was audited. `result` then is libmagic's answer.
     pub audit: Option<Audit>,
-    /// Time that opening and reading it took.
+    /// The time for opening and reading it.
     pub read_time: Duration,
-    /// Time that all of the look took.
+    /// The time for everything.
     pub look_time: Duration,
 }
 
-/// What came of an audit.
+/// The result of an audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audit {
     Agrees,
-    /// What the detector said, and what libmagic says of the whole file with all its rules.
+    /// The detector's answer, and libmagic's for the whole file with all its rules.
     Differs {
         detector: String,
         libmagic: String,
@@ -83,46 +82,46 @@ pub enum Audit {
 pub enum DetectError {
     /// For a reason of its own.
     Blob(Failure),
-    /// The store as a whole has gone, so nothing can be said of any blob.
+    /// The store as a whole has disappeared, so nothing is known about any blob.
     Store(StoreError),
 }
 
-/// A detector thread that can't begin.
+/// Why a detector thread can't start.
 #[derive(Debug)]
 pub enum StartError {
     Detector(DetectorError),
-    /// No thread could be made.
+    /// No thread could be created.
     System(std::io::Error),
 }
 
-/// The owner's end. Dropped, it leaves the thread to finish the blob at hand, and doesn't wait for it.
+/// The owner's end. When dropped, it lets the thread finish the current blob and doesn't wait for it.
 pub struct DetectorThread {
     requests: Sender<Vec<BlobId>>,
     mailbox: Arc<Mailbox>,
     thread: JoinHandle<()>,
     readers: Arc<ReaderPool>,
     watched: Option<Watched>,
-    /// What libmagic gets wrong of known files, see [`Detector::complaints`].
+    /// What libmagic gets wrong on known files, see [`Detector::complaints`].
     pub complaints: Vec<String>,
 }
 
-/// What both ends see.
+/// What both ends share.
 struct Mailbox {
     done: Mutex<Vec<Detected>>,
-    /// Readable when there is something to collect.
+    /// Readable when there are results to take.
     wakeup_fd: OwnedFd,
-    /// Twice the blobs begun so far, less one while one is being looked at.
+    /// Twice the number of blobs begun so far, less one while one of them is being judged.
     looks: AtomicU64,
-    /// Its place in the order.
+    /// The index of the current blob in its lot.
     at: AtomicU64,
     leave: AtomicBool,
-    /// Of so many blobs one is audited; 0: none.
+    /// One of this many blobs is audited; 0: none.
     audit_interval: AtomicU32,
-    /// The prefilter isn't to be used any more.
+    /// The prefilter must no longer be used.
     without_prefilter: AtomicBool,
 }
 
-/// The look that was under way when the owner last asked.
+/// The blob that was being judged when the owner last checked.
 struct Watched {
     look: u64,
     /// Processor time of the thread at that moment.
@@ -130,8 +129,8 @@ struct Watched {
 }
 
 impl DetectorThread {
-    /// Starts the thread, with a libmagic of its own. Takes milliseconds. While the store is slow, it has up to
-    /// `read_ahead` blobs in flight before it gets there. All of its threads are nicer by `nice`, 0 to [`NICEST`].
+    /// Starts the thread, with its own libmagic. Takes milliseconds. While the store is slow, up to `read_ahead`
+    /// blobs are fetched in advance. `nice`, 0 to [`NICEST`], is added to the nice value of all of its threads.
     pub fn start(
         store: Store,
         config: DetectorConfig,
@@ -162,7 +161,7 @@ impl DetectorThread {
             let work = move || {
                 in_flight::use_handler_stack();
                 nice::become_nicer(nice);
-                // Here, since a libmagic belongs to the thread that opens it.
+                // Here, because a libmagic cookie belongs to the thread that opens it.
                 let begun = Detector::new(config).map(|mut detector| {
                     // There will be many blobs.
                     detector.prepare();
@@ -184,7 +183,7 @@ impl DetectorThread {
                             .work(&inbox);
                         }
                     }
-                    // Nobody to tell: then nobody needs to know.
+                    // If nobody is listening any more, nobody needs to know.
                     Err(error) => drop(report.send(Err(error))),
                 }
             };
@@ -209,31 +208,31 @@ impl DetectorThread {
         })
     }
 
-    /// Of so many blobs that are judged with the prefilter, one is audited from now on; 0: none.
+    /// From now on, one of this many blobs that are judged with the prefilter is audited; 0: none.
     pub fn audit_every(&self, interval: u32) {
         self.mailbox
             .audit_interval
             .store(interval, Ordering::Relaxed);
     }
 
-    /// From the next blob on, libmagic judges with all its rules.
+    /// From the next blob on, libmagic uses all its rules.
     pub fn give_up_prefilter(&self) {
         self.mailbox
             .without_prefilter
             .store(true, Ordering::Relaxed);
     }
 
-    /// Asks for looks at blobs, in this order. One lot at a time: the next one when all of this has been
-    /// collected.
+    /// Requests detection of blobs, in this order. One lot at a time: the next may be submitted when all results of
+    /// this one have been taken.
     pub fn submit(&mut self, blobs: Vec<BlobId>) {
         // If the thread has died, `has_died` says so.
         let _ = self.requests.send(blobs);
     }
 
-    /// Takes what is done, and resets the wakeup fd.
+    /// Takes the results so far, and resets the wakeup fd.
     pub fn drain(&mut self) -> Vec<Detected> {
         let mut count = [0; 8];
-        // EAGAIN when it hasn't rung.
+        // EAGAIN if nothing was signaled.
         let _ = retry_on_intr(|| rustix::io::read(&self.mailbox.wakeup_fd, &mut count));
         std::mem::take(
             &mut *self
@@ -244,13 +243,13 @@ impl DetectorThread {
         )
     }
 
-    /// Becomes readable when there is something to collect, for waiting.
+    /// Becomes readable when there are results to take.
     pub fn wakeup_fd(&self) -> BorrowedFd<'_> {
         self.mailbox.wakeup_fd.as_fd()
     }
 
-    /// The place in its order of a blob that has taken more than [`OVERDUE`], if one has. To be asked
-    /// every now and then. Processor time, since a disk may be slow for no fault of a blob.
+    /// The index of a blob in its lot that has taken more than [`OVERDUE`], if there is one. Must be called from time
+    /// to time. Processor time counts, since a slow disk is not the blob's fault.
     pub fn overdue(&mut self) -> Option<usize> {
         let look = self.mailbox.looks.load(Ordering::Acquire);
         if look.is_multiple_of(2) {
@@ -277,8 +276,8 @@ impl DetectorThread {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        // SAFETY: the thread isn't joined or detached as long as its handle lives; both calls only fill
-        // what they are given.
+        // SAFETY: the thread isn't joined or detached as long as its handle lives; both calls only fill their
+        // arguments.
         let known = unsafe {
             libc::pthread_getcpuclockid(self.thread.as_pthread_t(), &mut clock) == 0
                 && libc::clock_gettime(clock, &mut time) == 0
@@ -286,7 +285,7 @@ impl DetectorThread {
         known.then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
     }
 
-    /// Has the thread ended by a defect of its own?
+    /// Whether the thread has ended by a defect of its own.
     pub fn has_died(&self) -> bool {
         self.thread.is_finished()
     }
@@ -295,7 +294,7 @@ impl DetectorThread {
 impl Drop for DetectorThread {
     fn drop(&mut self) {
         self.mailbox.leave.store(true, Ordering::Relaxed);
-        // By itself the thread would send them home only once it is done with the blob at hand.
+        // The thread itself would make them leave only once it has finished the current blob.
         self.readers.leave();
     }
 }
@@ -343,7 +342,7 @@ impl Thread {
         let ring = last || done.len() == LOT;
         drop(done);
         if ring {
-            // It fails only if it has been rung 2^64 times.
+            // It fails only after 2^64 signals.
             let _ = rustix::io::write(&self.mailbox.wakeup_fd, &1u64.to_ne_bytes());
         }
     }
@@ -366,7 +365,7 @@ impl Thread {
             let found = detector.detect_blob(&blob)?;
             match audited && found.reads > 0 {
                 true => {
-                    // A look of its own, with as much time as any has: what the first took doesn't count.
+                    // Counted as another blob, with its own time limit: what the first detection took doesn't count.
                     self.mailbox.looks.fetch_add(2, Ordering::Release);
                     let (found, result) = audit_of(detector, &blob, found);
                     audit = Some(result);
@@ -390,8 +389,8 @@ impl Thread {
         }
     }
 
-    /// Is this a blob to be audited? The same in all runs with the same interval: an id is a hash, and its last bytes are
-    /// as good as chance.
+    /// Whether this blob is to be audited. The same in all runs with the same interval: an id is a hash, and its last
+    /// bytes are as good as random.
     fn is_chosen(&self, id: &BlobId) -> bool {
         let interval = self.mailbox.audit_interval.load(Ordering::Relaxed);
         let [.., a, b, c, d, e, f, g, h] = *id.as_bytes();
@@ -399,7 +398,7 @@ impl Thread {
         self.config.prefilter && interval > 0 && number.is_multiple_of(u64::from(interval))
     }
 
-    /// Is it the blob's failure, or has the store gone?
+    /// Whether it is the blob's failure, or the store has disappeared.
     fn trouble(&self, failure: Failure) -> DetectError {
         use FailureReason::{Missing, Unreadable};
         match failure.reason {
@@ -412,14 +411,14 @@ impl Thread {
     }
 }
 
-/// Judges a blob again, by all of it and all rules. What that gives is what counts, be it an error.
+/// Judges a blob again, from the whole file and with all rules. That result counts, even if it is an error.
 fn audit_of(
     detector: &mut Detector,
     blob: &Blob,
     found: Detection,
 ) -> (Result<Detection, Failure>, Audit) {
     let (said, read) = detector.detect_whole(blob);
-    // Each byte once: what the first look has read is read again, and more.
+    // Each byte counts once: the first detection's bytes are read again, and more.
     let found = Detection {
         bytes_read: found.bytes_read.max(read),
         ..found
@@ -437,10 +436,10 @@ fn audit_of(
     (found, differs)
 }
 
-/// Runs `work` with all signals blocked but those that tell of a crash, for a thread made in it to
-/// inherit: signals to a server process are for its main thread.
+/// Runs `work` with all signals blocked except those of a crash, so that a thread created in it inherits that:
+/// signals to a server process are for its main thread.
 fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: plain calls on valid sets; the mask is put back before anything else runs.
+    // SAFETY: plain calls on valid sets; the mask is restored before anything else runs.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         let mut before: libc::sigset_t = std::mem::zeroed();

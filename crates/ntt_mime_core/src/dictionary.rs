@@ -1,19 +1,19 @@
 //! The distinct MIME types of a run, shared by its workers, with a count of blobs for each.
 //!
-//! A few hundred types at most occur in practice (libmagic's database names about 800), so a type
-//! travels as a 16-bit [`MimeId`] and its text lies once in a fixed array. Like the run cache it is
-//! plain memory touched through atomics, zeroed when new; entries are only ever appended.
+//! In practice there are a few hundred types at most (libmagic's database names about 800), so a type is passed on as
+//! a 16-bit [`MimeId`], and its text is stored once in a fixed array. Like the run cache it is plain memory that is
+//! accessed through atomics, and zeroed when new; entries are only ever appended.
 //!
-//! When it is full, or a type is longer than an entry, [`Dictionary::intern`] answers `None` and the
-//! caller goes on without sharing that result: slower, never wrong.
+//! If it is full, or a type is longer than an entry, [`Dictionary::intern`] returns `None` and the caller goes on
+//! without sharing that result: slower, but never wrong.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Types that fit.
+/// The maximum number of types.
 pub const CAPACITY: usize = 2048;
 
-/// Bytes of text that fit into an entry. `varchar(255)` is what the target usually has.
+/// Maximum length of a type in bytes. The target usually has `varchar(255)`.
 pub const MAX_LENGTH: usize = 255;
 
 /// A MIME type of this run: an index into its dictionary.
@@ -37,22 +37,22 @@ struct Entry {
     text: UnsafeCell<[u8; MAX_LENGTH]>,
 }
 
-/// The dictionary itself, for placing in shared memory. All zero is an empty dictionary.
+/// The dictionary itself, to be placed in shared memory. All zeros is an empty dictionary.
 #[repr(C)]
 pub struct Dictionary {
-    /// Entries that are whole. Stored with Release after the entry's text.
+    /// The number of complete entries. Stored with Release after the entry's text.
     len: AtomicU32,
-    /// 1 while somebody appends.
+    /// 1 while somebody is appending.
     appending: AtomicU32,
     entries: [Entry; CAPACITY],
 }
 
-// SAFETY: `length` and `text` of entry i are written only by the holder of `appending`, only while
-// `len <= i`, and read only after `len > i` was loaded with Acquire; after that they never change.
+// SAFETY: `length` and `text` of entry i are written only by the holder of `appending` and only while `len <= i`, and
+// read only after `len > i` was loaded with Acquire. After that they never change.
 unsafe impl Sync for Dictionary {}
 
 impl Dictionary {
-    /// The id of `mime_type`, adding it if it is new.
+    /// The id of `mime_type`, which is added if it is new.
     pub fn intern(&self, mime_type: &str) -> Option<MimeId> {
         if mime_type.is_empty() || mime_type.len() > MAX_LENGTH {
             return None;
@@ -73,14 +73,14 @@ impl Dictionary {
         id
     }
 
-    /// Only for the holder of `appending`. `seen` entries are known not to match.
+    /// Only for the holder of `appending`. The first `seen` entries are known not to match.
     fn append(&self, mime_type: &str, seen: usize) -> Option<MimeId> {
         let len = self.len();
         if let Some(id) = self.find(mime_type, seen, len) {
             return Some(id);
         }
         let entry = self.entries.get(len)?;
-        // SAFETY: see `Sync`: entry `len` isn't visible to anybody yet and we hold `appending`.
+        // SAFETY: see `Sync`: nobody can see entry `len` yet, and we hold `appending`.
         unsafe {
             *entry.length.get() = mime_type.len() as u8;
             (&mut *entry.text.get())[..mime_type.len()].copy_from_slice(mime_type.as_bytes());
@@ -99,7 +99,8 @@ impl Dictionary {
         let entry = &self.entries[index];
         // SAFETY: callers pass only indexes below a `len` loaded with Acquire, see `Sync`.
         let (length, text) = unsafe { (*entry.length.get(), &*entry.text.get()) };
-        // Written from a `&str`; an empty text could only come from memory overwritten by others.
+        // Written from a `&str`; the text can be invalid, and shown as empty, only if others have overwritten the
+        // memory.
         std::str::from_utf8(&text[..usize::from(length)]).unwrap_or_default()
     }
 
@@ -116,12 +117,12 @@ impl Dictionary {
             .fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Each type with its number of distinct blobs, in the order in which they were met.
+    /// Each type with its number of distinct blobs, in the order in which types were first met.
     pub fn counts(&self) -> impl Iterator<Item = (&str, u64)> {
         (0..self.len()).map(|i| (self.text(i), self.entries[i].blobs.load(Ordering::Relaxed)))
     }
 
-    /// Types met.
+    /// The number of types.
     fn len(&self) -> usize {
         (self.len.load(Ordering::Acquire) as usize).min(CAPACITY)
     }
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     fn empty() -> Box<Dictionary> {
-        // SAFETY: all zero is a valid empty dictionary; boxed, since it is too big for a stack.
+        // SAFETY: all zeros is a valid empty dictionary. Boxed, since it is too large for a stack.
         unsafe { Box::<Dictionary>::new_zeroed().assume_init() }
     }
 

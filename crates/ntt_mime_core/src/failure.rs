@@ -1,30 +1,30 @@
 //! Why a blob has no MIME type.
 //!
-//! A run records a [`Failure`] in `ntt_mime.failure` and goes on; `ntt_detect_mime` warns and answers
-//! NULL. So a failure of one blob is a value here, never an abort.
+//! A run records a [`Failure`] in `ntt_mime.failure` and goes on; `ntt_detect_mime` raises a WARNING and returns
+//! NULL. So a blob's failure is a value here, and never aborts anything.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::blob_id::InvalidBlobId;
 
-/// The reasons, as `ntt_mime.failure.reason` and the status of `ntt_inspect_blob` spell them. The
-/// numbers are those used in shared memory.
+/// The reasons, spelled as in `ntt_mime.failure.reason` and in the status of `ntt_inspect_blob`. The numbers are
+/// those used in shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum FailureReason {
-    /// No blob lies there.
+    /// There is no such blob.
     Missing = 1,
-    /// Something lies there, or may, but the system doesn't let us read it.
+    /// It exists, or may exist, but the system doesn't let us read it.
     Unreadable = 2,
-    /// A directory, symbolic link, FIFO, socket or device lies there.
+    /// There is a directory, symbolic link, FIFO, socket or device in its place.
     NotAFile = 3,
     /// The blobid isn't 64 lower-case hexadecimal digits.
     Invalid = 4,
-    /// libmagic failed, or gave an answer that isn't a MIME type or doesn't fit into the column.
+    /// libmagic failed, or its answer isn't a MIME type or doesn't fit into the column.
     Error = 5,
-    /// A process, a run's worker or a session, died while it looked at the blob, or the look had no end; nobody looks
-    /// again.
+    /// A process, a worker or a session, died while it was detecting the blob, or the detection did not end. The blob
+    /// is not opened again.
     Quarantined = 6,
 }
 
@@ -71,7 +71,7 @@ impl FromStr for FailureReason {
     }
 }
 
-/// The text names no [`FailureReason`].
+/// The text isn't the name of a [`FailureReason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownFailureReason;
 
@@ -87,7 +87,7 @@ impl std::error::Error for UnknownFailureReason {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub reason: FailureReason,
-    /// For people, in the style of PostgreSQL's primary messages: lower-case start, no full stop.
+    /// For people, in the style of PostgreSQL's primary messages: it starts in lower case, and has no full stop.
     pub detail: String,
 }
 
@@ -109,7 +109,7 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl From<InvalidBlobId> for Failure {
-    /// The sentence, as a detail without its full stop.
+    /// The sentence without its full stop.
     fn from(error: InvalidBlobId) -> Failure {
         let sentence = error.to_string();
         Failure::new(FailureReason::Invalid, sentence.trim_end_matches('.'))

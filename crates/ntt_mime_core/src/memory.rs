@@ -1,18 +1,18 @@
-//! Memory that one process makes and others map, and that is gone with the last of them, however they end.
+//! Memory that one process creates and others map, and that disappears with the last of them, however they end.
 //!
-//! PostgreSQL's dynamic shared memory is a file of a tmpfs that somebody has to remove. A process killed
-//! between making such a file and having it registered leaves it behind until the machine restarts, and the
-//! longer the file takes to fill, the likelier that is. What is large and needs no name is therefore a file
-//! without one, memfd_create(2): the kernel frees it with its last descriptor and mapping. Its pages are
-//! zero, and none is allocated before it is touched; whether memory is promised for all of them is up to
-//! `vm.overcommit_memory`, as for a process's own.
+//! PostgreSQL's dynamic shared memory is a file in a tmpfs that somebody has to remove. A process that is killed
+//! between creating such a file and registering it leaves it behind until the machine restarts, and the longer it
+//! takes to fill the file, the likelier that is. So large memory that needs no name is an anonymous file,
+//! memfd_create(2): the kernel frees it with its last descriptor and mapping. Its pages are zero, and a page is
+//! allocated when it is first touched. Whether memory is reserved for all of them depends on `vm.overcommit_memory`,
+//! as for a process's own memory.
 //!
-//! Others find it through the descriptor of its maker in `/proc`, which the system lets processes of the same
+//! Other processes find it through its creator's descriptor in `/proc`, which the system lets processes of the same
 //! user open.
 //!
-//! There are systems where a filter forbids memfd_create(2), or `/proc` isn't mounted. Errors name the call that
-//! failed, so that whoever set the system up knows. What only one process needs, a file for bytes in hand, is made
-//! on disk then, in a folder that is [set for that](set_folder); memory to be shared is for the caller to find elsewhere.
+//! On some systems a filter forbids memfd_create(2), or `/proc` isn't mounted. Errors name the call that failed, for
+//! whoever set the system up. A file that only one process needs, for bytes to be judged, is then created on disk, in
+//! a directory that is [set for that](set_folder). For shared memory the caller has to find another way.
 
 use std::ffi::CStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -29,16 +29,16 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::store::in_words;
 
-/// Where files are made that can't be in memory.
+/// The directory for files that can't be in memory.
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
-/// Says where files without a name are made where the system makes none in memory: a folder of files that nobody
-/// misses. It is made when it is needed. The first call counts.
+/// Sets the directory for anonymous files if the system provides none in memory: one whose files nobody misses. It is
+/// created when it is needed. Only the first call counts.
 pub fn set_folder(folder: PathBuf) {
     let _ = FOLDER.set(folder);
 }
 
-/// An empty file without a name, of this process alone: in memory, or in the folder for that.
+/// An empty anonymous file, for this process alone: in memory, or in the directory for that.
 pub fn file() -> io::Result<File> {
     match in_memory(c"ntt_mime") {
         Ok(file) => Ok(file),
@@ -54,7 +54,7 @@ pub fn file() -> io::Result<File> {
     }
 }
 
-/// `name` is for people, in `/proc/<pid>/maps`.
+/// `name` is shown in `/proc/<pid>/maps`.
 fn in_memory(name: &CStr) -> io::Result<File> {
     rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)
         .map(File::from)
@@ -70,8 +70,8 @@ fn file_in(folder: &Path) -> io::Result<File> {
     if let Ok(file) = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
         return Ok(File::from(file));
     }
-    // Not each file system makes files that never had a name. If we are killed before this one has lost its name, the
-    // next run removes it, by the name that it has (see `in_flight::left_behind`).
+    // Not every file system supports files that never had a name. If this process is killed before the file has lost
+    // its name, the next run removes it by that name (see `in_flight::left_behind`).
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = folder.join(format!("new.bytes.{number}.{}", std::process::id()));
@@ -85,31 +85,31 @@ fn file_in(folder: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The same error, which says what failed.
+/// The same error, with the name of what failed.
 pub(crate) fn named(what: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {}", in_words(error)))
 }
 
-/// Memory made by this process, which needn't map it.
+/// Memory created by this process, which needn't map it.
 pub struct Memory {
     file: File,
     place: Handle,
 }
 
-/// Where other processes find it, as long as its maker lives and has it.
+/// How other processes find it, as long as its creator lives and keeps it.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Handle {
     pid: u32,
     descriptor: i32,
     bytes: u64,
-    /// Device and inode: what tells it from a file that a later process has under the same numbers.
+    /// Device and inode, which distinguish it from a file that a later process has under the same numbers.
     identity: [u64; 2],
 }
 
 impl Memory {
-    /// Makes `bytes` zeroed bytes, which others will find: where they couldn't, there is an error. `name` is for people,
-    /// in `/proc/<pid>/maps`.
+    /// Creates `bytes` zeroed bytes that other processes can find; an error if they couldn't. `name` is shown in
+    /// `/proc/<pid>/maps`.
     pub fn create(name: &CStr, bytes: usize) -> io::Result<Memory> {
         let file = in_memory(name)?;
         file.set_len(bytes as u64)?;
@@ -130,7 +130,7 @@ impl Memory {
 }
 
 impl Handle {
-    /// Opens it. NotFound if its maker is gone, or has let go of it.
+    /// Opens it. NotFound if its creator has ended, or has released it.
     fn find(&self) -> io::Result<File> {
         let path = format!("/proc/{}/fd/{}", self.pid, self.descriptor);
         let file = OpenOptions::new().read(true).write(true).open(&path);
@@ -142,15 +142,15 @@ impl Handle {
     }
 }
 
-/// The memory of another process or of this one, or a file, mapped here until it is dropped.
+/// Memory of another process or of this one, or a file, mapped here until it is dropped.
 pub struct Mapping {
-    /// Dangling for no bytes at all, which can't be mapped.
+    /// Dangling if there are no bytes, since nothing can't be mapped.
     address: NonNull<u8>,
     bytes: usize,
 }
 
 impl Mapping {
-    /// Maps what was made elsewhere. NotFound if its maker is gone, or has let go of it.
+    /// Maps memory that was created elsewhere. NotFound if its creator has ended, or has released it.
     pub fn open(place: &Handle) -> io::Result<Mapping> {
         let bytes = place.bytes as usize;
         if bytes == 0 {
@@ -164,8 +164,8 @@ impl Mapping {
         Mapping::of(&file, bytes, protection, MapFlags::SHARED)
     }
 
-    /// Maps the first `bytes` of a file, more than none, to be read only. Whoever makes the file shorter meanwhile
-    /// kills those who read on.
+    /// Maps the first `bytes` of a file, at least one, for reading. Whoever truncates the file meanwhile kills the
+    /// processes that go on reading.
     pub fn of_file(file: &File, bytes: usize) -> io::Result<Mapping> {
         Mapping::of(file, bytes, ProtFlags::READ, MapFlags::PRIVATE)
     }
@@ -176,7 +176,7 @@ impl Mapping {
         protection: ProtFlags,
         flags: MapFlags,
     ) -> io::Result<Mapping> {
-        // SAFETY: a new mapping; the address is the kernel's to choose.
+        // SAFETY: a new mapping, at an address that the kernel chooses.
         let address =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, flags, file, 0)? };
         let address = NonNull::new(address.cast()).expect("mmap succeeded");
@@ -196,13 +196,13 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            // SAFETY: mapped by `of`, unmapped once. It can only fail for arguments that are wrong.
+            // SAFETY: mapped by `of`, unmapped once. It can fail only for invalid arguments.
             let _ = unsafe { rustix::mm::munmap(self.address.as_ptr().cast(), self.bytes) };
         }
     }
 }
 
-/// What a mapping of nothing pretends to be aligned for.
+/// The alignment that an empty mapping pretends to have.
 #[repr(align(64))]
 struct Aligned;
 
@@ -217,7 +217,7 @@ mod tests {
     use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
     fn bytes(mapping: &Mapping) -> &[AtomicU8] {
-        // SAFETY: mapped for as long as it is borrowed, and any byte is one.
+        // SAFETY: mapped for as long as it is borrowed, and every byte is valid.
         unsafe { std::slice::from_raw_parts(mapping.address().cast().as_ptr(), mapping.bytes()) }
     }
 

@@ -1,22 +1,23 @@
-//! Blobs that crash or stop the process which looks at them, for tests of what comes after.
+//! Blobs that crash or stop the process that examines them, for tests of what follows.
 //!
-//! Only in a library built with the feature `poison`, and only for blobs that the environment variable
-//! `NTT_MIME_POISON` of the server names: `crash:<blobid>`, `abort:<blobid>`, `hang:<blobid>` or
-//! `overflow:<blobid>`, with commas between. Of `lie:<blobid>` the prefilter gives a wrong type. Besides, every store is taken for a slow one there and read ahead.
+//! Only in a library built with the feature `poison`, and only for blobs named in the server's environment variable
+//! `NTT_MIME_POISON`: `crash:<blobid>`, `abort:<blobid>`, `hang:<blobid>` or `overflow:<blobid>`, separated by
+//! commas. For `lie:<blobid>` the prefilter gives a wrong type. In such a library every store also counts as slow and
+//! is read ahead.
 
 use std::sync::OnceLock;
 
 use crate::blob_id::BlobId;
 
-/// What the prefilter says of a blob that it is to be wrong about.
+/// The prefilter's answer for a blob about which it is to be wrong.
 pub const LIE: &str = "application/x-lie";
 
-/// Is the prefilter to be wrong about it?
+/// Whether the prefilter is to be wrong about it.
 pub fn is_lied_about(id: &BlobId) -> bool {
     effect_of(id) == Some("lie")
 }
 
-/// What is to come of a blob, if anything.
+/// What is to happen with a blob, if anything.
 fn effect_of(id: &BlobId) -> Option<&'static str> {
     static POISONS: OnceLock<Vec<(String, BlobId)>> = OnceLock::new();
     let poisons = POISONS.get_or_init(|| {

@@ -1,14 +1,13 @@
 //! The content-addressed store: opens the blob that a blob id names, and nothing else.
 //!
-//! Files in the store are untrusted, and so is what else may lie there. Each root is opened once, as
-//! a descriptor that only serves to look things up; blobs are opened relative to it. Below a root no
-//! symbolic link is followed, at any level, and only regular files are opened: what a path leads to
-//! is looked at before it is opened, since opening a FIFO or a device can have effects, and again
-//! afterwards, since it may have been exchanged.
+//! Files in the store are untrusted, and so is anything else there. Each root is opened once, as a descriptor that
+//! only serves lookups; blobs are opened relative to it. Below a root no symbolic link is followed, at any level, and
+//! only regular files are opened. A path is checked before it is opened, since opening a FIFO or a device can have
+//! side effects, and again afterwards, since the file may have been exchanged in between.
 //!
-//! Opening a blob takes three system calls and allocates nothing; which component of a path is to
-//! blame is found out only when it fails. Access times are left alone where the kernel permits that,
-//! which is to the owner of a file only.
+//! Opening a blob takes three system calls and allocates no memory. Which component of a path is at fault is
+//! determined only after a failure. Access times are not updated where the kernel permits that, which is only for the
+//! owner of a file.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,21 +21,22 @@ use rustix::io::{Errno, retry_on_intr};
 use crate::blob_id::BlobId;
 use crate::failure::{Failure, FailureReason};
 
-/// How often a file that is exchanged just while it is being opened is looked at again.
+/// How often a file is checked again that is exchanged while it is being opened.
 const ATTEMPTS: u32 = 3;
 
-/// Why a store can't be used. Displays without a full stop.
+/// Why a store can't be used. Displayed without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreError {
-    /// No directory is named.
+    /// The setting names no directory.
     Empty,
     /// A relative path.
     NotAbsolute { root: String },
-    /// Something else than a directory.
+    /// It is something other than a directory.
     NotADirectory { root: String },
-    /// Its path leads elsewhere than it did: it has been mounted, unmounted or replaced.
+    /// Its path leads to another directory than before: something has been mounted, unmounted or replaced.
     Exchanged { root: String },
-    /// It held blobs, and holds none now: what it stood for has been unmounted or removed.
+    /// It held blobs and now holds none: the file system with the blobs has been unmounted, or they have been
+    /// removed.
     Emptied { root: String },
     /// It can't be opened; the reason in the system's own words.
     Unusable { root: String, error: String },
@@ -65,7 +65,7 @@ impl fmt::Display for StoreError {
 }
 
 impl StoreError {
-    /// The root in question, as the setting has it.
+    /// The root in question, as written in the setting.
     pub fn root(&self) -> Option<&str> {
         match self {
             StoreError::Empty => None,
@@ -84,24 +84,24 @@ impl std::error::Error for StoreError {}
 #[derive(Debug)]
 pub struct Store {
     roots: Vec<Root>,
-    /// Roots that can't be used, of a store opened leniently.
+    /// The roots that can't be used, if the store was opened leniently.
     unusable: Vec<StoreError>,
-    /// The first root of the setting, usable or not: where a blob would lie if there were one.
+    /// The first root of the setting, usable or not: where a blob would be if it existed.
     first_path: PathBuf,
-    /// The kernel has refused O_NOATIME or openat2 before; asking each time would double the cost.
+    /// The kernel has refused O_NOATIME or openat2 before; trying each time would double the cost.
     noatime_refused: AtomicBool,
     openat2_refused: AtomicBool,
 }
 
-/// What tells a root from others at the same place: its device and inode number; and whether it held any blobs.
+/// Identifies a root: its device and inode number, and whether it held any blobs.
 pub type RootIdentity = (u64, u64, bool);
 
 #[derive(Debug)]
 struct Root {
-    /// Shared with the blobs opened below it, so that these need not copy it.
+    /// Shared with the blobs opened below it, so that they don't need copies.
     path: Arc<Path>,
     directory: OwnedFd,
-    /// What the path led to when it was opened.
+    /// The directory to which the path led when it was opened.
     stat: Stat,
 }
 
@@ -111,7 +111,7 @@ pub struct Blob {
     file: OwnedFd,
     size: u64,
     root: Arc<Path>,
-    /// The place of its root among all of them.
+    /// The index of its root among all roots.
     root_number: usize,
     id: BlobId,
 }
@@ -127,25 +127,25 @@ impl Blob {
         self.id
     }
 
-    /// Where it lies.
+    /// Its path.
     pub fn path(&self) -> PathBuf {
         self.root.join(self.id.relative_path())
     }
 
-    /// The place of the root that it lies in among the usable ones of the setting.
+    /// The index of its root among the usable roots of the setting.
     pub fn root_number(&self) -> usize {
         self.root_number
     }
 
-    /// Its descriptor. Its position is nobody's: seek before reading from it.
+    /// Its descriptor. The position is undefined: seek before reading.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }
 
 impl Store {
-    /// Opens all roots of a setting: absolute directories, `:` between. Any that can't be used is an
-    /// error: a store that isn't mounted must not look like one whose blobs are missing.
+    /// Opens all roots of a setting: absolute directories, separated by `:`. It is an error if one can't be used: a
+    /// store that isn't mounted must not look like one whose blobs are missing.
     pub fn open(setting: &str) -> Result<Store, StoreError> {
         let mut store = Store::open_lenient(setting);
         match store.unusable.is_empty() {
@@ -154,8 +154,8 @@ impl Store {
         }
     }
 
-    /// The same in another process, or another time, for the store whose roots were these ([`Store::identities`]): one
-    /// that has been unmounted since is [`StoreError::Exchanged`] or [`StoreError::Emptied`].
+    /// Does the same in another process, or at another time, for the store with these roots ([`Store::identities`]).
+    /// If it has been unmounted since, that is [`StoreError::Exchanged`] or [`StoreError::Emptied`].
     pub fn reopen(setting: &str, identities: &[RootIdentity]) -> Result<Store, StoreError> {
         let store = Store::open(setting)?;
         for (root, (device, inode, occupied)) in store.roots.iter().zip(identities) {
@@ -170,7 +170,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Of its roots: as they were opened, and what is in them now.
+    /// The identities of its roots: as they were opened, and whether there are blobs in them now.
     pub fn identities(&self) -> Vec<RootIdentity> {
         let of = |root: &Root| {
             let (device, inode) = identity(&root.stat);
@@ -179,7 +179,7 @@ impl Store {
         self.roots.iter().map(of).collect()
     }
 
-    /// Opens the roots that can be opened; the others are told of when a blob isn't found.
+    /// Opens the roots that can be opened. The others are reported when a blob isn't found.
     pub fn open_lenient(setting: &str) -> Store {
         let mut store = Store {
             roots: Vec::new(),
@@ -198,16 +198,16 @@ impl Store {
                 Err(error) => store.unusable.push(error),
             }
         }
-        // Tried once here, because later an EPERM would be ambiguous: a sandbox that doesn't know
-        // the call may answer it, and so does the kernel when O_NOATIME isn't permitted.
+        // Tried once here, because an EPERM would be ambiguous later: a sandbox that doesn't know the system call may
+        // return it, and so does the kernel when O_NOATIME isn't permitted.
         let supported = store.roots.first().is_none_or(Root::supports_openat2);
         store.openat2_refused = AtomicBool::new(!supported);
         store
     }
 
-    /// Is it still the store that was opened, all of it? To be asked when a blob isn't found or can't
-    /// be read: a store that has been unmounted, or has become unreadable, must not look like one whose
-    /// blobs are missing.
+    /// Checks that this is still the store that was opened, with all roots. Must be called when a blob isn't found or
+    /// can't be read: a store that has been unmounted, or has become unreadable, must not look like one whose blobs
+    /// are missing.
     pub fn check(&self) -> Result<(), StoreError> {
         match self.unusable.first() {
             Some(error) => Err(error.clone()),
@@ -215,7 +215,7 @@ impl Store {
         }
     }
 
-    /// Where the blob lies, or would lie under the first root.
+    /// The path of a blob, or the one that it would have below the first root.
     pub fn path_of(&self, id: &BlobId) -> PathBuf {
         let relative = id.relative_path_bytes();
         let root = self.roots.iter().find(|root| root.look(&relative).is_ok());
@@ -223,9 +223,8 @@ impl Store {
             .join(id.relative_path())
     }
 
-    /// Opens a blob. The first root that gives it wins; if none does, it is told what went wrong in
-    /// the first root that has something of that name. It is missing only if all roots could be
-    /// searched and none has it.
+    /// Opens a blob. The first root that has it wins. If none does, the error is that of the first root that has
+    /// something of that name. A blob is missing only if all roots could be searched and none has it.
     pub fn open_blob(&self, id: &BlobId) -> Result<Blob, Failure> {
         let relative = id.relative_path_bytes();
         let mut first_obstacle = None;
@@ -252,7 +251,7 @@ impl Store {
         })
     }
 
-    /// No root that can be searched has it.
+    /// No root that could be searched has it.
     fn not_found(&self, id: &BlobId) -> Failure {
         if let Err(error) = self.check() {
             return Failure::new(FailureReason::Unreadable, error.to_string());
@@ -293,7 +292,7 @@ impl Store {
     }
 
     fn open_below(&self, root: &Root, relative: &[u8], more: OFlags) -> Result<OwnedFd, Errno> {
-        // NONBLOCK and NOCTTY for the case that it is exchanged for a FIFO or terminal just now.
+        // NONBLOCK and NOCTTY in case that it has just been exchanged for a FIFO or a terminal.
         let flags = OFlags::RDONLY
             | OFlags::CLOEXEC
             | OFlags::NOFOLLOW
@@ -313,7 +312,7 @@ impl Store {
 /// No symbolic link is followed, and nothing leads out of the directory.
 const BELOW: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::BENEATH);
 
-/// For looking things up, not for reading.
+/// For lookups, not for reading.
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 impl Root {
@@ -325,7 +324,7 @@ impl Root {
             });
         }
         let opened = rustix::fs::open(path, DIRECTORY, Mode::empty()).and_then(|directory| {
-            // Unlike the opening, this needs the right to search the directory.
+            // Unlike opening it, this requires the right to search the directory.
             let stat = rustix::fs::statat(&directory, c".", AtFlags::empty())?;
             Ok((directory, stat))
         });
@@ -345,9 +344,9 @@ impl Root {
         }
     }
 
-    /// Is there a folder in it in which blobs may lie, or something of such a name? An empty mount point has none, nor one
-    /// in which somebody has left word that nothing is mounted. A root that can't be listed, which isn't needed
-    /// otherwise, is taken to have some.
+    /// Whether it has a directory for blobs, or something with such a name. An empty mount point has none, nor has
+    /// one with a file that says that nothing is mounted. If a root can't be listed, which isn't required otherwise,
+    /// it is assumed to have some.
     fn is_occupied(&self) -> bool {
         let is_shard = |name: &[u8]| {
             name.len() == 2 && name.iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
@@ -365,10 +364,10 @@ impl Root {
         rustix::fs::openat2(&self.directory, c".", DIRECTORY, Mode::empty(), BELOW).is_ok()
     }
 
-    /// Does its path still lead to the directory that was opened, and can that be searched?
+    /// Checks that its path still leads to the directory that was opened, and that this can be searched.
     fn check(&self) -> Result<(), StoreError> {
         let root = self.path.display().to_string();
-        // Below the path: unlike a look at the directory itself, this needs the right to search it.
+        // A path below it: unlike a stat of the directory itself, this requires the right to search it.
         match rustix::fs::stat(&*self.path.join(".")) {
             Ok(now) if is_same(&now, &self.stat) => Ok(()),
             Ok(_) => Err(StoreError::Exchanged { root }),
@@ -379,13 +378,13 @@ impl Root {
         }
     }
 
-    /// What lies there, without following it. Symbolic links among the directories above *are*
-    /// followed here, which does no harm: the file isn't opened if there are any.
+    /// What is at a path, without following it. Symbolic links among the directories above *are* followed here, which
+    /// is harmless: the file isn't opened if there are any.
     fn look(&self, relative: &[u8]) -> Result<Stat, Errno> {
         retry_on_intr(|| rustix::fs::statat(&self.directory, relative, AtFlags::SYMLINK_NOFOLLOW))
     }
 
-    /// Which component of a path is the obstacle, after `error` from the whole path?
+    /// Determines which component of a path is the obstacle, after `error` for the whole path.
     fn find_obstacle(&self, relative: &[u8], error: Errno) -> Obstacle {
         let slashes = relative
             .iter()
@@ -408,8 +407,8 @@ impl Root {
     }
 }
 
-/// Why a root doesn't give a blob. `end` is the length of the part of its relative path that is to
-/// blame; the words are made of it only if no other root has the blob.
+/// Why a root doesn't have a usable blob. `end` is the length of the part of the relative path that is at fault; the
+/// text is only made if no other root has the blob.
 #[derive(Debug)]
 enum Obstacle {
     Missing,
@@ -458,7 +457,7 @@ impl Obstacle {
     }
 }
 
-/// What openat2 does in one call: opens each component without following it.
+/// What openat2 does in one system call: opens each component without following it.
 fn open_stepwise(root: BorrowedFd<'_>, relative: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let mut directory: Option<OwnedFd> = None;
     let mut rest = relative;
@@ -502,7 +501,7 @@ fn name_of(kind: FileType) -> &'static str {
     }
 }
 
-/// The system's own words, without Rust's addition of the number.
+/// The system's own words, without the error number that Rust adds.
 pub fn in_words(error: impl fmt::Display) -> String {
     let text = error.to_string();
     match text.rfind(" (os error") {

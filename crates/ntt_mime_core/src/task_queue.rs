@@ -1,47 +1,49 @@
 //! The task queue from which the workers of a run take their tasks.
 //!
-//! A task is a range of blocks of one leaf. The leader writes the leaves of a *pass* in the task queue,
-//! the largest first; workers take leaves in that order and cut them themselves: whoever opens a leaf
-//! first tells its number of blocks, and from then on anybody may take its next range in one atomic
-//! step. So a big leaf is worked on by many workers without anyone having planned it, a leaf's
-//! size is asked for only when it is its turn, and the leader needs no lock on any leaf.
+//! A task is a range of blocks of one leaf. The leader writes the leaves of a *pass* into the task queue, the largest
+//! first. Workers take leaves in that order and divide them themselves: whoever opens a leaf first sets its number of
+//! blocks, and from then on anybody may take its next range in one atomic step. So many workers share a large leaf
+//! without any planning, a leaf's size is determined only when it is its turn, and the leader needs no lock on any
+//! leaf.
 //!
-//! A range of blocks means something in one file only. PostgreSQL gives a table another one when it is truncated,
-//! clustered, vacuumed in full, moved to another tablespace or altered in a way that changes its rows: then what was
-//! read of a block is elsewhere, and what is in it now nobody has read. So the file in which a leaf was found belongs to
-//! its ranges: who opens the leaf first tells it, and whoever comes later compares ([`LeafEntry::is_in_file`]).
+//! A range of blocks is valid in one file only. PostgreSQL gives a table another file when it is truncated,
+//! clustered, vacuumed in full, moved to another tablespace or altered in a way that changes its rows. Then what was
+//! read of a block is elsewhere, and nobody has read what is in it now. So ranges belong to the file in which the
+//! leaf was found: whoever opens the leaf first stores it, and everybody after that compares
+//! ([`LeafEntry::is_in_file`]).
 //!
-//! Plain memory touched through atomics, zeroed when new, like the other shared parts of a run.
+//! It is plain memory that is accessed through atomics, and zeroed when new, like the other shared parts of a run.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-/// Blocks of a task at most: 8 MB of heap, some tens of thousands of rows. Small enough to be scanned in one short
-/// transaction.
+/// Maximum number of blocks of a task: 8 MB of heap, some tens of thousands of rows. Small enough to be scanned in
+/// one short transaction.
 pub const BLOCKS_PER_TASK: u32 = 1024;
 
-/// Blocks of a task at least: some thousand rows. A smaller leaf is for one worker.
+/// Minimum number of blocks of a task: some thousand rows. A smaller leaf is for one worker.
 pub const LEAST_BLOCKS_PER_TASK: u32 = 32;
 
-/// Tables above leaves that can be remembered as busy. If it is more of them, all are taken to be: most targets have one.
+/// How many tables above leaves can be remembered as busy. If there are more, all count as busy; most targets have
+/// one.
 const BUSY_TABLES: usize = 16;
 
 const UNSIZED: u32 = 0;
 const SIZED: u32 = 1;
 
-/// Why a leaf has to be looked at again in the next pass.
+/// Why a leaf has to be read again in the next pass.
 const AGAIN_MISSED: u32 = 1;
 const AGAIN_LOCKED: u32 = 2;
-/// Found to be no leaf of the target any more.
+/// It turned out not to be a leaf of the target any more.
 const GONE: u32 = 4;
 /// Not all of its pending rows have been read.
 const UNSEEN: u32 = 8;
-/// Found in another file than at first in this pass.
+/// It was found in another file than at first in this pass.
 const REWRITTEN: u32 = 16;
 /// Nothing of it is left to do in this pass.
 const DONE: u32 = 32;
 /// It has raised an error of its own.
 const SET_ASIDE: u32 = 64;
-/// That it is unchanged later can't be told by what is known of it.
+/// What is known about it doesn't allow telling later whether it is unchanged.
 const UNSURE: u32 = 128;
 
 /// One leaf in the task queue.
@@ -50,35 +52,35 @@ pub struct LeafEntry {
     oid: AtomicU32,
     sized: AtomicU32,
     blocks: AtomicU32,
-    /// The first block that nobody has taken; at least `blocks` if none is left to take.
+    /// The first block that nobody has taken; at least `blocks` if none is left.
     next_block: AtomicU32,
     blocks_done: AtomicU32,
     flags: AtomicU32,
     rows_left: AtomicU64,
     rows_kept: AtomicU64,
-    /// That in which it was found first in this pass; 0 before.
+    /// The file in which it was first found in this pass; 0 before that.
     file: AtomicU64,
-    /// Rows that the server had counted as written and as deleted when the leaf was opened.
+    /// The rows that the server had counted as written, and as deleted, when the leaf was opened.
     written: AtomicU64,
     deleted: AtomicU64,
     /// Rows that the run has written since, or tried to.
     own: AtomicU64,
     /// Pending rows read.
     rows_found: AtomicU64,
-    /// The numbers of both columns: of `blobid` in the upper half.
+    /// The numbers of both columns, that of `blobid` in the upper half.
     columns: AtomicU32,
-    /// What stands for what these depend on; 0 for nothing.
+    /// The shape on which these depend; 0 if unknown.
     shape: AtomicU64,
 }
 
 impl LeafEntry {
-    /// Its oid.
+    /// Its OID.
     pub fn oid(&self) -> u32 {
         self.oid.load(Ordering::Relaxed)
     }
 
-    /// Is the leaf, which the caller has locked and found in `file` (not 0), still in the file in which it was found
-    /// first in this pass? Before anybody has found it, it is in any.
+    /// Whether the leaf, which the caller has locked and found in `file` (not 0), is still in the file in which it
+    /// was first found in this pass. True if nobody has found it before.
     pub fn is_in_file(&self, file: u64) -> bool {
         let found = self
             .file
@@ -89,7 +91,7 @@ impl LeafEntry {
         }
     }
 
-    /// Tells what the server has counted of the leaf. For who opens it, before it looks at any row.
+    /// Stores what the server has counted for the leaf. Must be called by whoever opens it, before reading any row.
     pub fn mark_counted(&self, written: u64, deleted: u64) {
         self.written.store(written, Ordering::Relaxed);
         self.deleted.store(deleted, Ordering::Relaxed);
@@ -100,48 +102,48 @@ impl LeafEntry {
         self.own.fetch_add(written, Ordering::Relaxed);
     }
 
-    /// Tells the numbers that the columns `blobid` and `mime_type` have in it, and what stands for what these depend on, or
-    /// 0. For who opens it.
+    /// Stores the numbers of its columns `blobid` and `mime_type`, and the shape on which these depend, or 0. Must be
+    /// called by whoever opens it.
     pub fn mark_columns(&self, (blobid, mime_type): (i16, i16), shape: u64) {
         let both = u32::from(blobid as u16) << 16 | u32::from(mime_type as u16);
         self.columns.store(both, Ordering::Relaxed);
         self.shape.store(shape, Ordering::Relaxed);
     }
 
-    /// Notes that what is known of it doesn't tell whether it is unchanged later.
+    /// Records that what is known about it doesn't allow telling later whether it is unchanged.
     pub fn mark_unsure(&self) {
         self.flags.fetch_or(UNSURE, Ordering::Relaxed);
     }
 }
 
-/// The part of the task queue that isn't leaves.
+/// The part of the task queue besides the leaves.
 #[repr(C)]
 pub struct TaskQueueHeader {
-    /// Odd while the leader writes, even while workers may take; 0 before the first pass.
+    /// Odd while the leader writes, even while workers may take tasks; 0 before the first pass.
     generation: AtomicU32,
     len: AtomicU32,
     next: AtomicU32,
     /// Leaves of this pass that aren't finished.
     open: AtomicU32,
-    /// Among so many workers a leaf is to be shared.
+    /// The number of workers among which a leaf is shared.
     workers: AtomicU32,
-    /// No further task is to be taken.
+    /// No further task may be taken.
     closed: AtomicU32,
-    /// Oids of tables above leaves for which somebody has waited in vain in this pass; 0 where there is none.
+    /// OIDs of tables above leaves for which somebody has waited in vain in this pass; 0 for none.
     busy: [AtomicU32; BUSY_TABLES],
-    /// Blocks of all passes so far: as expected for leaves that nobody has opened, else as found.
+    /// Blocks of all passes so far: the expected number for leaves that nobody has opened, otherwise the actual one.
     blocks_total: AtomicI64,
     blocks_done: AtomicI64,
 }
 
-/// What a worker is to do next.
+/// What a worker does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Open this leaf and tell its size with [`TaskQueue::size`].
+    /// Open this leaf and set its size with [`TaskQueue::size`].
     Open(usize),
-    /// Work on this range of blocks, end exclusive.
+    /// Work on this range of blocks; `end` is exclusive.
     Range { leaf: usize, start: u32, end: u32 },
-    /// Nothing to take now, but others are still at work and may leave some.
+    /// There is nothing to take now, but others are still working and may leave something.
     Wait,
     /// The pass is over.
     PassDone,
@@ -149,7 +151,7 @@ pub enum Task {
     Closed,
 }
 
-/// How a leaf stands after a pass.
+/// The state of a leaf after a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct LeafState {
     pub oid: u32,
@@ -157,43 +159,43 @@ pub struct LeafState {
     pub done: bool,
     /// Rows were pending that the update did not change although their blob was detected.
     pub missed: bool,
-    /// Somebody else's lock kept us out of it, or of a part of it.
+    /// Somebody else's lock prevented work on all or a part of it.
     pub locked: bool,
-    /// It is no leaf of the target any more.
+    /// It isn't a leaf of the target any more.
     pub gone: bool,
-    /// Not all of its rows have been read in this pass, so `rows_left` isn't all that is left.
+    /// Not all of its rows have been read in this pass, so there may be more left than `rows_left`.
     pub unseen: bool,
-    /// It has been given another file meanwhile.
+    /// It has got another file meanwhile.
     pub rewritten: bool,
-    /// It has raised an error of its own, and the run leaves it alone from then on.
+    /// It has raised an error of its own, and the run doesn't touch it any more.
     pub set_aside: bool,
-    /// Pending rows met in this pass and not filled.
+    /// Pending rows that were read in this pass and not filled.
     pub rows_left: u64,
-    /// Of these, rows that have been updated and are pending all the same: a trigger or a rule keeps them so.
+    /// Of these, rows that have been updated and are still pending: a trigger or a rule keeps them so.
     pub rows_kept: u64,
     /// Its blocks.
     pub blocks: u32,
-    /// The file in which it was; 0 if nobody has been there.
+    /// The file in which it was; 0 if nobody has opened it.
     pub file: u64,
-    /// What the server's counters of rows written and deleted have to be if nobody else has changed the leaf since it was
-    /// opened.
+    /// The values that the server's counters of rows written and deleted must have if nobody else has changed the
+    /// leaf since it was opened.
     pub written: u64,
     pub deleted: u64,
     /// Of the rows written, those that the run has written itself.
     pub own: u64,
     /// Pending rows read in this pass.
     pub rows_found: u64,
-    /// The numbers of the columns `blobid` and `mime_type`, as of when it was opened.
+    /// The numbers of the columns `blobid` and `mime_type` when it was opened.
     pub columns: (i16, i16),
-    /// What stands for what these depend on; 0 for nothing.
+    /// The shape on which these depend; 0 if unknown.
     pub shape: u64,
-    /// What is known of it doesn't tell whether it is unchanged later.
+    /// What is known about it doesn't allow telling later whether it is unchanged.
     pub unsure: bool,
 }
 
-/// How many of the blocks that are left of a leaf make the next task. Toward the end tasks become small, as those of
-/// PostgreSQL's parallel scans do (heap/heapam.c), so that no worker is left with much while the others have nothing: each
-/// gets at most half of its share of what is left.
+/// How many of the remaining blocks of a leaf make up the next task. Toward the end tasks become small, like those of
+/// PostgreSQL's parallel scans (heap/heapam.c), so that no worker has much left while the others have nothing: each
+/// gets at most half of its share of the remainder.
 fn blocks_of_task(left: u32, workers: u32) -> u32 {
     let share = match workers {
         0 | 1 => left,
@@ -217,9 +219,9 @@ impl<'a> TaskQueue<'a> {
         TaskQueue { header, leaves }
     }
 
-    /// Writes the leaves of a pass, each with its oid and expected number of blocks, in the order in
-    /// which they are to be taken, and opens it. Only for the leader, and only when every worker has
-    /// seen the end of the pass before. Only as many as fit are taken over; returns how many.
+    /// Writes the leaves of a pass, each with its OID and expected number of blocks, in the order in which they are
+    /// to be taken, and opens the pass. Only for the leader, when every worker has seen the end of the previous pass.
+    /// If there are more than fit, the rest is left out; returns how many there are.
     pub fn open_pass(&self, leaves: impl IntoIterator<Item = (u32, u32)>) -> usize {
         let h = self.header;
         let generation = h.generation.load(Ordering::Relaxed);
@@ -253,51 +255,51 @@ impl<'a> TaskQueue<'a> {
         len as usize
     }
 
-    /// Tells among how many workers leaves are shared.
+    /// Sets the number of workers among which leaves are shared.
     pub fn set_workers(&self, workers: u32) {
         self.header.workers.store(workers, Ordering::Relaxed);
     }
 
-    /// Which pass is open; changes with every [`TaskQueue::open_pass`].
+    /// Identifies the open pass; changes with every [`TaskQueue::open_pass`].
     pub fn generation(&self) -> u32 {
         self.header.generation.load(Ordering::Acquire)
     }
 
-    /// The pass that is open, by its generation; None before the first one, and while the leader writes the next one.
+    /// The generation of the open pass; None before the first one, and while the leader writes the next one.
     pub fn pass(&self) -> Option<u32> {
         let generation = self.generation();
         (generation != 0 && generation & 1 == 0).then_some(generation)
     }
 
-    /// No further task is handed out from now on.
+    /// Hands out no further tasks.
     pub fn close(&self) {
         self.header.closed.store(1, Ordering::Release);
     }
 
-    /// Has the task queue been closed?
+    /// Whether the task queue has been closed.
     pub fn is_closed(&self) -> bool {
         self.header.closed.load(Ordering::Acquire) != 0
     }
 
-    /// Leaves of this pass that aren't finished.
+    /// The number of leaves of this pass that aren't finished.
     pub fn open_leaves(&self) -> u32 {
         self.header.open.load(Ordering::Acquire)
     }
 
-    /// Blocks done with, and blocks in all, over all passes so far.
+    /// Blocks that are done, and all blocks, over all passes so far.
     pub fn blocks(&self) -> (i64, i64) {
         let h = self.header;
         let load = |cell: &AtomicI64| cell.load(Ordering::Relaxed);
         (load(&h.blocks_done), load(&h.blocks_total))
     }
 
-    /// Leaves of this pass.
+    /// The number of leaves of this pass.
     fn len(&self) -> usize {
         (self.header.len.load(Ordering::Acquire) as usize).min(self.leaves.len())
     }
 
-    /// The next thing to do for a worker that has been at the leaf `current`, if at any: go on there,
-    /// else open a new leaf, else help with one that others have opened.
+    /// The next task for a worker that has worked on the leaf `current`, if on any: it goes on there, or else opens a
+    /// new leaf, or else helps with one that others have opened.
     pub fn take(&self, current: Option<usize>) -> Task {
         if self.is_closed() {
             return Task::Closed;
@@ -312,7 +314,7 @@ impl<'a> TaskQueue<'a> {
         {
             return turn;
         }
-        // Checked before adding, so that idle workers can't make the counter wrap.
+        // Checked before adding, so that idle workers can't make the counter wrap around.
         if (self.header.next.load(Ordering::Relaxed) as usize) < len {
             let leaf = self.header.next.fetch_add(1, Ordering::AcqRel) as usize;
             if leaf < len {
@@ -353,8 +355,8 @@ impl<'a> TaskQueue<'a> {
         &self.leaves[leaf]
     }
 
-    /// Tells the number of blocks of a leaf that the caller has been told to open.
-    /// Returns whether that finishes the leaf, since it is empty.
+    /// Sets the number of blocks of a leaf that the caller was told to open. Returns whether that finishes the leaf,
+    /// because it is empty.
     pub fn size(&self, leaf: usize, blocks: u32) -> bool {
         let entry = &self.leaves[leaf];
         let expected = entry.blocks.swap(blocks, Ordering::Relaxed);
@@ -368,7 +370,7 @@ impl<'a> TaskQueue<'a> {
         blocks == 0
     }
 
-    /// All of a leaf has been done by the caller, who was told to open it; nobody gets a range of it.
+    /// The caller, who was told to open the leaf, has done all of it; nobody gets a range of it.
     pub fn finish_whole(&self, leaf: usize, blocks: u32) {
         self.abandon(leaf);
         if !self.size(leaf, blocks) {
@@ -376,15 +378,15 @@ impl<'a> TaskQueue<'a> {
         }
     }
 
-    /// Counts blocks of a range that are done with, while the rest of it is still being worked on.
+    /// Counts blocks of a range that are done, while the rest of it is still being worked on.
     pub fn advance(&self, blocks: u32) {
         self.header
             .blocks_done
             .fetch_add(i64::from(blocks), Ordering::Relaxed);
     }
 
-    /// A range is done with, in whatever way; `advanced` of its blocks have been counted already.
-    /// Returns whether that finishes its leaf.
+    /// A range is done, in whatever way; `advanced` of its blocks have been counted already. Returns whether that
+    /// finishes its leaf.
     pub fn finish(&self, leaf: usize, blocks: u32, advanced: u32) -> bool {
         self.advance(blocks.saturating_sub(advanced));
         let entry = &self.leaves[leaf];
@@ -396,8 +398,8 @@ impl<'a> TaskQueue<'a> {
         finished
     }
 
-    /// Takes what is left of a leaf off the task queue: nobody needs to try further ranges in this pass.
-    /// Returns the number of blocks so skipped; the caller still owes [`TaskQueue::finish`] for them.
+    /// Removes what is left of a leaf from the task queue: nobody needs to try further ranges in this pass. Returns
+    /// the number of blocks skipped; the caller must still call [`TaskQueue::finish`] for them.
     pub fn abandon(&self, leaf: usize) -> u32 {
         let entry = &self.leaves[leaf];
         let blocks = entry.blocks.load(Ordering::Relaxed);
@@ -405,7 +407,7 @@ impl<'a> TaskQueue<'a> {
         blocks.saturating_sub(next)
     }
 
-    /// The leaf could not be opened at all: finished for this pass, whatever its size.
+    /// The leaf could not be opened at all: it is finished for this pass, whatever its size.
     pub fn skip(&self, leaf: usize) {
         self.size(leaf, 0);
     }
@@ -415,7 +417,8 @@ impl<'a> TaskQueue<'a> {
         self.header.open.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Notes rows that were pending when read and are not filled; `missed`: some that should have been may be left.
+    /// Records rows that were pending when read and are not filled; `missed` means that some of them should have
+    /// been.
     pub fn mark_left(&self, leaf: usize, left: u64, missed: bool) {
         let entry = &self.leaves[leaf];
         entry.rows_left.fetch_add(left, Ordering::Relaxed);
@@ -431,57 +434,59 @@ impl<'a> TaskQueue<'a> {
             .fetch_add(rows, Ordering::Relaxed);
     }
 
-    /// Notes rows, of those that are left, that have been updated and are pending all the same.
+    /// Records rows among those that are left that have been updated and are still pending.
     pub fn mark_kept(&self, leaf: usize, rows: u64) {
         self.leaves[leaf]
             .rows_kept
             .fetch_add(rows, Ordering::Relaxed);
     }
 
-    /// Notes that somebody's lock kept us from filling a part of it.
+    /// Records that somebody's lock prevented filling a part of it.
     pub fn mark_locked(&self, leaf: usize) {
         self.leaves[leaf]
             .flags
             .fetch_or(AGAIN_LOCKED, Ordering::Relaxed);
     }
 
-    /// Notes that somebody's lock kept us from reading all of it.
+    /// Records that somebody's lock prevented reading all of it.
     pub fn mark_unseen(&self, leaf: usize) {
         self.leaves[leaf]
             .flags
             .fetch_or(AGAIN_LOCKED | UNSEEN, Ordering::Relaxed);
     }
 
-    /// Notes that it has another file than at first in this pass, and has to be begun anew.
+    /// Records that it has another file than at first in this pass, and has to be read from the beginning.
     pub fn mark_rewritten(&self, leaf: usize) {
         self.leaves[leaf]
             .flags
             .fetch_or(REWRITTEN | UNSEEN, Ordering::Relaxed);
     }
 
-    /// Notes that it has raised an error of its own: nobody is to go on with it. Returns whether it is the first one.
+    /// Records that it has raised an error of its own: nobody may go on with it. Returns whether this is its first
+    /// error.
     pub fn set_aside(&self, leaf: usize) -> bool {
         let flags = &self.leaves[leaf].flags;
         flags.fetch_or(SET_ASIDE | UNSEEN, Ordering::Relaxed) & SET_ASIDE == 0
     }
 
-    /// Is anything known by which a leaf may have to be looked at again in another pass?
+    /// Whether there is a known reason why a leaf may have to be read again in another pass.
     pub fn comes_again(&self, leaf: usize) -> bool {
         let why = AGAIN_MISSED | AGAIN_LOCKED | UNSEEN | REWRITTEN;
         self.leaves[leaf].flags.load(Ordering::Relaxed) & why != 0
     }
 
-    /// Has it raised an error of its own?
+    /// Whether it has raised an error of its own.
     pub fn is_set_aside(&self, leaf: usize) -> bool {
         self.leaves[leaf].flags.load(Ordering::Relaxed) & SET_ASIDE != 0
     }
 
-    /// Notes that this is no leaf of the target any more.
+    /// Records that this isn't a leaf of the target any more.
     pub fn mark_gone(&self, leaf: usize) {
         self.leaves[leaf].flags.fetch_or(GONE, Ordering::Relaxed);
     }
 
-    /// Notes that somebody has waited in vain for a lock on a table above leaves: nobody else is to wait for it in this pass.
+    /// Records that somebody has waited in vain for a lock on a table above leaves: nobody else is to wait for it in
+    /// this pass.
     pub fn mark_busy(&self, oid: u32) {
         for busy in &self.header.busy {
             match busy.compare_exchange(0, oid, Ordering::AcqRel, Ordering::Acquire) {
@@ -492,7 +497,7 @@ impl<'a> TaskQueue<'a> {
         }
     }
 
-    /// Has somebody waited for that table in vain in this pass?
+    /// Whether somebody has waited for that table in vain in this pass.
     pub fn is_busy(&self, oid: u32) -> bool {
         let mut known = self
             .header
@@ -503,7 +508,7 @@ impl<'a> TaskQueue<'a> {
         known.clone().any(|known| known == oid) || known.all(full)
     }
 
-    /// How the leaves stand. Only for the leader, when the pass is over.
+    /// The states of the leaves. Only for the leader, when the pass is over.
     pub fn leaves(&self) -> impl Iterator<Item = LeafState> {
         self.leaves[..self.len()].iter().map(|entry| {
             let flags = entry.flags.load(Ordering::Relaxed);

@@ -1,25 +1,26 @@
-//! The texts of blobs that could not be detected, each with the leaf that has rows of it: what is known at the end of a
-//! pass of the rows that stay pending.
+//! The blobids of blobs that could not be detected, each with the leaf that has rows of it: which rows stay pending,
+//! as far as that is known at the end of a pass.
 //!
-//! Workers add to a list of a fixed size, in any order, and more than once where a leaf has rows of a blob in several
-//! batches; the leader reads it when the pass is over, and empties it. Whoever finds no room is told so.
+//! Workers add to a list of a fixed size, in any order, and more than once if a leaf has rows of a blob in several
+//! batches. The leader reads it when the pass is over, and empties it. If there is no room, [`Undetected::add`] says
+//! so.
 //!
-//! Plain memory touched through atomics, zeroed when new, like the other shared parts of a run.
+//! It is plain memory that is accessed through atomics, and zeroed when new, like the other shared parts of a run.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const WORD: usize = size_of::<u64>();
 
-/// The part of the list that isn't entries.
+/// The part of the list besides its entries.
 #[repr(C)]
 #[derive(Default)]
 pub struct UndetectedHeader {
-    /// Words that are taken.
+    /// The number of words in use.
     used: AtomicU64,
 }
 
-/// A view of the list in shared memory. An entry is a word with the leaf's number and the length of the text in bytes, and
-/// then the text.
+/// A view of the list in shared memory. An entry is a word with the leaf's number and the length of the text in
+/// bytes, followed by the text.
 #[derive(Clone, Copy)]
 pub struct Undetected<'a> {
     header: &'a UndetectedHeader,
@@ -32,7 +33,8 @@ impl<'a> Undetected<'a> {
         Undetected { header, words }
     }
 
-    /// Adds a text, which isn't empty, for the leaf of that number in the task queue; false if there is no room.
+    /// Adds a text, which must not be empty, for the leaf with that number in the task queue. False if there is no
+    /// room.
     pub fn add(&self, leaf: usize, text: &str) -> bool {
         let bytes = text.as_bytes();
         let words = 1 + bytes.len().div_ceil(WORD);
@@ -73,7 +75,7 @@ impl<'a> Undetected<'a> {
         }
     }
 
-    /// Empties it. Only for the leader, as above.
+    /// Empties the list. Only for the leader, as above.
     pub fn clear(&self) {
         self.header.used.store(0, Ordering::Relaxed);
     }

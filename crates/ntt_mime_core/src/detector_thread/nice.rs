@@ -1,8 +1,9 @@
-//! A lower priority for threads that look at blobs, so that others at work on the machine go first.
+//! A lower priority for threads that read and detect blobs, so that other work on the machine goes first.
 //!
-//! Linux has a priority for each thread, which the threads that it starts inherit. Those of a detector thread hold no lock of
-//! PostgreSQL's, so whoever is served before them never waits for them, but for their own worker. That one keeps its
-//! priority: it holds locks on rows and on buffers, for which others would wait while it didn't get a processor.
+//! Linux has a priority for each thread, which the threads that it starts inherit. A detector thread and its readers
+//! hold no lock of PostgreSQL's, so nobody else waits for them, except their own worker. The worker keeps its
+//! priority: it holds locks on rows and on buffers, for which others would have to wait while it got no processor
+//! time.
 
 /// The largest nice value.
 pub const NICEST: i32 = 19;
@@ -14,14 +15,14 @@ const IOPRIO_CLASS_BE: libc::c_int = 2;
 const IOPRIO_CLASS_IDLE: libc::c_int = 3;
 const IOPRIO_LOWEST_BE: libc::c_int = 7;
 
-/// Adds `nice` to the calling thread's nice value, and has its reads come after those of others: at 19 whenever nobody
-/// else has any, otherwise last among the ordinary ones. 0 leaves all as it is. What the system doesn't allow is done
-/// without: it is a courtesy.
+/// Adds `nice` to the calling thread's nice value, and lowers the priority of its reads: at 19 they are served only
+/// when nobody else reads, otherwise last among ordinary reads. 0 changes nothing. It is a courtesy, so what the
+/// system refuses is ignored.
 pub fn become_nicer(nice: i32) {
     if nice <= 0 {
         return;
     }
-    // To Linux, no process is the calling thread (setpriority(2), C library/kernel differences).
+    // For Linux, no process means the calling thread (setpriority(2), C library/kernel differences).
     if let Ok(now) = rustix::process::getpriority_process(None) {
         let _ = rustix::process::setpriority_process(None, (now + nice).min(NICEST));
     }

@@ -1,25 +1,26 @@
-//! Reading ahead: plain threads that have the system fetch blobs from a slow disk before the detector thread gets there.
+//! Reading ahead: plain threads that make the system fetch blobs from a slow disk before the detector thread needs
+//! them.
 //!
-//! What counts on a cold store is how many reads are in flight. The detector thread has one, and then judges while the disk
-//! is idle. So it has *readers*: each opens a blob of the order at hand as the detector thread will, by the same rules, reads
-//! what it will probably look at, throws that away and closes the file. When the detector thread comes to the blob, all of it
-//! is in the system's cache. Nothing is handed over: no descriptor outlives a read, a reader that is late or stuck
-//! keeps nobody waiting, and what goes wrong is for the detector thread to find. Readers make system calls on files and
-//! nothing else.
+//! On a cold store, throughput depends on how many reads are in flight. The detector thread has one, and then judges
+//! while the disk is idle. So it has *readers*: each opens a blob of the current lot as the detector thread will, by
+//! the same rules, reads what that will probably read, discards it and closes the file. When the detector thread
+//! reaches the blob, all of it is in the system's cache. Nothing is handed over: no descriptor outlives a read, a
+//! reader that is late or stuck delays nobody, and errors are left for the detector thread to find. Readers make
+//! system calls on files and do nothing else.
 //!
-//! A store that is in memory pays nothing. Readers aren't started before the detector thread has had to wait for files
-//! itself, more than 100 µs each on average, and they rest again when they don't have to wait any more.
+//! A store that is in memory costs nothing extra. Readers aren't started before the detector thread has had to wait
+//! for files itself, more than 100 µs each on average, and they rest when there is nothing to wait for any more.
 //!
-//! Why threads: most of the time of a small file goes to finding it, and Linux has no way to open a file without
-//! waiting but another thread (io_uring has some of its own for this). Hints alone, `posix_fadvise` on the next
-//! files by one thread that opens them itself, don't help with that. Why they read, and the hint isn't enough: who
-//! doesn't wait for what he asked for soon has more in flight than was meant, and the detector thread's own reads wait
-//! behind all of it.
+//! Why threads: most of the time of a small file is spent finding it, and Linux can't open a file without waiting,
+//! except in another thread (io_uring uses its own threads for that). Hints alone, `posix_fadvise` on the next files
+//! by one thread that opens them itself, don't help with that. Why the threads read, and don't just give the hint:
+//! without waiting for what it has requested, a thread soon has more in flight than intended, and the detector
+//! thread's own reads wait behind all of it.
 //!
-//! Mixed files of 37 kB on average, 2 processors busy with other things as well, a disk that serves 16 requests at a
-//! time in 3 ms each; `cargo bench -p ntt_mime_core --bench read_ahead -- STORE slow`:
+//! Mixed files of 37 kB on average, 2 processors that are also busy with other things, a disk that serves 16 requests
+//! at a time in 3 ms each; `cargo bench -p ntt_mime_core --bench read_ahead -- STORE slow`:
 //!
-//! | | files/s | beside 16 plain readers |
+//! | | files/s | relative to 16 plain readers |
 //! |---|---:|---:|
 //! | 16 threads that read heads and do nothing with them | 1,330 | 1 |
 //! | one such thread | 90 | 0.07 |
@@ -27,7 +28,8 @@
 //! | 2 detector threads without reading ahead | 148 | 0.11 |
 //! | 2 detector threads with 8, 16, 32 blobs in flight each | 1,051, 1,191, 1,047 | 0.79, 0.90, 0.79 |
 //!
-//! A disk so fast that plain readers keep the processors busy can't be matched so: to judge costs processor time, too.
+//! This can't be reached on a disk that is so fast that plain readers keep the processors busy: judging takes
+//! processor time as well.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -42,46 +44,47 @@ use crate::blob_id::BlobId;
 use crate::detector::{END, TEXT};
 use crate::store::Store;
 
-/// Time waited for a disk to open and read a blob, on average, from which on a store counts as slow. For tests of what
-/// comes then, every store is slow.
+/// The average time spent waiting for the disk to open and read a blob from which a store counts as slow. For tests
+/// of reading ahead, every store is slow.
 const SLOW: Duration = match cfg!(feature = "poison") {
     false => Duration::from_micros(100),
     true => Duration::ZERO,
 };
 
-/// The same below which it counts as quick again.
+/// The average below which it counts as fast again.
 const QUICK: Duration = Duration::from_micros(SLOW.as_micros() as u64 / 2);
 
-/// A longer wait counts as this: the odd blob that isn't in memory is no sign of a slow store.
+/// A longer wait counts as this: a single blob that isn't in memory doesn't mean that the store is slow.
 const LONGEST: Duration = Duration::from_millis(2);
 
-/// Blobs that the average goes back, roughly.
+/// Roughly the number of blobs over which the average is taken.
 const MEMORY: f64 = 32.0;
 
-/// Blobs that may be fetched before the detector thread gets there, for each in flight: some take longer than others, and
-/// those behind them needn't wait.
+/// For each blob in flight, how many may be fetched before the detector thread reaches them: some take longer than
+/// others, and those after them needn't wait.
 const LEAD: usize = 4;
 
-/// What a reader reads at a time.
+/// How much a reader reads at a time.
 const PIECE: usize = 16 * 1024;
 
-/// Enough for a piece, and for the words about a blob that can't be opened.
+/// Enough for a piece, and for the description of a blob that can't be opened.
 const STACK_BYTES: usize = 128 * 1024;
 
-/// Makes the system fetch a blob; has a piece of memory to read into.
+/// Makes the system fetch a blob; the buffer is for reading it.
 type Fetch = dyn Fn(&BlobId, &mut [u8; PIECE]) + Send + Sync;
 
 /// The detector thread's end.
 pub struct ReadAhead {
     pool: Arc<ReaderPool>,
-    /// Readers that there may be.
+    /// The maximum number of readers.
     depth: usize,
     started: bool,
-    /// The store is slow, and the readers are at work.
+    /// The store is slow, and the readers are working.
     awake: bool,
-    /// How long a blob was waited for lately, in µs: by the detector thread as long as the readers rest, by these otherwise.
+    /// The recent average wait for a blob, in µs: that of the detector thread while the readers rest, otherwise
+    /// theirs.
     average: f64,
-    /// The order at hand.
+    /// The current lot.
     blobs: Arc<Vec<BlobId>>,
     /// How far the readers may go in it.
     end: usize,
@@ -92,7 +95,7 @@ pub struct ReaderPool {
     fetch: Box<Fetch>,
     requests: Mutex<Requests>,
     news: Condvar,
-    /// Where the detector thread is in its order.
+    /// The detector thread's index in the lot.
     at: AtomicUsize,
     /// Blobs fetched since the detector thread last asked, and how long they were waited for, in ns.
     fetched: AtomicU64,
@@ -102,9 +105,9 @@ pub struct ReaderPool {
 #[derive(Default)]
 struct Requests {
     blobs: Arc<Vec<BlobId>>,
-    /// The first that nobody has begun to fetch.
+    /// The first blob that nobody has begun to fetch.
     next: usize,
-    /// The first that is not to be fetched yet.
+    /// The first blob that must not be fetched yet.
     end: usize,
     /// Readers that have nothing to do.
     idle: usize,
@@ -112,7 +115,7 @@ struct Requests {
 }
 
 impl ReadAhead {
-    /// With at most `depth` blobs of this store in flight; 0: without. `head_bytes` are looked at first.
+    /// At most `depth` blobs of this store are in flight; 0 disables reading ahead. `head_bytes` are read first.
     pub fn new(store: Arc<Store>, head_bytes: usize, depth: usize) -> ReadAhead {
         let fetch = move |id: &BlobId, piece: &mut [u8; PIECE]| {
             fetch(&store, id, head_bytes as u64, piece);
@@ -139,12 +142,12 @@ impl ReadAhead {
         }
     }
 
-    /// Those who read, for others to send them home.
+    /// The readers, for others that make them leave.
     pub fn pool(&self) -> Arc<ReaderPool> {
         Arc::clone(&self.pool)
     }
 
-    /// The detector thread has a new order.
+    /// The detector thread has a new lot.
     pub fn take_request(&mut self, blobs: &Arc<Vec<BlobId>>) {
         self.blobs = Arc::clone(blobs);
         if self.awake {
@@ -152,7 +155,7 @@ impl ReadAhead {
         }
     }
 
-    /// The detector thread comes to a blob of its order.
+    /// The detector thread reaches a blob of its lot.
     pub fn come_to(&mut self, number: usize) {
         if !self.awake {
             return;
@@ -160,7 +163,7 @@ impl ReadAhead {
         self.pool.at.store(number, Ordering::Relaxed);
         let all = self.blobs.len();
         let end = all.min(number + 1 + LEAD * self.depth);
-        // In steps, so that readers who have gone as far as they may aren't woken for each blob.
+        // In steps, so that readers that have reached the limit aren't woken for each blob.
         if end == self.end || end < all && end < self.end + self.depth {
             return;
         }
@@ -169,7 +172,7 @@ impl ReadAhead {
         self.pool.go_on_to(if self.awake { end } else { 0 });
     }
 
-    /// So long the detector thread has waited for that blob.
+    /// Records how long the detector thread has waited for a blob.
     pub fn record(&mut self, number: usize, waited: Duration) {
         if self.depth == 0 || self.awake {
             return;
@@ -196,7 +199,7 @@ impl ReadAhead {
         requests.end = 0;
     }
 
-    /// While readers are at work their times count: the detector thread finds everything in memory.
+    /// While readers are working, their times count: the detector thread finds everything in memory.
     fn heed_readers(&mut self) {
         let fetched = self.pool.fetched.swap(0, Ordering::Relaxed);
         let waited = Duration::from_nanos(self.pool.waited.swap(0, Ordering::Relaxed));
@@ -211,7 +214,7 @@ impl ReadAhead {
         self.average = self.average * kept + each.as_secs_f64() * 1e6 * (1.0 - kept);
     }
 
-    /// The readers aren't joined at the end: one that a hung file system doesn't let go must not keep anybody else.
+    /// The readers aren't joined at the end: if a file system hangs, only the reader that is stuck in it must wait.
     fn start(&self) {
         with_signals_blocked(|| {
             for _ in 0..self.depth {
@@ -219,7 +222,7 @@ impl ReadAhead {
                 let reader = std::thread::Builder::new()
                     .name("ntt_mime read".to_owned())
                     .stack_size(STACK_BYTES);
-                // With fewer of them it takes longer, that is all.
+                // With fewer readers it only takes longer.
                 if reader.spawn(move || pool.work()).is_err() {
                     break;
                 }
@@ -235,13 +238,13 @@ impl Drop for ReadAhead {
 }
 
 impl ReaderPool {
-    /// Sends the readers home, each when it is done with the blob at hand. Doesn't wait for them.
+    /// Makes the readers leave, each when it has finished its current blob. Doesn't wait for them.
     pub fn leave(&self) {
         self.requests().leave = true;
         self.news.notify_all();
     }
 
-    /// Never locked for longer than a look at them takes.
+    /// Locked only for a short access.
     fn requests(&self) -> MutexGuard<'_, Requests> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -259,12 +262,12 @@ impl ReaderPool {
         }
     }
 
-    /// What a reader does.
+    /// The work of a reader.
     fn work(&self) {
         let mut piece = [0; PIECE];
         while let Some(id) = self.next() {
             let (mut waits, begun) = (Waits::begin(), Instant::now());
-            // A defect is one blob's matter: the detector thread reads it for itself.
+            // A defect concerns one blob: the detector thread reads it itself.
             let _ = catch_unwind(AssertUnwindSafe(|| (self.fetch)(&id, &mut piece)));
             let waited = waits.waited_of(begun.elapsed()).min(LONGEST);
             self.waited
@@ -273,7 +276,7 @@ impl ReaderPool {
         }
     }
 
-    /// Waits for a blob to fetch; None: time to leave.
+    /// Waits for a blob to fetch; None means that it is time to leave.
     fn next(&self) -> Option<BlobId> {
         let mut requests = self.requests();
         while !requests.leave {
@@ -294,8 +297,8 @@ impl ReaderPool {
     }
 }
 
-/// Has the system keep in memory what the detector thread will probably look at: the head, as much as tells text from other
-/// content if there is nothing but text in the head, and the end.
+/// Makes the system keep in memory what the detector thread will probably read: the head; if the head is all text, as
+/// much as distinguishes text from binary content; and the end.
 fn fetch(store: &Store, id: &BlobId, head_bytes: u64, piece: &mut [u8; PIECE]) {
     let Ok(blob) = store.open_blob(id) else {
         return;

@@ -1,14 +1,14 @@
-//! Time that a thread has waited for a disk, told from time for which others had its processor.
+//! Distinguishes the time that a thread has waited for a disk from the time in which it got no processor.
 //!
-//! On a busy machine any work may take milliseconds. But a thread that has to wait for a disk gives its processor up
-//! itself, and the kernel counts that for each thread: `ru_nvcsw` of getrusage(2).
+//! On a busy machine any work may take milliseconds. But a thread that has to wait for a disk gives up its processor
+//! voluntarily, and the kernel counts that for each thread: `ru_nvcsw` of getrusage(2).
 
 use std::time::Duration;
 
-/// A shorter time isn't asked after, since that takes some of it.
+/// For a shorter time the kernel isn't asked, since that takes time too.
 const SHORT: Duration = Duration::from_micros(20);
 
-/// Of the thread that begins it.
+/// For the thread that creates it.
 pub struct Waits {
     before: libc::c_long,
 }
@@ -18,9 +18,9 @@ impl Waits {
         Waits { before: so_far() }
     }
 
-    /// How much of the time that some work took counts as waited: none, if the thread hasn't waited since this was
-    /// begun or asked last, and all otherwise. So that asking is rare, it isn't begun anew for each piece of work: a
-    /// wait in between counts, if the work took long as well.
+    /// How much of the time that some work took counts as waiting: none if the thread hasn't waited since this was
+    /// created or last asked, otherwise all. To keep system calls rare, it isn't reset for each piece of work: a wait
+    /// in between counts if the work took long as well.
     pub fn waited_of(&mut self, took: Duration) -> Duration {
         if took < SHORT {
             return Duration::ZERO;
@@ -34,7 +34,7 @@ impl Waits {
 }
 
 fn so_far() -> libc::c_long {
-    // SAFETY: fills what it is given; all zero is a valid one, and what stays if it fails.
+    // SAFETY: fills its argument; all zeros is a valid value, which remains if the call fails.
     unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
         libc::getrusage(libc::RUSAGE_THREAD, &mut usage);

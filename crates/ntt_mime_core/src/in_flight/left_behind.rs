@@ -1,4 +1,4 @@
-//! What dead processes have left: which blobs are to blame, and which are suspect.
+//! The records that dead processes have left: which blobs are to blame, and which are suspect.
 
 use std::collections::HashSet;
 use std::ffi::c_int;
@@ -18,22 +18,22 @@ use super::signals::CRASHES;
 use super::{BackendKind, MAGIC, Page, Slot};
 use crate::blob_id::BlobId;
 
-/// Age at which a file without a lock won't be locked any more.
+/// Age from which a file without a lock won't be locked any more.
 const UNFINISHED: Duration = Duration::from_secs(60);
 
-/// Age at which a suspicion is forgotten: nobody has looked at the blob since.
+/// Age at which a suspicion is dropped: nobody has examined the blob since.
 const SUSPICION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// How a process died that was looking at a blob.
+/// How a process died while it was examining a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
     /// It crashed.
     Crashed { signal: &'static str },
-    /// It was killed, and so was one before it, at the same blob.
+    /// It was killed, and so was an earlier one, while examining the same blob.
     KilledTwice,
 }
 
-/// A blob that a dead process of this database was looking at.
+/// A blob that a dead process of this database was examining.
 #[derive(Debug)]
 pub struct LeftBehind {
     pub blob: BlobId,
@@ -44,13 +44,13 @@ pub struct LeftBehind {
     _file: Arc<File>,
 }
 
-/// What is said of a blob at which a process crashed.
+/// The detail for a blob that crashed a process.
 pub fn crash_detail(process: &str, signal: &str) -> String {
     format!("{process} was terminated by {signal} while it looked at the blob")
 }
 
 impl LeftBehind {
-    /// What happened, in words.
+    /// What happened, as text.
     pub fn detail(&self) -> String {
         let process = format!("process {}", self.pid);
         match self.death {
@@ -61,9 +61,9 @@ impl LeftBehind {
         }
     }
 
-    /// Removes the in-flight record: the blob is in quarantine.
+    /// Removes the in-flight record, because the blob is in quarantine.
     pub fn remove(self) {
-        // An in-flight record that stays is read again, which does no harm.
+        // A record that can't be removed is read again, which does no harm.
         let _ = fs::remove_file(&self.path);
         if let Some(folder) = self.path.parent() {
             let database = database_of(&self.path).unwrap_or_default();
@@ -72,10 +72,11 @@ impl LeftBehind {
     }
 }
 
-/// Reads and tidies up the in-flight records of dead processes: what has crashed processes of `database`. A blob
-/// over which a worker was killed for the first time becomes suspect and is not among them.
+/// Reads and cleans up the in-flight records of dead processes. Returns the blobs that have crashed processes of
+/// `database`. A blob during whose examination a worker was killed for the first time becomes suspect and is not
+/// among them.
 ///
-/// `databases` are the oids of those that exist: in-flight records of others are of no use to anybody.
+/// `databases` are the OIDs of existing databases: in-flight records of others are of no use.
 pub fn left_behind(folder: &Path, database: u32, databases: &[u32]) -> io::Result<Vec<LeftBehind>> {
     let mut found = Vec::new();
     for entry in entries(folder)? {
@@ -114,8 +115,8 @@ pub fn left_behind(folder: &Path, database: u32, databases: &[u32]) -> io::Resul
                 _file: Arc::clone(&file),
             });
         }
-        // Of two blobs at hand, one that was suspect before clears the other. And the in-flight record goes first: read again, it
-        // would tell of a second death.
+        // If there are two current blobs, one that was suspect before clears the other. And the in-flight record is
+        // removed first: if it were read again, it would count as a second death.
         if found.len() == before && fs::remove_file(&path).is_ok() {
             for (blob, _) in &verdicts {
                 File::create(suspicion(folder, database, blob))?;
@@ -125,7 +126,7 @@ pub fn left_behind(folder: &Path, database: u32, databases: &[u32]) -> io::Resul
     Ok(found)
 }
 
-/// The blobs of a database that are suspect.
+/// The suspect blobs of a database.
 pub fn suspects(folder: &Path, database: u32) -> HashSet<BlobId> {
     let entries = entries(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
@@ -135,13 +136,13 @@ pub fn suspects(folder: &Path, database: u32) -> HashSet<BlobId> {
         .collect()
 }
 
-/// A blob is suspect no more: a process has judged it and lives, or it is in quarantine.
+/// Clears a suspect blob, because a process has detected it and survived, or because it is in quarantine.
 pub fn clear_suspect(folder: &Path, database: u32, blob: &BlobId) {
     let _ = fs::remove_file(suspicion(folder, database, blob));
 }
 
-/// Blobs that have crashed processes of `database` and wait for the next run to put them into
-/// quarantine, with the signals' names. Changes nothing, so that a standby can ask, too.
+/// Blobs that have crashed processes of `database` and wait for the next run to quarantine them, with the signals'
+/// names. Changes nothing, so that a standby can use it as well.
 pub fn crashes(folder: &Path, database: u32) -> Vec<(BlobId, &'static str)> {
     let mut found = Vec::new();
     for entry in entries(folder).into_iter().flatten().flatten() {
@@ -149,7 +150,7 @@ pub fn crashes(folder: &Path, database: u32) -> Vec<(BlobId, &'static str)> {
         if database_of(&path) != Some(database) || suspect(&path).is_some() {
             continue;
         }
-        // Nobody outlives the mark, so it doesn't matter whether it is dead already.
+        // No process survives the mark, so it doesn't matter whether it is dead already.
         let Ok(seen) = File::open(&path).and_then(|file| Seen::read(&file)) else {
             continue;
         };
@@ -161,7 +162,7 @@ pub fn crashes(folder: &Path, database: u32) -> Vec<(BlobId, &'static str)> {
     found
 }
 
-/// Removes an in-flight record that its process never finished, once it can't be at it any more.
+/// Removes an in-flight record that its process never finished, once the process can no longer be doing that.
 fn remove_unfinished(entry: &fs::DirEntry) {
     let path = entry.path();
     let pid = i32::try_from(pid_of(&path)).ok().and_then(Pid::from_raw);
@@ -178,7 +179,7 @@ fn is_older(entry: &fs::DirEntry, limit: Duration) -> bool {
     age.is_some_and(|age| age > limit)
 }
 
-/// What an in-flight record says.
+/// The content of an in-flight record.
 struct Seen {
     bytes: [u8; size_of::<Page>()],
 }
@@ -195,8 +196,8 @@ impl Seen {
         u32::from_ne_bytes(bytes.expect("four bytes"))
     }
 
-    /// The blobs that are to blame, with the signal if there was a crash: the one at which it crashed, or else all
-    /// that were being looked at.
+    /// The blobs that are to blame, with the signal if there was a crash: the one that crashed the process, or
+    /// otherwise all that were being examined.
     fn verdicts(&self) -> impl Iterator<Item = (BlobId, Option<&'static str>)> {
         let known = self.word(offset_of!(Page, magic)) == MAGIC;
         let worker = self.word(offset_of!(Page, kind)) == BackendKind::Worker as u32;
@@ -210,7 +211,7 @@ impl Seen {
         slots.into_iter().flatten().filter(blamed)
     }
 
-    /// What a thread was looking at, if it was, and the signal by which it crashed.
+    /// The blob that a thread was examining, if any, and the signal by which it crashed.
     fn slot(&self, number: usize) -> Option<(BlobId, Option<&'static str>)> {
         let start = offset_of!(Page, slots) + number * size_of::<Slot>();
         if self.word(start + offset_of!(Slot, thread)) == 0 {
@@ -224,7 +225,7 @@ impl Seen {
     }
 }
 
-/// The in-flight record at `path`, locked, if its process is dead, and no other run has removed it in the meantime.
+/// The in-flight record at `path`, locked, if its process is dead and no other run has removed the record meanwhile.
 fn dead(path: &Path) -> Option<(File, Seen)> {
     let file = File::open(path).ok()?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
@@ -240,7 +241,7 @@ fn entries(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirE
     }
 }
 
-/// Files are called `<database>.<time>.<pid>`, with `new.` in front until they are locked, and
+/// Files are named `<database>.<time>.<pid>`, with the prefix `new.` until they are locked, and
 /// `<database>.suspect.<blobid>`.
 fn parts(path: &Path) -> Vec<&str> {
     let name = path.file_name().and_then(|name| name.to_str());
@@ -256,7 +257,7 @@ fn pid_of(path: &Path) -> u32 {
     last.unwrap_or_default()
 }
 
-/// The suspect blob of a file that tells of one.
+/// The suspect blob for which a file stands.
 fn suspect(path: &Path) -> Option<BlobId> {
     match parts(path)[..] {
         [_, "suspect", blob] => blob.parse().ok(),

@@ -1,11 +1,11 @@
-//! The signals by which a process crashes: their handlers tell who was looking at what.
+//! The signals of a crash: their handlers record which thread was examining which blob.
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::PAGE;
 
-/// Signals by which a process dies of what it does itself.
+/// Signals that end a process because of what it does itself.
 pub(super) const CRASHES: [(c_int, &str); 6] = [
     (libc::SIGSEGV, "SIGSEGV"),
     (libc::SIGBUS, "SIGBUS"),
@@ -15,19 +15,19 @@ pub(super) const CRASHES: [(c_int, &str); 6] = [
     (libc::SIGSYS, "SIGSYS"),
 ];
 
-/// The signals that tell of a crash. A thread must not block them: the system would end the process
-/// without asking the handler.
+/// The signals of a crash. A thread must not block them: the system would end the process without calling the
+/// handler.
 pub fn crash_signals() -> impl Iterator<Item = c_int> {
     CRASHES.iter().map(|(signal, _)| *signal)
 }
 
-/// Stack of the handlers: a thread whose own stack is used up crashes, too.
+/// Stack size of the handlers. They need their own stack, because a thread also crashes when its stack is exhausted.
 const HANDLER_STACK_BYTES: usize = 64 * 1024;
 
 /// Gives this thread a stack for its signal handlers, unless it has one.
 pub fn use_handler_stack() {
-    // SAFETY: plain system calls with valid arguments; the new stack is leaked, since a signal may come
-    // until the very end of the thread.
+    // SAFETY: plain system calls with valid arguments. The new stack is leaked, since a signal may come until the
+    // very end of the thread.
     unsafe {
         let mut present: libc::stack_t = std::mem::zeroed();
         let known = libc::sigaltstack(std::ptr::null(), &mut present) == 0;
@@ -44,18 +44,18 @@ pub fn use_handler_stack() {
     }
 }
 
-/// What was there before our handlers, in the order of [`CRASHES`].
+/// The handlers that were installed before ours, in the order of [`CRASHES`].
 static EARLIER: [AtomicPtr<libc::sigaction>; CRASHES.len()] =
     [const { AtomicPtr::new(std::ptr::null_mut()) }; CRASHES.len()];
 
 pub(super) fn install_handlers() {
     for ((signal, _), earlier) in CRASHES.iter().zip(&EARLIER) {
-        // Once: ours stay, and a handler put over them since may call them.
+        // Only once: ours stay, and a handler that has replaced them may call them.
         if !earlier.load(Ordering::Acquire).is_null() {
             continue;
         }
-        // SAFETY: plain system calls; the handler is async-signal-safe, and what it needs is stored
-        // before it is in place. Leaked, a few bytes once a process.
+        // SAFETY: plain system calls. The handler is async-signal-safe, and what it needs is stored before it is
+        // installed. A few bytes are leaked once in a process.
         unsafe {
             let mut present: libc::sigaction = std::mem::zeroed();
             if libc::sigaction(*signal, std::ptr::null(), &mut present) != 0 {
@@ -65,8 +65,8 @@ pub(super) fn install_handlers() {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_flags = libc::SA_ONSTACK;
             if is_callable(&present) {
-                // Called from ours it finds all as it has asked for. PostgreSQL's for SIGFPE raises an error: it
-                // must be on the thread's own stack, whose depth it measures.
+                // Called by ours, it finds everything as it has requested. PostgreSQL's handler for SIGFPE raises an
+                // error, and must be on the thread's own stack, whose depth it measures.
                 action = present;
             }
             action.sa_sigaction = crashed as *const () as usize;
@@ -76,7 +76,7 @@ pub(super) fn install_handlers() {
     }
 }
 
-/// Is it a handler, and one that may be called again and again?
+/// Whether it is a handler, and one that can be called repeatedly.
 fn is_callable(action: &libc::sigaction) -> bool {
     let none = [libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction);
     !none && action.sa_flags & libc::SA_RESETHAND == 0
@@ -86,7 +86,7 @@ fn is_callable(action: &libc::sigaction) -> bool {
 ///
 /// # Safety
 ///
-/// The action is [callable](is_callable), and what is handed on comes from the system.
+/// The action is [callable](is_callable), and the arguments come from the system.
 unsafe fn call(
     action: &libc::sigaction,
     signal: c_int,
@@ -96,7 +96,7 @@ unsafe fn call(
     type Informed = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
     type Plain = extern "C" fn(c_int);
     let handler = action.sa_sigaction;
-    // SAFETY: a function of the one kind or the other, by its flags.
+    // SAFETY: a function of one kind or the other, depending on its flags.
     unsafe {
         match action.sa_flags & libc::SA_SIGINFO {
             0 => std::mem::transmute::<usize, Plain>(handler)(signal),
@@ -107,13 +107,13 @@ unsafe fn call(
 
 /// The handler. Async-signal-safe: atomics and system calls only.
 ///
-/// What isn't a crash over a blob goes to the handler that was there before, and ours stays: PostgreSQL makes an error
-/// of SIGFPE and goes on, and the next one may be libmagic's.
+/// If the signal isn't a crash while a blob is examined, the previous handler is called and ours stays installed:
+/// PostgreSQL turns SIGFPE into an error and goes on, and the next one may be libmagic's.
 ///
-/// Where there is none, ours returns with the earlier action in force; the instruction at fault, or abort(), then
-/// raises the signal again. One that somebody else has sent isn't raised again by itself.
+/// If there is no previous handler, ours returns with the previous action in force. The faulting instruction, or
+/// abort(), then raises the signal again. If somebody else has sent the signal, it isn't raised again.
 extern "C" fn crashed(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the system passes valid information; PAGE and EARLIER hold null or what lives for good.
+    // SAFETY: the system passes valid information. PAGE and EARLIER are null or point to what is never freed.
     unsafe {
         let from_processor = (*info).si_code > 0;
         let from_within = from_processor
@@ -128,9 +128,9 @@ extern "C" fn crashed(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = libc::SIG_DFL;
         match (looking.filter(|_| from_within), earlier) {
-            // PostgreSQL would jump out of libmagic: not there.
+            // PostgreSQL's handler would jump out of libmagic, so it isn't called here.
             (Some(slot), _) => slot.signal.store(signal as u32, Ordering::Release),
-            // No destructor is skipped if it jumps away from here.
+            // If it jumps away from here, no destructor is skipped.
             (None, Some(earlier)) if is_callable(earlier) => {
                 return call(earlier, signal, info, context);
             }

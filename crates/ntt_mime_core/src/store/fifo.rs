@@ -1,4 +1,4 @@
-//! For tests of what is never opened: a thread that sees a FIFO being opened.
+//! For tests that something is never opened: a thread that notices when a FIFO is opened.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
-/// Nothing that happens takes longer, on a loaded machine either.
+/// Longer than anything takes, even on a loaded machine.
 const FOREVER: Duration = Duration::from_secs(60);
 
-/// A thread that has a FIFO opened for writing, which lasts until somebody opens it for reading.
+/// A thread that opens a FIFO for writing, which blocks until somebody opens it for reading.
 pub struct FifoWriter {
     path: PathBuf,
-    /// Of the thread, as /proc has it.
+    /// The id of the thread, as in /proc.
     id: i32,
     opened: Receiver<()>,
     thread: JoinHandle<()>,
 }
 
 impl FifoWriter {
-    /// Makes the FIFO, and waits for the thread to wait in open().
+    /// Creates the FIFO, and waits until the thread is blocked in open().
     pub fn start(path: &Path) -> FifoWriter {
         mknodat(CWD, path, FileType::Fifo, Mode::from(0o644), 0).unwrap();
         let (began, begins) = mpsc::channel();
@@ -48,15 +48,15 @@ impl FifoWriter {
         writer
     }
 
-    /// Has nobody opened the FIFO yet? The thread sleeps in open() alone: one that has been woken is running until it has
-    /// sent word.
+    /// Whether nobody has opened the FIFO yet. The thread sleeps only in open(): once woken, it runs until it has
+    /// reported that.
     pub fn waits(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/self/task/{}/stat", self.id));
         let sleeps = stat.is_ok_and(|stat| stat.contains(") S "));
         sleeps && self.opened.try_recv() == Err(TryRecvError::Empty)
     }
 
-    /// Opens the FIFO, which the thread sees.
+    /// Opens the FIFO, so that the thread ends.
     pub fn end(self) {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
         let _reader = rustix::fs::open(&self.path, flags, Mode::empty()).unwrap();

@@ -1,4 +1,4 @@
-//! Each rule of the store is tried with both ways of opening: openat2, and step by step.
+//! Each rule of the store is tested with both ways of opening: openat2, and step by step.
 
 use super::*;
 use std::fs;
@@ -18,7 +18,7 @@ fn id(n: u8) -> BlobId {
     BlobId::from_bytes([n; 32])
 }
 
-/// The same setting opened for both ways.
+/// The same setting, opened for both ways.
 fn both(setting: &str) -> [Store; 2] {
     let stepwise = Store::open_lenient(setting);
     stepwise.openat2_refused.store(true, Ordering::Relaxed);
@@ -28,7 +28,7 @@ fn both(setting: &str) -> [Store; 2] {
 impl TestStore {
     fn new() -> TestStore {
         let directory = tempfile::tempdir().unwrap();
-        // Some tests give up their rights.
+        // Some tests give up root's rights.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         TestStore { directory }
     }
@@ -37,7 +37,7 @@ impl TestStore {
         self.directory.path().to_str().unwrap().to_owned()
     }
 
-    /// Where a blob lies, with the directories above it made.
+    /// The path of a blob; creates the directories above it.
     fn place(&self, id: &BlobId) -> PathBuf {
         let path = self.directory.path().join(id.relative_path());
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -50,7 +50,7 @@ impl TestStore {
         path
     }
 
-    /// Fails the same in both ways.
+    /// Opening fails in the same way with both.
     fn failure(&self, id: &BlobId) -> (FailureReason, String) {
         let [a, b] = both(&self.root()).map(|store| store.open_blob(id).unwrap_err());
         assert_eq!(a, b);
@@ -65,8 +65,7 @@ fn content(blob: &Blob) -> String {
     text
 }
 
-/// Runs without the rights of root, which tests in containers often have: on Linux a thread may
-/// give up its own.
+/// Runs `work` without root's rights, which tests in containers often have. On Linux a thread may give up its own.
 fn unprivileged<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -82,7 +81,7 @@ fn unprivileged<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 #[test]
 fn this_machine_has_openat2() {
-    // Otherwise the tests below try the same way twice.
+    // Otherwise the tests below would try the same way twice.
     let [direct, _] = both(&TestStore::new().root());
     if direct.openat2_refused.load(Ordering::Relaxed) {
         eprintln!("openat2 is refused here, so it stays untested");
@@ -180,7 +179,7 @@ fn no_symbolic_link_is_followed_below_the_root() {
             format!("\"{}\" is a symbolic link", link.display()),
         );
         assert_eq!(store.failure(&id(5)), expected);
-        // Not missing either when it leads nowhere.
+        // It isn't missing either if the link leads nowhere.
         fs::remove_dir_all(elsewhere.directory.path().join("05")).unwrap();
         assert_eq!(store.failure(&id(5)), expected);
     }
@@ -209,7 +208,7 @@ fn what_may_not_be_read_is_unreadable() {
             let failure = store.failure(&id(n));
             assert_eq!(failure, (FailureReason::Unreadable, expected));
         }
-        // And a good one elsewhere still wins.
+        // And a usable blob in another root still wins.
         let other = TestStore::new();
         other.put(&id(1), "copy");
         for store in both(&format!("{}:{}", store.root(), other.root())) {
@@ -235,7 +234,7 @@ fn a_root_that_may_not_be_searched_is_unusable() {
 
 #[test]
 fn files_of_other_owners_are_read_too() {
-    // O_NOATIME is refused for them, once and for all.
+    // O_NOATIME is refused for these, and then never tried again.
     let directory = TestStore::new();
     directory.put(&id(1), "one");
     directory.put(&id(2), "two");
@@ -281,7 +280,7 @@ fn a_root_itself_may_be_a_symbolic_link() {
     assert_eq!(content(&store.open_blob(&id(8)).unwrap()), "eight");
 }
 
-/// Where they are, a root without blobs, and a place to move it to.
+/// A directory for both, a root without blobs, and a place to which it can be moved.
 fn empty_root() -> (TestStore, PathBuf, PathBuf) {
     let parent = TestStore::new();
     let root = parent.directory.path().join("store");
@@ -319,7 +318,7 @@ fn a_store_that_is_opened_again_is_the_same_or_none() {
     let setting = root.to_str().unwrap();
     let identities = Store::open(setting).unwrap().identities();
     assert!(Store::reopen(setting, &identities).is_ok());
-    // As when it is unmounted, and the empty directory below comes to light.
+    // As when it is unmounted, and the empty mount point below appears.
     fs::rename(&root, &aside).unwrap();
     fs::create_dir(&root).unwrap();
     let again = Store::reopen(setting, &identities);
@@ -339,7 +338,7 @@ fn a_root_that_held_blobs_has_to_hold_some() {
             .map(|(.., occupied)| occupied)
             .collect()
     };
-    // What has no name of a folder of blobs doesn't count.
+    // Only names of directories for blobs count.
     for name in ["NOT MOUNTED", "lost+found", "0", "AB", "abc"] {
         fs::create_dir(root.join(name)).unwrap();
     }
@@ -368,7 +367,7 @@ fn a_store_knows_whether_it_is_still_there() {
     fs::remove_dir(&root).unwrap();
     fs::rename(&aside, &root).unwrap();
     assert_eq!(store.check(), Ok(()));
-    // A directory that may be listed, but not searched.
+    // A directory that can be listed, but not searched.
     fs::set_permissions(&root, fs::Permissions::from_mode(0o600)).unwrap();
     if !rustix::process::geteuid().is_root() {
         assert!(matches!(store.check(), Err(StoreError::Unusable { .. })));
@@ -424,7 +423,7 @@ fn with_a_root_unusable_nothing_is_said_to_be_missing() {
             failure.detail,
             "could not open directory \"/nonexistent\": No such file or directory"
         );
-        // What is known of the blob itself says more.
+        // What is known about the blob itself says more.
         let failure = store.open_blob(&id(2)).unwrap_err();
         assert_eq!(failure.reason, FailureReason::NotAFile);
         let path = Path::new("/nonexistent").join(id(1).relative_path());
