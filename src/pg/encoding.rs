@@ -3,7 +3,7 @@
 //! Nearly every database is in UTF-8, and then there is nothing to do. In others, text is converted so that
 //! converting it back gives the same bytes: names of tables and roles find these, and what is recorded of a row
 //! matches the row. That also holds for bytes that aren't valid text, as in SQL_ASCII, where every byte is permitted:
-//! each becomes a character that nobody uses ([`RAW`]).
+//! each becomes a character that nobody uses (`RAW`).
 //!
 //! Not everything that a file system or an error message can contain exists in every encoding. What the database's
 //! encoding lacks is escaped there: `\u{1f600}`. Where text must not fail because of one character, since it also

@@ -1,12 +1,11 @@
-//! libmagic's C interface: all that is unsafe about detection.
+//! libmagic's C interface: everything about detection that is unsafe.
 //!
-//! A [`Cookie`] is an open libmagic with its database loaded, which costs milliseconds and megabytes
-//! and is kept. It holds a raw pointer, so it is neither Send nor Sync: libmagic's state belongs to
-//! one caller at a time.
+//! A [`Cookie`] is an open libmagic with its database loaded, which takes milliseconds and megabytes, so it is kept.
+//! It contains a raw pointer, and is neither Send nor Sync: libmagic's state belongs to one caller at a time.
 //!
-//! libmagic compares strings with isspace(3), tolower(3) and the like (`file_strncmp` in softmagic.c), which go by the
-//! LC_CTYPE of whoever calls, and a server process has that of its database: in Turkish the small letter of `I` isn't
-//! `i`, and `<TITLE>` no HTML. So each call is made in the C locale, and only the calling thread is
+//! libmagic compares strings with isspace(3), tolower(3) and the like (`file_strncmp` in softmagic.c), which depend
+//! on the caller's LC_CTYPE, and a server process has that of its database. In Turkish the lower case of `I` isn't
+//! `i`, so `<TITLE>` would not be HTML. So each call is made in the C locale, and only for the calling thread
 //! ([`InCLocale`]).
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -20,37 +19,37 @@ use rustix::io::Errno;
 
 use super::release::{self, Limit};
 
-/// Only the MIME type. MAGIC_ERROR makes it an error, instead of an answer that tells of it, when a
-/// file can't be looked at; in releases 5.44 to 5.48 that concerns names of files only (fsmagic.c),
-/// while a descriptor that can't be read is an error in any case, so it is a precaution. Never
-/// MAGIC_COMPRESS: it would unpack untrusted content, with programs of the system if need be.
+/// Only the MIME type. MAGIC_ERROR makes it an error when a file can't be read, instead of an answer that says so. In
+/// releases 5.44 to 5.48 that only concerns file names (fsmagic.c), while a descriptor that can't be read is always
+/// an error, so it is a precaution. Never MAGIC_COMPRESS: it would unpack untrusted content, if necessary with other
+/// programs.
 const FLAGS: c_int = ffi::MAGIC_MIME_TYPE | ffi::MAGIC_ERROR;
 
-/// An open libmagic with its database loaded, and its [limits](release::limits) set.
+/// An open libmagic with its database loaded and its [limits](release::limits) set.
 pub struct Cookie {
     cookie: NonNull<ffi::magic_set>,
-    /// The BYTES_MAX in force, if it has been set.
+    /// The current BYTES_MAX, if it has been set.
     limit: Option<usize>,
-    /// What it leaves out.
+    /// The tests that it leaves out.
     without: Tests,
 }
 
-/// Tests that libmagic has beside its rules (`file_buffer` in funcs.c), each with the flag that leaves it out. None of
-/// them leaves anything behind when it fails.
+/// Tests that libmagic makes besides its rules (`file_buffer` in funcs.c), each with the flag that leaves it out. A
+/// test that fails has no further effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tests(c_int);
 
 impl Tests {
     pub const NONE: Tests = Tests(0);
-    /// Whether it is text, as far as other tests and rules for binary content depend on it.
+    /// Whether it is text, as far as other tests and rules for binary content depend on that.
     pub const ENCODING: Tests = Tests(ffi::MAGIC_NO_CHECK_ENCODING);
     pub const TAR: Tests = Tests(ffi::MAGIC_NO_CHECK_TAR);
     pub const JSON: Tests = Tests(ffi::MAGIC_NO_CHECK_JSON);
     pub const CSV: Tests = Tests(ffi::MAGIC_NO_CHECK_CSV);
     pub const OLE: Tests = Tests(ffi::MAGIC_NO_CHECK_CDF);
-    /// MAGIC_NO_CHECK_SIMH, from 5.45 on; magic-sys has it only for those who need 5.45 at least.
+    /// MAGIC_NO_CHECK_SIMH, from 5.45 on. magic-sys defines it only for users that require 5.45.
     pub const TAPES: Tests = Tests(0x0080_0000);
-    /// Text by its encoding, rules for text among it.
+    /// Text by its encoding, including the rules for text.
     pub const TEXT: Tests = Tests(ffi::MAGIC_NO_CHECK_TEXT);
 
     pub const fn and(self, others: Tests) -> Tests {
@@ -62,14 +61,14 @@ impl Tests {
     }
 }
 
-/// As long as it lives, the thread that made it is in the C locale: uselocale(3).
+/// While it lives, the thread that created it is in the C locale: uselocale(3).
 struct InCLocale {
     before: libc::locale_t,
 }
 
 impl InCLocale {
     fn enter() -> InCLocale {
-        /// Made once, and kept; as a number, since a pointer isn't Sync.
+        /// Created once, and kept; as a number, since a pointer isn't Sync.
         static C: OnceLock<usize> = OnceLock::new();
         let c = *C.get_or_init(|| {
             // SAFETY: a C string; no base, so that all of it is the C locale. It is never freed.
@@ -77,7 +76,7 @@ impl InCLocale {
                 unsafe { libc::newlocale(libc::LC_ALL_MASK, c"C".as_ptr(), std::ptr::null_mut()) };
             made as usize
         });
-        // SAFETY: a locale that stays, or null, if memory was short, which changes nothing.
+        // SAFETY: a locale that is never freed, or null if memory was short, which changes nothing.
         let before = unsafe { libc::uselocale(c as libc::locale_t) };
         InCLocale { before }
     }
@@ -85,12 +84,13 @@ impl InCLocale {
 
 impl Drop for InCLocale {
     fn drop(&mut self) {
-        // SAFETY: what uselocale gave, for this thread: `InCLocale` holds a pointer, so it isn't sent elsewhere.
+        // SAFETY: the result of uselocale for this thread: `InCLocale` contains a pointer, so it isn't sent to
+        // another thread.
         unsafe { libc::uselocale(self.before) };
     }
 }
 
-/// What libmagic says went wrong.
+/// libmagic's error message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MagicError {
     text: String,
@@ -105,8 +105,8 @@ impl MagicError {
         }
     }
 
-    /// The file couldn't be read, rather than judged: the disk's or the network's error. libmagic
-    /// also passes on errors that hostile content causes, such as EINVAL from a seek to nowhere.
+    /// The system's error if the file couldn't be read, as from a disk or a network. libmagic also passes on errors
+    /// that hostile content causes, such as EINVAL from a seek to an invalid position.
     pub fn reading(&self) -> Option<Errno> {
         self.errno.filter(|errno| {
             matches!(
@@ -156,9 +156,9 @@ impl Cookie {
     ///
     /// # Safety
     ///
-    /// The buffers must stay where they are as long as the cookie lives, and hold what `check_buffer`
-    /// (src/apprentice.c) believes of them: whole entries of the version that libmagic reads, as many as their headers
-    /// say. They may be written to while no call into this cookie is under way.
+    /// The buffers must stay where they are as long as the cookie lives, and must satisfy what `check_buffer`
+    /// (src/apprentice.c) assumes: whole entries of the version that libmagic reads, as many as their headers say.
+    /// They may be written to while no call with this cookie is in progress.
     pub unsafe fn with_buffers(
         buffers: &mut [NonNull<c_void>],
         sizes: &mut [usize],
@@ -166,8 +166,8 @@ impl Cookie {
         assert_eq!(buffers.len(), sizes.len());
         let cookie = Cookie::empty()?;
         let _locale = InCLocale::enter();
-        // SAFETY: an open cookie; two arrays of as many pointers and sizes, which are read during the call. A NonNull
-        // is laid out as a pointer.
+        // SAFETY: an open cookie; two arrays with as many pointers and sizes, which are read during the call. A
+        // NonNull has the layout of a pointer.
         let loaded = unsafe {
             ffi::magic_load_buffers(
                 cookie.cookie.as_ptr(),
@@ -193,37 +193,37 @@ impl Cookie {
             without: Tests::NONE,
         };
         for Limit { parameter, value } in release::limits(version()) {
-            // One that a release doesn't know is none of its limits.
+            // A limit that this release doesn't know doesn't exist in it.
             let _ = cookie.set(parameter, value);
         }
         Ok(cookie)
     }
 
-    /// Has it leave these tests out from now on.
+    /// Makes it leave out these tests from now on.
     pub fn leave_out(&mut self, tests: Tests) {
         if self.without != tests {
-            // SAFETY: an open cookie. It fails only for a flag that isn't among these (MAGIC_PRESERVE_ATIME).
+            // SAFETY: an open cookie. It fails only for MAGIC_PRESERVE_ATIME, which isn't among these flags.
             let set = unsafe { ffi::magic_setflags(self.cookie.as_ptr(), FLAGS | tests.0) };
             debug_assert_eq!(set, 0);
             self.without = tests;
         }
     }
 
-    /// The type of an open file, of which libmagic reads `limit` bytes and whatever else its readers
-    /// of OLE and ELF seek. The file is judged from its start, wherever its position is.
+    /// The type of an open file, of which libmagic reads `limit` bytes, and whatever its code for OLE and ELF reads
+    /// elsewhere. The file is judged from its start, whatever its position is.
     pub fn descriptor(&mut self, file: BorrowedFd<'_>, limit: usize) -> Result<String, MagicError> {
         if self.limit != Some(limit) {
             self.set(ffi::MAGIC_PARAM_BYTES_MAX, limit)?;
             self.limit = Some(limit);
         }
-        // libmagic reads from the current position, which it restores afterwards if it can.
+        // libmagic reads from the current position, and restores it afterwards if it can.
         rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0)).map_err(|errno| MagicError {
             text: crate::store::in_words(errno),
             errno: Some(errno),
         })?;
         let _locale = InCLocale::enter();
-        // SAFETY: an open cookie with a database, and a descriptor that stays open during the call,
-        // which libmagic doesn't close.
+        // SAFETY: an open cookie with a database, and a descriptor that stays open during the call and that libmagic
+        // doesn't close.
         let answer = unsafe { ffi::magic_descriptor(self.cookie.as_ptr(), file.as_raw_fd()) };
         // SAFETY: NULL, or a C string that lives until the next call with this cookie.
         unsafe { copied(answer) }.ok_or_else(|| self.error())
@@ -241,7 +241,7 @@ impl Cookie {
         }
     }
 
-    /// One of libmagic's limits, as it is; None if it doesn't know it.
+    /// The current value of one of libmagic's limits; None if libmagic doesn't know the limit.
     fn parameter(&self, parameter: c_int) -> Option<usize> {
         let mut value = 0_usize;
         let pointer = (&raw mut value).cast::<c_void>();
@@ -277,8 +277,8 @@ pub fn version() -> i32 {
     unsafe { ffi::magic_version() }
 }
 
-/// Bytes of a file that file(1) looks at: what libmagic has for BYTES_MAX if nobody sets it, whatever a packager has made
-/// of that.
+/// The number of bytes that file(1) reads of a file: libmagic's default of BYTES_MAX, which a packager may have
+/// changed.
 pub fn bytes_max() -> usize {
     static BYTES: OnceLock<usize> = OnceLock::new();
     *BYTES.get_or_init(|| {
@@ -293,21 +293,21 @@ pub fn bytes_max() -> usize {
     })
 }
 
-/// Where libmagic looks for its database: a path, or several with ':' between.
+/// Where libmagic looks for its database: a path, or several separated by ':'.
 pub fn database_path() -> Option<String> {
-    // SAFETY: NULL asks for the default; NULL, or a C string that libmagic or the environment keeps
-    // until the next call, and that is copied at once.
+    // SAFETY: NULL asks for the default. The result is NULL or a C string that libmagic or the environment keeps
+    // until the next call, and it is copied at once.
     unsafe { copied(ffi::magic_getpath(std::ptr::null(), ffi::FILE_LOAD)) }
 }
 
 /// # Safety
 ///
-/// `text` is NULL or a C string that stays as it is during the call.
+/// `text` is NULL or a C string that doesn't change during the call.
 unsafe fn copied(text: *const c_char) -> Option<String> {
     if text.is_null() {
         return None;
     }
-    // SAFETY: as promised by the caller.
+    // SAFETY: the caller's promise.
     let text = unsafe { CStr::from_ptr(text) };
     Some(text.to_string_lossy().into_owned())
 }

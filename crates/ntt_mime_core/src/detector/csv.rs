@@ -1,28 +1,28 @@
-//! Does libmagic take a text for CSV, and how much of it does it need to see for that?
+//! Whether libmagic recognizes a text as CSV, and how much of the text it needs for that.
 //!
-//! It counts commas in the first ten lines, quoted ones excepted (`csv_parse` in is_csv.c, in essence the
-//! same in releases 5.44 to 5.48), and is content with fewer lines if there are no more. Most texts
-//! contradict it in the first line, which has no comma; but where lines are long, the head of a text
-//! doesn't decide it. How many lines and commas it takes differs by release ([`is_csv`]); for a first look it is the
-//! least.
+//! It counts the commas in the first ten lines, except quoted ones (`csv_parse` in is_csv.c, essentially the same in
+//! releases 5.44 to 5.48), and accepts fewer lines if there are no more. Most texts are ruled out by their first
+//! line, which has no comma; but if lines are long, the head of a text isn't enough. The minimum numbers of lines and
+//! commas depend on the release ([`is_csv`]); the first read is judged by the smallest ones.
 
-/// Lines that are counted: CSV_LINES in is_csv.c.
+/// The number of lines that are counted: CSV_LINES in is_csv.c.
 const LINES: usize = 10;
 
-/// Fewer lines than this aren't CSV: two from 5.46 on, three before.
+/// Fewer lines than this are never CSV: two from 5.46 on, three before.
 const FEW: usize = 2;
 
-/// What some of a text tells.
+/// What a part of a text shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CsvVerdict {
-    /// A line doesn't fit, or ten do.
+    /// The answer is final: a line doesn't fit, or ten do.
     Final(bool),
-    /// So many lines fit, and there are no more here.
+    /// This many lines fit, and there are no more in this part.
     So(usize),
 }
 
-/// Does libmagic take a text for CSV of which this is all, or as much as [decides](CsvVerdict::Final) it? That takes so
-/// many lines, if there are fewer than ten, and so many commas in each. Whether it is text isn't looked at.
+/// Whether libmagic recognizes a text as CSV, given all of it, or as much as [decides](CsvVerdict::Final) it. If
+/// there are fewer than ten lines, at least `lines` are required, and `commas` in each. Doesn't check whether it is
+/// text.
 pub fn is_csv(text: &[u8], lines: usize, commas: usize) -> bool {
     match counted(text) {
         (CsvVerdict::Final(yes), expected) => yes && expected >= commas,
@@ -30,7 +30,7 @@ pub fn is_csv(text: &[u8], lines: usize, commas: usize) -> bool {
     }
 }
 
-/// Could libmagic decide otherwise when it sees all of `more` instead of its beginning, `head`?
+/// Whether libmagic could decide otherwise if it sees all of `more` instead of only its beginning, `head`.
 pub fn decides_otherwise(head: &[u8], more: &[u8]) -> bool {
     match verdict(head) {
         CsvVerdict::Final(_) => false,
@@ -46,7 +46,7 @@ pub fn verdict(text: &[u8]) -> CsvVerdict {
     counted(text).0
 }
 
-/// And how many commas the first line has, if it has come to an end.
+/// Also returns the number of commas of the first line, if it is complete.
 fn counted(text: &[u8]) -> (CsvVerdict, usize) {
     let mut rest = text;
     let (mut lines, mut commas, mut expected) = (0, 0, 0);
@@ -124,7 +124,7 @@ mod tests {
         ] {
             assert_eq!(is_csv(text.as_bytes(), FEW, 1), expected, "{text}");
         }
-        // Nothing after the tenth line counts, and a comma less in it does.
+        // Nothing after the tenth line counts, but one comma less within it does.
         assert!(is_csv(
             &[&b"a,b\n".repeat(10), b"c\n".as_slice()].concat(),
             FEW,

@@ -1,13 +1,13 @@
 //! Which magic database libmagic uses, and how large it is.
 //!
-//! libmagic is given a list of paths with `:` between, from the environment variable MAGIC or built
-//! in, and takes each in its compiled form if there is one (`mkdbname` in its apprentice.c), else as
-//! a text. Debian's list is a text of comments, /etc/magic, and the real one.
+//! libmagic has a list of paths separated by `:`, from the environment variable MAGIC or built in. It uses the
+//! compiled form of each if there is one (`mkdbname` in its apprentice.c), otherwise the text. In Debian's list are a
+//! text with nothing but comments, /etc/magic, and the real database.
 //!
-//! A compiled database starts with four 32-bit numbers, in the byte order of the machine that made
-//! it: a magic number, the version of the format, and the number of entries in each of its two sets.
-//! Entries are all of one size, which differs by version, and the first holds these numbers
-//! (`check_buffer` in apprentice.c, releases 5.44 to 5.48).
+//! A compiled database starts with four 32-bit numbers in the byte order of the machine that made it: a magic number,
+//! the version of the format, and the number of entries in each of its two sets. All entries have the same size,
+//! which depends on the version, and the first contains these numbers (`check_buffer` in apprentice.c, releases 5.44
+//! to 5.48).
 
 use std::fs::File;
 use std::io::Read;
@@ -15,7 +15,7 @@ use std::path::Path;
 
 use super::cookie;
 
-/// What a compiled database begins with.
+/// The first number of a compiled database.
 pub const MAGIC_NUMBER: u32 = 0xF11E_041C;
 
 /// No text database is larger: all of libmagic's own sources are 4 MB.
@@ -24,10 +24,9 @@ const LARGEST_TEXT: u64 = 64 * 1024 * 1024;
 /// The database in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MagicDatabase {
-    /// The files that libmagic takes it from, with `:` between; where it would look if there are
-    /// none.
+    /// The files from which libmagic takes it, separated by `:`, or where it would look if there are none.
     pub path: String,
-    /// Rules in all of them, with their continuations; None if that can't be told.
+    /// The number of rules in all of them, including continuations; None if unknown.
     pub entries: Option<u32>,
 }
 
@@ -37,7 +36,7 @@ pub fn magic_database() -> MagicDatabase {
     database_of(&list)
 }
 
-/// The one compiled database that libmagic would load now, if nothing else has any rules.
+/// The compiled database that libmagic would load now, if it is the only source of rules.
 pub fn only_compiled() -> Option<String> {
     let sources = sources_of(&cookie::database_path()?);
     let (compiled, texts): (Vec<Source>, Vec<Source>) = sources
@@ -73,7 +72,7 @@ fn database_of(list: &str) -> MagicDatabase {
     }
 }
 
-/// The form in which libmagic takes one path of the list.
+/// The form in which libmagic uses one path of the list.
 enum Source {
     Compiled(String),
     Text(String),
@@ -109,7 +108,7 @@ impl Source {
                 file.read_exact(&mut header).ok()?;
                 entries_of_header(&header, metadata.len())
             }
-            // A directory of texts isn't worth the counting.
+            // Counting a directory of texts isn't worthwhile.
             Source::Text(_) if !metadata.is_file() || metadata.len() > LARGEST_TEXT => None,
             Source::Text(_) => {
                 let mut text = Vec::new();
@@ -133,7 +132,7 @@ fn entries_of_header(header: &[u8; 16], size: u64) -> Option<u32> {
     whole.then_some(entries)
 }
 
-/// Each line is one, but for comments and what is said of the line before (`!:mime`, for example).
+/// Each line is a rule, except comments and lines that belong to the previous one (`!:mime`, for example).
 fn entries_of_text(text: &[u8]) -> u32 {
     let lines = text.split(|byte| *byte == b'\n');
     let entries = lines

@@ -1,7 +1,8 @@
-//! Who judges: libmagic with all its rules, or with what the [prefilter](super::prefilter) leaves of them.
+//! Decides who judges a file: libmagic with all its rules, or with those that the [prefilter](super::prefilter)
+//! leaves.
 //!
-//! Both have one mapping of the database: when a cookie is opened the file is mapped, and if the prefilter may come to
-//! use it, libmagic is given that mapping. So a package that is upgraded later changes nothing for either.
+//! Both use one mapping of the database: the file is mapped when a cookie is opened, and if the prefilter may be
+//! used, libmagic is given that mapping. So a later upgrade of the package affects neither.
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -19,11 +20,12 @@ use super::prefilter::{Prefilter, Question, Stage, Verdict, found_something};
 use super::reads::ReadCounter;
 use super::release::{self, Library};
 
-/// Small files after which a prefilter is made: it takes as long as some dozens of looks at these without one.
+/// The number of small files after which a prefilter is built: building it takes as long as judging some dozens of
+/// these without it.
 const WORTH_IT: u32 = 20;
 
 pub struct Judge {
-    /// Dropped before the mapping that it may read.
+    /// Dropped before the mapping from which it may read.
     cookie: Cookie,
     filter: Filter,
     reads: ReadCounter,
@@ -33,21 +35,21 @@ pub struct Judge {
 }
 
 enum Filter {
-    /// It isn't made yet.
+    /// It hasn't been built yet.
     Later(Rc<Compiled>, &'static Library),
     Ready(Box<Prefilter>),
-    /// There can't be one.
+    /// It can't be built.
     Refused(NoPrefilter),
 }
 
 /// Why there is no prefilter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoPrefilter {
-    /// There are rules besides those of one compiled database, or none that is.
+    /// There are rules besides those of one compiled database, or there is no compiled database.
     OtherRules,
-    /// Not one of the pairs of [`release::LIBRARIES`].
+    /// It isn't one of the pairs in [`release::LIBRARIES`].
     Unknown { release: i32, database: Option<u32> },
-    /// Something is wrong with it.
+    /// The database is faulty.
     Unfit,
 }
 
@@ -73,7 +75,7 @@ impl fmt::Display for NoPrefilter {
     }
 }
 
-/// What is looked at.
+/// The file to be judged.
 pub struct Look<'a> {
     pub file: BorrowedFd<'a>,
     pub size: u64,
@@ -86,19 +88,19 @@ pub struct Look<'a> {
 pub enum By {
     /// Those that the prefilter left, if any.
     FewerRules,
-    /// All rules, since the prefilter wasn't sure.
+    /// All rules, because the prefilter could not decide.
     Fallback,
 }
 
-/// What came of it.
+/// The result.
 pub struct Judgement {
     pub by: By,
     pub said: Result<String, MagicError>,
-    /// Bytes that were read beside the head, each once as far as that is known.
+    /// Bytes that were read elsewhere than in the head, each counted once as far as that is known.
     pub elsewhere: u64,
-    /// Places that these are from.
+    /// The number of places at which they were read.
     pub places: u32,
-    /// Time that it took to read them.
+    /// The time for reading them.
     pub read_time: Duration,
 }
 
@@ -125,10 +127,10 @@ impl Judge {
         })
     }
 
-    /// Makes the prefilter, unless that has been tried before.
+    /// Builds the prefilter, unless that has been tried before.
     pub fn prepare(&mut self) {
         if let Filter::Later(compiled, library) = &self.filter {
-            // Refused only if the crates refuse, which they have no reason to.
+            // It fails only if the crates fail, for which they have no reason.
             self.filter = match Prefilter::new(Rc::clone(compiled), library) {
                 Some(filter) => Filter::Ready(Box::new(filter)),
                 None => Filter::Refused(NoPrefilter::Unfit),
@@ -136,7 +138,7 @@ impl Judge {
         }
     }
 
-    /// Is there a prefilter, or can there be one?
+    /// Whether there is a prefilter, or can be one.
     pub fn has_filter(&self) -> bool {
         !matches!(self.filter, Filter::Refused(_))
     }
@@ -149,10 +151,11 @@ impl Judge {
         }
     }
 
-    /// Judges with a prefilter, if there can be one, it is worth it, and the file stays as long as it is: as if libmagic were given all that file(1) gives it. Errors are
-    /// those of reading the file.
+    /// Judges with a prefilter, as if libmagic were given everything that file(1) gives it. None if there can't be a
+    /// prefilter, if it isn't worthwhile, or if the file is truncated meanwhile. Errors are those of reading the
+    /// file.
     pub fn filtered(&mut self, look: &Look<'_>) -> Option<Result<Judgement, Errno>> {
-        // Of a file that is in hand whole libmagic has the same answer.
+        // For a file that is completely in memory, libmagic's answer is the same.
         let in_hand = look.size <= look.head.len() as u64;
         if in_hand && self.looks < WORTH_IT && matches!(self.filter, Filter::Later(..)) {
             self.looks += 1;
@@ -167,7 +170,7 @@ impl Judge {
         let clusters = filter.clusters();
         let buffer = Buffer::new(head, look.size, cookie::bytes_max(), &read, &clusters);
         let mut stage = Stage::Builtin;
-        // What libmagic read beyond what it was given at the start.
+        // What libmagic read beyond what it was given.
         let mut further = 0;
         let (by, said) = loop {
             let (by, question, next) = match filter.judge(stage, &buffer) {
@@ -191,7 +194,7 @@ impl Judge {
             buffer.first(limit);
             cookie.leave_out(without);
             let mut ask = || cookie.descriptor(look.file, limit);
-            // To count costs as much as some questions.
+            // Counting takes as long as some of libmagic's answers.
             let said = match may_read_elsewhere && !in_hand {
                 false => ask(),
                 true => {
@@ -209,7 +212,7 @@ impl Judge {
         if let Some(error) = buffer.error() {
             return Some(Err(error));
         }
-        // Somebody is writing to it; libmagic looks at what is left.
+        // Somebody is writing to it; libmagic judges what is left.
         if buffer.is_cut_short() {
             return None;
         }
@@ -217,13 +220,13 @@ impl Judge {
             by,
             said,
             elsewhere: buffer.bytes_read() + further,
-            // A small file is in memory whole.
+            // A small file is in memory as a whole.
             places: buffer.places() + u32::from(further > 0 && look.size > head.len() as u64),
             read_time: buffer.time(),
         }))
     }
 
-    /// Judges with all rules, by the first `limit` bytes.
+    /// Judges the first `limit` bytes with all rules.
     pub fn whole(
         &mut self,
         look: &Look<'_>,
@@ -234,7 +237,7 @@ impl Judge {
     }
 }
 
-/// The database that libmagic would load, if the prefilter is made for it and this release.
+/// The database that libmagic would load, if the prefilter supports it together with this release.
 fn known_database() -> Result<(Rc<Compiled>, &'static Library), NoPrefilter> {
     let path = database::only_compiled().ok_or(NoPrefilter::OtherRules)?;
     let release = cookie::version();
@@ -245,11 +248,12 @@ fn known_database() -> Result<(Rc<Compiled>, &'static Library), NoPrefilter> {
     Ok((Rc::new(compiled), library))
 }
 
-/// A libmagic that reads a database where it is mapped.
+/// A libmagic cookie that reads the mapped database.
 fn cookie_of(compiled: &Compiled) -> Option<Cookie> {
     let bytes = compiled.bytes();
     let mut buffers = [NonNull::from(bytes).cast()];
-    // SAFETY: the mapping lives at least as long as the cookie: `Judge` keeps it, and drops the cookie first. It holds what its header says, as `Compiled` has seen to, and is only read: it is of this machine's
-    // byte order.
+    // SAFETY: the mapping lives at least as long as the cookie: `Judge` keeps it, and drops the cookie first.
+    // `Compiled` has checked that it holds what its header says. It is only read, because it has this machine's byte
+    // order.
     unsafe { Cookie::with_buffers(&mut buffers, &mut [bytes.len()]) }.ok()
 }

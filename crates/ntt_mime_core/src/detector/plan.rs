@@ -1,22 +1,22 @@
-//! How much of a file to look at, so that the answer is that of file(1) on the whole of it.
+//! How much of a file to read, so that the answer is that of file(1) for the whole file.
 //!
-//! libmagic has thousands of rules, and nearly all of them are decided by the first kilobytes. After a
-//! first look at the head, this module knows where more could change the answer:
+//! libmagic has thousands of rules, and nearly all of them are decided by the first kilobytes. After the head has
+//! been judged, this module knows where more could change the answer:
 //!
-//! - **JSON** is believed only when its end has been seen.
-//! - **Text** is text to libmagic if the first 64 kB are. A hole of zeros, or a Control-Z, beyond the
-//!   head makes it something else; so do the words that make a text JavaScript; and CSV with long lines
-//!   isn't recognised by its first ones.
+//! - **JSON** is recognized only when its end has been read.
+//! - **Text** is text to libmagic if the first 64 kB are. A run of zeros, or a Control-Z, beyond the head makes it
+//!   something else. So do the words that make a text JavaScript. And CSV with long lines isn't recognized by its
+//!   first ones.
 //! - **Text padded with zeros** is text if nothing but zeros follows, to the end of the file.
-//! - **ZIP archives** can be told by members further in, by the directory at their end, or by the
-//!   signature in front of that; libmagic finds the latter two only if it sees the whole. The end tells
-//!   of archives that something else stands in front of, too.
-//! - **CD images** have their mark at 32 kB, **MP3 files** begin behind a tag of any length, **programs of
-//!   DOS** with a jump that must lead into the file, and **tapes** are recognised (from 5.46 on) if their
-//!   records are in order as far as they are seen.
+//! - **ZIP archives** can be identified by members further in, by the directory at their end, or by the signature in
+//!   front of that; libmagic finds the latter two only if it sees the whole file. The end also identifies archives
+//!   that have something else in front of them.
+//! - **CD images** have their mark at 32 kB; **MP3 files** begin after a tag of any length; **DOS programs** begin
+//!   with a jump that must lead into the file; and **tapes** are recognized (from 5.46 on) if their records are in
+//!   order as far as they are read.
 //!
-//! `make accuracy` measures each of these; docs/accuracy.md has the table. What no rule here knows is
-//! looked at once. Where the facts are from: libmagic's sources, 5.44 to 5.48, as named below.
+//! `make accuracy` measures each of these; docs/accuracy.md has the table. A file to which no step here applies is
+//! judged once. The facts are from libmagic's sources, 5.44 to 5.48, as named below.
 
 use memchr::memmem;
 
@@ -25,44 +25,44 @@ use super::json::may_become_json;
 use super::limits::{DATA, ENCODING_MAX, REGEX_MAX};
 use super::prefilter::text::is_surely_text;
 
-/// Less than this is a setting gone wrong: no look is shorter.
+/// A smaller setting is a mistake: at least this much is read.
 const SHORTEST: usize = 512;
 
-/// As far as libmagic goes to tell text from binary.
+/// As much as libmagic reads to distinguish text from binary content.
 const SECOND: usize = ENCODING_MAX;
 
-/// There is no point in going further than file(1) does.
+/// file(1) doesn't read further, so there is no point in it.
 const WHOLE: usize = 7 << 20;
 
-/// What libmagic says of a tape: that all it saw is in order.
+/// libmagic's answer for a tape: everything that it has seen is in order.
 const TAPE: &str = "application/SIMH-tape-data";
 
-/// Answers that give way to a mark further in, besides text and none: what hybrid CDs also are, and what
-/// a few bytes make probable.
+/// Answers, besides text and none, that a mark further in overrides: what hybrid CDs also are, and what a few bytes
+/// make probable.
 const WEAK: [&str; 3] = [
     "application/x-apple-diskimage",
     "application/x-adobe-aco",
     "image/x-os2-ico",
 ];
 
-/// What a file looks like from here.
+/// Access to a file.
 pub trait View {
     type Error;
 
-    /// Bytes that the file has.
+    /// The size of the file in bytes.
     fn size(&self) -> u64;
 
-    /// Its first bytes, up to `end` or its own end.
+    /// Its first bytes, up to `end` or to its own end.
     fn head(&mut self, end: usize) -> Result<&[u8], Self::Error>;
 
-    /// Has libmagic read the end, in its last look? True if that isn't known.
+    /// Whether libmagic read the end when it last judged the file. True if that isn't known.
     fn end_was_asked_for(&self) -> bool;
 
-    /// Bytes from somewhere else, as many as `buffer` takes and the file has; tells how many.
+    /// Reads from another place, as much as fits into `buffer` and the file has; returns how much that is.
     fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Self::Error>;
 }
 
-/// When a file beginning with a bracket is looked at whole.
+/// When a file beginning with a bracket is read as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Json {
     Never,
@@ -72,22 +72,22 @@ pub enum Json {
     Possible,
 }
 
-/// The steps of the plan. All but [`Steps::IN_USE`] are there to be measured beside it (tests/accuracy).
+/// The steps of the plan. All but [`Steps::IN_USE`] exist only to be compared with it (tests/accuracy).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Steps {
     pub json: Json,
-    /// What has no name, and ZIP archives without another, at 64 kB.
+    /// Content without a type, and ZIP archives without a more specific one: read up to 64 kB.
     pub unnamed: bool,
-    /// What has no name, if it bears a mark beyond the head: CD images, MP3, damaged ZIP archives.
+    /// Content without a type that has a mark beyond the head: CD images, MP3, damaged ZIP archives.
     pub marked: bool,
     /// ZIP archives by their members and signatures.
     pub archives: bool,
-    /// Text, by what follows it up to so many bytes; 0: not at all.
+    /// Text, by what follows it, up to this many bytes; 0 disables the step.
     pub text: usize,
 }
 
 impl Steps {
-    /// One look.
+    /// The head only.
     pub const HEAD: Steps = Steps {
         json: Json::Never,
         unnamed: false,
@@ -106,13 +106,12 @@ impl Steps {
     };
 }
 
-/// Bytes of the first look, given the setting.
+/// The size of the first read, given the setting.
 pub fn first_look(head_bytes: usize) -> usize {
     head_bytes.clamp(SHORTEST, WHOLE)
 }
 
-/// How many bytes to look at next, after a look at `looked` of them gave `mime_type`; None if the answer
-/// stands.
+/// How many bytes to read next, after the first `looked` bytes gave `mime_type`; None if the answer is final.
 pub fn next<V: View>(
     steps: &Steps,
     mime_type: &str,
@@ -171,18 +170,17 @@ fn wanted<V: View>(
     Ok(None)
 }
 
-/// The simplest thing that can be said of a JSON text.
+/// The simplest property of a JSON text.
 fn begins_with_bracket(head: &[u8]) -> bool {
     matches!(head.trim_ascii_start().first(), Some(b'{' | b'['))
 }
 
 /// A file that begins as a ZIP archive does.
 ///
-/// The rules for Microsoft's documents (Magdir/msooxml) follow the first member to the next ones if a
-/// telling name stands near the beginning. The rules for Android's packages (Magdir/archive) go by a
-/// signature in front of the directory, the place of which the archive's last bytes tell; it is compared
-/// with what is seen of the file as if that were all of it. And if nothing else was found, the directory
-/// itself is read likewise (5.46).
+/// The rules for Microsoft's documents (Magdir/msooxml) follow the first member to the next ones if a characteristic
+/// name is near the beginning. The rules for Android packages (Magdir/archive) look for a signature in front of the
+/// directory, to whose position the archive's last bytes point; that is compared with the part that is read as if it
+/// were the whole file. And if nothing else was found, the directory itself is read in the same way (5.46).
 fn look_into_archive<V: View>(
     mime_type: &str,
     view: &mut V,
@@ -201,8 +199,8 @@ fn look_into_archive<V: View>(
     Ok(is_document_archive(head).then(|| members_end(head)))
 }
 
-/// Does a name stand near the beginning that Microsoft's documents have there? As the rules ask: a
-/// regular expression, which sees 8 kB from the first name on.
+/// Whether a name that Microsoft's documents have is near the beginning. The rules' test is a regular expression,
+/// which covers 8 kB from the first name on.
 fn is_document_archive(head: &[u8]) -> bool {
     let near = head.get(30..).unwrap_or_default();
     let near = &near[..near.len().min(REGEX_MAX)];
@@ -215,13 +213,14 @@ fn is_document_archive(head: &[u8]) -> bool {
     names.iter().any(|name| memmem::find(near, name).is_some())
 }
 
-/// As far behind the first member as the rules go to tell documents apart. From there they search 6,000 bytes for the
-/// next member, the same from its name on for the one after it, and so on, four times in 5.44, and compare names of at
-/// most 16 bytes that stand 30 bytes behind: 4 * (6,000 + 30) + 16 bytes. 5.46 goes on to one more member, and 5.47
-/// searches 10,000 bytes each; what tells a document only beyond this is missed there.
+/// How far after the first member the rules go to distinguish documents. From there they search 6,000 bytes for the
+/// next member, the same from its name on for the one after it, and so on, four times in 5.44, and compare names of
+/// at most 16 bytes, which are 30 bytes further on: 4 * (6,000 + 30) + 16 bytes. 5.46 goes on to one more member, and
+/// 5.47 searches 10,000 bytes each. A document that only something beyond this would identify is missed in these
+/// releases.
 const MEMBERS: usize = 24 * 1024;
 
-/// Where that ends.
+/// Where that range ends.
 fn members_end(head: &[u8]) -> usize {
     let length = head.get(18..22).and_then(|bytes| bytes.try_into().ok());
     let length = length.map_or(0, u32::from_le_bytes);
@@ -241,7 +240,7 @@ fn archive_end<V: View>(view: &mut V) -> Result<Option<[u8; ARCHIVE_END]>, V::Er
     Ok((read == ARCHIVE_END && end.starts_with(b"PK\x05\x06")).then_some(end))
 }
 
-/// Does a ZIP archive have the signature of an Android package?
+/// Whether a ZIP archive has the signature of an Android package.
 fn is_signed<V: View>(view: &mut V) -> Result<bool, V::Error> {
     let Some(end) = archive_end(view)? else {
         return Ok(false);
@@ -256,15 +255,14 @@ fn is_signed<V: View>(view: &mut V) -> Result<bool, V::Error> {
     Ok(&signature == b"APK Sig Block 42")
 }
 
-/// Where the marks of CD images lie, offset and length (Magdir/filesystems, and Magdir/console for games'):
-/// in sector 16, by sectors of 2048 bytes, and by the larger ones of raw images, with what comes before
-/// their data.
+/// Offset and length of the marks of CD images (Magdir/filesystems, and Magdir/console for games): in sector 16, for
+/// sectors of 2048 bytes, and for the larger ones of raw images, which have something before their data.
 const CD_MARKS: [(u64, usize); 2] = [(32 * 1024, 32), (37_376, 288)];
 
-/// As far as the rules for CD images go to tell what is on them.
+/// As far as the rules for CD images go to determine their content.
 const CD: usize = 40 * 1024;
 
-/// A file that no rule knew by its head, or only as text.
+/// A file that no rule recognized by its head, or only as text.
 fn look_for_marks<V: View>(view: &mut V, looked: usize) -> Result<Option<usize>, V::Error> {
     let head = view.head(looked)?;
     if let Some(end) = tag_end(head).filter(|end| end + SOUND / 4 > looked) {
@@ -296,8 +294,8 @@ fn look_for_marks<V: View>(view: &mut V, looked: usize) -> Result<Option<usize>,
     Ok(begins_with_record(view, looked)?.then_some(WHOLE))
 }
 
-/// Does the file begin with a record of a tape that is longer than the head, with its length in front of
-/// it and behind it (`getlen` and `simh_parse` in is_simh.c)?
+/// Whether the file begins with a tape record that is longer than the head, with its length before and after it
+/// (`getlen` and `simh_parse` in is_simh.c).
 fn begins_with_record<V: View>(view: &mut V, looked: usize) -> Result<bool, V::Error> {
     let record_length = |bytes: [u8; 4]| {
         let length = u32::from_le_bytes(bytes) & 0x00ff_ffff;
@@ -316,11 +314,11 @@ fn begins_with_record<V: View>(view: &mut V, looked: usize) -> Result<bool, V::E
     Ok(record_length(behind) == length)
 }
 
-/// How much of what is behind the tag of an MP3 file is looked at. A quarter of it is enough to know it, if
-/// that lies within the head.
+/// How much is read of what follows the tag of an MP3 file. A quarter of it is enough to recognize it, if that is
+/// within the head.
 const SOUND: usize = 16 * 1024;
 
-/// Where the tag ends that an MP3 file begins with (Magdir/audio; ID3v2.4, section 3.1: seven bits a byte).
+/// Where the tag at the beginning of an MP3 file ends (Magdir/audio; ID3v2.4, section 3.1: seven bits a byte).
 fn tag_end(head: &[u8]) -> Option<usize> {
     let [b'I', b'D', b'3', _, _, _, a, b, c, d, ..] = *head else {
         return None;
@@ -329,19 +327,19 @@ fn tag_end(head: &[u8]) -> Option<usize> {
     Some(10 + length.into_iter().fold(0, |sum, byte| sum << 7 | byte))
 }
 
-/// Behind what a program of DOS jumps to, if it begins with a jump, as Latin-1 text that begins with "é"
-/// does. The rule asks for no more than that the file goes so far (Magdir/msdos).
+/// The end of what a DOS program jumps to, if it begins with a jump, as Latin-1 text beginning with "é" does. The
+/// rule only requires that the file reaches that far (Magdir/msdos).
 fn jump_target(head: &[u8]) -> Option<usize> {
     let [0xe9, low, high, ..] = *head else {
         return None;
     };
-    // Signed; backwards, it is from the end of a segment of 64 kB.
+    // Signed; if negative, it counts from the end of a segment of 64 kB.
     let distance = u16::from_le_bytes([low, high]);
     Some(3 + usize::from(distance) + 1)
 }
 
-/// A file that may be text as far as libmagic goes to tell. It is read up to `end`, and looked at again
-/// if that was worth it.
+/// A file that may be text as far as libmagic can see. It is read up to `end`, and judged again if that may change
+/// the answer.
 fn look_beyond_text<V: View>(
     text: bool,
     view: &mut V,
@@ -362,11 +360,11 @@ fn look_beyond_text<V: View>(
     Ok(again.then_some(end))
 }
 
-/// Length of `"use strict"`, with its quotes.
+/// Length of `"use strict"` with its quotes.
 const SCRIPT_MARK: usize = 12;
 
-/// The words, in quotes, that make JavaScript of any text, wherever they stand (Magdir/javascript, and
-/// Debian's 5.44). All other rules for text look at the first kilobytes.
+/// Whether it has the words, in quotes, that make any text JavaScript, wherever they are (Magdir/javascript, and
+/// Debian's 5.44). All other rules for text read the first kilobytes.
 fn has_script_mark(text: &[u8]) -> bool {
     memmem::find_iter(text, b"use strict").any(|at| {
         let quotes = (
@@ -380,8 +378,8 @@ fn has_script_mark(text: &[u8]) -> bool {
     })
 }
 
-/// Text, and then nothing but zeros. libmagic takes these off before it looks (`trim_nuls` in ascmagic.c),
-/// and how many that leaves depends on where the file ends.
+/// Text, and then nothing but zeros. libmagic removes these first (`trim_nuls` in ascmagic.c), and how many remain
+/// depends on where the file ends.
 fn is_padded_text(head: &[u8]) -> bool {
     let end = head.iter().rposition(|byte| *byte != 0);
     end.is_some_and(|end| end + 1 < head.len() && is_surely_text(&head[..=end]))

@@ -1,22 +1,22 @@
-//! How many bytes libmagic reads by itself.
+//! Counts the bytes that libmagic reads by itself.
 //!
-//! Given a descriptor, libmagic reads more than the head: the end of a file, as much again, for the
-//! rules that count from there (`buffer_fill` in its buffer.c), the sectors of OLE documents (readcdf.c)
-//! and the tables of ELF files (readelf.c). It doesn't say so, but the kernel counts what each thread
-//! has read: `rchar` in /proc/thread-self/io, proc(5). A look at it takes 1.5 µs.
+//! Given a descriptor, libmagic reads more than the head: as much again at the end of a file, for the rules that
+//! count from there (`buffer_fill` in its buffer.c), the sectors of OLE documents (readcdf.c) and the tables of ELF
+//! files (readelf.c). It doesn't report that, but the kernel counts what each thread has read: `rchar` in
+//! /proc/thread-self/io, proc(5). Reading that takes 1.5 µs.
 
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
 
-/// The kernel's count of what this thread has read, of anything.
+/// The kernel's count of what this thread has read, from any file.
 pub struct ReadCounter {
-    /// None where there is no /proc, or no accounting in the kernel.
+    /// None if there is no /proc, or the kernel doesn't count.
     file: Option<OwnedFd>,
 }
 
 impl ReadCounter {
-    /// That of the thread which calls; of no use to another.
+    /// The counter of the calling thread; of no use to another thread.
     pub fn of_this_thread() -> ReadCounter {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         ReadCounter {
@@ -24,19 +24,19 @@ impl ReadCounter {
         }
     }
 
-    /// Bytes that `work` read; None if that can't be known.
+    /// The number of bytes that `work` read; None if unknown.
     pub fn during<T>(&mut self, work: impl FnOnce() -> T) -> (T, Option<u64>) {
         let before = self.look();
         let result = work();
         let after = self.look();
-        // A look is counted itself, once it is over.
+        // Reading the counter is counted as well, once it is over.
         let read = before.zip(after).and_then(|((before, taken), (after, _))| {
             after.checked_sub(before)?.checked_sub(taken)
         });
         (result, read)
     }
 
-    /// The count, and the bytes it took to read it.
+    /// The count, and the number of bytes that it took to read it.
     fn look(&mut self) -> Option<(u64, u64)> {
         let mut text = [0; 256];
         let taken = rustix::io::pread(self.file.as_ref()?, &mut text, 0).ok()?;
@@ -63,7 +63,7 @@ mod tests {
             let mut buffer = vec![0; length];
             let ((), read) = counter.during(|| zeros.read_exact(&mut buffer).unwrap());
             assert_eq!(read, Some(length as u64));
-            // Between two looks it isn't our business.
+            // Reads between two uses of the counter don't count.
             zeros.read_exact(&mut buffer).unwrap();
         }
     }

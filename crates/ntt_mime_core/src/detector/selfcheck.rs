@@ -1,22 +1,21 @@
-//! Does the libmagic that is loaded answer as it should?
+//! Checks that the loaded libmagic gives the right answers.
 //!
-//! Releases have shipped that did not, the library may have been exchanged under a running server,
-//! and a database of one's own may be broken or small. A handful of tiny files tells most of that, in
-//! a millisecond or two.
+//! There have been releases that did not, the library may have been replaced under a running server, and a custom
+//! database may be broken or incomplete. A few tiny files reveal most of that in a millisecond or two.
 
 use std::borrow::Cow;
 
 use super::{Detector, libmagic_release};
 
-/// A tiny file, and what libmagic 5.44 to 5.48 all say of it.
+/// A tiny file, and the type that libmagic 5.44 to 5.48 all give it.
 pub struct KnownFile {
-    /// What it is, in words.
+    /// What it is, for messages.
     pub name: &'static str,
     pub content: Cow<'static, [u8]>,
     pub mime_type: &'static str,
 }
 
-/// The files that a detector is checked with.
+/// The files with which a detector is checked.
 pub fn known_files() -> Vec<KnownFile> {
     let files: [(_, Cow<[u8]>, _); 13] = [
         (
@@ -96,9 +95,9 @@ pub fn known_files() -> Vec<KnownFile> {
         .into()
 }
 
-/// A ZIP archive of files of the same 100 bytes: APPNOTE.TXT, sections 4.3.7, 4.3.12 and 4.3.16. Between
-/// very small files libmagic doesn't find the names by which it knows documents: 5.46 needs 20 bytes each
-/// if there are three, 5.47 needs 10 if there are four.
+/// A ZIP archive of files with the same 100 bytes: APPNOTE.TXT, sections 4.3.7, 4.3.12 and 4.3.16. Between very small
+/// files libmagic doesn't find the names by which it recognizes documents: 5.46 needs 20 bytes each if there are
+/// three files, 5.47 needs 10 if there are four.
 fn zip_archive(names: &[&str]) -> Vec<u8> {
     const CONTENT: [u8; 100] = [b'x'; 100];
     const CHECKSUM: u32 = 0x5e0e_5d8f;
@@ -139,8 +138,8 @@ fn zip_archive(names: &[&str]) -> Vec<u8> {
     archive
 }
 
-/// An OLE document with one stream, by the name of which it is known. Of three sectors of 512 bytes: a
-/// header, the allocation table, the directory ([MS-CFB] 2.2, 2.3 and 2.6).
+/// An OLE document with one stream, by whose name it is recognized. It has three sectors of 512 bytes: a header, the
+/// allocation table, the directory ([MS-CFB] 2.2, 2.3 and 2.6).
 fn ole_document(stream: &str) -> Vec<u8> {
     const FREE: [u8; 4] = [0xff; 4];
     const END: [u8; 4] = [0xfe, 0xff, 0xff, 0xff];
@@ -172,7 +171,7 @@ fn ole_document(stream: &str) -> Vec<u8> {
     document
 }
 
-/// A sentence for each of the tiny files that is judged wrong. None where no file can be made of them, which isn't
+/// A sentence for each of the tiny files that is judged wrong. None if no such file can be created, which isn't
 /// libmagic's fault.
 pub(super) fn run(detector: &mut Detector) -> Vec<String> {
     if crate::memory::file().is_err() {
