@@ -1,6 +1,6 @@
-//! Every error that a user can meet: its SQLSTATE ([`Error::sqlstate`]) and, in PostgreSQL's wording, what it says (the
-//! conversion into a [`Report`]). A caught error keeps the SQLSTATE that it was raised with; what can happen by a defect of
-//! ours alone is raised by pgrx's `error!`, as an internal error.
+//! Every error that a user can meet: its SQLSTATE ([`Error::sqlstate`]) and its text in PostgreSQL's wording (the
+//! conversion into a [`Report`]). An error that was caught keeps the SQLSTATE with which it was raised. An error that
+//! only a defect of ours can cause is raised by pgrx's `error!`, as an internal error.
 //!
 //! Messages start in lower case and have no full stop; details and hints are sentences.
 
@@ -10,18 +10,19 @@ use pgrx::PgSqlErrorCode;
 use crate::backfill::options::Procedure;
 use crate::pg::report::Report;
 
-/// An error to be raised. A relation's name is as [`crate::pg::lock::plain_name`] has it, unless it says otherwise.
+/// An error to be raised. Names of relations are as returned by [`crate::pg::lock::plain_name`], unless stated
+/// otherwise.
 #[derive(Debug, Clone)]
 pub enum Error {
     /// A blobid that isn't 64 lower-case hex digits.
     InvalidBlobId { detail: String },
     /// libmagic can't be used.
     Detector { detail: String },
-    /// A blob that is there could not be judged.
+    /// An existing blob could not be judged.
     Detection { detail: String },
-    /// A CALL where its commits aren't possible.
+    /// A CALL in a context where it can't commit.
     TransactionBlock { procedure: Procedure },
-    /// An argument that can't be null.
+    /// An argument that must not be null.
     NullArgument { name: &'static str },
     /// An argument out of its range.
     Argument {
@@ -29,19 +30,19 @@ pub enum Error {
         value: String,
         range: String,
     },
-    /// On a standby.
+    /// Called on a standby.
     Recovery { procedure: Procedure },
     /// Neither the argument nor the setting names a target.
     NoTarget,
-    /// No table of that name, which is as it was given, in SQL.
+    /// There is no table of that name, which is given as it was written, in SQL.
     NoSuchTarget { name: String },
-    /// No table of that oid, which was the argument.
+    /// There is no table with that OID, which was the argument.
     NoSuchTargetOid { oid: u32 },
     /// A temporary table, which workers can't see.
     TemporaryTarget { name: String },
-    /// A table of which no ranges can be scanned.
+    /// A table whose access method doesn't support TID range scans.
     AccessMethod { name: String },
-    /// A target that is no table.
+    /// A target that isn't a table.
     WrongKind { name: String, kind: &'static str },
     /// A target without one of its columns.
     NoSuchColumn {
@@ -54,71 +55,72 @@ pub enum Error {
         column: &'static str,
         found: String,
     },
-    /// A column whose values are computed.
+    /// A generated column.
     GeneratedColumn {
         target: String,
         column: &'static str,
     },
-    /// To fill a row could mean to move it: of the target, or of a table above or below it.
+    /// The target, or a table above or below it, is partitioned by the type, so that filling a row could mean moving
+    /// it.
     PartitionedByType { target: String, by: Option<String> },
-    /// A table that Citus keeps whole on each node.
+    /// A table of which Citus keeps a copy on each node.
     ReferenceTable { name: String },
-    /// A table of which Citus doesn't say which shard a row belongs to.
+    /// A table for which Citus doesn't say to which shard a row belongs.
     AppendDistributed { name: String },
-    /// A distributed table with shards of which there are several copies.
+    /// A distributed table whose shards have several copies.
     ReplicatedShards { name: String },
-    /// To fill a row would mean to move it to another shard.
+    /// Filling a row would mean moving it to another shard.
     DistributedByType { name: String },
-    /// A distributed table, and a release of Citus whose shards can't be locked.
+    /// A distributed table in a release of Citus whose shards can't be locked.
     UnknownCitus { name: String },
-    /// A distributed table of which nothing is on this node, and the statement that fills what is on others.
+    /// A distributed table without shards on this node, and the statement that fills those on other nodes.
     NoShards {
         target: String,
-        /// Is there the procedure that the statement calls?
+        /// Whether the procedure exists that the statement calls.
         has_procedure: bool,
         statement: String,
     },
-    /// No right to fill the target, whose name is quoted for SQL: no quotes are around it.
+    /// No privilege to fill the target. Its name is quoted for SQL, so no quotes are added.
     NoPrivilege {
         target: String,
         role: String,
         /// Columns that the role may not read.
         to_read: Vec<&'static str>,
-        /// May it not update "mime_type" either?
+        /// Whether it may not update "mime_type" either.
         to_update: bool,
     },
-    /// No right to look up the target in its schema.
+    /// No privilege to look up the target in its schema.
     NoSchemaPrivilege { schema: String, role: String },
-    /// Policies on a partitioned or distributed target don't apply to its leaves, on which we work.
+    /// Policies on a partitioned or distributed target don't apply to its leaves, which are what we update.
     RowSecurity {
         target: String,
         role: String,
         distributed: bool,
     },
-    /// The store isn't there.
+    /// The store doesn't exist.
     BlobRoot { detail: String },
-    /// The store was there when the run began.
+    /// The store existed when the run began.
     StoreGone { detail: String },
-    /// A process can't leave word of the blob at hand.
+    /// A process can't record the blob that it examines.
     InFlightRecord { error: String, disk_full: bool },
-    /// The thread that looks at blobs can't be made.
+    /// The detector thread can't be created.
     DetectorThread { error: String },
-    /// The thread that looks at blobs has ended.
+    /// The detector thread has ended.
     DetectorThreadEnded,
-    /// A run's memory of its blobs can't be made or found.
+    /// The memory of the run cache can't be created or found.
     RunCache {
         error: String,
         full: bool,
-        /// Why it couldn't be made the usual way, where there was another one.
+        /// Why it couldn't be created in the usual way, if another way was tried.
         refused: Option<String>,
     },
-    /// Another run has the target.
+    /// The target already has a run.
     AlreadyRunning {
         target: String,
         pid: Option<i32>,
         run_id: Option<i64>,
     },
-    /// Not a single worker.
+    /// Not a single worker could be started.
     NoWorker,
     /// Others' locks have kept a run out of all leaves, of which some are named.
     KeptOut {
@@ -127,25 +129,25 @@ pub enum Error {
         count: usize,
         verify: bool,
     },
-    /// The target was dropped while the run went on.
+    /// The target was dropped during the run.
     TargetDropped { target: String },
-    /// A worker of another version of the library than the leader's.
+    /// A worker has loaded another version of the library than the leader.
     OtherVersion,
-    /// A worker ended without a word.
+    /// A worker ended without reporting an error.
     WorkerTerminated,
-    /// Somebody else's run.
+    /// The run belongs to somebody else.
     NotOwner { run_id: i64 },
-    /// A table of the extension's own isn't there.
+    /// One of the extension's own tables doesn't exist.
     NoOwnTable { name: String },
     /// Another table has the name of one of the extension's own.
     NotOurTable { name: String },
 }
 
-/// What to do when a blob has been put into quarantine.
+/// What to do about a quarantined blob.
 pub const HOW_TO_RELEASE: &str =
     "To allow detection of a blob again, delete its row from ntt_mime.failure.";
 
-/// What a run that ends early leaves.
+/// What remains of a run that ends early.
 const KEPT: &str = "Batches already committed are kept.";
 
 impl Error {
@@ -207,7 +209,7 @@ impl Error {
         }
     }
 
-    /// That a run's memory of its blobs couldn't be made or found.
+    /// The error that the memory of the run cache couldn't be created or found.
     pub fn run_cache(error: std::io::Error) -> Error {
         use std::io::ErrorKind::{OutOfMemory, StorageFull};
         Error::RunCache {
@@ -218,7 +220,7 @@ impl Error {
     }
 }
 
-/// The words of each error.
+/// The text of each error.
 impl From<Error> for Report {
     fn from(error: Error) -> Report {
         let code = error.sqlstate();
@@ -364,7 +366,7 @@ impl From<Error> for Report {
                 refused,
             } => {
                 let report = Report::new(code, format!("could not allocate shared memory for the run: {error}"));
-                // What was in the way of the usual way is worth more than a smaller cache.
+                // Knowing what prevented the usual way helps more than a smaller cache.
                 match (refused, full) {
                     (Some(refused), _) => report.set_detail(sentence(&refused)).set_hint(
                         "You might need to let the server do that, to give it more room in /dev/shm, or to reduce \
@@ -383,7 +385,7 @@ impl From<Error> for Report {
             } => {
                 let known = [
                     pid.map(|pid| format!("pid {pid}")),
-                    // Not committed yet in the first moments of a run.
+                    // It isn't committed yet in the first moments of a run.
                     run_id.map(|run_id| format!("run_id {run_id}")),
                 ];
                 let known: Vec<String> = known.into_iter().flatten().collect();
@@ -445,7 +447,7 @@ impl From<Error> for Report {
 }
 
 impl From<std::io::Error> for Error {
-    /// The only files of the server's own that we write are in-flight records.
+    /// The only files that we write on the server are in-flight records.
     fn from(error: std::io::Error) -> Error {
         Error::InFlightRecord {
             disk_full: error.kind() == std::io::ErrorKind::StorageFull,
@@ -467,24 +469,24 @@ impl From<StartError> for Error {
     }
 }
 
-/// What PostgreSQL's %m says.
+/// The text of PostgreSQL's %m.
 pub fn in_words(error: &std::io::Error) -> String {
     ntt_mime_core::store::in_words(error)
 }
 
-/// What is said in the style of a message, as a sentence.
+/// Turns a text in the style of a message into a sentence.
 pub fn sentence(words: &impl std::fmt::Display) -> String {
     let words = words.to_string();
     let mut characters = words.chars();
     match characters.next() {
-        // A name stays as it is.
+        // A name isn't capitalized.
         Some(_) if words.starts_with("libmagic") => stopped(words),
         Some(first) => stopped(first.to_uppercase().chain(characters).collect()),
         None => String::new(),
     }
 }
 
-/// With a full stop, unless it has an end already: what libmagic reports may have one.
+/// Adds a full stop unless the text ends with punctuation, as some of libmagic's messages do.
 fn stopped(mut words: String) -> String {
     if !words.ends_with(['.', '!', '?']) {
         words.push('.');
@@ -492,8 +494,8 @@ fn stopped(mut words: String) -> String {
     words
 }
 
-/// A relation's name as a message puts it between quotes, from one as SQL has it: without quotes of its own, and in
-/// lower case where there are none, as PostgreSQL reads it. One whose quotes don't match is no name, and stays.
+/// A relation's name for a message, which puts it in quotes, from a name in SQL: without its own quotes, and in lower
+/// case where there are none, as PostgreSQL reads it. A name whose quotes don't match is invalid, and stays as it is.
 fn unquoted(name: &str) -> String {
     let mut plain = String::new();
     let mut in_quotes = false;
@@ -512,10 +514,11 @@ fn unquoted(name: &str) -> String {
     }
 }
 
-/// How many of what it counts a message names.
+/// How many of the counted objects a message names.
 pub const NAMED: usize = 3;
 
-/// Which ones a message counts, `names` being [`NAMED`] of them at most, as a sentence; None without any.
+/// A sentence that names the objects that a message counts; `names` are at most [`NAMED`] of them. None if there are
+/// none.
 pub fn which(names: &[String], count: usize) -> Option<String> {
     let verb = match (names.len(), count) {
         (0, _) => return None,
@@ -527,14 +530,14 @@ pub fn which(names: &[String], count: usize) -> Option<String> {
     Some(format!("{verb} {}.", names.join(", ")))
 }
 
-/// Of something counted, with its verb: "1 blob has", "2 blobs have".
+/// A count with its noun and verb: "1 blob has", "2 blobs have".
 pub fn counted_with(count: impl Into<u64>, noun: &str, (one, many): (&str, &str)) -> String {
     let count = count.into();
     let verb = if count == 1 { one } else { many };
     format!("{} {verb}", counted(count, noun))
 }
 
-/// So many of something: "1 blob", "2 blobs". A noun in -f, such as leaf, becomes one in -ves.
+/// A count with its noun: "1 blob", "2 blobs". A noun in -f, such as leaf, becomes one in -ves.
 pub fn counted(count: impl Into<u64>, noun: &str) -> String {
     match (count.into(), noun.strip_suffix('f')) {
         (1, _) => format!("1 {noun}"),

@@ -1,20 +1,20 @@
 //! What is done to one leaf: reading its pending rows, and filling them (`update`).
 //!
-//! Both go by ranges of TIDs: a batch is read in physical order, without a statement ([`crate::pg::scan`]),
-//! and updated in the same range, joined by a hash on the batch's few distinct blobids. (Joining on an array
-//! of TIDs plans as a full scan of the leaf, a batch; going by an index on blobid writes pages in random
-//! order, with a full-page image each.) Where few rows are pending and an index knows them, a leaf isn't
-//! read from end to end: they are looked up there, and updated by their TIDs. See [`crate::pg::plan`] for
-//! how statements are planned.
+//! Both work on ranges of TIDs. A batch is read in physical order, without a statement ([`crate::pg::scan`]), and
+//! updated in the same range, by a hash join with the batch's few distinct blobids. (A join with an array of TIDs
+//! would be planned as a full scan of the leaf for every batch. An index on blobid would write pages in random order,
+//! with a full-page image for each.) If few rows are pending and an index can find them, the leaf isn't read from end
+//! to end: the rows are looked up there, and updated by their TIDs. See [`crate::pg::plan`] for how statements are
+//! planned.
 //!
-//! The leaf is locked by oid first and named afterwards, so that a rename, or another table under
-//! the old name, can't lead us astray, and it is checked under the lock that it still is a leaf, and
-//! in the file in which this pass found it first: in another one TIDs, read or still to be read, mean other rows. Such a
-//! leaf is left, and begun anew in the next pass.
+//! The leaf is locked by its OID first, and only then is its name looked up, so that it doesn't matter if it is
+//! renamed, or another table gets the old name. Under the lock it is checked that it is still a leaf, and in the file
+//! in which this pass first found it: in another file TIDs refer to other rows, those that were read and those still
+//! to be read. Such a leaf is left, and read from the beginning in the next pass.
 //!
-//! A small leaf costs two transactions, one that reads and one that updates. With a hundred thousand of them
-//! that is what counts. The first one ends with building the partition's constraint, if there is anything to
-//! update: that locks the parent for the rest of a transaction, which here is nothing.
+//! A small leaf takes two transactions, one that reads and one that updates. With a hundred thousand of them that is
+//! the main cost. If there is anything to update, the first transaction ends with building the partition's
+//! constraint. That locks the parent for the rest of the transaction, which is over at once.
 
 mod update;
 
@@ -45,21 +45,21 @@ pub enum LeafError {
     Gone,
     /// It has another file than at first in this pass.
     Rewritten,
-    /// Somebody holds a lock on it, or on a table above it, that keeps us out.
+    /// Somebody holds a conflicting lock on it, or on a table above it.
     Locked,
     /// Somebody holds some of its rows.
     RowsLocked,
-    /// Somebody holds what its update needs beside its rows: what a trigger wants to change, say.
+    /// Somebody holds something else that its update needs, such as a row that a trigger wants to change.
     Blocked,
     /// Try again: a deadlock or a serialization failure.
     Retry,
-    /// It has raised an error of its own: a trigger or a constraint has, say, or what is in its file can't be read.
+    /// It has raised an error of its own: for example, a trigger or a constraint has, or its file can't be read.
     Refused(Report),
     /// The run can't go on.
     Fatal(Report),
 }
 
-/// SQLSTATE of a wait for a lock that has been too long.
+/// The SQLSTATE of a lock timeout.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 impl From<Report> for LeafError {
@@ -73,7 +73,8 @@ impl From<Report> for LeafError {
 }
 
 impl LeafError {
-    /// Of an error that was raised when the leaf was locked, and all checked that isn't about it.
+    /// For an error that was raised after the leaf had been locked and everything that doesn't concern the leaf had
+    /// been checked.
     fn when_locked(error: Report) -> LeafError {
         match error.into() {
             LeafError::Fatal(error) if error.is_of_the_statement() => LeafError::Refused(error),
@@ -82,7 +83,8 @@ impl LeafError {
     }
 }
 
-/// Where row security applies, and where a blobid isn't stored but computed. $4: types, of which a row has one; null for any.
+/// For targets with row security, and for a blobid that is computed instead of stored. $4: types, one of which a row
+/// must have; null for any.
 fn scan_sql(leaf: &str, selection: &Selection) -> String {
     let is_wanted = match selection.horizon.is_some() {
         false => "mime_type IS NULL",
@@ -105,7 +107,7 @@ const SCAN_ARGUMENTS: [pg_sys::Oid; 4] = [
     pg_sys::TEXTARRAYOID,
 ];
 
-/// For an index that knows the pending rows.
+/// For an index that can find the pending rows.
 fn scan_few_sql(leaf: &str) -> String {
     format!(
         "SELECT ctid, blobid, mime_type FROM ONLY {leaf} \
@@ -115,17 +117,17 @@ fn scan_few_sql(leaf: &str) -> String {
 
 const SCAN_FEW_ARGUMENTS: [pg_sys::Oid; 1] = [pg_sys::INT8OID];
 
-/// Blocks from which on it is worth asking whether an index knows a leaf's pending rows: to read fewer takes
-/// little longer than to plan.
+/// The number of blocks from which on it is worth asking whether an index can find a leaf's pending rows: reading
+/// fewer takes little longer than planning.
 const WORTH_AN_INDEX: u32 = 64;
 
 /// The rows that a run reads.
 pub struct Selection {
-    /// Of a verification: rows that have a type, and not those that have none, and of these only versions that were there
-    /// when it began. Then no row is looked at twice, wherever the run itself or others put new versions of it, and what
+    /// Only in a verification: rows that have a type, instead of those that have none, and only versions that existed
+    /// when it began. So no row is read twice, wherever the run itself or others put new versions of it, and what
     /// others change meanwhile is left to them.
     horizon: Option<Horizon>,
-    /// Of these, those of one of these types, if any are named.
+    /// If types are named, only rows with one of them.
     only: Option<HashSet<String>>,
     /// The blocks, if not all.
     sample: Option<Sample>,
@@ -143,7 +145,7 @@ impl Selection {
         }
     }
 
-    /// How many blocks of a range of a leaf are read, end exclusive; None if it is all of them.
+    /// The number of blocks of a range of a leaf that are read, `end` being exclusive; None if all are.
     pub fn sampled(&self, leaf: pg_sys::Oid, start: u32, end: u32) -> Option<u64> {
         let sample = self.sample.as_ref();
         sample.map(|sample| sample.count(leaf.to_u32(), start, end))
@@ -157,42 +159,42 @@ impl Selection {
     }
 }
 
-/// A leaf that a worker is at, with its statements.
+/// The leaf on which a worker is working, with its statements.
 pub struct Leaf<'a> {
     job: &'a Job,
     selection: Rc<Selection>,
     task_queue: TaskQueue<'a>,
     entry: &'a LeafEntry,
     pub oid: pg_sys::Oid,
-    /// Qualified and quoted, as of the last look.
+    /// Qualified and quoted, as of the last lock.
     pub name: String,
-    /// It is a shard of the target, as of the last look.
+    /// Whether it is a shard of the target, as of the last lock.
     is_shard: bool,
-    /// Citus is being asked for a lock on it.
+    /// A lock on it is being requested from Citus.
     locking_shard: bool,
     scan: Option<LeafPlan>,
-    /// Each prepared when it is first needed: of a range, of a few rows, and of rows that have another type.
+    /// Each is prepared when it is first needed: for a range, for a few rows, and for rows that have another type.
     updates: [Option<LeafPlan>; 3],
-    /// What fires at an update of it, as of the last look.
+    /// What fires when it is updated, as of the last lock.
     on_update: OnUpdate,
-    /// Something else than our update has been at it in a transaction of ours.
+    /// Something other than our update has changed it in one of our transactions.
     meddled: bool,
-    /// The partitioned tables above it, from its parent up, as of the last look.
+    /// The partitioned tables above it, from its parent up, as of the last lock.
     above: Vec<pg_sys::Oid>,
 }
 
-/// How a leaf was found.
+/// The result of opening a leaf.
 pub enum Opened {
-    /// To be read in ranges of its blocks.
+    /// It has to be read in ranges of its blocks.
     Blocks(u32),
-    /// With few pending rows, all of which have been read: it is so small.
+    /// It has few pending rows, all of which have been read, because it is so small.
     Small(u32),
-    /// With few pending rows, all of which have been read: an index knew them.
+    /// It has few pending rows, all of which have been read through an index.
     Few(u32),
 }
 
 impl<'a> Leaf<'a> {
-    /// That with this number in the task queue.
+    /// The leaf with this number in the task queue.
     pub fn new(
         job: &'a Job,
         selection: Rc<Selection>,
@@ -217,15 +219,15 @@ impl<'a> Leaf<'a> {
         }
     }
 
-    /// The functions of triggers that fire at an update of it, as of the last look.
+    /// The functions of triggers that fire when it is updated, as of the last lock.
     pub fn trigger_functions(&self) -> &[pg_sys::Oid] {
         &self.on_update.functions
     }
 
-    /// Finds its size in blocks and what has been counted of it, and calls `row` for its pending rows, if they are less than `limit` and
-    /// the leaf is small, or an index of it knows them: one of rows without a MIME type, or another that
-    /// PostgreSQL takes to be cheaper than reading the leaf. If it is [`Opened::Blocks`] in the end, these
-    /// rows are to be forgotten.
+    /// Determines its size in blocks and what has been counted for it. Calls `row` for its pending rows if they are
+    /// fewer than `limit` and either the leaf is small or an index can find them: an index of rows without a MIME
+    /// type, or another one that PostgreSQL estimates to be cheaper than reading the leaf. If the result is
+    /// [`Opened::Blocks`], the caller must discard these rows.
     pub fn open(
         &mut self,
         limit: u32,
@@ -257,7 +259,7 @@ impl<'a> Leaf<'a> {
         })
     }
 
-    /// Tells what its mark is to know beside its counters, and whether it can have one ([`super::marks`]).
+    /// Stores what its mark needs besides its counters, and whether it can have one ([`super::marks`]).
     fn note_shape(&self, locked: &LockedLeaf) {
         let [blobid, mime_type] =
             [c"blobid", target::FILLED].map(|name| scan::column(locked, name));
@@ -276,8 +278,9 @@ impl<'a> Leaf<'a> {
         }
     }
 
-    /// Reads up to `limit` rows between two places, both exclusive, in physical order: each with its place, its blobid and
-    /// its type. Of a sample whole blocks are read, until it is as many rows, and `from` ends a block.
+    /// Reads up to `limit` rows between two TIDs, both exclusive, in physical order, each with its TID, its blobid
+    /// and its type. For a sample, whole blocks are read until there are that many rows, and `from` is the end of a
+    /// block.
     pub fn scan(
         &mut self,
         from: Tid,
@@ -292,7 +295,8 @@ impl<'a> Leaf<'a> {
         })
     }
 
-    /// Runs `work` in a transaction of its own with the leaf locked for reading; and something before it takes its snapshot.
+    /// Runs `work` in a transaction of its own, with the leaf locked for reading, and something else before it takes
+    /// its snapshot.
     fn reading<T>(
         &mut self,
         before: impl FnOnce(),
@@ -310,7 +314,8 @@ impl<'a> Leaf<'a> {
         })?
     }
 
-    /// The last thing of a transaction that has read so many pending rows. If it can't be done now, the update sees to it.
+    /// The last step of a transaction that has read this many pending rows. If it isn't possible now, the update does
+    /// it.
     fn get_ready_to_update(&self, locked: &LockedLeaf, rows: u32) {
         if rows > 0 && self.job.options.updates() {
             locked.cache_partition_constraint();
@@ -377,13 +382,13 @@ impl<'a> Leaf<'a> {
                     row(tid, blobid, now);
                 }
             };
-            // SAFETY: what SCAN selects; the columns' types have been checked under the lock.
+            // SAFETY: the columns that SCAN selects; their types have been checked under the lock.
             unsafe { plan::each_row(rows, row) };
             rows as u32
         })
     }
 
-    /// Reads up to `limit` pending rows by an index; None if none would help.
+    /// Reads up to `limit` pending rows through an index; None if none would help.
     fn read_by_index(
         &mut self,
         locked: &LockedLeaf,
@@ -415,8 +420,8 @@ impl<'a> Leaf<'a> {
         }
     }
 
-    /// Locks the leaf for the current transaction, makes sure that it still is one, in the file that the work on it is
-    /// about, and that its target may still be filled, learns its name, and takes the transaction's snapshot.
+    /// Locks the leaf for the current transaction; makes sure that it still is a leaf, in the file to which the work
+    /// refers, and that its target may still be filled; looks up its name; and takes the transaction's snapshot.
     fn lock(&mut self, mode: u32) -> Result<LockedLeaf, LeafError> {
         self.lock_and(mode, || ())
     }
@@ -441,7 +446,7 @@ impl<'a> Leaf<'a> {
                 true => above.contains(&target),
                 false => self.oid == target,
             };
-        // Meanwhile it may also have come below a table that is partitioned by what we fill.
+        // Meanwhile it may also have got below a table that is partitioned by the column that we fill.
         let is_by_type = |table: &pg_sys::Oid| lock::is_partitioned_by(*table, target::FILLED);
         let is_ours = is_leaf && !above.iter().any(is_by_type);
         if !is_ours || !locked.is_table() || !locked.has_tid_ranges() {
@@ -450,7 +455,7 @@ impl<'a> Leaf<'a> {
         if !self.entry.is_in_file(locked.file()) {
             return Err(LeafError::Rewritten);
         }
-        // Rights can be revoked, and policies be made, at any time.
+        // Privileges can be revoked, and policies created, at any time.
         let by = match self.job.partitioned {
             _ if self.is_shard => FilledBy::Shards,
             true => FilledBy::Partitions,
@@ -461,7 +466,7 @@ impl<'a> Leaf<'a> {
             .unwrap_or_else(|error| error.raise());
         let name = locked.qualified_name();
         if name != self.name {
-            // Statements are bound to the name that they were written with.
+            // Statements depend on the name with which they were written.
             self.name = name;
             self.scan = None;
             self.updates = Default::default();
@@ -471,8 +476,8 @@ impl<'a> Leaf<'a> {
         Ok(locked)
     }
 
-    /// If it is a shard, keeps it where it is until the end of the transaction. That comes before its own lock, as in
-    /// Citus' own writes. If it can't be done because the shard has gone in this moment, `locking_shard` stays.
+    /// If it is a shard, keeps it in its place until the end of the transaction. That happens before its own lock, as
+    /// in Citus' own writes. If it isn't possible because the shard has just disappeared, `locking_shard` stays set.
     fn lock_shard(&mut self) {
         self.locking_shard = false;
         if !pg_citus::is_there() {

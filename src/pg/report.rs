@@ -1,12 +1,12 @@
-//! What is reported: errors, caught or to be raised, and messages to the client and the server's log.
+//! Reports: errors, caught or to be raised, and messages to the client and the server's log.
 //!
-//! One record for both, as in PostgreSQL (`ErrorData` in utils/elog.h). Where it comes from and what becomes of it is all here:
-//! it is caught ([`catch`]), raised ([`Report::raise`], [`Report::into_error_data`]), sent ([`Report::send`]), and
-//! left in shared memory by a worker for the leader ([`Report::shortened`]).
+//! There is one record for both, as in PostgreSQL (`ErrorData` in utils/elog.h), and everything about it is here: it
+//! is caught ([`catch`]), raised ([`Report::raise`], [`Report::into_error_data`]), sent ([`Report::send`]), and left
+//! in shared memory by a worker for the leader ([`Report::shortened`]).
 //!
-//! PostgreSQL serves interrupts after each message, and what the client can't show is an error, so that any of them
-//! may end in one. pgrx's own ways (`ereport!`, `ErrorReport::report`) let it jump over all frames of Rust's, with
-//! locks and memory that these should have released; here it comes as every other error does.
+//! PostgreSQL serves interrupts after each message, and it is an error if the client can't show a message, so any
+//! message may raise an error. With pgrx's own means (`ereport!`, `ErrorReport::report`) such an error jumps over all
+//! Rust frames, with locks and memory that these should have released. Here it is raised like every other error.
 
 use std::ffi::{CStr, CString, c_char};
 use std::panic::AssertUnwindSafe;
@@ -22,22 +22,22 @@ use super::version;
 /// An error or a message.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Report {
-    /// As PostgreSQL packs it (`MAKE_SQLSTATE` in utils/elog.h). Not pgrx's enumeration: a user's
-    /// trigger may raise any SQLSTATE, and the caller is to see that one.
+    /// As PostgreSQL packs it (`MAKE_SQLSTATE` in utils/elog.h). Not pgrx's enumeration: a user's trigger may raise
+    /// any SQLSTATE, and the caller should see that one.
     code: i32,
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
-    /// Where it came about, line by line from the inside out.
+    /// Where it occurred, line by line from the inside out.
     pub context: Option<String>,
-    /// It was raised by the function of a trigger, or by what that did.
+    /// It was raised in the function of a trigger.
     in_trigger: bool,
     /// It was a defect of ours.
     panic: bool,
 }
 
 impl Report {
-    /// One without detail and hint.
+    /// A report without detail and hint.
     pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Report {
         Report {
             code: code as i32,
@@ -50,12 +50,12 @@ impl Report {
         }
     }
 
-    /// A message without a condition of its own.
+    /// A message without a specific SQLSTATE.
     pub fn plain(message: impl Into<String>) -> Report {
         Report::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message)
     }
 
-    /// A warning without one.
+    /// A warning without a specific SQLSTATE.
     pub fn warning(message: impl Into<String>) -> Report {
         Report::new(PgSqlErrorCode::ERRCODE_WARNING, message)
     }
@@ -70,7 +70,7 @@ impl Report {
         Report { hint, ..self }
     }
 
-    /// Adds a line to the context: what was being done around it.
+    /// Adds a line to the context: what was being done.
     pub fn while_doing(mut self, what: &str) -> Report {
         self.context = Some(match self.context {
             Some(inner) => format!("{inner}\n{what}"),
@@ -79,7 +79,7 @@ impl Report {
         self
     }
 
-    /// The error with its texts shortened, so that it takes at most `bytes` as JSON.
+    /// The error as JSON of at most `bytes`; its texts are shortened if necessary.
     pub fn shortened(&self, bytes: usize) -> Vec<u8> {
         let mut limit = bytes / 4;
         loop {
@@ -89,7 +89,7 @@ impl Report {
                 message: cut(&self.message),
                 detail: self.detail.as_deref().map(cut),
                 hint: self.hint.as_deref().map(cut),
-                // Its end tells the leaf and the worker.
+                // Its end names the leaf and the worker.
                 context: self.context.as_ref().map(|text| {
                     let skipped = text.chars().count().saturating_sub(limit);
                     text.chars().skip(skipped).collect()
@@ -111,26 +111,26 @@ impl Report {
             .collect()
     }
 
-    /// Has somebody's lock prevented it, so that it may be tried again?
+    /// Whether somebody's lock has prevented it, so that it may be tried again.
     pub fn is_of_locks(&self) -> bool {
         // lock_not_available, deadlock_detected
         matches!(self.sqlstate().as_str(), "55P03" | "40P01")
     }
 
-    /// Is it that memory, or the room for it, doesn't suffice?
+    /// Whether memory, or space for it, was insufficient.
     pub fn is_of_memory(&self) -> bool {
         // insufficient_resources
         self.sqlstate().starts_with("53")
     }
 
-    /// Was it raised by the function of a trigger, or by what that did?
+    /// Whether it was raised in the function of a trigger.
     pub fn is_of_trigger(&self) -> bool {
         self.in_trigger
     }
 
-    /// Is it one of what was being done, and not of the server's state, of the session, or of our own? That is told by
-    /// the class of its SQLSTATE: 57 is an operator's intervention, 53 lack of resources, 58 the system's, 25 an
-    /// invalid state of the transaction, 08 the connection.
+    /// Whether it concerns what was being done, and not the state of the server or the session, or a defect of ours.
+    /// The class of its SQLSTATE shows that: 57 is operator intervention, 53 lack of resources, 58 a system error, 25
+    /// an invalid transaction state, 08 the connection.
     pub fn is_of_the_statement(&self) -> bool {
         let others = ["57", "53", "58", "25", "08"];
         !self.panic && !others.contains(&&self.sqlstate()[..2])
@@ -150,19 +150,19 @@ impl Report {
         unreachable!("an ERROR does not return")
     }
 
-    /// The error as PostgreSQL's own structure, in the current memory context: for
-    /// [`super::version::throw`], which needs that nothing of Rust's is left to clean up.
+    /// The error as PostgreSQL's own structure, in the current memory context: for [`super::version::throw`], which
+    /// requires that nothing of Rust's is left to clean up.
     pub fn into_error_data(self) -> *mut pg_sys::ErrorData {
         let data = self.error_data(PgLogLevel::ERROR, |text| {
             let text = readable(text.replace('\0', ""));
-            // SAFETY: the current memory context exists; it is the caller's, who outlives the error.
+            // SAFETY: the current memory context exists and is the caller's, who outlives the error.
             unsafe { CurrentMemoryContext.pstrdup(&text) }
         });
         CurrentMemoryContext.leak_and_drop_on_delete(data)
     }
 
-    /// Sends it at a level below ERROR. Where client or database have another encoding than UTF-8, its characters outside
-    /// ASCII are escaped: it must not fail for one.
+    /// Sends it at a level below ERROR. If client or database have another encoding than UTF-8, characters outside
+    /// ASCII are escaped, so that the message can't fail because of one.
     pub fn send(&self, level: PgLogLevel) {
         let mut texts = Vec::new();
         let mut data = self.error_data(level, |text| {
@@ -180,7 +180,7 @@ impl Report {
         self.send(PgLogLevel::WARNING);
     }
 
-    /// PostgreSQL's own structure, with texts that `copy` makes.
+    /// PostgreSQL's own structure, with texts that `copy` creates.
     fn error_data(
         &self,
         level: PgLogLevel,
@@ -199,19 +199,19 @@ impl Report {
     }
 }
 
-/// Sends a message of one line, without a condition of its own.
+/// Sends a message of one line, without a specific SQLSTATE.
 pub fn send_line(level: PgLogLevel, text: String) {
     Report::plain(text).send(level);
 }
 
-/// Runs `work` without ever waiting for the client: what PostgreSQL says meanwhile goes to the server's log alone while the
-/// client doesn't read. A process that waits to send something can't be cancelled, and nothing in it goes on
+/// Runs `work` without ever waiting for the client: while the client doesn't read, messages go to the server's log
+/// only. A process that waits to send something can't be cancelled, and makes no progress
 /// (`ProcessClientWriteInterrupt` in tcop/postgres.c).
 pub fn not_waiting_for_client<T>(work: impl FnOnce() -> T) -> T {
     struct Restore(pg_sys::CommandDest::Type);
     impl Drop for Restore {
         fn drop(&mut self) {
-            // SAFETY: this process's own variable.
+            // SAFETY: a variable of this process.
             unsafe { pg_sys::whereToSendOutput = self.0 };
         }
     }
@@ -226,7 +226,7 @@ pub fn not_waiting_for_client<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// What pgrx doesn't tell of an error: it knows the SQLSTATEs of its enumeration only, and no context.
+/// What pgrx doesn't keep of an error: it only knows the SQLSTATEs of its enumeration, and no context.
 #[derive(Clone, Default)]
 struct Last {
     code: i32,
@@ -235,28 +235,30 @@ struct Last {
 }
 
 thread_local! {
-    /// Of the last error that PostgreSQL raised inside [`catch`].
+    /// The last error that PostgreSQL raised inside [`catch`].
     static LAST: std::cell::RefCell<Last> = const { std::cell::RefCell::new(Last { code: 0, context: None, in_trigger: false }) };
 }
 
-/// An error context callback that adds no context: it looks at what the others have added, who came before.
+/// An error context callback that adds no context: it reads what the other callbacks, which ran before it, have
+/// added.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn note_last(_unused: *mut std::ffi::c_void) {
-    // SAFETY: PostgreSQL calls this while it raises a message, which CopyErrorData() copies; not into the context that
-    // is current then, which is for the message itself.
+    // SAFETY: PostgreSQL calls this while it raises a message, which CopyErrorData() copies; not into the current
+    // context, which is for the message itself.
     let last = unsafe {
         let current = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
         let copy = pg_sys::CopyErrorData();
         let is_error = (*copy).elevel >= PgLogLevel::ERROR as i32;
         let context = (*copy).context;
-        // As it is: to convert it would mean to look into catalogs while an error is being raised.
+        // Not converted: that would require catalog lookups while an error is being raised.
         let context = (!context.is_null()).then(|| CStr::from_ptr(context).to_bytes().to_vec());
         let code = (*copy).sqlerrcode;
         pg_sys::FreeErrorData(copy);
         pg_sys::MemoryContextSwitchTo(current);
-        // The stack is still as it was when the error came about, and so is the depth of triggers. It has no arguments.
+        // The stack is still as it was when the error occurred, and so is the trigger depth. The function takes no
+        // arguments.
         let depth = pg_sys::pg_trigger_depth(null_mut()).value();
-        // A message on the way out of an error is not the one to remember.
+        // A message sent while an error is handled must not be remembered in its place.
         is_error.then_some(Last {
             code,
             context,
@@ -268,7 +270,7 @@ unsafe extern "C-unwind" fn note_last(_unused: *mut std::ffi::c_void) {
     }
 }
 
-/// An error caught, as we see it and as pgrx does.
+/// A caught error, as our record and as pgrx's.
 pub struct Caught {
     pub error: Report,
     pub original: CaughtError,
@@ -292,7 +294,7 @@ impl Caught {
         if let CaughtError::PostgresError(_) = caught {
             let last = LAST.with_borrow(Clone::clone);
             error.code = last.code;
-            // Lossy where the database isn't in UTF-8, as pgrx has the other texts.
+            // Lossy if the database isn't in UTF-8, as pgrx's other texts are.
             let context = last.context;
             error.context = context.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             error.in_trigger = last.in_trigger;
@@ -304,10 +306,10 @@ impl Caught {
     }
 }
 
-/// Runs `work`; an error or a panic in it is caught. The transaction, or subtransaction, in which it
-/// was raised is still to be rolled back by the caller.
+/// Runs `work`, and catches an error or a panic in it. The caller has to roll back the transaction or subtransaction
+/// in which it was raised.
 pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Box<Caught>> {
-    // SAFETY: the callback is taken off the stack before its memory goes, however `work` ends.
+    // SAFETY: the callback is removed from the stack before its memory is freed, however `work` ends.
     unsafe {
         let previous = pg_sys::error_context_stack;
         let mut callback = pg_sys::ErrorContextCallback {

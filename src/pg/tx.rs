@@ -1,9 +1,9 @@
-//! Transactions, and what becomes of them when there is an error.
+//! Transactions, and what happens to them after an error.
 //!
-//! A leader runs inside the transaction that PostgreSQL opened for CALL and may only end it through
-//! SPI ([`commit_and_begin`], see "Transaction Management" in the SPI chapter of the manual); a
-//! worker opens and ends its own ([`transaction`]). Either way an error becomes a [`Report`] that
-//! Rust code can look at, after the work that raised it has been rolled back.
+//! A leader runs inside the transaction that PostgreSQL opened for CALL and may only end it through SPI
+//! ([`commit_and_begin`], see "Transaction Management" in the SPI chapter of the manual). A worker opens and ends its
+//! own ([`transaction`]). Either way, an error becomes a [`Report`] that Rust code can examine, after the work that
+//! raised it has been rolled back.
 
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
@@ -13,38 +13,37 @@ use pgrx::pg_sys;
 use super::report::{Caught, Report, catch};
 use super::{standby, xids};
 
-/// Runs `work`; if it fails or raises an error, rolls the transaction back, begins a new one and runs
-/// `clean_up`.
+/// Runs `work`; if it fails or raises an error, rolls back the transaction, begins a new one and runs `clean_up`.
 ///
-/// For a leader between [`enter_nonatomic`] and [`leave_nonatomic`]. `work` must not leave a snapshot
-/// behind when it fails, which holds if all its queries go through [`in_subtransaction`].
+/// For a leader between [`enter_nonatomic`] and [`leave_nonatomic`]. `work` must not leave a snapshot behind when it
+/// fails, which is guaranteed if all its queries go through [`in_subtransaction`].
 pub fn with_clean_up<T>(
     work: impl FnOnce() -> Result<T, Report>,
     clean_up: impl FnOnce(&Report),
 ) -> Result<T, Report> {
     let result = catch(work).unwrap_or_else(|caught| Err(caught.error));
     if let Err(error) = &result {
-        // SAFETY: we are in a non-atomic SPI connection and not in a subtransaction, as
-        // SPI_rollback() demands; the error has been copied and flushed by pgrx.
+        // SAFETY: we are in a non-atomic SPI connection and not in a subtransaction, as SPI_rollback() requires. pgrx
+        // has copied and flushed the error.
         unsafe { pg_sys::SPI_rollback() };
         clean_up(error);
     }
     result
 }
 
-/// Runs all of a background worker's work; an error raised in it outside any [`transaction`], such as that
-/// of a cancel request, is returned like one raised inside.
+/// Runs all the work of a background worker. An error that is raised outside any [`transaction`], such as that of a
+/// cancel request, is returned like one raised inside.
 pub fn returning_errors<T>(work: impl FnOnce() -> Result<T, Report>) -> Result<T, Report> {
     catch(work).unwrap_or_else(|caught| {
-        // SAFETY: valid in any state of a transaction, and where there is none.
+        // SAFETY: valid in any state of a transaction, and if there is none.
         unsafe { pg_sys::AbortCurrentTransaction() };
         Err(caught.error)
     })
 }
 
-/// Runs `work` in a transaction of its own, with a snapshot. On an error it is rolled back.
+/// Runs `work` in a transaction of its own, with a snapshot. An error rolls it back.
 ///
-/// Only where no transaction is open: in a background worker.
+/// Only if no transaction is open: in a background worker.
 pub fn transaction<T>(work: impl FnOnce() -> T) -> Result<T, Report> {
     transaction_without_snapshot(|| {
         take_snapshot();
@@ -52,21 +51,21 @@ pub fn transaction<T>(work: impl FnOnce() -> T) -> Result<T, Report> {
     })
 }
 
-/// Likewise, with no snapshot until `work` takes one ([`take_snapshot`]), if it does.
+/// The same, without a snapshot until `work` takes one ([`take_snapshot`]).
 pub fn transaction_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, Report> {
     transaction_timed(work).map(|(value, _)| value)
 }
 
-/// Like [`transaction_without_snapshot`]; tells also how long the commit took.
+/// Like [`transaction_without_snapshot`]; also returns how long the commit took.
 pub fn transaction_timed<T>(work: impl FnOnce() -> T) -> Result<(T, Duration), Report> {
     end(in_transaction(work))
 }
 
-/// Begins a transaction and runs `work` in it. It is still to be ended.
+/// Begins a transaction and runs `work` in it. The caller has to end it.
 fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Box<Caught>> {
     catch(|| {
-        // SAFETY: no transaction is open; the snapshot is popped before the commit, and an error
-        // between the two is cleaned up by the abort below.
+        // SAFETY: no transaction is open. The snapshot is popped before the commit; after an error between the two,
+        // the abort below cleans up.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
@@ -81,7 +80,7 @@ fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Box<Caught>> {
     })
 }
 
-/// Like [`transaction_timed`], but what `work` returns as an error rolls the transaction back as well.
+/// Like [`transaction_timed`], but if `work` returns an error, that also rolls back the transaction.
 pub fn transaction_or_rollback<T, E>(
     work: impl FnOnce() -> Result<T, E>,
 ) -> Result<Result<(T, Duration), E>, Report> {
@@ -95,15 +94,15 @@ pub fn transaction_or_rollback<T, E>(
     }
 }
 
-/// Takes the snapshot of a transaction, once in each: when everything is locked that will be looked at. One
-/// from before a wait for a lock doesn't have the rows that were written meanwhile by who held it, and of TRUNCATE
-/// and of ALTER TABLE, which make new files, no rows at all; and it would hold back vacuum while we wait.
+/// Takes the snapshot of a transaction, once in each, when everything has been locked that will be read. A snapshot
+/// from before a wait for a lock wouldn't see the rows that the holder wrote meanwhile, and after TRUNCATE or an
+/// ALTER TABLE that makes a new file, no rows at all. It would also hold back vacuum while we wait.
 pub fn take_snapshot() {
     // SAFETY: inside a transaction; popped at its end.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
 }
 
-/// Runs `work` with a snapshot that lasts no longer.
+/// Runs `work` with a snapshot that is released afterwards.
 pub fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
     take_snapshot();
     let value = work();
@@ -120,8 +119,8 @@ fn roll_back() {
     xids::count(ids);
 }
 
-/// Ends the transaction in which `result` came about, and tells how long the commit took. An error,
-/// that of the commit included, rolls it back.
+/// Ends the transaction that produced `result`, and returns how long the commit took. An error, including one of the
+/// commit, rolls it back.
 fn end<T>(result: Result<T, Box<Caught>>) -> Result<(T, Duration), Report> {
     let begun = Instant::now();
     result
@@ -138,26 +137,26 @@ fn end<T>(result: Result<T, Box<Caught>>) -> Result<(T, Duration), Report> {
         })
 }
 
-/// Runs `work` in a subtransaction with a snapshot; on an error, rolls it back and raises it again.
+/// Runs `work` in a subtransaction with a snapshot. An error rolls it back and is raised again.
 ///
-/// This is how a leader runs queries: an error in one, a cancel request included, must not leave the
-/// query's snapshot behind, or the rollback in [`with_clean_up`] would be refused.
+/// This is how a leader runs queries: an error in one, including a cancel request, must not leave the query's
+/// snapshot behind, or the rollback in [`with_clean_up`] would be refused.
 pub fn in_subtransaction<T>(work: impl FnOnce() -> T) -> T {
     try_in_subtransaction(work).unwrap_or_else(|caught| caught.original.rethrow())
 }
 
-/// Likewise, for what its caller can do without: None if there was an error, be it a cancel request.
+/// The same, for something that the caller can do without: None if there was an error, including a cancel request.
 pub fn if_possible<T>(work: impl FnOnce() -> T) -> Option<T> {
     try_in_subtransaction(work).ok()
 }
 
-/// Likewise, where there is another way: what was raised, if anything was.
+/// The same, if there is another way: returns the error, if there was one.
 pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Report> {
     try_in_subtransaction(work).map_err(|caught| caught.error)
 }
 
-/// Likewise, for what can be done another time: None if somebody's lock or a deadlock prevented it; any other error is
-/// raised again.
+/// The same, for something that can be done later: None if somebody's lock or a deadlock prevented it. Any other
+/// error is raised again.
 pub fn unless_locked<T>(work: impl FnOnce() -> T) -> Option<T> {
     match try_in_subtransaction(work) {
         Ok(value) => Some(value),
@@ -167,16 +166,16 @@ pub fn unless_locked<T>(work: impl FnOnce() -> T) -> Option<T> {
 }
 
 fn try_in_subtransaction<T>(work: impl FnOnce() -> T) -> Result<T, Box<Caught>> {
-    // SAFETY: the pattern of plpgsql's exec_stmt_block: remember memory context and resource owner,
-    // begin, then either release or roll back, and restore both.
+    // SAFETY: the pattern of plpgsql's exec_stmt_block: save memory context and resource owner, begin, then either
+    // release or roll back, and restore both.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
         let result = catch(|| {
-            // What is allocated goes with the subtransaction, or at the next commit: the caller's context lasts as
-            // long as the CALL does.
+            // What is allocated is freed with the subtransaction, or at the next commit: the caller's context lives
+            // as long as the CALL.
             pg_sys::MemoryContextSwitchTo(pg_sys::CurTransactionContext);
             // Between commits of a procedure there is no snapshot unless somebody takes one.
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
@@ -201,28 +200,29 @@ pub fn enter_nonatomic() {
     unsafe { pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32) };
 }
 
-/// Ends it.
+/// Ends that part.
 pub fn leave_nonatomic() {
     // SAFETY: pairs with `enter_nonatomic`.
     unsafe { pg_sys::SPI_finish() };
 }
 
-/// Commits and begins a new transaction, which has neither snapshot nor lock nor transaction id
-/// until something needs one. Only between [`enter_nonatomic`] and [`leave_nonatomic`].
+/// Commits and begins a new transaction, which has no snapshot, lock or transaction id until something needs one.
+/// Only between [`enter_nonatomic`] and [`leave_nonatomic`].
 ///
-/// Flushed to this server's disk whatever `synchronous_commit` says, and with it what the workers have committed before, so
-/// that a run's row never claims more than a crash would leave; but it waits for no standby.
+/// The commit is flushed to this server's disk whatever `synchronous_commit` says, and with it what the workers have
+/// committed before, so that a run's row never claims more than a crash would leave; but it doesn't wait for a
+/// standby.
 pub fn commit_and_begin() {
     standby::locally(commit_as_set);
 }
 
-/// Likewise, for the last thing that a run writes: waits for a synchronous standby as well
-/// if `synchronous_commit` says so, until `told` isn't zero any more.
+/// The same, for the last thing that a run writes: also waits for a synchronous standby if `synchronous_commit` says
+/// so, until `told` is no longer zero.
 pub fn commit_at_last(told: &AtomicU32) {
     standby::unless_told_otherwise(told, commit_as_set);
 }
 
-/// Likewise, but for a second only: for a run that has been cancelled.
+/// The same, but waits for a second at most: for a run that has been cancelled.
 pub fn commit_when_cancelled() {
     standby::for_a_second(commit_as_set);
 }
@@ -234,8 +234,8 @@ fn commit_as_set() {
         pg_sys::ForceSyncCommit();
         pg_sys::SPI_commit();
         xids::count(ids);
-        // Under `default_transaction_isolation = serializable`, runs on two targets would fail each other: both read and
-        // write ntt_mime.run. It may be set until there is a snapshot, see check_transaction_isolation() in
+        // Under `default_transaction_isolation = serializable`, runs on two targets would make each other fail: both
+        // read and write ntt_mime.run. It may be set until there is a snapshot, see check_transaction_isolation() in
         // PostgreSQL's commands/variable.c.
         pg_sys::XactIsoLevel = pg_sys::XACT_READ_COMMITTED as i32;
     }

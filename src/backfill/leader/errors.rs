@@ -1,5 +1,5 @@
-//! What becomes of leaves that have raised an error of their own: the run ends with the first one's, and the record names
-//! them all ([`leaf_errors`]).
+//! Leaves that have raised an error of their own: the run ends with the first such error, and `ntt_mime.leaf_error`
+//! names all of these leaves ([`leaf_errors`]).
 
 use std::collections::HashSet;
 
@@ -12,23 +12,23 @@ use crate::pg::report::Report;
 use crate::pg::tx;
 
 impl Leader {
-    /// The leaves in the order in which they are to be tried: those that have raised an error in an earlier run last.
+    /// The leaves in the order in which they are tried: those that raised an error in an earlier run come last.
     pub(super) fn with_errors_last(&self, mut leaves: Vec<ListedLeaf>) -> Vec<ListedLeaf> {
         let on_record = self.leaf_errors_on_record();
         if !on_record.is_empty() {
             let oids: HashSet<u32> = on_record.iter().map(|leaf| leaf.oid).collect();
-            // The order is otherwise kept.
+            // Otherwise their order is kept.
             leaves.sort_by_key(|leaf| oids.contains(&leaf.oid));
         }
         leaves
     }
 
-    /// None of importance: somebody's lock on the table keeps nobody.
+    /// None if somebody has locked the table: that must not hold up the run.
     fn leaf_errors_on_record(&self) -> Vec<OnRecord> {
         tx::unless_locked(|| leaf_errors::on_record(&self.target.name)).unwrap_or_default()
     }
 
-    /// The first error of a leaf's own, and of how many leaves there were any.
+    /// The first error of a leaf, and the number of leaves with errors.
     pub(super) fn error_of_leaves(&self) -> Option<Report> {
         let mut error = self.shared().leaf_error()?;
         let count = self.leaves.unfinished(Unfinished::SetAside).len() as u64;
@@ -48,12 +48,12 @@ impl Leader {
         Some(error)
     }
 
-    /// Removes from the record what the run has finished without an error, and what isn't a leaf any more. To be called
-    /// where a commit follows.
+    /// Removes from the table what the run has finished without an error, and what isn't a leaf any more. A commit
+    /// must follow.
     pub(super) fn forget_leaf_errors(&self) {
         let done_with = |leaf: &OnRecord| match self.leaves.is_done_with(leaf.oid) {
             Some(done_with) => done_with,
-            // One that a verification passes over may have pending rows, and an error of the run that was to fill them.
+            // A leaf that a verification skips may have pending rows, and an error from a run that was to fill them.
             None => leaf.of_target && self.options.verify.is_none() || !leaf.exists,
         };
         let on_record = self.leaf_errors_on_record();
@@ -63,7 +63,7 @@ impl Leader {
             .map(|leaf| leaf.oid)
             .collect();
         if !oids.is_empty() {
-            // What somebody's lock prevents is done by the next run.
+            // If somebody's lock prevents that, the next run does it.
             tx::unless_locked(|| leaf_errors::forget(&oids));
         }
     }

@@ -1,7 +1,7 @@
 //! Rows that stay pending although the run has updated them: how many there are, in which leaves, and why.
 //!
-//! A trigger, a rule or a policy has kept them so, or they would have a type. Which one it was isn't known: what a leaf
-//! has of these is named.
+//! A trigger, a rule or a policy keeps them pending, otherwise they would have a type. Which of these it was isn't
+//! known, so everything of the kind that a leaf has is named.
 
 use std::cmp::Reverse;
 
@@ -14,8 +14,8 @@ use crate::pg::lock::plain_name;
 use crate::pg::report::Report;
 use crate::pg::{identity, tx};
 
-/// What may keep rows of a leaf ($1) pending, if it is part of a target where policies apply to the role ($2): rules,
-/// triggers before each row, policies; if there is none of them, triggers that fire afterwards.
+/// What may keep rows of a leaf ($1) pending, if it is part of a target whose policies apply to the role ($2): rules,
+/// row-level BEFORE triggers, policies; or if there are none, triggers that fire afterwards.
 const CAUSES: &str = "
 SELECT c.cause
   FROM (SELECT pg_catalog.min(a.rank) OVER () AS first, a.*
@@ -33,18 +33,18 @@ SELECT c.cause
 /// Rows that stay pending after their update.
 #[derive(Default)]
 pub(super) struct KeptPending {
-    /// In a verification they keep the type that they had.
+    /// In a verification they keep their earlier type.
     verify: bool,
     rows: u64,
-    /// Some of the leaves that they are in: those with most of them, each with their number and what may be the cause.
+    /// Some of their leaves: those with most of these rows, each with their number and the possible causes.
     leaves: Vec<(String, u64, Vec<String>)>,
-    /// All of the leaves.
+    /// The number of all such leaves.
     count: usize,
 }
 
 impl Leader {
-    /// The rows that have stayed pending after their update, as of the last look. Looks into the catalogs: to be
-    /// called where a commit follows.
+    /// The rows that have stayed pending after their update, as of the last time they were read. Reads the catalogs,
+    /// so a commit must follow.
     pub(super) fn kept_pending(&self) -> KeptPending {
         let mut kept = self.leaves.kept_pending();
         if kept.is_empty() {
@@ -59,7 +59,7 @@ impl Leader {
         let rows = kept.iter().map(|(_, rows)| rows).sum();
         let count = kept.len();
         kept.truncate(NAMED);
-        // All has been done, so that the run doesn't fail for want of a name.
+        // All the work is done, so the run must not fail because of a missing name.
         let look = || identity::as_owner(&[], || kept.into_iter().filter_map(describe).collect());
         let leaves = tx::if_possible(look).unwrap_or_default();
         KeptPending {
@@ -82,7 +82,7 @@ fn causes(leaf: pg_sys::Oid, policies: bool) -> Vec<String> {
 }
 
 impl KeptPending {
-    /// Says so, if there are any.
+    /// Raises a WARNING if there are any.
     pub(super) fn warn(&self) {
         if self.rows == 0 {
             return;

@@ -1,17 +1,17 @@
-//! What the leader knows of the leaves, and which of them are to be looked at again.
+//! What the leader knows about the leaves, and which of them have to be read again.
 //!
-//! Each pass tells how the leaves stand that it has looked at. A leaf comes again for a reason, and each reason has a
-//! bound of its own, so that a run ends whatever others do:
+//! Each pass reports the state of the leaves that it has read. A leaf is read again for a reason, and each reason has
+//! its own bound, so that a run ends whatever others do:
 //!
-//! - Others' locks kept us out of it or of some of its rows: [`LOCKED_LOOKS`].
-//! - It was given another file while it was worked on. It begins anew there, which repeats little, since the rows that
-//!   are filled are only read again: as long as the run gets on it comes again, [`REWRITTEN_LOOKS`] times at most. So a
-//!   table that is rewritten again and again is filled in pieces.
-//! - Others have changed it since, or made it: see [`Leaves::compare`]. How often that is asked is bounded by the passes
-//!   that follow from it.
+//! - Others' locks prevented reading it or some of its rows: [`LOCKED_LOOKS`].
+//! - It got another file while it was being worked on. It is then read from the beginning, which repeats little,
+//!   since rows that are filled are only read. As long as the run makes progress it is read again, at most
+//!   [`REWRITTEN_LOOKS`] times. So a table that is rewritten again and again is filled in pieces.
+//! - Others have changed it since, or created it: see [`Leaves::compare`]. The number of passes for that reason is
+//!   bounded as well.
 //!
-//! One that has raised an error of its own doesn't come again. What isn't done with then is told in a WARNING, or by the
-//! run's own error, and how many rows are left isn't known.
+//! A leaf that has raised an error of its own isn't read again. A WARNING, or the run's own error, names the leaves
+//! that are not finished then, and the number of rows left is unknown.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,57 +22,58 @@ use crate::backfill::marks::Done;
 use crate::backfill::target::{ListedLeaf, Unchanged};
 use crate::pg::stats::Counted;
 
-/// How often a leaf is looked at while others' locks, or changes of its rows, prevent that all are filled.
+/// How often a leaf is read while others' locks, or their changes to its rows, prevent filling all rows.
 const LOCKED_LOOKS: u8 = 3;
 
-/// How often a leaf is looked at that is given another file each time, if the run fills rows meanwhile; and how often in a
-/// row if it doesn't.
+/// How often a leaf is read that gets another file each time, if the run fills rows meanwhile; and how often in
+/// succession if it doesn't.
 const REWRITTEN_LOOKS: u8 = 20;
 const REWRITTEN_IN_VAIN: u8 = 3;
 
-/// What it takes to look at a leaf in which nothing is pending, and at a block of it: measured, with a reserve. With
-/// several workers it is less.
+/// The time for a leaf in which nothing is pending, and for each of its blocks: measured, with a reserve. It is less
+/// with several workers.
 const TIME_PER_LEAF: Duration = Duration::from_micros(100);
 pub(super) const TIME_PER_BLOCK: Duration = Duration::from_micros(50);
 
-/// The same of a block that is verified: the blobs of some sixty rows have to be detected.
+/// The time for a block in a verification: the blobs of some sixty rows have to be detected.
 pub(super) const TIME_TO_VERIFY_BLOCK: Duration = Duration::from_millis(4);
 
-/// What it would take one worker to look at so many leaves with so many blocks in all, of which each takes so long.
+/// The time that one worker would need for so many leaves with so many blocks in all.
 pub(super) fn time_to_look(leaves: u64, blocks: u64, per_block: Duration) -> Duration {
     TIME_PER_LEAF.mul_f64(leaves as f64) + per_block.mul_f64(blocks as f64)
 }
 
-/// What is known of a leaf.
+/// What is known about a leaf.
 #[derive(Default, Clone)]
 struct Seen {
     state: LeafState,
-    /// An earlier run has left a mark of it; and what that says, if it seemed unchanged when it was listed.
+    /// An earlier run has left a mark for it; and what the mark says, if the leaf seemed unchanged when it was
+    /// listed.
     marked: bool,
     unchanged: Option<Unchanged>,
-    /// Rows were found pending that its mark doesn't know of, and nobody had been counted writing them: so many rows
-    /// had been counted.
+    /// Rows were found pending that its mark doesn't know of, and no writes had been counted: the number of rows
+    /// written that had been counted.
     unknown_found: Option<u64>,
-    /// Rows that the run has written in it, in all passes, and in those before the one at hand.
+    /// Rows that the run has written in it in all passes, and in those before the current one.
     own: u64,
     own_before: u64,
-    /// In a verification: the file in which it was when the run began, and what had been counted of it by then.
+    /// In a verification: its file when the run began, and what had been counted by then.
     at_first: Option<(u64, Counted)>,
     listed_file: u64,
-    /// The blobs, as of the last look, whose rows stay pending since they could not be detected.
+    /// The blobs, as of the last time it was read, whose rows stay pending because they could not be detected.
     undetected: Vec<String>,
-    /// Looks that ended with a lock in the way.
+    /// How often reading it ended with a lock in the way.
     locked: u8,
-    /// Looks that ended with another file; and the last of these in which nothing was filled.
+    /// How often reading it ended with another file, and how many of the last of these filled nothing.
     rewritten: u8,
     in_vain: u8,
-    /// As of the last pass, it has to be looked at again.
+    /// The last pass showed that it has to be read again.
     again: bool,
-    /// Others have changed it since it was looked at.
+    /// Others have changed it since it was read.
     changed: bool,
 }
 
-/// Why a leaf isn't done with.
+/// Why a leaf isn't finished.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Unfinished {
     Locked,
@@ -80,7 +81,7 @@ pub(super) enum Unfinished {
     /// It has raised an error of its own.
     SetAside,
     Changed,
-    /// It came too late, or the run has ended before.
+    /// It came too late, or the run ended before.
     NotLookedAt,
 }
 
@@ -98,7 +99,7 @@ impl Seen {
         }
     }
 
-    /// Has the run looked at it?
+    /// Whether the run has opened it.
     fn was_opened(&self) -> bool {
         self.state.file != 0
     }
@@ -115,7 +116,7 @@ impl Seen {
         }
     }
 
-    /// Takes over how it stands after a pass. `got_on`: the pass has filled rows.
+    /// Stores its state after a pass. `got_on` means that the pass has filled rows.
     fn end_pass(&mut self, state: LeafState, got_on: bool) {
         if let Some(unchanged) = self.unchanged.take() {
             let counted = state.written - state.own;
@@ -138,14 +139,14 @@ impl Seen {
                 || state.rewritten && !rewritten_too_often);
     }
 
-    /// Takes over how it stands in the pass at hand.
+    /// Stores its state in the current pass.
     fn update(&mut self, state: LeafState) {
         self.state = state;
         self.own = self.own_before + state.own;
     }
 
-    /// What is to be marked: in a verification what had been counted when it began is what counts, and the file in which
-    /// the leaf was then.
+    /// What its mark says: in a verification, what had been counted when the run began, and the leaf's file at that
+    /// time.
     fn as_marked(&self) -> Option<LeafState> {
         let Some((file, counted)) = self.at_first else {
             return Some(self.state);
@@ -157,7 +158,7 @@ impl Seen {
         })
     }
 
-    /// Compares with what is listed and counted now. Of rows that are pending it matters, too, whether they have been
+    /// Compares with what is listed and counted now. If rows are pending, it also matters whether rows have been
     /// deleted: they may have moved to another leaf.
     fn is_as_left(&self, listed: &ListedLeaf, counted: Counted) -> bool {
         let state = self.state;
@@ -169,7 +170,7 @@ impl Seen {
 }
 
 impl Seen {
-    /// Its mark, if all is known that this says, and is such that nothing has changed it since.
+    /// Its mark, if everything for it is known and nothing has changed since.
     fn mark(&self, counted: Counted) -> Option<LeafState> {
         let state = self.as_marked()?;
         let seen = state.done && self.was_opened() && self.unfinished().is_none() && !state.gone;
@@ -185,7 +186,7 @@ impl Seen {
     }
 }
 
-/// The leaves of a run, in the order of their oids.
+/// The leaves of a run, in the order of their OIDs.
 #[derive(Default)]
 pub(super) struct Leaves(Vec<Seen>);
 
@@ -195,7 +196,7 @@ impl Leaves {
         found.ok()
     }
 
-    /// Leaves that the run hears of for the first time, in any order.
+    /// Adds leaves that are new to the run, in any order.
     fn add(&mut self, new: Vec<Seen>) {
         if !new.is_empty() {
             self.0.extend(new);
@@ -203,12 +204,12 @@ impl Leaves {
         }
     }
 
-    /// The leaves that are there when the run begins.
+    /// The leaves that exist when the run begins.
     pub fn begin(&mut self, listed: &[ListedLeaf]) {
         self.add(listed.iter().map(Seen::new).collect());
     }
 
-    /// Takes over what has been counted of each by now, when a verification begins.
+    /// Stores what has been counted for each leaf when a verification begins.
     pub fn count(&mut self, counted: impl Fn(u32) -> Counted) {
         for seen in &mut self.0 {
             seen.at_first = Some((seen.listed_file, counted(seen.state.oid)));
@@ -226,14 +227,14 @@ impl Leaves {
         self.0.len()
     }
 
-    /// Is the run done with it, so that nothing is known against it? None if it isn't known, or has gone.
+    /// Whether the run has finished it. None if it is unknown, or no longer exists.
     pub fn is_done_with(&self, oid: u32) -> Option<bool> {
         let seen = self.find(oid).map(|at| &self.0[at]);
         let there = seen.filter(|seen| !seen.state.gone);
         there.map(|seen| seen.unfinished().is_none())
     }
 
-    /// Takes over how leaves stand in a pass that goes on, or has ended.
+    /// Stores the states of leaves in a pass that goes on, or has ended.
     pub fn update(&mut self, states: impl Iterator<Item = LeafState>) {
         for state in states {
             if let Some(at) = self.find(state.oid) {
@@ -244,7 +245,7 @@ impl Leaves {
         }
     }
 
-    /// Takes over, for leaves of a pass, the blobs whose rows stay pending.
+    /// Stores the blobs whose rows stay pending, for leaves of a pass.
     pub fn take_undetected(
         &mut self,
         leaves: impl Iterator<Item = u32>,
@@ -257,7 +258,7 @@ impl Leaves {
         }
     }
 
-    /// The same at the end of a pass, once a pass. `got_on`: it has filled rows.
+    /// The same at the end of a pass, once in each pass. `got_on` means that it has filled rows.
     pub fn end_pass(&mut self, states: impl Iterator<Item = LeafState>, got_on: bool) {
         self.0.iter_mut().for_each(|seen| seen.again = false);
         for state in states {
@@ -267,8 +268,8 @@ impl Leaves {
         }
     }
 
-    /// Compares what is known of the leaves with those that are listed now, and with what has been counted of each:
-    /// some are new, some gone, and some have been changed since they were looked at.
+    /// Compares what is known about the leaves with those that are listed now, and with what has been counted for
+    /// each: some are new, some no longer exist, and some have been changed since they were read.
     pub fn compare(&mut self, listed: &[ListedLeaf], counted: impl Fn(u32) -> Counted) {
         let mut still_there = vec![false; self.0.len()];
         let mut new = Vec::new();
@@ -282,7 +283,7 @@ impl Leaves {
             };
             still_there[at] = true;
             let seen = &mut self.0[at];
-            // One that was gone has come back. One that could not be read is known not to be done with.
+            // A leaf that was gone has come back. One that could not be read is known not to be finished.
             seen.changed =
                 seen.state.gone || !seen.state.unseen && !seen.is_as_left(leaf, counted(leaf.oid));
             seen.state.gone = false;
@@ -295,35 +296,35 @@ impl Leaves {
         self.add(new);
     }
 
-    /// Does any leaf come again because of what the last pass found there?
+    /// Whether any leaf has to be read again because of what the last pass found there.
     pub fn any_comes_again(&self) -> bool {
         self.0.iter().any(|seen| seen.again)
     }
 
-    /// Does a leaf come again because of what the last pass found there?
+    /// Whether a leaf has to be read again because of what the last pass found there.
     pub fn comes_again(&self, oid: u32) -> bool {
         self.find(oid).is_some_and(|at| self.0[at].again)
     }
 
-    /// Has it been tried often enough, and never seen to its end?
+    /// Whether it has been tried often enough without being finished.
     pub fn is_given_up(&self, oid: u32) -> bool {
         let given_up = |seen: &Seen| seen.state.unseen && !seen.again;
         self.find(oid).is_some_and(|at| given_up(&self.0[at]))
     }
 
-    /// Have others changed it since it was looked at?
+    /// Whether others have changed it since it was read.
     pub fn has_changed(&self, oid: u32) -> bool {
         self.find(oid).is_some_and(|at| self.0[at].changed)
     }
 
-    /// How many blocks a leaf had when it was looked at; None if it hasn't been.
+    /// The number of blocks that a leaf had when it was read; None if it hasn't been.
     pub fn blocks(&self, oid: u32) -> Option<u32> {
         let seen = self.find(oid).map(|at| self.0[at].state);
         seen.filter(|state| state.file != 0)
             .map(|state| state.blocks)
     }
 
-    /// What it would take one worker to look at all of them once more.
+    /// The time that one worker would need to read all of them once more.
     pub fn time_to_look(&self) -> Duration {
         let still_there = self.0.iter().filter(|seen| !seen.state.gone);
         let (leaves, blocks) = still_there.fold((0, 0), |(leaves, blocks), seen| {
@@ -332,7 +333,7 @@ impl Leaves {
         time_to_look(leaves, blocks, TIME_PER_BLOCK)
     }
 
-    /// Rows known to be pending in all of them; None if not all are known.
+    /// The number of rows pending in all of them; None if not all are known.
     pub fn rows_left(&self) -> Option<u64> {
         let still_there = || self.0.iter().filter(|seen| !seen.state.gone);
         let known = |seen: &Seen| seen.state.done && !seen.state.unseen && !seen.changed;
@@ -341,15 +342,16 @@ impl Leaves {
             .then(|| still_there().map(|seen| seen.state.rows_left).sum())
     }
 
-    /// Have others' locks kept the run out of all of them?
+    /// Whether others' locks have kept the run out of all of them.
     pub fn all_locked(&self) -> bool {
         let mut still_there = self.0.iter().filter(|seen| !seen.state.gone).peekable();
         still_there.peek().is_some()
             && still_there.all(|seen| seen.state.locked && seen.state.unseen)
     }
 
-    /// Those of which it is known what is pending in them, by what has been counted of them: what the run has left, and what
-    /// this process has not published yet, which the run has seen. And those that it has looked at, of which it isn't.
+    /// The leaves for which it is known what is pending in them, given what has been counted: what the run has left,
+    /// and what this process has not published yet, but which the run has seen. And the leaves that it has read for
+    /// which that isn't known.
     pub fn to_be_marked(
         &self,
         counted: impl Fn(u32) -> Counted,
@@ -373,8 +375,8 @@ impl Leaves {
         (done, without)
     }
 
-    /// Those in which rows were pending that their marks didn't know of, though nobody but the run has written to them
-    /// as far as has been counted by now.
+    /// The leaves in which rows were pending that their marks didn't know of, although nobody but the run has written
+    /// to them, as far as has been counted by now.
     pub fn with_wrong_marks(&self, counted: impl Fn(u32) -> Counted) -> Vec<u32> {
         let wrong = |seen: &&Seen| {
             let unexplained = |before| counted(seen.state.oid).written == before + seen.own;
@@ -387,31 +389,31 @@ impl Leaves {
             .collect()
     }
 
-    /// The blobs that could not be detected whose rows stay pending.
+    /// The blobs that could not be detected and whose rows stay pending.
     pub fn undetected(&self) -> impl Iterator<Item = &str> {
         self.0
             .iter()
             .flat_map(|seen| seen.undetected.iter().map(String::as_str))
     }
 
-    /// All that are known.
+    /// All known leaves.
     pub fn oids(&self) -> Vec<u32> {
         self.0.iter().map(|seen| seen.state.oid).collect()
     }
 
-    /// How many aren't done with.
+    /// The number of leaves that aren't finished.
     pub fn count_unfinished(&self) -> usize {
         let unfinished = |seen: &&Seen| seen.unfinished().is_some();
         self.0.iter().filter(unfinished).count()
     }
 
-    /// Those that aren't done with for a reason, the oldest first.
+    /// The leaves that aren't finished for a given reason, the oldest first.
     pub fn unfinished(&self, why: Unfinished) -> Vec<u32> {
         let of_them = self.0.iter().filter(|seen| seen.unfinished() == Some(why));
         of_them.map(|seen| seen.state.oid).collect()
     }
 
-    /// Those with rows that are pending although they have been updated, and how many.
+    /// The leaves with rows that are pending although they have been updated, and how many.
     pub fn kept_pending(&self) -> Vec<(u32, u64)> {
         let kept = |seen: &Seen| {
             let (oid, rows) = (seen.state.oid, seen.state.rows_kept);
@@ -550,11 +552,11 @@ mod tests {
         assert!(changed(CLEAN, LISTED, 101, 5));
         assert!(changed(CLEAN, LISTED, 100, 6));
         assert!(changed(CLEAN, moved, 100, 5));
-        // What was deleted where nothing is pending can't have been pending.
+        // Rows that were deleted where nothing is pending can't have been pending.
         assert!(!changed(filled, LISTED, 100, 6));
         // The counters have been reset.
         assert!(changed(filled, LISTED, 0, 0));
-        // It comes again for another reason, and not for this one as well.
+        // It has to be read again for another reason, which must not count as this one too.
         let locked = LeafState {
             locked: true,
             unseen: true,
@@ -589,7 +591,7 @@ mod tests {
         assert!(!leaves.all_locked());
         leaves.end_pass([gone].into_iter(), false);
         assert!(leaves.all_locked());
-        // What was locked of it are rows.
+        // Some of its rows were locked.
         let rows_locked = LeafState {
             locked: true,
             ..CLEAN
@@ -619,7 +621,7 @@ mod tests {
             marked(|state| state.rows_left = 0, 100, false),
             Some((103, 0))
         );
-        // Others have changed it; rows are left that nobody knows why.
+        // Others have changed it; and rows are left for an unknown reason.
         assert_eq!(marked(nothing, 101, true), None);
         assert_eq!(marked(nothing, 100, false), None);
         let unknown: [fn(&mut LeafState); 10] = [
@@ -659,10 +661,10 @@ mod tests {
             leaves.end_pass([state].into_iter(), true);
             !leaves.with_wrong_marks(counted(now, 5)).is_empty()
         };
-        // Of 100 rows written the run has written 10.
+        // The run has written 10 of 100 rows.
         assert!(wrong(3, 90, 100));
         assert!(!wrong(2, 90, 100));
-        // Somebody had written, or had, as is known by now.
+        // Somebody had written, or had done so as is known by now.
         assert!(!wrong(3, 89, 100));
         assert!(!wrong(3, 90, 101));
     }

@@ -1,15 +1,16 @@
 //! What others have done since a moment of the run.
 //!
-//! That decides whether a leaf has to be looked at again: a loader may have put rows into one that the run was done with,
-//! an UPDATE of the partition key moved them there. Three things are asked, from the surest to the cheapest:
+//! That decides whether a leaf has to be read again: a loader may have added rows to a leaf that the run had
+//! finished, or an UPDATE of the partition key may have moved rows into it. There are three questions, from the most
+//! certain to the cheapest:
 //!
-//! 1. Has anybody else committed anything? [`Moment::is_last`] knows by transaction ids ([`crate::pg::xids`]). If not,
-//!    each leaf is as the run has left it.
-//! 2. Which leaves have counters that are not what the run has made of them ([`crate::pg::stats`])? That is exact for all
-//!    whose counters have been published.
+//! 1. Has anybody else committed anything? [`Moment::is_last`] knows by transaction ids ([`crate::pg::xids`]). If
+//!    not, each leaf is as the run has left it.
+//! 2. Which leaves have counters that differ from what the run has done ([`crate::pg::stats`])? The answer is exact
+//!    for everything that has been published.
 //! 3. Who may have committed something that isn't published yet ([`Moment::unpublished`])? Nobody, if all sessions of
-//!    this database have been doing nothing, or what they do now, since the moment. A process that has ended
-//!    has published all. If it is nobody, the counters are exact; otherwise they may be late.
+//!    this database have since done nothing, or only what they are doing now. A process that has ended has published
+//!    everything. If there is nobody, the counters are exact; otherwise they may be late.
 
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
@@ -17,16 +18,16 @@ use pgrx::{Spi, pg_sys};
 use crate::pg::identity::as_owner;
 use crate::pg::{latch, tx, xids};
 
-/// A session that becomes idle this long, in seconds, after a transaction of its has published it: it does so at most
+/// A session that becomes idle this many seconds after one of its transactions has published it: it publishes at most
 /// once in that time (`PGSTAT_MIN_INTERVAL` in PostgreSQL's utils/activity/pgstat.c).
 const PUBLISHED_WHEN_IDLE: f64 = 1.0;
 
-/// The processes of this database, but for some ($1), that may have committed something between one moment ($2) and
-/// another ($3) and have not published it. A session that has been idle for ten seconds has (`PGSTAT_IDLE_INTERVAL`), and
-/// one that became idle outside a transaction a second after the second moment. A transaction that has begun before the
-/// first one and goes on, which it does if it is idle, or has a snapshot or an id, has not committed; what came
-/// before it is older. Of processes that tell nothing, nothing is known. The kinds left out change no table, or
-/// are somebody's else who is in the list.
+/// The processes of this database, except $1, that may have committed something between the moments $2 and $3 and not
+/// published it. A session that has been idle for ten seconds has published (`PGSTAT_IDLE_INTERVAL`), and so has one
+/// that became idle outside a transaction a second after $3. A transaction that began before $2 and is still in
+/// progress (it is if it is idle in transaction, or has a snapshot or an id) has not committed, and what the session
+/// did before is older. Nothing is known about processes that report no activity. The kinds of processes left out
+/// change no table, or act for a process that is in the list.
 const UNPUBLISHED: &str = "
 SELECT a.pid
   FROM pg_catalog.pg_stat_activity a
@@ -45,16 +46,16 @@ SELECT a.pid
 /// A moment of the run, between two transactions of its leader.
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
-    /// Transaction ids that are over; None if that can't be told.
+    /// The number of transaction ids that have ended; None if unknown.
     over: Option<u32>,
-    /// Of these, the run's own.
+    /// The run's own ids among these.
     own: u64,
-    /// Microseconds, as PostgreSQL has it.
+    /// PostgreSQL's timestamp, in microseconds.
     clock: pg_sys::TimestampTz,
 }
 
 impl Moment {
-    /// Of which nothing is known.
+    /// A moment about which nothing is known.
     pub fn unknown() -> Moment {
         Moment {
             over: None,
@@ -63,16 +64,16 @@ impl Moment {
         }
     }
 
-    /// Now, `own` being the number of the run's transaction ids that are over.
+    /// The current moment; `own` is the number of the run's transaction ids that have ended.
     pub fn now(own: u64) -> Moment {
-        // The clock first: what was committed before is seen by whoever looks afterwards.
-        // SAFETY: reads the clock.
+        // The clock is read first: what was committed earlier is visible to whoever looks afterwards. SAFETY: reads
+        // the clock.
         let clock = unsafe { pg_sys::GetCurrentTimestamp() };
         let over = tx::in_subtransaction(xids::over);
         Moment { over, own, clock }
     }
 
-    /// Has nobody else, in this cluster, committed anything between this moment and `now`? False if that isn't known.
+    /// Whether nobody else in this cluster has committed anything between this moment and `now`. False if unknown.
     pub fn is_last(&self, now: &Moment) -> bool {
         match (self.over, now.over) {
             (Some(then), Some(over)) => xids::since(then, over) == now.own - self.own,
@@ -80,8 +81,8 @@ impl Moment {
         }
     }
 
-    /// Processes, other than `ours`, that may have committed something between this moment and `then` which isn't in the
-    /// counters yet.
+    /// Processes, other than `ours`, that may have committed something between this moment and `then` that isn't in
+    /// the counters yet.
     pub fn unpublished(&self, then: &Moment, ours: &[i32]) -> Vec<i32> {
         tx::in_subtransaction(|| unpublished(self.epoch(), then.epoch(), ours))
     }
@@ -93,8 +94,8 @@ impl Moment {
     }
 }
 
-/// Are there sessions, other than this one, that may have committed something since a time, in seconds since 1970,
-/// which isn't in the counters yet? Inside a subtransaction.
+/// Whether there are sessions, other than this one, that may have committed something since a time, in seconds since
+/// 1970, that isn't in the counters yet. Must be called inside a subtransaction.
 pub fn may_be_late(since: f64) -> bool {
     let now = Moment {
         // SAFETY: reads the clock.

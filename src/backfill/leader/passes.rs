@@ -1,20 +1,21 @@
 //! From one pass over the leaves to the next, and to the last.
 //!
-//! After a pass it is known what was locked or missed in it, and whether others have been at the leaves since
-//! (`others`). What others have changed is looked at again, so that what a run says in the end is true at the end: a
-//! row that was moved to a leaf which was done is filled, or known not to be.
+//! After a pass it is known what was locked or missed in it, and whether others have changed the leaves since
+//! (`others`). What others have changed is read again, so that what a run reports at its end is true at that time: a
+//! row that was moved into a finished leaf is filled, or known to be pending.
 //!
-//! If others have committed something, but nobody can hold back counters, those tell which leaves have changed. If
-//! somebody can, all leaves are looked at again, where that takes no longer than [`LOOK_AT_ALL`]: then it doesn't
-//! matter whose counters are late. Where it takes longer, the leader waits for the counters, for a tenth of the time that
-//! the run has taken, and goes by them. So a short run over a large table, most of which needs no look, may miss what a
-//! session has done in its last seconds that had published just before, and then has done nothing.
+//! If others have committed something, but nobody can have unpublished counters, the counters tell which leaves have
+//! changed. If somebody can, all leaves are read again, provided that this takes no longer than [`LOOK_AT_ALL`]: then
+//! it doesn't matter whose counters are late. If it would take longer, the leader waits for the counters, for a tenth
+//! of the time that the run has taken, and relies on them then. So a short run over a large table, most of which
+//! needn't be read, may miss what a session has done in the run's last seconds, if that session had published just
+//! before and has done nothing since.
 //!
-//! Where `track_counts` is off, all leaves are looked at once more, however long it takes, and if others were at work
-//! even then, no number of rows left is told.
+//! If `track_counts` is off, all leaves are read once more, however long that takes. If others were at work even
+//! then, the number of rows left is unknown.
 //!
-//! With others always at work this would not end: [`PASSES_FOR_OTHERS`]. A leaf that they have changed after that is not
-//! done with, and no number of rows left is told.
+//! While others are always at work this would not end, hence [`PASSES_FOR_OTHERS`]. A leaf that they have changed
+//! after that counts as not finished, and the number of rows left is unknown.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -28,17 +29,18 @@ use crate::pg::stats;
 use crate::pg::tx;
 use pgrx::pg_sys::Oid;
 
-/// Passes that follow for what others have done, at most.
+/// The maximum number of passes that are made because of what others have done.
 const PASSES_FOR_OTHERS: u32 = 5;
 
-/// Passes of these in which all leaves are looked at, at most.
+/// The maximum number of these in which all leaves are read.
 const PASSES_OVER_ALL: u32 = 2;
 
-/// How long it may take to look at all leaves only because somebody's counters may be late.
+/// The maximum time for reading all leaves merely because somebody's counters may be late.
 pub(super) const LOOK_AT_ALL: Duration = Duration::from_secs(1);
 
-/// How long the leader waits for counters: a part of the time that the run has taken, and in these bounds. A session that
-/// does one thing after another publishes once a second, one that then does nothing after ten.
+/// How long the leader waits for counters: this fraction of the time that the run has taken, within these bounds. A
+/// session that does one thing after another publishes once a second; one that does nothing afterwards publishes
+/// after ten seconds.
 const PART_TO_WAIT: u32 = 10;
 const LEAST_TO_WAIT: Duration = Duration::from_millis(1500);
 const MOST_TO_WAIT: Duration = Duration::from_secs(12);
@@ -47,14 +49,14 @@ const MOST_TO_WAIT: Duration = Duration::from_secs(12);
 pub(super) struct PassEnd {
     at: Instant,
     moment: Moment,
-    /// Processes that may hold back counters of what they have committed since all leaves were looked at.
+    /// Processes that may not have published counters for what they have committed since all leaves were read.
     unpublished: Vec<i32>,
-    /// Others have been at work, and nobody counts what they do.
+    /// Others have been at work, and what they do isn't counted.
     uncounted: bool,
 }
 
 impl Leader {
-    /// This moment, with what the run has done itself so far.
+    /// The current moment, with what the run has done so far.
     pub(super) fn moment(&mut self) -> Moment {
         self.own_ids += crate::pg::xids::take_own();
         let workers = match self.segment {
@@ -79,7 +81,7 @@ impl Leader {
         self.wake_workers();
     }
 
-    /// Have all workers seen that the pass is over?
+    /// Whether all workers have seen that the pass is over.
     pub(super) fn pass_is_over(&self) -> bool {
         let shared = self.shared();
         let task_queue = shared.task_queue();
@@ -95,8 +97,8 @@ impl Leader {
             })
     }
 
-    /// After a pass: opens the next one, or closes the task queue if there is nothing to be looked at again; or waits for others'
-    /// counters, and is called again then.
+    /// After a pass: opens the next one, or closes the task queue if nothing has to be read again. Or waits for
+    /// others' counters, and is then called again.
     pub(super) fn next_pass(&mut self) {
         let Some(again) = self.choose_leaves() else {
             return;
@@ -110,7 +112,7 @@ impl Leader {
         }
     }
 
-    /// Takes over what the workers have noted of blobs that could not be detected, once a pass, when nobody is at work.
+    /// Takes the workers' records of blobs that could not be detected, once in a pass, when nobody is working.
     pub(super) fn take_undetected(&mut self) {
         let shared = shared_of(&self.segment);
         let task_queue = shared.task_queue();
@@ -128,7 +130,7 @@ impl Leader {
         self.leaves.take_undetected(leaves, blobids);
     }
 
-    /// What has to be looked at again; None if that isn't known yet.
+    /// The leaves that have to be read again; None if that isn't known yet.
     fn choose_leaves(&mut self) -> Option<Vec<ListedLeaf>> {
         if self.options.verify.is_some() {
             return Some(self.choose_unseen());
@@ -142,7 +144,7 @@ impl Leader {
                 self.leaves.end_pass(shared.task_queue().leaves(), filled);
                 let moment = self.moment();
                 let alone = self.since.is_last(&moment);
-                // What the run has filled may have had triggers do something to other leaves.
+                // Rows that the run has filled may have had triggers that changed other leaves.
                 if alone && !filled && !self.leaves.any_comes_again() {
                     return Some(Vec::new());
                 }
@@ -197,8 +199,8 @@ impl Leader {
         Some(again)
     }
 
-    /// After a pass of a verification. Each row is compared as it was when it was looked at, and what others do then is
-    /// nothing to it. So only leaves that were locked or rewritten come again, or whose rows were.
+    /// After a pass of a verification. Each row is compared as it was when it was read, and what others do afterwards
+    /// doesn't matter. So only leaves that were locked or rewritten, or had locked rows, come again.
     fn choose_unseen(&mut self) -> Vec<ListedLeaf> {
         let corrected = self.shared().totals().rows_updated > self.filled_before;
         self.take_undetected();
@@ -208,7 +210,7 @@ impl Leader {
         if !self.leaves.any_comes_again() {
             return Vec::new();
         }
-        // What was passed over stays so, whatever others have done to it since the run began.
+        // What was skipped stays skipped, whatever others have done to it since the run began.
         let passed_over = self.passed_over.clone();
         let listed = self.list_leaves();
         self.passed_over = passed_over;
@@ -219,7 +221,7 @@ impl Leader {
             .collect()
     }
 
-    /// Goes on waiting for others' counters if there are some that may be late, and time.
+    /// Goes on waiting for others' counters if some may be late and there is time.
     fn wait_for_counters(&mut self, mut end: PassEnd) -> Option<PassEnd> {
         let unpublished = self.unpublished(&end.moment);
         end.unpublished.retain(|pid| unpublished.contains(pid));
@@ -230,7 +232,7 @@ impl Leader {
         None
     }
 
-    /// Has it waited long enough?
+    /// Whether it has waited long enough.
     fn has_waited(&self, end: &PassEnd) -> bool {
         let taken = end.at - self.started;
         end.at.elapsed() >= (taken / PART_TO_WAIT).clamp(LEAST_TO_WAIT, MOST_TO_WAIT)

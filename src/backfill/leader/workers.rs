@@ -1,4 +1,4 @@
-//! A leader's workers: starting them, looking after them, ending them.
+//! A leader's workers: starting them, watching them, ending them.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use crate::pg::report::{Report, not_waiting_for_client};
 /// How long workers may take to see the flag before they get SIGTERM.
 const STOP_GRACE: Duration = Duration::from_millis(300);
 
-/// How long the leader waits for workers after SIGTERM before it goes without them.
+/// How long the leader waits for workers after SIGTERM before it goes on without them.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the leader tries to replace workers that have retired when there are no others. Parallel queries take
-/// places for moments.
+/// worker slots for short times.
 const REPLACE_LIMIT: Duration = Duration::from_secs(10);
 
 impl Leader {
@@ -52,7 +52,7 @@ impl Leader {
         }
     }
 
-    /// The leader's life: waits, adds up, opens further passes, until all workers have ended.
+    /// The leader's main loop: waits, adds up counters, opens further passes, until all workers have ended.
     pub(super) fn wait_for_workers(&mut self) -> Result<(), Report> {
         while not_waiting_for_client(|| self.look_after_run())? {
             latch::wait(Duration::from_millis(100), WaitEvent::Workers);
@@ -60,14 +60,14 @@ impl Leader {
         Ok(())
     }
 
-    /// Does what there is to do at the moment; false once all workers have ended as they should.
+    /// Does what is to be done at the moment; false once all workers have ended normally.
     fn look_after_run(&mut self) -> Result<bool, Report> {
         let ended = self.watch_workers()?;
         if ended == self.handles.len() {
             if self.shared().task_queue().is_closed() {
                 return Ok(false);
             }
-            // Each has had to retire, and others have taken the places meanwhile.
+            // All have had to retire, and others have taken the slots meanwhile.
             let since = *self.without_workers.get_or_insert_with(Instant::now);
             if since.elapsed() > REPLACE_LIMIT {
                 Error::NoWorker.raise();
@@ -91,7 +91,7 @@ impl Leader {
         Ok(true)
     }
 
-    /// Looks after the workers; returns how many have ended, or the error that ended one.
+    /// Checks the workers; returns how many have ended, or the error that ended one.
     fn watch_workers(&mut self) -> Result<usize, Report> {
         let mut ended = 0;
         let mut never_ready = 0;
@@ -104,7 +104,7 @@ impl Leader {
                 WorkerState::Failed => return Err(slot.error()),
                 WorkerState::Ready if stopped => Error::WorkerTerminated.raise(),
                 WorkerState::Starting if stopped => never_ready += 1,
-                // Only then is its place free for the next run.
+                // Only then is its slot free for the next run.
                 WorkerState::Done if stopped => {}
                 WorkerState::Retired if stopped && !self.replace_worker(number) => {}
                 _ => continue,
@@ -117,15 +117,15 @@ impl Leader {
         Ok(ended)
     }
 
-    /// Starts a worker in the place of one that has retired; false if there is nothing left to do for it, or no
-    /// room at the moment.
+    /// Starts a worker in place of one that has retired; false if there is nothing left to do for it, or no free slot
+    /// at the moment.
     fn replace_worker(&mut self, number: usize) -> bool {
         if self.shared().task_queue().is_closed() {
             return false;
         }
         let segment = self.segment.as_ref().expect("made before any worker");
         let handle = segment.handle();
-        // Before it starts: from then on the state is its own to tell.
+        // Before it starts: from then on it sets the state itself.
         self.shared()
             .worker(number)
             .set_state(WorkerState::Starting);

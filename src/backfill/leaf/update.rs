@@ -1,28 +1,28 @@
-//! How the rows of a batch are filled, and how many of them are.
+//! How the rows of a batch are filled, and how it is known how many of them are.
 //!
-//! Ordinarily it is one UPDATE of the range in which the batch was read, and the number of rows that it has
-//! processed is the number of rows filled. Two things are beyond that, and each has its way.
+//! Normally this is one UPDATE of the range in which the batch was read, and the number of rows that it has processed
+//! is the number of rows filled. There are two exceptions, each with its own way.
 //!
-//! **What else is done to the rows.** A trigger may suppress the update of a row or set `mime_type` to null again, a
-//! rule may do something else in place of the UPDATE, a policy may let rows be seen and not be updated. Then the number
-//! says nothing. That the ordinary way is taken only where it does say all is seen to twice. Before: by what is on the
-//! leaf, under its lock. A trigger before each row, a rule, or row security, and it isn't taken. Afterwards: PostgreSQL
-//! counts what a transaction inserts, updates and deletes in a table, whoever does it, and if that isn't exactly what
-//! the UPDATE has processed, something else has been at the leaf, a trigger that fires afterwards as a rule. Then the
-//! batch is rolled back and filled the other way: its rows are locked first, so that nobody else can change them;
-//! then they are updated; then each is looked at. What has a type is counted, what hasn't is *kept pending*. If the
-//! update has left new versions of these, it is rolled back and done without them: a row that can't be filled stays as
-//! it is. So the leaf doesn't grow by rows that are rewritten in vain, and a pending row isn't met twice in a pass in
-//! two places.
+//! **Something else changes the rows.** A trigger may suppress the update of a row or set `mime_type` to null again,
+//! a rule may replace the UPDATE, a policy may allow rows to be seen but not updated. Then that number means nothing.
+//! Two checks make sure that the normal way is only taken where the number is right. Before the UPDATE, the leaf is
+//! checked under its lock: if it has a row-level BEFORE trigger or a rule, or row security applies, the normal way
+//! isn't taken. After it, PostgreSQL's counts are checked, which include everything that a transaction inserts,
+//! updates and deletes in a table: if they differ from what the UPDATE has processed, something else has changed the
+//! leaf, usually a trigger that fires afterwards. Then the batch is rolled back and filled in the other way. Its rows
+//! are locked first, so that nobody else can change them; then they are updated; then each is read again. Rows that
+//! have a type are counted, the others are *kept pending*. If the update has left new versions of these, it is rolled
+//! back and repeated without them: a row that can't be filled stays as it is. So the leaf doesn't grow by rows that
+//! are rewritten in vain, and no pass meets a pending row twice in two places.
 //!
-//! A correction, which puts a type in the place of another, always goes the second way, since of rows that differ it has to be
-//! known which were corrected; its rows are those that still have the type with which they were read.
+//! A correction, which replaces one type by another, always takes the second way, because for rows that differ it
+//! must be known which were corrected. Its rows are those that still have the type with which they were read.
 //!
-//! **Rows that others have locked.** An UPDATE waits for them, one by one, and a row that isn't freed in time costs
-//! the whole batch. Who doesn't want to wait locks the rows first, and passes by those that somebody has; the UPDATE
-//! that follows finds nobody else's lock on its rows. This tells us also whose lock a statement has waited for: if it is
-//! one of the UPDATE that follows, it is none of a row's, but of what the UPDATE sets off, such as a row that a trigger
-//! wants to update.
+//! **Others have locked rows.** An UPDATE waits for them, one by one, and a row that isn't freed in time costs the
+//! whole batch. To avoid waiting, the rows are locked first, and those that others have locked are skipped; the
+//! UPDATE that follows finds no other lock on its rows. This also shows whose lock a statement has waited for: if it
+//! was the UPDATE that follows, it can't have waited for one of its own rows, so it was something that the UPDATE
+//! causes, such as a row that a trigger wants to update.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -40,9 +40,9 @@ use crate::pg::triggers::{self, Changes};
 use crate::pg::tx;
 use crate::pg::{index_hint, scan, stats};
 
-/// Fills the rows of a place ($3, or after $3 up to $4) whose blobid is one of $1, with the type at the same
-/// position of $2. An array of TIDs in the WHERE clause, not joined to, plans as a scan of these.
-/// Byte by byte, since to another collation an upper-case text, which is no blobid, may equal one.
+/// Fills the rows of a place ($3, or after $3 up to $4) whose blobid is one of $1, with the type at the same position
+/// of $2. An array of TIDs in the WHERE clause, without a join, is planned as a TID scan. The comparison is byte by
+/// byte, since in another collation an upper-case text, which isn't a blobid, may be equal to one.
 fn update_sql(leaf: &str, place: TidSet<'_>) -> String {
     let place = match place {
         TidSet::Range(..) => {
@@ -59,7 +59,7 @@ fn update_sql(leaf: &str, place: TidSet<'_>) -> String {
     )
 }
 
-/// Puts the type at the same position of $2 in the place of $4, in those of the rows at $3 whose blobid is that of $1.
+/// Replaces $4 by the type at the same position of $2, in those of the rows at $3 whose blobid is that of $1.
 fn correct_sql(leaf: &str) -> String {
     format!(
         "UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
@@ -91,7 +91,7 @@ const UPDATE_FEW_ARGUMENTS: [pg_sys::Oid; 3] = [
     pg_sys::TIDARRAYOID,
 ];
 
-/// Looks at rows again whose places are known.
+/// Reads rows again whose TIDs are known.
 fn look_again_sql(leaf: &str) -> String {
     format!(
         "SELECT ctid, blobid, mime_type FROM ONLY {leaf} WHERE ctid OPERATOR(pg_catalog.=) ANY ($1) \
@@ -101,23 +101,23 @@ fn look_again_sql(leaf: &str) -> String {
 
 const LOOK_AGAIN_ARGUMENTS: [pg_sys::Oid; 1] = [pg_sys::TIDARRAYOID];
 
-/// How often an update is begun again because the partition constraint has gone from the relation
-/// cache meanwhile. After that it goes ahead, with a lock on the parent for this one batch, if that is free.
+/// How often an update is begun again because the partition constraint has meanwhile been removed from the relation
+/// cache. After that it goes on, with a lock on the parent for this one batch if that is free.
 const CONSTRAINT_ATTEMPTS: u32 = 100;
 
-/// How often it is tried to build that.
+/// How often building the constraint is tried.
 const BUILD_ATTEMPTS: u32 = 10;
 
-/// How often a batch is rolled back since a trigger has changed rows and left them pending. What a trigger does is
-/// mostly the same each time, so once is enough; if it isn't, the batch is committed as it has come out.
+/// How often a batch is rolled back because a trigger has changed rows and left them pending. A trigger mostly does
+/// the same each time, so once is enough; otherwise the batch is committed with its result.
 const WITHOUT_CHANGED_ATTEMPTS: u32 = 3;
 
-/// Where the rows of a batch are.
+/// The rows of a batch.
 #[derive(Clone, Copy)]
 pub enum TidSet<'a> {
-    /// After one place, up to another inclusive.
+    /// The rows after one TID, up to another, inclusive.
     Range(Tid, Tid),
-    /// Here and there.
+    /// Single rows.
     Few(&'a [Tid]),
 }
 
@@ -126,16 +126,16 @@ pub enum TidSet<'a> {
 pub struct Filling<'a> {
     pub place: TidSet<'a>,
     pub blobids: &'a [String],
-    /// Of the blob at the same position.
+    /// For the blob at the same position.
     pub mime_types: &'a [&'a str],
-    /// In a correction, the type that rows of that blob have now; of rows that are pending, nothing.
+    /// In a correction, the current type of rows of that blob; empty for pending rows.
     pub now: &'a [&'a str],
-    /// Rows that were so when the batch was read, and are to have one of these types.
+    /// The number of rows that were in that state when the batch was read, and are to get one of these types.
     pub expected: u64,
 }
 
 impl Filling<'_> {
-    /// Are types to be put in the place of others?
+    /// Whether types are to be replaced by others.
     fn is_correction(&self) -> bool {
         !self.now.is_empty()
     }
@@ -144,17 +144,17 @@ impl Filling<'_> {
 /// What has become of the rows.
 #[derive(Default, Debug)]
 pub struct Updated {
-    /// They have a type now, and had none; or the one that is detected, and had another.
+    /// They had no type and have one now; or they had another type and have the detected one.
     pub filled: u64,
-    /// In a correction, where these were.
+    /// In a correction, the TIDs that these rows had.
     pub corrected: Vec<Tid>,
-    /// They have been locked and updated, and are pending all the same.
+    /// They have been locked and updated, and are still pending.
     pub kept_pending: u64,
-    /// They have gone from the leaf by what the update has set off.
+    /// They have been removed from the leaf by something that the update has caused.
     pub gone: u64,
-    /// Some that should have been filled may be left: others have changed them, or have them.
+    /// Some that should have been filled may be left: others have changed or locked them.
     pub missed: bool,
-    /// Others have some of them.
+    /// Others have locked some of them.
     pub held: bool,
     /// Row versions that our statement has written, whatever has become of them.
     written: u64,
@@ -167,18 +167,18 @@ pub struct Updated {
 enum Undone {
     /// The leaf can't be worked on.
     Trouble(LeafError),
-    /// The partition constraint isn't at hand.
+    /// The partition constraint isn't in the cache.
     NoConstraint,
-    /// Something else has been at the leaf.
+    /// Something else has changed the leaf.
     Meddled,
     /// These rows have been changed and are pending.
     Changed(Vec<Tid>),
 }
 
-/// What a transaction that fills a batch is at.
+/// The phases of a transaction that fills a batch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Locking the leaf, and seeing that it may be updated.
+    /// Locking the leaf, and checking that it may be updated.
     Before,
     /// Planning, for which its indexes are locked.
     Planning,
@@ -186,17 +186,18 @@ enum Phase {
     Rows,
     /// Updating rows that it hasn't locked before.
     Update,
-    /// Updating rows that are its own.
+    /// Updating rows that it has locked.
     OwnRows,
 }
 
 thread_local! {
-    /// Functions of triggers of leaves at which something else has been: one that does so on a leaf does so on others.
+    /// Functions of triggers on leaves that something else has changed: a function that does so on one leaf does so
+    /// on others.
     static MEDDLING: RefCell<HashSet<pg_sys::Oid>> = RefCell::default();
 }
 
 impl Leaf<'_> {
-    /// Fills the rows of a batch that are pending still.
+    /// Fills those rows of a batch that are still pending.
     pub fn update(&mut self, filling: Filling<'_>, wait: Wait) -> Result<Updated, LeafError> {
         let mut constraint_attempts = 0;
         let mut without = Vec::new();
@@ -225,7 +226,7 @@ impl Leaf<'_> {
         }
     }
 
-    /// Fills them in one transaction, but for those at `without`.
+    /// Fills them in one transaction, except those at `without`.
     fn try_update(
         &mut self,
         filling: Filling<'_>,
@@ -240,13 +241,13 @@ impl Leaf<'_> {
                 .lock(pg_sys::RowExclusiveLock)
                 .map_err(Undone::Trouble)?;
             phase.set(Phase::Planning);
-            // Planning and locks on indexes come first: they may cost us the constraint.
+            // Planning and locking the indexes come first, because they may remove the constraint from the cache.
             locked.lock_indexes();
-            // Corrections are few, as a rule, and it has to be known which came to be.
+            // Corrections are usually few, and it must be known which succeeded.
             let may_be_altered = self.has_to_look_at_rows(&locked);
             let look = filling.is_correction() || may_be_altered;
             if may_be_altered {
-                // What is counted as written may be another number than that of rows processed.
+                // The number counted as written may differ from the number of rows processed.
                 self.entry.mark_unsure();
             }
             let one_by_one = look || wait == Wait::ForNobody;
@@ -296,7 +297,7 @@ impl Leaf<'_> {
                 ..updated
             })),
             Ok(Err(undone)) => Ok(Err(undone)),
-            // It may have been moved or dropped in this moment; the next pass knows.
+            // It may just have been moved or dropped; the next pass will know.
             Err(error)
                 if std::mem::take(&mut self.locking_shard)
                     && error.is_of_the_statement()
@@ -308,7 +309,7 @@ impl Leaf<'_> {
         }
     }
 
-    /// Is the number of rows that an UPDATE has processed not all there is to know?
+    /// Whether more must be known than the number of rows that an UPDATE has processed.
     fn has_to_look_at_rows(&self, locked: &LockedLeaf) -> bool {
         let meddling = |functions: &[pg_sys::Oid]| {
             MEDDLING.with_borrow(|known| functions.iter().any(|function| known.contains(function)))
@@ -336,14 +337,14 @@ impl Leaf<'_> {
         self.see_alone(locked, before, filled)?;
         Ok(Updated {
             filled,
-            // Others may have put rows of the same blobs into the place meanwhile. They are filled as well.
+            // Others may meanwhile have added rows of the same blobs in that range. These are filled as well.
             missed: filled != filling.expected,
             written: filled,
             ..Updated::default()
         })
     }
 
-    /// Sees that nothing but our UPDATE has changed the leaf in this transaction, after all that it sets off.
+    /// Checks that nothing but our UPDATE has changed the leaf in this transaction, after everything that it causes.
     fn see_alone(&self, locked: &LockedLeaf, before: Changes, updated: u64) -> Result<(), Undone> {
         if self.on_update.deferrable {
             triggers::fire_deferred();
@@ -358,7 +359,7 @@ impl Leaf<'_> {
         }
     }
 
-    /// Locks the rows that are pending still, but for those at `without`.
+    /// Locks the rows that are still pending, except those at `without`.
     fn lock_rows(
         &mut self,
         locked: &LockedLeaf,
@@ -385,7 +386,7 @@ impl Leaf<'_> {
         };
         match filling.place {
             TidSet::Range(from, last) => {
-                // The end is exclusive there.
+                // There, the end is exclusive.
                 let mut to = last;
                 to.ip_posid += 1;
                 self.read(locked, (from, to), u32::MAX, &mut row);
@@ -406,7 +407,7 @@ impl Leaf<'_> {
         }
     }
 
-    /// Calls `row` for rows at these places.
+    /// Calls `row` for rows at these TIDs.
     fn look_again(
         &mut self,
         locked: &LockedLeaf,
@@ -419,7 +420,7 @@ impl Leaf<'_> {
             let mut plan =
                 LeafPlan::prepare(&sql, &LOOK_AGAIN_ARGUMENTS, self.named(), plan::BY_TID);
             let rows = plan.execute(&[plan::tid_array(tids)], true);
-            // SAFETY: what the statement selects; the columns' types have been checked under the lock.
+            // SAFETY: the columns that the statement selects; their types have been checked under the lock.
             unsafe { plan::each_row(rows, |tid, blobid, now, _| row(tid, blobid, now)) };
         });
     }
@@ -480,7 +481,7 @@ impl Leaf<'_> {
                 ..before
             };
             if triggers::changes(locked) != before.map(alone) {
-                // What is counted as written is another number than that of rows processed.
+                // The number counted as written differs from the number of rows processed.
                 self.entry.mark_unsure();
             }
         }
@@ -489,18 +490,19 @@ impl Leaf<'_> {
         Ok(updated)
     }
 
-    /// Counts what an update of ours has written, so that the leader can tell it from what others do. The server counts rows
-    /// as written whether the transaction is committed or not; of one that is, those are ours that our statement wrote,
-    /// and not what a trigger did besides.
+    /// Counts what one of our updates has written, so that the leader can distinguish it from what others do. The
+    /// server counts rows as written whether the transaction is committed or not. If it is committed, the rows that
+    /// our statement wrote are ours, but not what a trigger did in addition.
     fn count_own(&self, written: u64) {
         if stats::are_kept() {
             self.entry.count_own(written);
         }
     }
 
-    /// In a transaction of its own, so that the locks above the leaf last no longer. Nothing is waited for while
-    /// another table is locked, since others wait for that then: a table above that isn't free is waited for alone, as
-    /// the first thing of another transaction. And it is waited for in vain once a pass: it is the same one for many leaves.
+    /// In a transaction of its own, so that the locks above the leaf are released at its end. It never waits while
+    /// another table is locked, since others would then wait for that one: if a table above isn't free, it is waited
+    /// for alone, as the first step of another transaction. And such a wait is tried in vain only once in a pass,
+    /// since many leaves have the same table above.
     fn build_constraint(&mut self) -> Result<(), LeafError> {
         let mut wait_for = None;
         for _ in 0..BUILD_ATTEMPTS {
@@ -568,12 +570,12 @@ enum Kind {
     Correct = 2,
 }
 
-/// Is it the last attempt?
+/// Whether this is the last attempt.
 #[derive(Clone, Copy)]
 struct Last {
-    /// Of those to find the partition constraint at hand.
+    /// To find the partition constraint in the cache.
     constraint: bool,
-    /// Of those to leave pending rows as they are.
+    /// To leave pending rows as they are.
     changed: bool,
 }
 
@@ -581,19 +583,19 @@ struct Last {
 #[derive(Default)]
 struct Rows {
     tids: Vec<Tid>,
-    /// In a correction, of each its position in what it is filled with.
+    /// In a correction, for each its position in the filling.
     positions: Vec<usize>,
     missed: bool,
     held: bool,
     /// Rows that have been left out.
     without: u64,
-    /// What has become of each has to be looked at.
+    /// Each row has to be read again to see what has become of it.
     look: bool,
     /// Rows that have been changed and are pending stay so.
     accept_changed: bool,
 }
 
-/// What an error means, by what was being done when it came.
+/// What an error means, depending on the phase in which it occurred.
 fn trouble(error: Report, phase: Phase) -> LeafError {
     if error.sqlstate() != LOCK_NOT_AVAILABLE {
         return match phase {

@@ -1,39 +1,42 @@
-//! How many rows a worker's next batch has.
+//! Decides how many rows a worker's next batch has.
 //!
-//! Whoever wants a row that a batch has updated, or what else its transaction holds, waits until the batch is committed.
-//! As long as nobody does, a batch may take up to [`LONG`]: the longer it is, the less a row costs. So before its commit
-//! each looks whether anybody waits for it ([`crate::pg::lock::is_own_transaction_awaited`]). If so, the next batches of
-//! all workers of the run are a quarter as long, down to [`SHORT`], and then grow slowly: on a table on which others are
-//! at work they come to be about as long as finds nobody waiting. Whether somebody waits is a question of chance, which
-//! grows with a batch's length; so each wait counts for all workers, since their batches meet the same others.
+//! A session that wants a row that a batch has updated, or anything else that its transaction holds, waits until the
+//! batch is committed. As long as there is no such session, a batch may take up to [`LONG`]: the longer it is, the
+//! less each row costs. So before its commit each batch checks whether anybody waits for it
+//! ([`crate::pg::lock::is_own_transaction_awaited`]). If so, the next batches of all workers of the run are a quarter
+//! as long, down to [`SHORT`], and then grow slowly. On a busy table their length thus becomes one at which hardly
+//! anybody waits. Whether somebody waits is a matter of chance, and the probability grows with a batch's length. So
+//! each wait counts for all workers, since their batches meet the same sessions.
 //!
-//! What is promised isn't met by that alone: the first who waits may do so for all of a long batch.
+//! This alone doesn't keep the promise about waits: the first session that waits may have to do so for all of a long
+//! batch.
 
 use std::time::Duration;
 
 /// An update that takes longer makes the next batches smaller, whatever the batch size: others may wait for the leaf,
-/// such as one who creates a partition beside a default one. They are promised less than a second.
+/// for example to create a partition beside a default partition. They are promised less than a second.
 pub const LONG: Duration = Duration::from_millis(500);
 
-/// Batches that take less aren't made smaller, since nobody notices so short a wait; but each has its own cost.
+/// Batches that take less aren't made smaller, since nobody notices such a short wait, while each batch has a fixed
+/// cost.
 const SHORT: Duration = Duration::from_millis(20);
 
-/// Rows of a worker's first batch: nobody knows yet what a row costs here, with its triggers.
+/// Rows of a worker's first batch, when nothing is known yet about the cost of a row with its triggers.
 const FIRST: u32 = 100;
 
-/// A worker's.
+/// The pace of one worker.
 pub struct Pace {
     rows: u32,
-    /// As was asked for.
+    /// The requested maximum.
     most: u32,
-    /// Batches of the run that somebody had waited for, as of the last one of this worker.
+    /// The number of batches of the run for which somebody had waited, when this worker last checked.
     waited_for: u64,
     /// Somebody has waited, so batches grow slowly.
     careful: bool,
 }
 
 impl Pace {
-    /// Of a run with batches of `most` rows at most. Where nothing is updated they all have as many.
+    /// For a run with batches of at most `most` rows. If nothing is updated, all batches have that many.
     pub fn new(most: u32, updates: bool) -> Pace {
         Pace {
             rows: match updates {
@@ -46,17 +49,18 @@ impl Pace {
         }
     }
 
-    /// Rows of the next batch at most.
+    /// The maximum number of rows of the next batch.
     pub fn rows(&self) -> u32 {
         self.rows
     }
 
-    /// All that the next batch writes may be in vain.
+    /// The next batch may write in vain.
     pub fn expect_little(&mut self) {
         self.rows = 1;
     }
 
-    /// A batch of so many rows took so long, and so many of the run have been waited for by now, this one included.
+    /// A batch with this number of rows took this long; `waited_for` is the number of batches of the run for which
+    /// somebody has waited so far, including this one.
     pub fn adjust(&mut self, took: Duration, rows: u64, waited_for: u64) {
         let awaited = waited_for > self.waited_for;
         self.waited_for = waited_for;
@@ -71,7 +75,7 @@ impl Pace {
         } else if took > LONG {
             self.rows = (self.rows / 2).max(1);
         } else if took >= LONG / 4 {
-            // As long as those of a run for which nobody waits.
+            // They have become as long as those of a run for which nobody waits.
             self.careful = false;
         } else if full && !awaited {
             let more = match self.careful {
@@ -89,7 +93,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Batches of a worker whose rows take 50 µs each, until they have as many as they come to have.
+    /// A worker whose rows take 50 µs each, after its batches have reached their final size.
     fn settled(most: u32) -> Pace {
         let mut pace = Pace::new(most, true);
         (0..20).for_each(|_| next(&mut pace, 0));

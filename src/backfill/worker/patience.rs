@@ -1,15 +1,15 @@
 //! How long a worker waits for what others have locked while it updates rows.
 //!
 //! A wait for one row is bounded by `lock_timeout`, but there may be thousands of rows. So what is bounded here is a
-//! worker's wait in a *pass*: the first row that isn't freed in time uses it up, and from then on all that are locked
-//! are passed by at once ([`Wait::ForNobody`]). What was passed by is looked at again in the next pass, which waits
-//! anew, but for less: a pass is there for what others have freed meanwhile. A batch that took longer than that
-//! without an error may have waited for many rows in turn, and uses it up as well.
+//! worker's total wait in a *pass*: the first row that isn't freed in time uses it up, and from then on all locked
+//! rows are skipped at once ([`Wait::ForNobody`]). Skipped rows are read again in the next pass, which has its own,
+//! shorter wait, because its purpose is to fill what others have freed meanwhile. A batch that took longer than the
+//! timeout without an error may have waited for many rows in turn, and uses up the wait as well.
 //!
-//! What a trigger wants to lock, the one row of a table of counts as a rule, is another matter: the batch can't do
-//! without it, and the next leaf's trigger wants the same. So the leaf is left, and leaves that have a trigger of the
-//! same function aren't tried for a moment; then one is, with a batch of one row and a wait of a tenth, so that little
-//! is written in vain, and less and less often. Once one comes through, all is as it was.
+//! Something that a trigger wants to lock, usually the one row of a table of counts, is different: the batch can't do
+//! without it, and the next leaf's trigger wants the same. So the leaf is left, and leaves with a trigger of the same
+//! function aren't tried for a moment. Then one of them is tried, with a batch of one row and a tenth of the wait, so
+//! that little is written in vain, and less and less often. As soon as one succeeds, everything is as before.
 
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,13 @@ use pgrx::pg_sys::Oid;
 
 use crate::pg::rows::Wait;
 
-/// How long leaves with the triggers that have been kept waiting aren't tried, at first.
+/// How long leaves with the triggers that had to wait aren't tried, at first.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 
-/// The part of a wait that another attempt has.
+/// The fraction of a wait for another attempt.
 const ATTEMPT_SHARE: u32 = 10;
 
-/// A worker's, in one pass after the other.
+/// The patience of one worker, in one pass after another.
 pub struct Patience {
     lock_timeout: Duration,
     /// The generation of the task queue.
@@ -53,7 +53,7 @@ impl Patience {
         }
     }
 
-    /// The pass of this generation of the task queue goes on.
+    /// The pass with this generation of the task queue is in progress.
     pub fn in_pass(&mut self, generation: u32) {
         if generation != self.generation {
             self.generation = generation;
@@ -71,17 +71,17 @@ impl Patience {
         }
     }
 
-    /// How long to wait for a lock in an update of a leaf with triggers of these functions.
+    /// How long to wait for a lock when updating a leaf with triggers of these functions.
     pub fn timeout(&self, functions: &[Oid]) -> Duration {
         let share = match self.blocked_for(functions) {
             Some(_) => self.pass * ATTEMPT_SHARE,
             None => self.pass,
         };
-        // PostgreSQL counts in milliseconds, and 0 is for ever.
+        // PostgreSQL's unit is milliseconds, and 0 disables the timeout.
         (self.lock_timeout / share.max(1)).max(Duration::from_millis(1))
     }
 
-    /// May a leaf with triggers of these functions be tried now?
+    /// Whether a leaf with triggers of these functions may be tried now.
     pub fn may_try(&self, functions: &[Oid]) -> bool {
         let blocked = self.blocked_for(functions);
         blocked.is_none_or(|blocked| Instant::now() >= blocked.try_at)
@@ -109,7 +109,7 @@ impl Patience {
         }
     }
 
-    /// An update of a leaf with triggers of these functions came through.
+    /// An update of a leaf with triggers of these functions succeeded.
     pub fn came_through(&mut self, functions: &[Oid]) {
         if self.blocked_for(functions).is_some() {
             self.blocked = None;
@@ -168,7 +168,7 @@ mod tests {
         assert!(patience.may_try(&SOME[1..]) && patience.may_try(&OTHER) && patience.may_try(&[]));
         assert_eq!(patience.timeout(&SOME), TIMEOUT / 10);
         assert_eq!(patience.timeout(&OTHER), TIMEOUT);
-        // Another leaf says nothing of these.
+        // Another leaf says nothing about these.
         patience.came_through(&OTHER);
         assert!(!patience.may_try(&SOME));
         patience.came_through(&SOME);

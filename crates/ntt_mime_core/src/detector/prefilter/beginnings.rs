@@ -1,5 +1,5 @@
-//! Rules whose first test compares for equality at a fixed place, all at once: a look at the bytes there rules most of
-//! them out.
+//! Rules whose first test compares for equality at a fixed position, all at once: reading the bytes there rules out
+//! most of them.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use super::check::{HARMLESS, UNDERSTOOD, offset_of};
 use super::format::{Entry, kind, str_flag};
 use super::hits::Hits;
 
-/// A necessary condition of a test that compares for equality at a fixed place: there, under this mask, are these
-/// bytes. Quick to try, on up to eight bytes; zeros count as being there beyond the end.
+/// A necessary condition for a test that compares for equality at a fixed position: under this mask, these bytes are
+/// there. Fast to check, with up to eight bytes; beyond the end there are assumed to be zeros.
 #[derive(Clone, Copy)]
 pub struct Beginning {
     offset: usize,
@@ -19,7 +19,7 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    /// Those of a test: it needs one of them. None if nothing of the kind is known.
+    /// The conditions of a test, one of which is necessary. Empty if none is known.
     pub fn of(entry: &Entry<'_>) -> Vec<Beginning> {
         let Some(offset) = offset_of(entry, None) else {
             return Vec::new();
@@ -37,7 +37,7 @@ impl Beginning {
         };
         let mask = u64::from_le_bytes(mask);
         let bytes = u64::from_le_bytes(bytes);
-        // What the mask takes away can't be asked for; such a test always fails, and is left to libmagic.
+        // The value has bits that the mask removes; such a test always fails, and is left to libmagic.
         if mask == 0 || bytes & !mask != 0 {
             return Vec::new();
         }
@@ -50,8 +50,8 @@ impl Beginning {
     }
 }
 
-/// Where a string may begin, from the test's offset on: more places than `search_in` looks at, in one case. 0 if that are
-/// too many.
+/// The number of positions at which a string may begin, from the test's offset on: in one case more than `search_in`
+/// tries. 0 if there are too many.
 fn places(entry: &Entry<'_>) -> usize {
     const MOST: usize = 16;
     match entry.kind() {
@@ -61,8 +61,8 @@ fn places(entry: &Entry<'_>) -> usize {
     }
 }
 
-/// The mask and the bytes of a string. Up to its first blank, where these stand for any number, it is compared byte by
-/// byte (`equals` in [`string`](super::check::string)), letters perhaps in either case.
+/// The mask and the bytes of a string. Up to its first blank, if blanks stand for any number of them, it is compared
+/// byte by byte (`equals` in [`string`](super::check::string)), letters perhaps in either case.
 fn of_string(entry: &Entry<'_>) -> Option<([u8; 8], [u8; 8])> {
     const BLANKS: u32 = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
     let flags = entry.str_flags();
@@ -94,7 +94,7 @@ fn of_string(entry: &Entry<'_>) -> Option<([u8; 8], [u8; 8])> {
     Some((mask, bytes))
 }
 
-/// An element of DER is a sequence, or has a tag that isn't followed (`der` in [`string`](super::check::string)).
+/// An element of DER is a sequence, or has a tag that isn't evaluated (`der` in [`string`](super::check::string)).
 fn of_sequence(entry: &Entry<'_>, offset: usize) -> Vec<Beginning> {
     let tag = |bytes| Beginning {
         offset,
@@ -137,7 +137,7 @@ fn of_number(entry: &Entry<'_>) -> Option<([u8; 8], [u8; 8])> {
 pub struct Beginnings {
     /// Those at the very start, by their first byte.
     by_first_byte: Vec<Vec<At>>,
-    /// All others, by where they look, in that order.
+    /// All others, by position, in order.
     elsewhere: Vec<Position>,
 }
 
@@ -153,10 +153,10 @@ impl At {
     }
 }
 
-/// Those that look at one place.
+/// Those at one position.
 struct Position {
     offset: usize,
-    /// The bytes that one of them may begin with, a bit each: for most places a look at one byte is enough.
+    /// The first bytes that occur among them, one bit each: at most positions, checking one byte is enough.
     first_bytes: [u64; 4],
     all: Vec<At>,
 }
@@ -177,7 +177,7 @@ impl Position {
 }
 
 impl Beginnings {
-    /// Of rules, by number.
+    /// For rules, given by their numbers.
     pub fn new(all: Vec<(Beginning, u32)>) -> Beginnings {
         let mut by_first_byte: Vec<Vec<At>> = (0..256).map(|_| Vec::new()).collect();
         let mut elsewhere = BTreeMap::new();
@@ -205,7 +205,7 @@ impl Beginnings {
         }
     }
 
-    /// Finds the rules that begin as these bytes do, or may do so if there are more of them: `len` in all.
+    /// Finds the rules that begin with these bytes, or may do so with those that follow: `len` in all.
     pub fn find(&self, bytes: &[u8], len: usize, hits: &mut Hits) {
         let Some(first) = bytes.first() else { return };
         let first = &self.by_first_byte[usize::from(*first)];
@@ -225,14 +225,14 @@ impl Beginnings {
         for place in &self.elsewhere[self.elsewhere.partition_point(in_hand)..] {
             match place.offset < len {
                 true => place.all.iter().for_each(|at| hits.add(at.rule)),
-                // Zeros are what libmagic sees where there is nothing.
+                // Where there is nothing, libmagic sees zeros.
                 false => find_at(&place.all, 0, hits),
             }
         }
     }
 }
 
-/// Finds those of a place that go with what is there.
+/// Finds those at a position that match what is there.
 fn find_at(all: &[At], word: u64, hits: &mut Hits) {
     for at in all {
         if at.fits(word) {
@@ -241,7 +241,7 @@ fn find_at(all: &[At], word: u64, hits: &mut Hits) {
     }
 }
 
-/// Eight bytes from there on, with zeros beyond the end.
+/// Eight bytes from a position on, with zeros beyond the end.
 fn word_at(bytes: &[u8], offset: usize) -> u64 {
     match bytes.get(offset..offset + 8) {
         Some(word) => u64::from_le_bytes(word.try_into().expect("eight bytes")),

@@ -1,15 +1,16 @@
-//! What libmagic would have of a file, were it given all of it: `struct buffer` (src/buffer.h of libmagic).
+//! What libmagic would have of a file if it were given everything: `struct buffer` (src/buffer.h of libmagic).
 //!
-//! file(1) hands the first `FILE_BYTES_MAX` bytes of a file to the rules (`fbuf`, `flen`), and as many of its last ones
-//! once a rule asks for the end (`ebuf`, `elen`). The rules look at hardly any of it. So here these bytes have the
-//! length that they would have there, and what isn't in hand is read when somebody looks at it: a few bytes at that
-//! place, or a range that is known to be looked at as a whole by many rules ([`Buffer::new`]'s `clusters`). Nothing
-//! that is asked for is ever missing but what lies beyond the end of the file.
+//! file(1) passes the first `FILE_BYTES_MAX` bytes of a file to the rules (`fbuf`, `flen`), and as many of its last
+//! ones when a rule asks for the end (`ebuf`, `elen`). The rules read hardly any of that. So here these bytes have
+//! the length that they would have there, and what isn't in memory is read when it is needed: a few bytes at that
+//! place, or a range that many rules are known to read ([`Buffer::new`]'s `clusters`). Nothing is ever missing except
+//! what is beyond the end of the file.
 //!
-//! On a disk each place is a seek, and a few kilobytes more are next to nothing. So what lies not far behind what has been
-//! read from the start is read with all that is between ([`NEAR`]).
+//! On a disk each place is a seek, and a few kilobytes more cost next to nothing. So a place not far after what has
+//! been read from the start is read together with everything in between ([`NEAR`]).
 //!
-//! What has been read stays where it is until the buffer is dropped, so that a slice of it can be kept.
+//! What has been read stays in memory, and doesn't move, until the buffer is dropped, so that slices of it can be
+//! kept.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Range;
@@ -19,34 +20,35 @@ use rustix::io::Errno;
 
 use super::text::Start;
 
-/// Bytes that are read around a place.
+/// The number of bytes that are read around a place.
 const PIECE: u64 = 512;
 
-/// A place that is no further behind what has been read from the start is no place of its own: to read what is between
-/// takes a disk less than to seek. With a head of 16 KiB, a file of 64 KiB is one place, its end included.
+/// A place that is no further than this after what has been read from the start isn't a place of its own: for a disk,
+/// reading what is between is faster than a seek. With a head of 16 KiB, a file of 64 KiB is one place, including its
+/// end.
 pub const NEAR: u64 = 48 << 10;
 
-/// Reads the file at a place, as far as it goes; says how many bytes that were.
+/// Reads the file at a position, as far as the file goes; returns the number of bytes.
 pub type Reader<'a> = dyn Fn(&mut [u8], u64) -> Result<usize, Errno> + 'a;
 
 /// The bytes of a file.
 pub struct Buffer<'a> {
-    /// Its first bytes, which are in hand.
+    /// Its first bytes, which are in memory.
     head: &'a [u8],
     size: u64,
     flen: usize,
     read: Option<&'a Reader<'a>>,
     clusters: &'a [Range<usize>],
     pieces: OnceCell<Box<Piece>>,
-    /// What has been read, in order and apart; the first is what there is from the start.
+    /// What has been read, in order and without overlaps; the first range begins at the start.
     covered: RefCell<Vec<Range<u64>>>,
     bytes_read: Cell<u64>,
     places: Cell<u32>,
     time: Cell<Duration>,
     error: Cell<Option<Errno>>,
-    /// Fewer bytes were there than the file's size promises.
+    /// There were fewer bytes than the file's size says.
     cut_short: Cell<bool>,
-    /// Nothing is read that is a place of its own; and something would have had to be.
+    /// Whether reading is limited to what is near; and whether something else would have been needed.
     near_only: Cell<bool>,
     refused: Cell<bool>,
     start: Start,
@@ -60,8 +62,8 @@ struct Piece {
 }
 
 impl<'a> Buffer<'a> {
-    /// A file of `size` bytes, of which `head` is in hand, and libmagic is given `most` at the start. `clusters` are in
-    /// order and don't overlap.
+    /// A file of `size` bytes, of which `head` is in memory, and of which libmagic would get `most` from the start.
+    /// `clusters` are in order and don't overlap.
     pub fn new(
         head: &'a [u8],
         size: u64,
@@ -77,7 +79,7 @@ impl<'a> Buffer<'a> {
         }
     }
 
-    /// Bytes that are all in hand, and have no end of their own that rules may ask for.
+    /// Bytes that are all in memory, and have no separate end for which rules can ask.
     pub fn of_text(text: &'a [u8]) -> Buffer<'a> {
         Buffer::in_hand(text, text.len() as u64, text.len())
     }
@@ -102,12 +104,12 @@ impl<'a> Buffer<'a> {
         }
     }
 
-    /// The first bytes, which were in hand from the beginning.
+    /// The first bytes, which were in memory from the beginning.
     pub fn head(&self) -> &'a [u8] {
         self.head
     }
 
-    /// What is known of the bytes that it begins with.
+    /// What is known about its first bytes.
     pub fn start(&self) -> &Start {
         &self.start
     }
@@ -117,12 +119,12 @@ impl<'a> Buffer<'a> {
         self.flen
     }
 
-    /// How many it has from the end; None if there is no end to ask for.
+    /// How many it has from the end; None if rules can't ask for the end.
     pub fn elen(&self) -> Option<usize> {
         self.read.is_some().then_some(self.flen)
     }
 
-    /// The first bytes of the file, in one piece: `n` of them, or all that libmagic has.
+    /// The first `n` bytes of the file as one slice, or all that libmagic has.
     pub fn first(&self, n: usize) -> &[u8] {
         let n = n.min(self.flen);
         match n <= self.head.len() {
@@ -131,7 +133,7 @@ impl<'a> Buffer<'a> {
         }
     }
 
-    /// Bytes of the file from a place on: `n`, or as many as it has.
+    /// `n` bytes of the file from a position on, or as many as there are.
     pub fn get(&self, at: u64, n: usize) -> &[u8] {
         let n = match self.size.checked_sub(at) {
             Some(left) if n > 0 => usize::try_from(left).map_or(n, |left| left.min(n)),
@@ -159,12 +161,12 @@ impl<'a> Buffer<'a> {
         }
         let piece = self.piece(range);
         let piece = slot.get_or_init(|| Box::new(piece));
-        // None if it was cut short, or unreadable; whoever asked finds out by `error` and `is_cut_short`.
+        // None if the file is truncated or unreadable; the caller learns that from `error` and `is_cut_short`.
         piece.get(at, n).unwrap_or_default()
     }
 
-    /// Does something that looks at the file, unless a place would have to be read for it that is none of those that have
-    /// been read, nor near.
+    /// Calls `look`, which reads the file, unless a place would have to be read for it that has not been read before
+    /// and isn't near.
     pub fn near_only<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
         self.near_only.set(true);
         let found = look();
@@ -172,7 +174,7 @@ impl<'a> Buffer<'a> {
         (!self.refused.replace(false)).then_some(found)
     }
 
-    /// What is read where these bytes are wanted.
+    /// The range that is read when these bytes are needed.
     fn range_of(&self, wanted: Range<u64>) -> Range<u64> {
         let cluster = self.clusters.iter().find(|cluster| {
             (cluster.start as u64) < wanted.end && wanted.start < cluster.end as u64
@@ -193,7 +195,7 @@ impl<'a> Buffer<'a> {
         range
     }
 
-    /// Would this be a place of its own?
+    /// Whether this would be a place of its own.
     fn is_apart(&self, range: &Range<u64>) -> bool {
         let covered = self.covered.borrow();
         covered
@@ -241,7 +243,7 @@ impl<'a> Buffer<'a> {
         }
     }
 
-    /// Copies what is in hand from a place on.
+    /// Copies from what is in memory at a position.
     fn copy(&self, from: u64, to: &mut [u8]) -> usize {
         let mut slot = &self.pieces;
         let mut found = usize::try_from(from)
@@ -259,7 +261,7 @@ impl<'a> Buffer<'a> {
         n
     }
 
-    /// Takes down what has been read, and whether that is a place of its own.
+    /// Records what has been read, and whether that is a place of its own.
     fn cover(&self, range: Range<u64>) {
         if self.is_apart(&range) {
             self.places.set(self.places.get() + 1);
@@ -281,27 +283,27 @@ impl<'a> Buffer<'a> {
         self.bytes_read.set(self.bytes_read.get() + after - before);
     }
 
-    /// Bytes that were read, beside the head.
+    /// The number of bytes that were read, besides the head.
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read.get()
     }
 
-    /// Places that these are from.
+    /// The number of places at which they were read.
     pub fn places(&self) -> u32 {
         self.places.get()
     }
 
-    /// Time that this took.
+    /// The time that took.
     pub fn time(&self) -> Duration {
         self.time.get()
     }
 
-    /// What went wrong.
+    /// The error of reading, if there was one.
     pub fn error(&self) -> Option<Errno> {
         self.error.get()
     }
 
-    /// Did the file turn out to be shorter than it was?
+    /// Whether the file turned out to be shorter than its size said.
     pub fn is_cut_short(&self) -> bool {
         self.cut_short.get()
     }
@@ -314,7 +316,7 @@ impl Piece {
     }
 }
 
-/// A part of a file that a test looks at as if it were all: `fbuf`, `ebuf`, or what an `indirect` rule hands on.
+/// A part of a file that a test reads as if it were the whole: `fbuf`, `ebuf`, or what an `indirect` rule passes on.
 #[derive(Clone, Copy)]
 pub struct Bytes<'a> {
     buffer: &'a Buffer<'a>,
@@ -341,7 +343,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// What is left of these from an offset on.
+    /// What is left of these bytes from an offset on.
     pub fn from(&self, offset: usize) -> Bytes<'a> {
         let offset = offset.min(self.len);
         Bytes {

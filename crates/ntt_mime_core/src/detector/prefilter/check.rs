@@ -1,8 +1,8 @@
-//! One test against bytes: can it succeed?
+//! Whether one test can succeed on some bytes.
 //!
-//! This follows `mget`, `mconvert` and `magiccheck` in libmagic's src/softmagic.c (5.44, 5.46, 5.47), for the kinds
-//! of test that are common, and says [`Answer::Maybe`] to everything else. Where a test looks is told by
-//! [`follow`](super::follow).
+//! This follows `mget`, `mconvert` and `magiccheck` in libmagic's src/softmagic.c (5.44, 5.46, 5.47) for the common
+//! kinds of tests, and returns [`Answer::Maybe`] for everything else. [`follow`](super::follow) determines where a
+//! test reads.
 
 pub mod number;
 pub mod string;
@@ -16,14 +16,14 @@ use super::format::{Entry, VALUE_BYTES, flag, kind, str_flag};
 use crate::detector::limits::REGEX_MAX;
 use crate::detector::release::Library;
 
-/// What is known of a test.
+/// What is known about a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
     /// It fails, whatever comes before.
     No,
-    /// It can't be told here.
+    /// It isn't decided here.
     Maybe,
-    /// It succeeds, if it is reached.
+    /// It succeeds if it is reached.
     Yes,
 }
 
@@ -44,13 +44,13 @@ impl Answer {
         if yes { Answer::Yes } else { Answer::No }
     }
 
-    /// For what depends on more than the bytes: it can be ruled out, but not relied upon.
+    /// For something that depends on more than the bytes: it can be ruled out, but not relied upon.
     fn at_most(yes: bool) -> Answer {
         if yes { Answer::Maybe } else { Answer::No }
     }
 }
 
-/// Flags that say for what files a test is, which is known by other means.
+/// Flags that say for which files a test is; that is known by other means.
 const WHEN: u32 = str_flag::TEXTTEST | str_flag::BINTEST;
 
 /// Flags of strings that are understood here.
@@ -60,10 +60,10 @@ pub const UNDERSTOOD: u32 = HARMLESS
     | str_flag::IGNORE_CASE
     | str_flag::FULL_WORD;
 
-/// Flags that don't change what a test succeeds on.
+/// Flags that don't change where a test succeeds.
 pub const HARMLESS: u32 = WHEN | str_flag::OFFSET_START | str_flag::TRIM;
 
-/// What is known of a test, and from where those count that are relative to it (`moffset`), if that is known.
+/// What is known about a test, and what relative offsets after it are relative to (`moffset`), if known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     pub answer: Answer,
@@ -78,8 +78,8 @@ impl Found {
         }
     }
 
-    /// What comes of a test whose bytes aren't all there: `mget` says 0, which matches a relation of '!'. What that
-    /// leaves behind isn't followed here.
+    /// The result of a test whose bytes don't all exist: `mget` returns 0, which matches a relation of '!'. The
+    /// further effects of that are not evaluated here.
     pub fn missed(entry: &Entry<'_>) -> Found {
         Answer::at_most(entry.relation() == b'!').into()
     }
@@ -91,8 +91,8 @@ impl From<Answer> for Found {
     }
 }
 
-/// Where the test looks, if that can be told (`msetoffset`): at a place that counts from the start, as a rule's first
-/// test does and its continuations too unless they say otherwise; or from `parent`, where the test before left off.
+/// Where the test reads, if known (`msetoffset`): at a position relative to the start, as a rule's first test does,
+/// and its continuations unless they say otherwise; or relative to `parent`, where the previous match ended.
 pub fn offset_of(entry: &Entry<'_>, parent: Option<usize>) -> Option<usize> {
     if entry.flag() & (flag::INDIR | flag::INDIROFFADD | flag::OFFNEGATIVE) != 0 {
         return None;
@@ -104,8 +104,8 @@ pub fn offset_of(entry: &Entry<'_>, parent: Option<usize>) -> Option<usize> {
     usize::try_from(from + i64::from(entry.offset())).ok()
 }
 
-/// Does the test at this offset succeed on these bytes, and from where do its continuations count? With `flip`, numbers
-/// are in the other byte order. `regex` answers for a regular expression, and says where it matches.
+/// Whether the test at this offset succeeds on these bytes, and what its continuations are relative to. With `flip`,
+/// numbers have the opposite byte order. `regex` decides a regular expression, and returns where it matches.
 pub fn check(
     library: &Library,
     entry: &Entry<'_>,
@@ -126,7 +126,7 @@ pub fn check(
         },
         kind::DER => der(entry, bytes, offset),
         kind::PSTRING => pascal_string(entry, bytes, offset).into(),
-        // "nbytes < offset" fails; so does an unlucky comparison.
+        // "nbytes < offset" fails, and so may a comparison.
         kind::REGEX if entry.relation() == b'=' && offset <= bytes.len() => {
             let (answer, place) = regex(region(entry, bytes.get(offset, REGEX_MAX)));
             let end = place.map(
@@ -142,11 +142,11 @@ pub fn check(
     }
 }
 
-/// How far a test looks at an offset, at most: bytes from there on that decide it. None if the end of what libmagic has
-/// decides it, too.
+/// How far a test at an offset reads at most: the number of bytes from there on that decide it. None if it also
+/// depends on where libmagic's buffer ends.
 pub fn reach(entry: &Entry<'_>) -> Option<usize> {
     let blanks = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
-    // Longer than all values, and the byte after a whole word.
+    // Longer than all values, including the byte after a whole word.
     const MOST: usize = 8 * VALUE_BYTES;
     match entry.kind() {
         kind::SEARCH => match entry.range() {
@@ -155,7 +155,7 @@ pub fn reach(entry: &Entry<'_>) -> Option<usize> {
             range => range.checked_add(MOST),
         },
         kind::REGEX => Some(REGEX_MAX + 1),
-        // They compare with what there is in all, are that, or go on from there.
+        // They compare with the total size, are that size, or go on from there.
         kind::DER | kind::INDIRECT => None,
         _ => Some(MOST),
     }

@@ -1,29 +1,31 @@
-//! A rule followed to its end: what libmagic will say of it, as far as that can be told.
+//! Evaluates a rule to its end: what libmagic will print for it, as far as that can be known.
 //!
 //! This is `match`, `msetoffset` and `moffset` (src/softmagic.c, 5.41 to 5.47) for one rule, when only MIME types are
-//! asked for, with tests that may also answer "perhaps". It has the states that `match` has, by their names, each as
-//! [`Answer`]: `Yes` and `No` are sure, `Maybe` is not. What isn't known for sure is never taken for granted: a
-//! continuation behind such a test is one that *may* be reached.
+//! requested, with tests that may also answer "perhaps". It has the state variables of `match`, under their names,
+//! each as an [`Answer`]: `Yes` and `No` are certain, `Maybe` is not. Nothing uncertain is ever taken for certain: a
+//! continuation after an uncertain test is one that *may* be reached.
 //!
-//! - `cont_level` is the length of `levels`, less one. A test that succeeds has the continuations of the next level
+//! - `cont_level` is the length of `levels`, less one. If a test succeeds, the continuations of the next level are
 //!   tried, up to the next test of its own level.
-//! - `handle_annotation`: the first entry that is reached and has a MIME type ends the rule, and with it all of the walk.
-//! - `found_match` is set by a description, which isn't printed. Where it is set when the last continuation has been
-//!   tried, the walk ends, whoever set it: it outlives a rule that is given up before (`goto flush`), so it is handed on
-//!   from rule to rule. A rule is given up if its first test fails; if that succeeds and leaves off beyond the end of what
-//!   there is (`moffset`); or if a continuation counts from before the start (`msetoffset`).
-//! - `got_match` is of each level, and reset when the level is entered (`file_check_mem`), by `clear`, and by a
-//!   continuation that succeeds and leaves off beyond the end. `default` succeeds where it isn't set.
-//! - `returnval` is whether anything has been printed; it matters to `use` in 5.41 only.
-//! - `use` follows a named rule, with a `found_match` of its own, and succeeds if that is set. What comes after it is
-//!   followed still, though something may have been printed.
-//! - `indirect` walks over all rules on a part of the file, and succeeds if that prints something.
-//! - An offset counts from the start of the file; from where the test before left off; or from the end of the file, and
-//!   then those of the continuations count from there as well (`eoffset`).
-//! - `need_separator`, `printed_something` and `firstline` say what is put between two things that are printed. Where a
-//!   second would be, libmagic is left to say so.
+//! - `handle_annotation`: the first entry that is reached and has a MIME type ends the rule, and with it the whole
+//!   walk.
+//! - `found_match` is set by a description, which isn't printed. If it is set when the last continuation has been
+//!   tried, the walk ends, whichever entry has set it. It survives a rule that is abandoned before that (`goto
+//!   flush`), so it is passed on from rule to rule. A rule is abandoned if its first test fails; if that test
+//!   succeeds and its match ends beyond the end of the buffer (`moffset`); or if the offset of a continuation is
+//!   before the start (`msetoffset`).
+//! - `got_match` exists for each level, and is reset when the level is entered (`file_check_mem`), by `clear`, and by
+//!   a continuation that succeeds and whose match ends beyond the end. `default` succeeds if it isn't set.
+//! - `returnval` says whether anything has been printed; it matters only to `use` in 5.41.
+//! - `use` evaluates a named rule, with its own `found_match`, and succeeds if that is set. What follows is still
+//!   evaluated, although something may have been printed.
+//! - `indirect` walks over all rules for a part of the file, and succeeds if that prints something.
+//! - An offset is relative to the start of the file, to the end of the previous match, or to the end of the file. In
+//!   the last case the offsets of continuations are relative to that end as well (`eoffset`).
+//! - `need_separator`, `printed_something` and `firstline` decide what is put between two printed parts. If there
+//!   would be a second part, that is left to libmagic.
 //!
-//! While it is followed, a rule tells how much of the file libmagic has to see to come to the same end: [`Reach`].
+//! During its evaluation, a rule records how much of the file libmagic must see to come to the same end: [`Reach`].
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -34,7 +36,7 @@ use super::check::{Answer, Found, check, reach};
 use super::format::{Entry, VALUE_BYTES, flag, kind};
 use super::walk::{self, Context};
 
-/// Is a MIME type printed?
+/// Whether a MIME type is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mime {
     No,
@@ -47,7 +49,7 @@ pub enum Mime {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub mime: Mime,
-    /// Is it followed to its end, where `found_match` decides whether the walk goes on?
+    /// Whether it is evaluated to its end, where `found_match` decides whether the walk goes on.
     pub completes: Answer,
 }
 
@@ -64,8 +66,8 @@ impl Outcome {
     };
 }
 
-/// How many bytes from the start, and from the end, libmagic has to be given to come to the same end with a rule as if
-/// it had been given all of the file.
+/// How many bytes from the start, and from the end, libmagic must be given to come to the same end with a rule as
+/// with the whole file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
     pub bytes: usize,
@@ -85,7 +87,7 @@ impl Reach {
     }
 }
 
-/// `use` within `use` at most; the databases have three. libmagic stops with an error at 50.
+/// The maximum depth of nested `use`; the databases have three levels. libmagic stops with an error at 50.
 const DEEPEST: usize = 5;
 
 /// Named rules: where their entries begin and end.
@@ -99,7 +101,7 @@ impl Named {
         for number in all.rev() {
             let entry = compiled.entry(number);
             if entry.level() == 0 {
-                // The first of a name counts (`file_magicfind`).
+                // The first rule of a name counts (`file_magicfind`).
                 if entry.kind() == kind::NAME {
                     named.insert(entry.text().to_vec(), (number, end));
                 }
@@ -110,45 +112,46 @@ impl Named {
     }
 }
 
-/// What a rule is followed on.
+/// The input for which a rule is evaluated.
 pub struct Follower<'a, 'c> {
     pub context: &'c Context<'a>,
     /// `fbuf`.
     pub front: Bytes<'a>,
-    /// `ebuf`; None where it can't be told.
+    /// `ebuf`; None if unknown.
     pub back: Option<Bytes<'a>>,
-    /// The rule that is followed, by number.
+    /// The number of the current rule.
     pub rule: usize,
-    /// `indirect` rules that this is within.
+    /// The number of `indirect` rules within which this is.
     pub indirect_depth: usize,
     pub reach: Reach,
-    /// All rules have to be there for libmagic to say what comes of it.
+    /// libmagic needs all rules to produce the result.
     pub needs_all_rules: bool,
-    /// Memory that is used again and again.
+    /// Memory that is reused.
     levels: Vec<Level>,
 }
 
-/// Where a test looks.
+/// Where a test reads.
 #[derive(Clone, Copy)]
 enum Place {
-    /// At a place of `fbuf`, and what `ms->offset` is there: the same, but for what is added within a named rule.
+    /// A position in `fbuf`, and the value of `ms->offset` there: the same, except for what is added within a named
+    /// rule.
     Front(usize, usize),
-    /// At a place of `ebuf`.
+    /// A position in `ebuf`.
     Back(usize),
-    /// It isn't followed here.
+    /// It isn't determined here.
     Untold,
-    /// Before the start: nothing more of this rule is tried.
+    /// Before the start: the rest of this rule isn't tried.
     Nowhere,
-    /// Where an offset would be that isn't there: the test is missed.
+    /// The offset would be read from a position that doesn't exist: the test is skipped.
     Missing,
 }
 
-/// A level of continuations. All of it supposes that the level is reached.
+/// A level of continuations. Everything in it assumes that the level is reached.
 struct Level {
-    /// Is it sure to be reached?
+    /// Whether it is certainly reached.
     sure: bool,
     got_match: Answer,
-    /// `off` of `struct level_info`: where the last test that succeeded left off, if that is known.
+    /// `off` of `struct level_info`: where the last successful test's match ended, if known.
     off: Option<usize>,
 }
 
@@ -162,24 +165,24 @@ impl Level {
     }
 }
 
-/// How offsets are counted at the moment (`eoffset`, and which buffer is looked at).
+/// What offsets are currently relative to (`eoffset`, and the buffer that is read).
 #[derive(Clone, Copy, Default)]
 struct Origin {
     back: bool,
     eoffset: usize,
 }
 
-/// What a rule is used with.
+/// The parameters with which a rule is used.
 #[derive(Clone, Copy)]
 struct Use {
     /// Added to all offsets, for a named rule.
     base: usize,
-    /// Numbers are in the other byte order.
+    /// Numbers have the opposite byte order.
     flip: bool,
     depth: usize,
 }
 
-/// What comes of a test.
+/// The result of a test.
 struct Tried {
     found: Found,
     /// What is printed by what it applies.
@@ -206,8 +209,8 @@ impl<'a, 'c> Follower<'a, 'c> {
         }
     }
 
-    /// Follows the rule that begins at an entry and ends before another. `found_match` is as the rules before have left
-    /// it, and then as this one does.
+    /// Evaluates the rule from entry `first` up to, but not including, `end`. `found_match` is as the previous rules
+    /// have left it, and afterwards as this one leaves it.
     pub fn follow_rule(&mut self, first: usize, end: usize, found_match: &mut Answer) -> Outcome {
         self.reach = Reach::NONE;
         self.needs_all_rules = false;
@@ -238,7 +241,7 @@ impl<'a, 'c> Follower<'a, 'c> {
         let compiled = self.context.compiled;
         let mut origin = Origin::default();
         let mut said = Mime::No;
-        // Has it gone on so far?
+        // Whether it has gone on so far.
         let mut completes = Answer::Yes;
         for number in entries {
             let entry = compiled.entry(number);
@@ -249,7 +252,7 @@ impl<'a, 'c> Follower<'a, 'c> {
             levels.truncate(at + 1);
             let parent = at.checked_sub(1).map(|above| levels[above].off);
             let sure = levels[at].sure && completes == Answer::Yes;
-            // What comes after it counts from there.
+            // What follows it is relative to the same end.
             let turns = match entry.flag() & (flag::OFFNEGATIVE | flag::OFFPOSITIVE) {
                 flag::OFFPOSITIVE => origin.back,
                 sign => sign != 0,
@@ -268,7 +271,7 @@ impl<'a, 'c> Follower<'a, 'c> {
             }
             self.note_reach(&entry, place);
             let mut tried = self.tried(number, place, levels[at].got_match, used);
-            // In 5.41 it takes something printed.
+            // In 5.41 it requires that something was printed.
             if entry.kind() == kind::USE
                 && !self.context.library.use_by_description
                 && tried.found.answer == Answer::Yes
@@ -294,7 +297,7 @@ impl<'a, 'c> Follower<'a, 'c> {
                 _ => said = Mime::Maybe,
             }
             if answer == Answer::No {
-                // Without its first test there is no rule.
+                // If the first test fails, so does the rule.
                 match at {
                     0 => return Outcome::FAILS,
                     _ => continue,
@@ -322,7 +325,7 @@ impl<'a, 'c> Follower<'a, 'c> {
                             completes: Answer::Yes,
                         };
                     }
-                    // If it is reached, nothing more is.
+                    // If it is reached, nothing after it is.
                     (false, _) => {
                         said = Mime::Maybe;
                         completes = Answer::Maybe;
@@ -333,7 +336,7 @@ impl<'a, 'c> Follower<'a, 'c> {
                 *found_match = (*found_match).max(answer_of(sure));
             }
             let off = match entry.kind() {
-                // It moves where the test before has left off, too, if there is as much as it says (`der_offs` in
+                // It also moves the end of the previous match, if there are as many bytes as it says (`der_offs` in
                 // src/der.c).
                 kind::DER if at > 0 => {
                     levels[at - 1].off = None;
@@ -377,19 +380,19 @@ impl<'a, 'c> Follower<'a, 'c> {
         }
     }
 
-    /// Nothing more can be said of a rule.
+    /// Nothing more is known about a rule.
     fn untold(&mut self, found_match: &mut Answer) -> Outcome {
         self.reach.all = true;
         *found_match = (*found_match).max(Answer::Maybe);
         Outcome::UNTOLD
     }
 
-    /// Takes down how far a test looks.
+    /// Records how far a test reads.
     fn note_reach(&mut self, entry: &Entry<'_>, place: Place) {
         let offset_kind = entry.kind() == self.context.library.offset;
         match place {
             Place::Front(at, _) => {
-                // An offset that is read from the file was looked at where it is.
+                // If an offset is read from the file, it was recorded there.
                 match reach(entry) {
                     Some(reach) => self.reach_to(at.saturating_add(reach)),
                     None => self.reach.all = true,
@@ -405,14 +408,14 @@ impl<'a, 'c> Follower<'a, 'c> {
         }
     }
 
-    /// What is beyond the end isn't there for libmagic either, however much it is given.
+    /// What is beyond the end doesn't exist for libmagic either, however much it is given.
     fn reach_to(&mut self, bytes: usize) {
-        // Within what an `indirect` rule looks at, places aren't those of the file.
+        // Within the part to which an `indirect` rule is applied, positions aren't those of the file.
         self.reach.all |= self.indirect_depth > 0;
         self.reach.bytes = self.reach.bytes.max(bytes.min(self.front.len()));
     }
 
-    /// Where a test looks. `parent` is where the one before left off, for a continuation, if that is known.
+    /// Where a test reads. For a continuation, `parent` is where the previous match ended, if known.
     fn place(
         &mut self,
         entry: &Entry<'_>,
@@ -445,8 +448,8 @@ impl<'a, 'c> Follower<'a, 'c> {
         self.of_buffer(origin.back, used.base + offset, offset, used)
     }
 
-    /// The offset of a test that counts from the end, and what comes after it too; or, if it counts from the test
-    /// before, backwards, and what comes after it from the start again.
+    /// The offset of a test relative to the end, and of what follows it; or, if it is relative to the previous match,
+    /// backwards, and what follows it is relative to the start again.
     fn turned(
         &self,
         entry: &Entry<'_>,
@@ -471,11 +474,11 @@ impl<'a, 'c> Follower<'a, 'c> {
         Ok(eoffset as i64)
     }
 
-    /// A place in one of the two buffers.
+    /// A position in one of the two buffers.
     fn of_buffer(&self, back: bool, at: usize, offset: usize, used: Use) -> Place {
         match back {
             true => Place::Back(at),
-            // With a base, libmagic's checks for the end and its places to go on from are not all of one mind.
+            // With a base, libmagic's checks of the end and its starting points for continuations are inconsistent.
             false if used.base > 0 && at.max(offset) + VALUE_BYTES > self.front.len() => {
                 Place::Untold
             }
@@ -483,7 +486,7 @@ impl<'a, 'c> Follower<'a, 'c> {
         }
     }
 
-    /// Where a test looks whose offset is read from a place.
+    /// Where a test reads whose offset is itself read from the file.
     fn indirect(
         &mut self,
         entry: &Entry<'_>,
@@ -527,11 +530,11 @@ impl<'a, 'c> Follower<'a, 'c> {
                 },
             },
         };
-        // `mget` doesn't add the base to where it leads.
+        // `mget` doesn't add the base to the result.
         self.of_buffer(back, to, to, used)
     }
 
-    /// The test of an entry, or what comes of what it applies.
+    /// The result of an entry's test, or of what it applies.
     fn tried(&mut self, number: usize, place: Place, got_match: Answer, used: Use) -> Tried {
         let entry = self.context.compiled.entry(number);
         let here = |answer| Found {
@@ -549,7 +552,7 @@ impl<'a, 'c> Follower<'a, 'c> {
         };
         tried.found = match entry.kind() {
             _ if matches!(place, Place::Missing) => Found::missed(&entry),
-            // An offset that is read from the file may not be there.
+            // If the offset is read from the file, it may not exist.
             kind::DEFAULT | kind::CLEAR if entry.relation() != b'x' || !known => {
                 Answer::Maybe.into()
             }
@@ -585,7 +588,7 @@ impl<'a, 'c> Follower<'a, 'c> {
     }
 
     fn test(&mut self, number: usize, entry: &Entry<'_>, place: Place, used: Use) -> Found {
-        // Where it leaves off is asked by continuations, and a MIME type has none.
+        // Only continuations need the end of the match, and a MIME type has none.
         let where_too = !entry.has_mime_type();
         let tables = self.context.tables;
         let regex = |region: &[u8]| tables.regex(number, region, where_too);
@@ -597,15 +600,15 @@ impl<'a, 'c> Follower<'a, 'c> {
         check(self.context.library, entry, bytes, at, used.flip, regex)
     }
 
-    /// What comes of the named rule that an entry uses: what is printed, and its `found_match`.
+    /// The result of the named rule that an entry uses: what is printed, and its `found_match`.
     fn used(&mut self, entry: &Entry<'_>, place: Place, used: Use) -> (Mime, Answer) {
-        // "^" turns the byte order around.
+        // "^" reverses the byte order.
         let (name, flip) = match entry.text().strip_prefix(b"^") {
             Some(name) => (name, !used.flip),
             None => (entry.text(), used.flip),
         };
         let named = self.context.named.0.get(name).copied();
-        // `mget` adds the base once more, which is in the place already unless that was read from the file.
+        // `mget` adds the base again, which is already contained in the position unless that was read from the file.
         let (Place::Front(at, offset), Some((first, end))) = (place, named) else {
             self.reach.all = true;
             return (Mime::Maybe, Answer::Maybe);
@@ -630,7 +633,7 @@ impl<'a, 'c> Follower<'a, 'c> {
         (outcome.mime, found_match)
     }
 
-    /// What all rules say of what begins where an entry looks.
+    /// What all rules print for what begins where an entry reads.
     fn indirectly(&mut self, place: Place, used: Use) -> Mime {
         let (said, by_all) = match place {
             Place::Front(at, _) if used.base == 0 => match at {
@@ -645,7 +648,7 @@ impl<'a, 'c> Follower<'a, 'c> {
         said
     }
 
-    /// Where a test leaves off that has succeeded, and whether that is within what is looked at.
+    /// Where the match of a successful test ends, and whether that is within the buffer.
     fn moffset(&self, entry: &Entry<'_>, found: &Found, place: Place, used: Use) -> Moffset {
         let Some(end) = found.end else {
             return Moffset::Untold;

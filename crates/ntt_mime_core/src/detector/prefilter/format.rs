@@ -1,18 +1,18 @@
-//! The compiled magic database, as libmagic maps it: the entries of its rules, read in place.
+//! The compiled magic database as libmagic maps it: the entries of its rules, read in place.
 //!
-//! The file is an array of `struct magic` (src/file.h of libmagic). In the place of the first stand the magic
-//! number, the version, and how many entries each of the two sets has: rules, then named rules
-//! (`check_buffer` in src/apprentice.c). The layout goes by the version:
+//! The file is an array of `struct magic` (src/file.h of libmagic). In place of the first are the magic number, the
+//! version, and how many entries each of the two sets has: rules, then named rules (`check_buffer` in
+//! src/apprentice.c). The layout depends on the version:
 //!
 //! | version | bytes an entry | what differs |
 //! |---:|---:|---|
 //! | 16, 18 | 376 | `cont_level` is the first word, `flag` a byte after it |
 //! | 20, 21 | 432 | `flag` is the first word, `cont_level` a byte after it; `ext` is longer |
 //!
-//! Which release has which is in [`LIBRARIES`](crate::detector::release::LIBRARIES).
+//! Which release has which version is in [`LIBRARIES`](crate::detector::release::LIBRARIES).
 //!
-//! An administrator may replace the file by anything. What isn't exactly as expected is refused, and nothing
-//! that is read from it is used as an index without a look at its bounds.
+//! An administrator may replace the file by anything. Whatever isn't exactly as expected is refused, and nothing that
+//! is read from the file is used as an index without a bounds check.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -23,12 +23,12 @@ use crate::memory::Mapping;
 /// No database is larger: those of the releases above have 8 to 11 MB.
 const LARGEST: u64 = 64 << 20;
 
-/// Where the fields that move are. All others are where [`Entry`] reads them in each version.
+/// The positions of the fields that move. All others are in the same place in every version.
 #[derive(Debug, PartialEq, Eq)]
 struct Layout {
     version: u32,
     entry_bytes: usize,
-    /// `flag` is the first word and `cont_level` the third byte; the other way round otherwise.
+    /// `flag` is the first word and `cont_level` the third byte, or the other way round.
     flag_first: bool,
 }
 
@@ -77,12 +77,12 @@ pub mod str_flag {
     pub const TEXTTEST: u32 = 1 << 5;
     pub const BINTEST: u32 = 1 << 6;
     pub const LINE_COUNT: u32 = 1 << 11;
-    /// Of a string with its length before it: one byte, and all bits that say how many.
+    /// For a string with its length before it: the length has one byte, and all bits for its size.
     pub const PSTRING_1: u32 = 1 << 7;
     pub const PSTRING_LEN: u32 = 0b1_1111 << 7;
-    /// Of a search or a regular expression: where continuations count from.
+    /// For a search or a regular expression: where continuations are relative to.
     pub const OFFSET_START: u32 = 1 << 4;
-    /// Has done its work when the database was compiled.
+    /// It has taken effect when the database was compiled.
     pub const TRIM: u32 = 1 << 13;
     pub const FULL_WORD: u32 = 1 << 14;
     pub const IGNORE_CASE: u32 = IGNORE_LOWERCASE | IGNORE_UPPERCASE;
@@ -122,8 +122,8 @@ pub mod kind {
     pub const DER: u8 = 48;
     pub const GUID: u8 = 49;
 
-    /// Those that are tried only for text, or only for what isn't, if their flags say so (`IS_STRING`); OCTAL is one
-    /// more, the number of which differs by release.
+    /// Those that are tried only for text, or only for other content, if their flags say so (`IS_STRING`). OCTAL,
+    /// whose number depends on the release, also belongs to them.
     pub const STRINGS: [u8; 9] = [
         STRING, PSTRING, BESTRING16, LESTRING16, REGEX, SEARCH, INDIRECT, NAME, USE,
     ];
@@ -135,7 +135,7 @@ pub const VALUE_BYTES: usize = 128;
 /// Bytes of `mimetype`, `MAXMIME`.
 const MIME_TYPE_BYTES: usize = 80;
 
-/// Why a file isn't used, for people.
+/// Why a file isn't used, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused(pub &'static str);
 
@@ -148,13 +148,13 @@ pub struct Compiled {
 }
 
 enum Bytes {
-    /// Mapped privately: the kernel shares it with all who map it, and with libmagic.
+    /// Mapped privately: the kernel shares it among all processes that map it, and with libmagic.
     Mapped(Mapping),
     #[cfg(test)]
     Owned(Vec<u8>),
 }
 
-// SAFETY: a mapping that is only read. Threads of tests share one.
+// SAFETY: a read-only mapping. Threads of tests share one.
 #[cfg(test)]
 unsafe impl Sync for Bytes {}
 
@@ -171,7 +171,7 @@ impl Compiled {
         Compiled::check(Bytes::Mapped(mapped))
     }
 
-    /// Takes bytes in hand for a file.
+    /// Uses bytes in memory instead of a file.
     #[cfg(test)]
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Compiled, Refused> {
         Compiled::check(Bytes::Owned(bytes))
@@ -215,17 +215,17 @@ impl Compiled {
         self.layout.version
     }
 
-    /// Bytes of one entry.
+    /// The size of an entry in bytes.
     pub fn entry_bytes(&self) -> usize {
         self.layout.entry_bytes
     }
 
-    /// Entries of rules, with their continuations.
+    /// The number of entries of rules, including continuations.
     pub fn rules(&self) -> usize {
         self.rules
     }
 
-    /// Entries of named rules, which come after the others.
+    /// The number of entries of named rules, which come after the others.
     pub fn named(&self) -> usize {
         self.named
     }
@@ -235,7 +235,7 @@ impl Compiled {
         self.bytes.as_slice()
     }
 
-    /// One entry. Panics if there is none of that number.
+    /// One entry. Panics if there is none with that number.
     pub fn entry(&self, number: usize) -> Entry<'_> {
         let bytes = self.entries(number, 1);
         Entry {
@@ -254,8 +254,8 @@ impl Compiled {
 impl Bytes {
     fn as_slice(&self) -> &[u8] {
         match self {
-            // SAFETY: mapped for as long as `self` lives. Whoever makes the file shorter under us takes
-            // libmagic's own mapping of it away as well.
+            // SAFETY: mapped as long as `self` lives. Whoever truncates the file meanwhile also breaks libmagic's own
+            // mapping.
             Bytes::Mapped(mapped) => unsafe {
                 std::slice::from_raw_parts(mapped.address().as_ptr(), mapped.bytes())
             },
@@ -265,7 +265,7 @@ impl Bytes {
     }
 }
 
-/// One entry: a test, and what is said if it succeeds.
+/// One entry: a test, and what is printed if it succeeds.
 #[derive(Clone, Copy)]
 pub struct Entry<'a> {
     bytes: &'a [u8],
@@ -278,7 +278,7 @@ impl<'a> Entry<'a> {
         bytes.expect("that many bytes")
     }
 
-    /// `cont_level`: 0 begins a rule, more continues it.
+    /// `cont_level`: 0 begins a rule, higher levels continue it.
     pub fn level(&self) -> u16 {
         match self.layout.flag_first {
             true => u16::from(self.bytes[2]),
@@ -298,7 +298,7 @@ impl<'a> Entry<'a> {
         self.bytes[4]
     }
 
-    /// `vallen`: bytes of a string's [`value`](Self::value).
+    /// `vallen`: the length of a string's [`value`](Self::value) in bytes.
     pub fn value_length(&self) -> usize {
         usize::from(self.bytes[5])
     }
@@ -307,7 +307,7 @@ impl<'a> Entry<'a> {
         self.bytes[6]
     }
 
-    /// `in_type`: of the number that an offset is read from.
+    /// `in_type`: the kind of number from which an offset is read.
     pub fn in_kind(&self) -> u8 {
         self.bytes[7]
     }
@@ -338,7 +338,7 @@ impl<'a> Entry<'a> {
         u32::from_ne_bytes(self.field(28))
     }
 
-    /// `num_mask`, in the place of the two before.
+    /// `num_mask`, which is in the same place as the two fields before.
     pub fn mask(&self) -> u64 {
         u64::from_ne_bytes(self.field(24))
     }
@@ -354,18 +354,18 @@ impl<'a> Entry<'a> {
         u64::from_ne_bytes(self.field(32))
     }
 
-    /// Is there a description?
+    /// Whether it has a description.
     pub fn describes(&self) -> bool {
         self.bytes[160] != 0
     }
 
-    /// Is there a MIME type?
+    /// Whether it has a MIME type.
     pub fn has_mime_type(&self) -> bool {
         self.bytes[224] != 0
     }
 
-    /// The MIME type, if libmagic says it just as it stands there: `varexpand` in src/softmagic.c has what `${` begins
-    /// depend on the file's mode.
+    /// The MIME type, if libmagic prints it unchanged: for `${`, `varexpand` in src/softmagic.c prints something that
+    /// depends on the file's mode.
     pub fn plain_mime_type(&self) -> Option<&'a str> {
         let field = &self.bytes[224..224 + MIME_TYPE_BYTES];
         let end = field.iter().position(|byte| *byte == 0)?;
@@ -374,7 +374,7 @@ impl<'a> Entry<'a> {
         whole.then(|| std::str::from_utf8(&field[..end]).ok())?
     }
 
-    /// Is it tried only if others failed (`cond`)?
+    /// Whether it is tried only if others have failed (`cond`).
     pub fn is_conditional(&self) -> bool {
         self.bytes[10] != 0
     }

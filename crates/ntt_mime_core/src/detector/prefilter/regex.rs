@@ -1,27 +1,27 @@
-//! POSIX extended regular expressions, said again for the `regex` crate.
+//! Translates POSIX extended regular expressions for the `regex` crate.
 //!
-//! libmagic compiles the regular expressions of its rules with regcomp(3), REG_EXTENDED and REG_NEWLINE (and REG_ICASE
-//! for some), in the C locale (`alloc_regex` in src/softmagic.c, `file_regcomp` in src/funcs.c; 5.44, 5.46, 5.47).
-//! All that is asked of a rule is whether its expression matches anywhere, so which match POSIX prefers is of no
-//! interest, and what is left is the same language:
+//! libmagic compiles the regular expressions of its rules with regcomp(3), REG_EXTENDED and REG_NEWLINE (and
+//! REG_ICASE for some), in the C locale (`alloc_regex` in src/softmagic.c, `file_regcomp` in src/funcs.c; 5.44, 5.46,
+//! 5.47). All that matters is whether a rule's expression matches anywhere, so it is irrelevant which match POSIX
+//! prefers. What is left is the same language:
 //!
 //! - bytes, not characters;
-//! - with REG_NEWLINE a period and a list that is negated don't match a line feed; `^` and `$` match after and before
-//!   one as well;
-//! - the text has no zero byte in it, since it is handed over as a C string.
+//! - with REG_NEWLINE, a period and a negated list don't match a line feed, and `^` and `$` also match after and
+//!   before one;
+//! - the text contains no zero byte, since it is passed as a C string.
 //!
-//! What isn't plain in the standard, such as a `*` that follows nothing, or is GNU's own, such as `\<`, is not
-//! translated: such a rule stays undecided.
+//! What the standard leaves undefined, such as a `*` that follows nothing, or is an extension of GNU, such as `\<`,
+//! is not translated: such a rule stays undecided.
 
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, Hir, HirKind};
 
 use crate::detector::release::Refused;
 
-/// A piece of a search or of a regular expression that is shorter tells nothing.
+/// A shorter piece of a search or of a regular expression isn't significant.
 pub const SHORTEST_NEEDLE: usize = 3;
 
-/// Does libmagic refuse it before it compiles it (`check_regex`)?
+/// Whether libmagic refuses it before compiling it (`check_regex`).
 pub fn is_refused(posix: &[u8], refused: Refused) -> bool {
     const SIGNS: &[u8] = b"?*+{";
     let printable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t'..=b'\r' | 0x08 | 0x8A);
@@ -31,7 +31,7 @@ pub fn is_refused(posix: &[u8], refused: Refused) -> bool {
     match refused {
         Refused::Nothing => false,
         Refused::Twice => pairs().any(twice) || !posix.iter().all(printable),
-        // More than a thousand repetitions aren't translated, either.
+        // More than a thousand repetitions aren't translated either.
         Refused::AnyTwo => {
             pairs().any(any_two)
                 || pairs().any(|two| two == b"}{")
@@ -41,7 +41,7 @@ pub fn is_refused(posix: &[u8], refused: Refused) -> bool {
     }
 }
 
-/// The translation; None for an expression that isn't understood.
+/// The translation; None if the expression isn't understood.
 pub fn translate(posix: &[u8], ignore_case: bool) -> Option<String> {
     let mut translator = Translator {
         rest: posix,
@@ -51,15 +51,15 @@ pub fn translate(posix: &[u8], ignore_case: bool) -> Option<String> {
     translator.rest.is_empty().then_some(translator.out)
 }
 
-/// Of these pieces of text, which are in lower case, one is found in some case wherever the translation matches. None
-/// if there are none that are long enough to be of use.
+/// Pieces of text, in lower case, of which one is found, in any case, wherever the translation matches. None if there
+/// are none that are long enough to be useful.
 pub fn required(translation: &str) -> Option<Vec<Vec<u8>>> {
     let mut parser = ParserBuilder::new().unicode(false).utf8(false).build();
     pieces(&parser.parse(translation).ok()?)
 }
 
 fn pieces(hir: &Hir) -> Option<Vec<Vec<u8>>> {
-    // A run of characters, and what is best so far.
+    // The current run of characters, and the best pieces so far.
     let mut run = Vec::new();
     let mut best = None;
     let parts = match hir.kind() {
@@ -86,7 +86,7 @@ fn pieces(hir: &Hir) -> Option<Vec<Vec<u8>>> {
     better(best, Some(vec![run]))
 }
 
-/// Those of which the shortest is longer, if that is long enough.
+/// The alternative whose shortest piece is longer, if that is long enough.
 fn better(a: Option<Vec<Vec<u8>>>, b: Option<Vec<Vec<u8>>>) -> Option<Vec<Vec<u8>>> {
     let shortest = |pieces: &Vec<Vec<u8>>| pieces.iter().map(Vec::len).min().unwrap_or(0);
     let of_use = [a, b].into_iter().flatten();
@@ -95,7 +95,7 @@ fn better(a: Option<Vec<Vec<u8>>>, b: Option<Vec<Vec<u8>>>) -> Option<Vec<Vec<u8
         .max_by_key(shortest)
 }
 
-/// Adds what can only be these characters, but for their case. They are ASCII, as `required` has them.
+/// Adds a part that can only match these characters, in any case. They are ASCII, as `required` needs them.
 fn add_characters(part: &Hir, run: &mut Vec<u8>) -> bool {
     match part.kind() {
         HirKind::Literal(literal) if literal.0.is_ascii() => {
@@ -128,10 +128,10 @@ struct Translator<'a> {
     out: String,
 }
 
-/// Groups in groups at most; magic has three.
+/// The maximum nesting of groups; the magic databases have three levels.
 const DEEPEST: usize = 20;
 
-/// Repetitions at most (RE_DUP_MAX of POSIX is 255).
+/// The maximum number of repetitions (RE_DUP_MAX of POSIX is 255).
 const MOST: u32 = 255;
 
 impl Translator<'_> {
@@ -159,7 +159,7 @@ impl Translator<'_> {
     }
 
     fn sequence(&mut self, depth: usize) -> Option<()> {
-        // What a repetition would repeat; nothing at the start, and no anchor.
+        // Whether there is something to repeat: not at the start, nor after an anchor.
         let mut repeatable = false;
         loop {
             match self.peek() {
@@ -207,7 +207,7 @@ impl Translator<'_> {
             b'[' => self.list()?,
             b'\\' => {
                 let escaped = self.next()?;
-                // Letters, digits and a few more are GNU's, or references to what was matched before.
+                // Letters, digits and a few others are GNU extensions, or back references.
                 if !b".[]{}()*+?^$|\\/-\"#%&,:;=@_~! ".contains(&escaped) {
                     return None;
                 }
@@ -222,7 +222,7 @@ impl Translator<'_> {
         self.out.push_str(&format!(r"\x{byte:02x}"));
     }
 
-    /// `*`, `+`, `?`, or an interval. Each at the end of a group of its own, so that `a+?` doesn't become lazy.
+    /// `*`, `+`, `?`, or an interval. Each ends a group of its own, so that `a+?` doesn't become lazy.
     fn repetition(&mut self) -> Option<()> {
         match self.next()? {
             b'{' => {
@@ -250,14 +250,14 @@ impl Translator<'_> {
             }
             sign => self.out.push(char::from(sign)),
         }
-        // One after another would repeat the repetition; nobody writes that.
+        // Another one would repeat the repetition; nobody writes that.
         match self.peek() {
             Some(b'*' | b'+' | b'?' | b'{') => None,
             _ => Some(()),
         }
     }
 
-    /// What stands in brackets. A backslash is itself there.
+    /// The contents of brackets. A backslash stands for itself there.
     fn list(&mut self) -> Option<()> {
         let negated = self.peek() == Some(b'^');
         if negated {
@@ -282,7 +282,7 @@ impl Translator<'_> {
                     self.out.push_str(&format!("[:{name}:]"));
                     self.rest = &self.rest[end + 2..];
                 }
-                // Collating elements and classes of equivalence.
+                // Collating elements and equivalence classes.
                 b'[' if matches!(self.peek(), Some(b'.' | b'=')) => return None,
                 _ if self.peek() == Some(b'-')
                     && !matches!(self.rest.get(1), None | Some(b']')) =>
@@ -317,7 +317,8 @@ mod tests {
     #[test]
     fn the_language_is_the_same() {
         for (posix, text, expected) in [
-            // Lists: a backslash is itself, a bracket comes first, what is negated leaves line feeds out.
+            // Lists: a backslash stands for itself, a bracket may come first, a negated list doesn't contain line
+            // feeds.
             (r"a[\]b", r"a\b", true),
             (r"a[]x]b", "a]b", true),
             (r"a[^]x]b", "a]b", false),
@@ -326,7 +327,7 @@ mod tests {
             (r"^[[:space:]]*x", "\n\x0b x", true),
             ("a.b", "a\nb", false),
             ("a.b", "a\u{e9}b", false),
-            // Anchors are lines' ones.
+            // Anchors are those of lines.
             ("^b$", "a\nb\nc", true),
             ("^b$", "a\nbc", false),
             ("a|^b", "xb", false),

@@ -1,20 +1,21 @@
 //! libmagic with some of the rules.
 //!
 //! `magic_load_buffers` takes compiled databases in memory and doesn't copy them (`apprentice_buf` and `add_mlist` in
-//! src/apprentice.c, releases 5.44, 5.46, 5.47; `MAP_TYPE_USER`). So a libmagic is opened once with room for some
-//! rules, and from then on rules are copied into its room before each look, which costs what their bytes cost to
-//! copy. The rest of the room holds entries that are for neither binary files nor text, which `match` steps over.
+//! src/apprentice.c, releases 5.44, 5.46, 5.47; `MAP_TYPE_USER`). So a libmagic cookie is opened once with room for
+//! some rules, and from then on rules are copied into its room before each call, which takes only as long as copying
+//! their bytes. The rest of the room is filled with entries that are neither for binary files nor for text, which
+//! `match` skips.
 //!
-//! All that libmagic keeps of an entry is its compiled regular expression, under its position (`magic_rxcomp`). So
-//! rules with regular expressions have a place of their own in the room, and a libmagic is kept for each
-//! combination of them that is met, within bounds; the rules between come into the gaps:
+//! The only thing that libmagic keeps of an entry is its compiled regular expression, by its position
+//! (`magic_rxcomp`). So rules with regular expressions have their own places in the room, and a cookie is kept for
+//! each combination of them that occurs, within limits. The rules between them go into the gaps:
 //!
 //! ```text
 //! header | gap: rules, then fillers | rule with a regex | gap | rule with a regex | gap
 //! ```
 //!
-//! Named rules are the same for all, and lie in a second database, of which there is one copy. Rules use each other by
-//! name across databases (`file_magicfind`).
+//! Named rules are the same for all, and are in a second database, of which there is one copy. Rules use each other
+//! by name across databases (`file_magicfind`).
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -24,37 +25,37 @@ use super::format::Compiled;
 use crate::detector::cookie::Cookie;
 use crate::detector::database::MAGIC_NUMBER;
 
-/// Entries that a gap may have. The smallest that is enough is taken.
+/// Numbers of entries that a gap may have. The smallest sufficient one is used.
 const GAPS: [usize; 4] = [24, 96, 384, 1536];
 
 /// Memory for all rooms together.
 const BYTES: usize = 2 << 20;
 
-/// Subsets that are kept.
+/// The number of subsets that are kept.
 const KEPT: usize = 8;
 
-/// Rules with regular expressions in one subset at most.
+/// The maximum number of rules with regular expressions in one subset.
 const REGEX_RULES: usize = 12;
 
 pub struct Subsets {
-    /// Those used last come last. Dropped before what they point to.
+    /// The most recently used come last. Dropped before what they point to.
     kept: Vec<Subset>,
     /// The database of named rules.
     named: Room,
     /// Bytes of all rooms.
     bytes: usize,
-    /// The rules with regular expressions that are wanted now.
+    /// The rules with regular expressions that are needed now.
     key: Vec<u32>,
 }
 
-/// A libmagic and its room.
+/// A libmagic cookie and its room.
 struct Subset {
     /// Dropped before what it points to.
     cookie: Cookie,
     room: Room,
     /// The rules with regular expressions.
     key: Vec<u32>,
-    /// Entries that each gap has.
+    /// The number of entries of each gap.
     gap_entries: usize,
     /// Where each gap begins, and how many of its entries are in use.
     gaps: Vec<Gap>,
@@ -66,7 +67,7 @@ struct Gap {
     used: usize,
 }
 
-/// Memory that libmagic reads while we write to it now and then, never at the same time: nothing but raw pointers.
+/// Memory that libmagic reads and to which we write from time to time, but never at the same time: only raw pointers.
 struct Room {
     address: NonNull<u64>,
     words: usize,
@@ -82,7 +83,7 @@ impl Room {
 
     fn write(&mut self, at: usize, bytes: &[u8]) {
         assert!(at + bytes.len() <= self.words * 8);
-        // SAFETY: within what was allocated, as just checked; libmagic isn't running.
+        // SAFETY: within the allocation, as just checked; no libmagic call is in progress.
         unsafe {
             let to = self.address.as_ptr().cast::<u8>().add(at);
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
@@ -115,14 +116,14 @@ impl Subsets {
         }
     }
 
-    /// A libmagic with these rules, which are in order; None if that would be too much.
+    /// A cookie with these rules, which must be in order; None if they would be too many.
     pub fn cookie(
         &mut self,
         compiled: &Compiled,
         rules: &[Rule],
         wanted: &[u32],
     ) -> Option<&mut Cookie> {
-        // How much each gap has to hold.
+        // The number of rules that each gap has to hold.
         self.key.clear();
         let (mut most, mut here) = (0, 0);
         for number in wanted {
@@ -188,8 +189,8 @@ impl Subsets {
         let named_bytes = (compiled.named() + 1) * size;
         let mut buffers = [room.address.cast::<c_void>(), self.named.address.cast()];
         let mut sizes = [bytes, named_bytes];
-        // SAFETY: the buffers outlive the cookie, which `Subset` and `Subsets` drop first, and stay where they are.
-        // They hold whole entries behind a header that says how many.
+        // SAFETY: the buffers outlive the cookie, which `Subset` and `Subsets` drop first, and don't move. They hold
+        // whole entries after a header with their number.
         let cookie = unsafe { Cookie::with_buffers(&mut buffers, &mut sizes) }.ok()?;
         self.bytes += room.words * 8;
         Some(Subset {
@@ -228,7 +229,7 @@ impl Subset {
     }
 }
 
-/// Makes fillers of the entries that were in use before and aren't now: all zero in what `match` looks at.
+/// Turns the entries that were in use and no longer are into fillers: all zeros in the fields that `match` reads.
 fn clear(room: &mut Room, size: usize, gap: &mut Gap, used: usize) {
     for entry in used..gap.used {
         room.write((gap.begin + entry) * size, &[0; 12]);

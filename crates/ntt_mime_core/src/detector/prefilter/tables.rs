@@ -1,6 +1,7 @@
-//! All rules at once: which of them deserve a closer look.
+//! All rules at once: which of them have to be checked.
 //!
-//! What comes out is more than what can match, never less: [`check`](super::check) looks at each afterwards.
+//! The result may contain rules that can't match, but never misses one that can: [`check`](super::check) tests each
+//! afterwards.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -20,39 +21,39 @@ use super::regex::{SHORTEST_NEEDLE, is_refused, required, translate};
 use crate::detector::limits::REGEX_MAX;
 use crate::detector::release::Library;
 
-/// Searches with a range up to this are tried one by one: they look at hardly anything.
+/// Searches with a range up to this are tried one by one: they read hardly anything.
 const SHORT_RANGE: usize = 64;
 
-/// Searches with a greater range, or none, are tried one by one, so that the automaton needn't go there.
+/// Searches with a greater range, or without one, are tried one by one, so that the automaton needn't go that far.
 const LONG_RANGE: usize = 8192;
 
 /// Rules by what they need.
 pub struct Tables {
     binary: Beginnings,
     text: Beginnings,
-    /// Nothing quick is known of these.
+    /// Rules for which there is no fast check.
     other_binary: Vec<u32>,
     other_text: Vec<u32>,
-    /// The first rule that is found by what follows.
+    /// The first rule that is found by the following.
     first_searched: u32,
     needles: AhoCorasick,
     /// By the number of the needle.
     rules_of_needle: Vec<Vec<u32>>,
-    /// Bytes that needles are looked for in.
+    /// The number of bytes that are searched for needles.
     needle_bytes: usize,
-    /// Those of them whose blanks stand for any number, so that their needles may lie further in.
+    /// Searches among these in which blanks stand for any number of them, so that their needles may be further in.
     blanks: Blanks,
     /// By the number of their entry.
     regexes: HashMap<u32, RegexEntry>,
-    /// The first rule that counts from the end.
+    /// The first rule with an offset from the end.
     first_for_end: Option<usize>,
 }
 
-/// Searches for what has blanks in it that stand for any number of them.
+/// Searches for values in which blanks stand for any number of them.
 ///
-/// What matches begins within the search's range and has, beside blanks, no more bytes than the value. So where its needle
-/// lies beyond the bytes that are searched for it, there is hardly anything but blanks between the range and these bytes'
-/// end.
+/// A match begins within the search's range and has, besides blanks, no more bytes than the value. So if its needle
+/// is beyond the bytes that are searched for it, there is hardly anything but blanks between the range and the end of
+/// these bytes.
 #[derive(Default)]
 struct Blanks {
     rules: Vec<u32>,
@@ -61,7 +62,7 @@ struct Blanks {
 }
 
 impl Blanks {
-    /// May what one of them looks for reach beyond these bytes?
+    /// Whether a match of one of them may extend beyond these bytes.
     fn may_reach_beyond(&self, head: &[u8]) -> bool {
         let between = head.get(self.range_end..).unwrap_or_default();
         let mut others = between.iter().filter(|byte| !is_space(**byte));
@@ -72,9 +73,9 @@ impl Blanks {
 /// The regular expression of an entry.
 struct RegexEntry {
     source: String,
-    /// A match is sure to be one of regexec's: bytes outside ASCII in an expression may be refused by regcomp.
+    /// A match is certainly also one of regexec's. (regcomp may refuse an expression with bytes outside ASCII.)
     exact: bool,
-    /// Made when it is needed.
+    /// Built when it is needed.
     own: OnceCell<Option<Own>>,
 }
 
@@ -83,7 +84,7 @@ impl RegexEntry {
         if entry.kind() != kind::REGEX || entry.relation() != b'=' {
             return None;
         }
-        // Then libmagic has an error to tell of.
+        // libmagic reports an error then.
         if is_refused(entry.text(), library.refused) {
             return None;
         }
@@ -102,7 +103,7 @@ impl RegexEntry {
 }
 
 impl Tables {
-    /// None if the crates refuse, which they have no reason to.
+    /// None if the crates fail, for which they have no reason.
     pub fn new(compiled: &Compiled, rules: &[Rule], library: &Library) -> Option<Tables> {
         let mut builder = Builder::default();
         for (number, rule) in rules.iter().enumerate() {
@@ -126,20 +127,20 @@ impl Tables {
         builder.finish()
     }
 
-    /// Finds the rules that may match binary content.
-    /// libmagic has `len` bytes, of which these are the first; rules that look beyond them are among those.
+    /// Finds the rules that may match binary content. libmagic has `len` bytes, of which these are the first; rules
+    /// that read beyond these are included.
     pub fn find_binary(&self, bytes: &[u8], len: usize, hits: &mut Hits) {
         self.binary.find(bytes, len, hits);
         self.other_binary.iter().for_each(|rule| hits.add(*rule));
     }
 
-    /// Finds the rules that may match text, but for those for which all of it is searched.
+    /// Finds the rules that may match text, except those for which the whole text is searched.
     pub fn find_text(&self, text: &[u8], hits: &mut Hits) {
         self.text.find(text, text.len(), hits);
         self.other_text.iter().for_each(|rule| hits.add(*rule));
     }
 
-    /// Finds the others that may match text.
+    /// Finds the other rules that may match text.
     pub fn search_text(&self, text: &[u8], hits: &mut Hits) {
         let head = &text[..text.len().min(self.needle_bytes)];
         for found in self.needles.find_overlapping_iter(head) {
@@ -151,18 +152,18 @@ impl Tables {
         }
     }
 
-    /// Does a rule before this one ask for the end of any file?
+    /// Whether a rule before this one asks for the end of every file.
     pub fn asks_for_end_before(&self, rule: usize) -> bool {
         self.first_for_end.is_some_and(|first| first < rule)
     }
 
-    /// The first rule for which all of a text is searched.
+    /// The first rule for which the whole text is searched.
     pub fn first_searched(&self) -> u32 {
         self.first_searched
     }
 
-    /// Does the regular expression of this entry match in `region`, which is what libmagic matches it against? And
-    /// where, if that is asked.
+    /// Whether the regular expression of this entry matches in `region`, against which libmagic matches it; and
+    /// where, on request.
     pub fn regex(
         &self,
         number: usize,
@@ -188,15 +189,15 @@ impl Tables {
     }
 }
 
-/// A regular expression by itself.
+/// A single regular expression.
 struct Own {
     regex: Regex,
-    /// Finds the longest match that begins at a place, as POSIX has it. `regex` prefers others.
+    /// Finds the longest match that begins at a position, as POSIX requires. `regex` prefers others.
     longest: dfa::DFA,
     cache: RefCell<dfa::Cache>,
 }
 
-/// Memory that an engine may use for what it has found out of one expression, in bytes.
+/// Memory that an engine may use for cached states of one expression, in bytes.
 const CACHE: usize = 128 * 1024;
 
 fn build(source: &str) -> Option<Regex> {
@@ -230,7 +231,7 @@ impl Own {
         })
     }
 
-    /// The start of the leftmost match, and the end of the longest that begins there, unless the engine gives up.
+    /// The start of the leftmost match, and the end of the longest one that begins there, unless the engine gives up.
     fn find(&self, region: &[u8]) -> Option<(usize, Option<usize>)> {
         let start = self.regex.find(region)?.start();
         let input = Input::new(region).range(start..).anchored(Anchored::Yes);
@@ -307,7 +308,7 @@ impl Builder {
                 .build(needles)
                 .ok()?,
             rules_of_needle,
-            // In so much hardly any text has blanks alone.
+            // Hardly any text has only blanks within this length.
             needle_bytes: self
                 .needle_bytes
                 .max(self.blanks.range_end + 8 * VALUE_BYTES),
@@ -318,8 +319,8 @@ impl Builder {
     }
 }
 
-/// What is found wherever a search succeeds, its longest piece without white space, and up to where, unless
-/// [`Blanks`] are in between. None for one that is better tried by itself.
+/// What is found wherever a search succeeds: its longest piece without white space; and up to which position, unless
+/// [`Blanks`] are in between. None if it is better tried separately.
 fn needle(entry: &Entry<'_>) -> Option<(Vec<Vec<u8>>, usize)> {
     let offset = offset_of(entry, None)?;
     let range = entry.range();
@@ -337,14 +338,14 @@ fn needle(entry: &Entry<'_>) -> Option<(Vec<Vec<u8>>, usize)> {
     (longest.len() >= SHORTEST_NEEDLE).then_some((needles, offset + range + value.len()))
 }
 
-/// Is there a blank in what is looked for that stands for any number of them?
+/// Whether the value has a blank that stands for any number of them.
 fn has_blanks(entry: &Entry<'_>) -> bool {
     let any_number = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
     let value = &entry.value()[..entry.value_length().min(VALUE_BYTES)];
     entry.str_flags() & any_number != 0 && value.iter().any(|byte| is_space(*byte))
 }
 
-/// Of these one is found wherever a regular expression matches, and up to where.
+/// Pieces of which one is found wherever a regular expression matches, and up to which position.
 fn needles_of_regex(entry: &Entry<'_>, source: &str) -> Option<(Vec<Vec<u8>>, usize)> {
     let offset = offset_of(entry, None)?;
     let needles = required(source)?;

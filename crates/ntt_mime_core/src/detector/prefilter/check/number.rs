@@ -4,14 +4,15 @@ use super::super::buffer::Bytes;
 use super::super::format::{Entry, flag, kind};
 use super::{Answer, Found, Library};
 
-/// How a number is written.
+/// The representation of a number.
 pub struct Number {
     pub bytes: usize,
     pub big_endian: bool,
 }
 
 impl Number {
-    /// How a test of this kind reads it, with `flip` in the other byte order if the kind names one (`cvt_flip`).
+    /// How a test of this kind reads it; with `flip`, in the opposite byte order if the kind specifies one
+    /// (`cvt_flip`).
     pub fn of(kind: u8, flip: bool) -> Option<Number> {
         let mut number = Number::plain(kind)?;
         let named = !matches!(
@@ -40,7 +41,7 @@ impl Number {
         Some(Number { bytes, big_endian })
     }
 
-    /// The number that is there; None if the bytes aren't.
+    /// The number; None if there aren't enough bytes.
     fn read(&self, bytes: &[u8]) -> Option<u64> {
         let n = self.bytes;
         let bytes = bytes.get(..n)?;
@@ -57,7 +58,7 @@ impl Number {
         })
     }
 
-    /// One with a sign of that many bytes.
+    /// Interprets it as a signed number of that many bytes.
     fn signed(&self, value: u64) -> i64 {
         let shift = 64 - 8 * self.bytes as u32;
         ((value << shift) as i64) >> shift
@@ -77,17 +78,17 @@ pub const OP_INVERSE: u8 = 0x40;
 const OP_INDIRECT: u8 = 0x80;
 const OP_SIGNED: u8 = 0x20;
 
-/// Where an offset leads that is read from the bytes (`mget`, `do_ops`).
+/// Where an offset that is read from the bytes leads (`mget`, `do_ops`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Indirection {
     To(usize),
-    /// The bytes aren't there, or say what can't be.
+    /// The bytes don't exist, or contain an impossible value.
     Nowhere,
-    /// It isn't followed here.
+    /// It isn't evaluated here.
     Untold,
 }
 
-/// Follows an indirect offset that is read from here.
+/// Evaluates an indirect offset that is read from here.
 pub fn indirection(
     library: &Library,
     entry: &Entry<'_>,
@@ -95,7 +96,7 @@ pub fn indirection(
     offset: usize,
     flip: bool,
 ) -> Indirection {
-    // What is out of bounds (`do_ops`) isn't looked at in 5.41.
+    // 5.41 doesn't check for values that are out of bounds (`do_ops`).
     let out_of_bounds = match library.checks_offsets {
         true => Indirection::Nowhere,
         false => Indirection::Untold,
@@ -106,7 +107,7 @@ pub fn indirection(
         kind::LEID3 => (kind::LELONG, true),
         kind => (kind, false),
     };
-    // `cvt_flip` leaves the kinds of ID3 as they are.
+    // `cvt_flip` doesn't change the kinds of ID3.
     let Some(number) = Number::of(kind, flip && !id3).filter(|number| number.bytes <= 4) else {
         return Indirection::Untold;
     };
@@ -124,7 +125,7 @@ pub fn indirection(
     };
     let mut by = i64::from(entry.in_offset());
     if op & OP_INDIRECT != 0 {
-        // What is applied to the number is itself read from the bytes, at a distance of `in_offset`.
+        // The operand for the number is itself read from the bytes, at a distance of `in_offset`.
         let Some(at) = usize::try_from(offset as i64 + by).ok().filter(|_| !id3) else {
             return Indirection::Untold;
         };
@@ -174,7 +175,7 @@ pub fn number(
     let there = bytes.get(offset, n);
     let value = match number.read(there) {
         Some(value) => value,
-        // Eight bytes are never missed: `mget` has no such case, and `mcopy` puts zeros in their place.
+        // Eight bytes are never missing: `mget` has no such case, and `mcopy` puts zeros in their place.
         None if n == 8 => {
             let mut word = [0; 8];
             word[..there.len()].copy_from_slice(there);
@@ -185,7 +186,7 @@ pub fn number(
     compare(library, entry, &number, value, offset + n)
 }
 
-/// The place itself, as a number (`FILE_OFFSET`).
+/// The position itself, as a number (`FILE_OFFSET`).
 pub fn offset(library: &Library, entry: &Entry<'_>, at: usize) -> Found {
     let number = Number {
         bytes: 8,
@@ -194,10 +195,10 @@ pub fn offset(library: &Library, entry: &Entry<'_>, at: usize) -> Found {
     compare(library, entry, &number, at as u64, at)
 }
 
-/// Compares a number as the entry says.
+/// Compares a number in the way of the entry.
 fn compare(library: &Library, entry: &Entry<'_>, number: &Number, value: u64, end: usize) -> Found {
     let n = number.bytes;
-    // Casts to the type's width, as `DO_CVT` does them, by cutting the rest off at the end.
+    // Casts to the type's width, like `DO_CVT`, by removing the excess at the end.
     let width = 8 * n as u32;
     let cut = |value: u64| value & (u64::MAX >> (64 - width));
     let mask = entry.mask();
@@ -209,7 +210,7 @@ fn compare(library: &Library, entry: &Entry<'_>, number: &Number, value: u64, en
         OP_ADD => value.wrapping_add(mask),
         OP_MINUS => value.wrapping_sub(mask),
         OP_MULTIPLY => value.wrapping_mul(mask),
-        // With a sign from 5.47 on, where either has one.
+        // Signed from 5.47 on, if either operand is signed.
         OP_DIVIDE | OP_MODULO
             if library.signed_division
                 && entry.flag() & flag::UNSIGNED == 0

@@ -1,5 +1,5 @@
-//! Tests of strings, of all kinds: at a place, searched for, of 16-bit characters, with their length before them, and
-//! the regions that regular expressions are matched against.
+//! Tests of strings of all kinds: at a position, searched for, of 16-bit characters, with their length before them;
+//! and the regions against which regular expressions are matched.
 
 use memchr::memmem;
 
@@ -13,7 +13,7 @@ pub fn string(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     let flags = entry.str_flags();
     let wanted = entry.value_length();
     let plain = flags & !HARMLESS == 0 && b"=!".contains(&entry.relation());
-    // A string of the greatest length loses its last byte on the way (`mconvert`).
+    // A string of the maximum length loses its last byte (`mconvert`).
     if flags & !UNDERSTOOD != 0 || wanted >= VALUE_BYTES {
         return Answer::Maybe.into();
     }
@@ -29,7 +29,8 @@ pub fn string(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
         return Found::missed(entry);
     }
     let value = &entry.value()[..wanted];
-    // `mcopy` copies as much as a value has, zeros where the file has ended, and `mconvert` ends it with a zero.
+    // `mcopy` copies as many bytes as a value can have, with zeros after the end of the file, and `mconvert` ends it
+    // with a zero.
     let mut copy = [0; VALUE_BYTES];
     copy[..rest.len()].copy_from_slice(rest);
     if flags & !HARMLESS == 0 {
@@ -43,7 +44,7 @@ pub fn string(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
             b'<' if !unsigned => order.is_lt(),
             _ => return Answer::Maybe.into(),
         };
-        // `moffset` goes by what is there then: a C string, or a line if the value is empty.
+        // `moffset` depends on what is there then: a C string, or a line if the value is empty.
         let lines = entry.value()[0] == 0;
         let ends = |byte: &u8| *byte == 0 || lines && b"\r\n".contains(byte);
         let length = copy.iter().position(ends).unwrap_or(VALUE_BYTES - 1);
@@ -58,7 +59,7 @@ pub fn string(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     }
 }
 
-/// A string within a range from an offset, or that isn't there.
+/// A string within a range from an offset, or its absence.
 pub fn search(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     let flags = entry.str_flags();
     let wanted = entry.value_length();
@@ -68,7 +69,7 @@ pub fn search(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     match entry.relation() {
         b'=' => search_for(entry, bytes, offset),
         b'!' if offset.saturating_add(wanted) > bytes.len() => Found::missed(entry),
-        // Where nothing is found, `search.offset` stays where the search began.
+        // If nothing is found, `search.offset` stays where the search began.
         b'!' => match search_for(entry, bytes, offset).answer {
             Answer::No if flags & str_flag::OFFSET_START == 0 => Found::at(true, offset + wanted),
             Answer::No => Found::at(true, offset),
@@ -80,7 +81,7 @@ pub fn search(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
 
 fn search_for(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     let wanted = entry.value_length();
-    // The byte after a whole word is looked at, too.
+    // The byte after a whole word is also read.
     let near = match entry.range() {
         0 => usize::MAX,
         range => range.saturating_add(wanted + 1),
@@ -89,7 +90,7 @@ fn search_for(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     let whole = offset.saturating_add(rest.len()) >= bytes.len();
     match search_in(entry, rest, offset, whole) {
         Some(found) => found,
-        // A run of blanks may be of any length.
+        // A run of blanks may have any length.
         None => {
             let rest = bytes.get(offset, usize::MAX);
             search_in(entry, rest, offset, true).unwrap_or(Answer::Maybe.into())
@@ -97,7 +98,7 @@ fn search_for(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     }
 }
 
-/// The same in bytes of which more follow unless they are the `whole`: None if it depends on these.
+/// The same for bytes that others follow, unless they are the `whole`: None if the result depends on those.
 fn search_in(entry: &Entry<'_>, rest: &[u8], offset: usize, whole: bool) -> Option<Found> {
     let flags = entry.str_flags();
     let wanted = entry.value_length();
@@ -112,14 +113,14 @@ fn search_in(entry: &Entry<'_>, rest: &[u8], offset: usize, whole: bool) -> Opti
         (Some(place), _) => Found::at(true, offset + place),
     };
     if flags == 0 {
-        // The last place is `range` itself: memmem gets "range + length" bytes.
+        // The last position is `range` itself: memmem gets "range + length" bytes.
         let end = match range.checked_add(wanted) {
             Some(end) if range > 0 => end.min(rest.len()),
             _ => rest.len(),
         };
         return Some(found(memmem::find(&rest[..end], value)));
     }
-    // Here it is the place before `range`.
+    // Here it is the position before `range`.
     let places = rest.len() - wanted + 1;
     let places = if range == 0 {
         places
@@ -130,7 +131,7 @@ fn search_in(entry: &Entry<'_>, rest: &[u8], offset: usize, whole: bool) -> Opti
         return Some(found(memmem::find(&rest[..places - 1 + wanted], value)));
     }
     let matches = |at: usize| equals(value, &rest[at..], flags, whole);
-    // The first place that may be one is one, or none can be told.
+    // If the first possible position is a match, that is the one; otherwise it isn't known.
     let first_of = |places: &mut dyn Iterator<Item = usize>| {
         let mut answers = places.map(|place| (matches(place), place));
         match answers.find(|(answer, _)| *answer != Answer::No) {
@@ -156,9 +157,9 @@ fn search_in(entry: &Entry<'_>, rest: &[u8], offset: usize, whole: bool) -> Opti
     first_of(&mut places)
 }
 
-/// Does what begins with a blank match at all places of a run of blanks, or at none? It does if the first blank of the
-/// value stands for all that are left of the run, so that what follows is compared with what follows the run. Without that
-/// a long run would take the square of its length.
+/// Whether a value that begins with a blank matches at all positions of a run of blanks, or at none. It does if the
+/// first blank of the value stands for the whole rest of the run, so that what follows is compared with what follows
+/// the run. Without this, a long run would take quadratic time.
 fn any_of_a_run(value: &[u8], flags: u32) -> bool {
     match flags & str_flag::COMPACT_WHITESPACE {
         0 => flags & str_flag::COMPACT_OPTIONAL_WHITESPACE != 0,
@@ -166,11 +167,11 @@ fn any_of_a_run(value: &[u8], flags: u32) -> bool {
     }
 }
 
-/// `file_strncmp` in the C locale, with both told to end where their slices do. It can't tell what libmagic sees beyond
-/// these, but that blanks aren't compared with what is beyond the `whole`.
+/// `file_strncmp` in the C locale, limited to the two slices. It doesn't know what libmagic sees beyond these, except
+/// that blanks aren't compared with what is beyond the `whole`.
 fn equals(value: &[u8], bytes: &[u8], flags: u32, whole: bool) -> Answer {
     let (mut a, mut b) = (0, 0);
-    // Without one of the two, no more is looked at than the value is long, which `bytes` has.
+    // Without either of the two, no more bytes are read than the value has, and `bytes` has that many.
     let whitespace = str_flag::COMPACT_WHITESPACE | str_flag::COMPACT_OPTIONAL_WHITESPACE;
     let any_length = flags & whitespace != 0;
     let end = match any_length {
@@ -178,12 +179,12 @@ fn equals(value: &[u8], bytes: &[u8], flags: u32, whole: bool) -> Answer {
         true => bytes.len(),
     };
     let at = |b: usize| bytes.get(b).copied();
-    // One step a byte of the value at most: "while (--len > 0)".
+    // At most one step for each byte of the value: "while (--len > 0)".
     for _ in 0..value.len() {
         if b >= end {
             return Answer::at_most(!whole);
         }
-        // What comes after the value is zero.
+        // What follows the value is zero.
         let wanted = value.get(a).copied().unwrap_or(0);
         if flags & str_flag::IGNORE_LOWERCASE != 0 && wanted.is_ascii_lowercase() {
             if bytes[b].to_ascii_lowercase() != wanted {
@@ -231,15 +232,15 @@ pub fn is_space(byte: u8) -> bool {
     byte == b' ' || (b'\t'..=b'\r').contains(&byte)
 }
 
-/// A string of 16-bit characters, of which the low bytes are compared; those are blanks where only they are zero
-/// (`mcopy`). What is beyond the end isn't known.
+/// A string of 16-bit characters, of which the low bytes are compared; they are replaced by blanks if only they are
+/// zero (`mcopy`). What is beyond the end isn't known.
 pub fn string16(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     let wanted = entry.value_length();
     if entry.relation() != b'=' || wanted >= VALUE_BYTES {
         return Answer::Maybe.into();
     }
     let big_endian = usize::from(entry.kind() == kind::BESTRING16);
-    // Of what isn't there at all, zeros are compared.
+    // Beyond the end, zeros are compared.
     if offset >= bytes.len() && entry.value()[0] != 0 {
         return Answer::No.into();
     }
@@ -289,13 +290,13 @@ pub fn pascal_string(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Answ
     )
 }
 
-/// The bits of a first byte of DER that are the tag; that of a sequence; and what begins a tag of more bytes.
+/// The tag bits of the first byte of a DER element, the tag of a sequence, and the value that begins a longer tag.
 pub const DER_TAG: u8 = 0x1F;
 pub const DER_SEQUENCE: u8 = 0x10;
 pub const DER_LONG_FORM: u8 = 0x1F;
 
-/// An element of ASN.1's DER (`gettag`, `getlength` and `der_cmp` in src/der.c): a sequence of any length, or what
-/// isn't followed here.
+/// An element of ASN.1's DER (`gettag`, `getlength` and `der_cmp` in src/der.c): a sequence of any length, or
+/// something that isn't evaluated here.
 pub fn der(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     if entry.text() != b"seq" {
         return Answer::Maybe.into();
@@ -307,7 +308,7 @@ pub fn der(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     };
     match tag & DER_TAG {
         DER_SEQUENCE => {}
-        // A tag of more bytes, which isn't followed: what is added up there may be anything, modulo 2^32.
+        // A longer tag isn't evaluated: the sum in it may be anything, modulo 2^32.
         DER_LONG_FORM => return Answer::Maybe.into(),
         _ => return Answer::No.into(),
     }
@@ -319,7 +320,7 @@ pub fn der(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     if 2 + digits >= len {
         return Answer::No.into();
     }
-    // The last eight bytes are what is left of it.
+    // Only the last eight bytes remain of it.
     let number = rest[2..header]
         .iter()
         .fold(0_u64, |number, digit| number << 8 | u64::from(*digit));
@@ -336,7 +337,7 @@ pub fn der(entry: &Entry<'_>, bytes: Bytes<'_>, offset: usize) -> Found {
     Found::at(true, offset + header + entry.offset().max(0) as usize)
 }
 
-/// The bytes that a regular expression is matched against (`mcopy`): up to a number of bytes or lines.
+/// The bytes against which a regular expression is matched (`mcopy`): up to a number of bytes or lines.
 pub fn region<'a>(entry: &Entry<'_>, rest: &'a [u8]) -> &'a [u8] {
     let lines = entry.str_flags() & str_flag::LINE_COUNT != 0;
     let bytes = match (entry.range(), lines) {
@@ -349,8 +350,8 @@ pub fn region<'a>(entry: &Entry<'_>, rest: &'a [u8]) -> &'a [u8] {
     if lines && entry.range() > 0 {
         region = first_lines(region, entry.range());
     }
-    // What regexec(3) sees of it: the last byte gives way to the zero that ends a C string, and an earlier zero ends
-    // it, too (`magiccheck`).
+    // What regexec(3) sees of it: the last byte is replaced by the zero that ends a C string, and an earlier zero
+    // also ends it (`magiccheck`).
     let region = &region[..region.len().saturating_sub(1)];
     &region[..memchr::memchr(0, region).unwrap_or(region.len())]
 }
