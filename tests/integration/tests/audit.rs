@@ -1,13 +1,14 @@
-//! Audits: of so many blobs one is judged again, from all of it and with all of libmagic's rules, and what that gives is
-//! what counts.
+//! Audits: one of so many blobs is judged again, from the whole file and with all of libmagic's rules, and that
+//! result counts.
 //!
-//! The library under test is the poisonous one, whose prefilter is wrong about blobs that the server's environment names.
+//! The library under test is the one with the feature `poison`, whose prefilter is wrong about blobs that the
+//! server's environment names.
 
 use ntt_mime_integration::{Cluster, Session, Store, TestDb, inode};
 
 const LIE: &str = "application/x-lie";
 
-/// Blobs that the prefilter is wrong about.
+/// A store with blobs about which the prefilter is wrong.
 fn store_with_lies() -> (Store, Vec<String>, Cluster) {
     let store = Store::new();
     let lies: Vec<String> = (0..5)
@@ -27,7 +28,7 @@ fn database<'c>(cluster: &'c Cluster, name: &str, store: &Store, lies: &[String]
     db
 }
 
-/// Whether the blob is chosen by an interval: by the last 16 digits of its id.
+/// Whether the interval selects the blob, by the last 16 digits of its id.
 fn chosen(s: &mut Session, interval: u64) -> i64 {
     let ids = s.column("SELECT blobid FROM blob");
     let number = |id: &String| u64::from_str_radix(&id[48..], 16).expect("digits");
@@ -73,7 +74,7 @@ fn what_an_audit_finds_is_stored_and_told_and_ends_the_prefilter() {
         warnings.iter().any(|warning| warning.contains(&told)),
         "{warnings:?}"
     );
-    // The log has each, with both answers and the release.
+    // The log has each of them, with both answers and the release.
     let log = cluster.log();
     let told = lies
         .iter()
@@ -103,7 +104,7 @@ fn blobs_are_chosen_by_their_ids() {
     let outcome = s.backfill("100, target => 'blob', dry_run => true");
     assert_eq!(audited(&mut s, outcome.run_id), (0, 0));
     assert!(s.take_warnings().is_empty());
-    // Then nobody finds out.
+    // Then nobody notices.
     s.exec("TRUNCATE blob");
     for id in &lies {
         s.exec(&format!("INSERT INTO blob (blobid) VALUES ('{id}')"));

@@ -1,12 +1,13 @@
-//! A run and those who wait for its rows: as long as somebody does, its batches are short.
+//! A run beside sessions that wait for its rows: while somebody waits, its batches are short.
 
 use ntt_mime_integration::{SOON, Session, Store, TestDb, wait_until};
 
-/// Rows of a batch at most.
+/// Maximum number of rows of a batch.
 const MOST: i64 = 400;
 
-/// A table of 4,000 rows whose updates are logged, batch by batch. The first batch of as many rows as may be waits in its
-/// trigger, before its commit, for a tenth of a second or more: until somebody waits for it, or else for a fifth.
+/// A table of 4,000 rows whose updates are logged, batch by batch. The first batch of the maximum size waits in its
+/// trigger, before its commit: until somebody waits for it, for at least a tenth of a second, or otherwise for a
+/// fifth.
 fn table(name: &str, mime_type: &str, until_awaited: bool) -> (TestDb<'static>, Store, Session) {
     let (db, store, mut s) = TestDb::with_store(name);
     let blobids = store.put_synthetic(10);
@@ -35,8 +36,8 @@ fn table(name: &str, mime_type: &str, until_awaited: bool) -> (TestDb<'static>, 
     (db, store, s)
 }
 
-/// Runs `call` with one worker; another session wants a row of the batch that waits, if `wanted`. Returns the rows of each
-/// batch, from that one on, and how many batches the run says were waited for.
+/// Runs `call` with one worker; if `wanted`, another session wants a row of the batch that waits. Returns the rows of
+/// each batch, from that one on, and for how many batches, according to the run, somebody waited.
 fn batches(db: &TestDb, s: &mut Session, call: &str, wanted: bool) -> (Vec<i64>, i64) {
     let mut caller = db.connect();
     caller.exec("SET ntt_mime.target = 'item'");
@@ -56,7 +57,7 @@ fn batches(db: &TestDb, s: &mut Session, call: &str, wanted: bool) -> (Vec<i64>,
                         AND wait_event = 'PgSleep' AND datname = current_database()",
                 ) == 1
             });
-            // Its first row: that after those which have been committed.
+            // Its first row: the one after those that have been committed.
             s.exec("UPDATE item SET note = 'mine' WHERE id = 1 + (SELECT sum(rows) FROM batch)");
         }
     });
@@ -74,7 +75,7 @@ fn batches(db: &TestDb, s: &mut Session, call: &str, wanted: bool) -> (Vec<i64>,
     (all[held..].to_vec(), waited_for)
 }
 
-/// The one after the batch that was waited for may have been read before.
+/// The batch after the one that was waited for may have been read before.
 fn check_short(rows: &[i64], waited_for: i64) {
     assert!(waited_for >= 1, "{waited_for}");
     assert!(rows[2] <= MOST / 4, "{rows:?}");

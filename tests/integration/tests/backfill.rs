@@ -1,4 +1,4 @@
-//! `CALL ntt_backfill_mime`: what it fills, what it leaves alone, what it counts and says, on each kind of target.
+//! `CALL ntt_backfill_mime`: what it fills, what it leaves alone, what it counts and reports, on each kind of target.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use ntt_mime_integration::{
 };
 use postgres::error::DbError;
 
-/// The outcome, the run's row and the failures agree with what was there to do.
+/// The outcome, the run's row and the failures agree with what there was to do.
 #[track_caller]
 fn check_counts(s: &mut Session, outcome: &Outcome) {
     let expected = inode::expected(s);
@@ -58,7 +58,7 @@ fn fills_the_users_archive() {
     assert_eq!(inode::pending(&mut s, "inode"), 0);
     check_counts(&mut s, &outcome);
 
-    // The same by file(1) itself.
+    // The same according to file(1).
     let judged: Vec<(String, String)> = corpus()
         .blobs
         .iter()
@@ -99,7 +99,7 @@ fn fills_the_users_archive() {
     let mut ms = |column: &str| -> f64 { s.run_row(id, column).parse().expect("it isn't null") };
     let times = ["scan_ms", "read_ms", "detect_ms", "update_ms", "commit_ms"].map(&mut ms);
     assert!(times.iter().all(|time| *time > 0.0), "{times:?}");
-    // All that the workers did, and waited, is in one of them.
+    // Everything that the workers did, including waiting, is in one of these.
     let idle = ms("options->>'idle_ms'");
     let (told, all) = (
         times.iter().sum::<f64>() + idle,
@@ -116,7 +116,7 @@ fn fills_the_users_archive() {
     let options = ["batch_size", "dry_run", "retry_failed"].map(|key| format!("options->>'{key}'"));
     assert_eq!(s.run_row(id, &options.join(", ")), "10000|false|false");
     assert_eq!(s.run_row(id, "options->>'max_blobs' IS NULL"), "t");
-    // Each file of this corpus is looked at once at least, and hardly any of them with all rules.
+    // Each file of this corpus is detected at least once, and hardly any of them with all rules.
     let (prefiltered, fallbacks) = (
         s.run_counter(id, "options->>'prefiltered'"),
         s.run_counter(id, "options->>'prefilter_fallbacks'"),
@@ -200,7 +200,7 @@ fn dry_run_changes_nothing() {
     // Not even written and rolled back: no row has a new version.
     let moved = s.count("SELECT count(*) FROM before b WHERE NOT EXISTS (SELECT FROM inode i WHERE i.xmin::text = b.version AND i.ctid::text = b.place AND i.tableoid::regclass::text = b.leaf)");
     assert_eq!(moved, 0);
-    // And the real one does what it foretold.
+    // And the real run does what the dry run predicted.
     let real = s.backfill("100");
     assert_eq!(
         (real.blobs, real.failures),
@@ -215,7 +215,7 @@ fn max_blobs_stops_about_there() {
     let expected = inode::expected(&mut s);
     let batch = 25;
     let first = s.backfill(&format!("{batch}, max_blobs => 100"));
-    // Each of the two workers may have a batch in hand when the hundredth blob is met.
+    // Each of the two workers may have a batch in progress when the hundredth blob is met.
     assert!(
         (100..=100 + 2 * batch).contains(&first.blobs),
         "{} blobs",
@@ -345,7 +345,7 @@ fn fills_several_levels_of_partitions() {
     inode::check_filled(&mut s, "inode");
     check_counts(&mut s, &outcome);
     assert_eq!(s.run_counter(outcome.run_id, "leaves_total"), 10);
-    // A subtree is a target too.
+    // A subtree is also a target.
     s.exec("UPDATE inode SET mime_type = NULL WHERE mime_type <> 'application/x-kept'");
     inode::remember(&mut s, "inode");
     let subtree = s.backfill("100, target => 'inode_m2'");
@@ -370,7 +370,7 @@ fn fills_several_levels_of_partitions() {
 fn foreign_partitions_are_skipped_with_a_warning() {
     let (_db, store, mut s) = TestDb::with_store("foreign");
     inode::load_source(&mut s, &store.put_synthetic(30));
-    // Its rows are pending as well, for whoever reads the target.
+    // Its rows are pending as well, for anybody who reads the target.
     let file = scratch::folder("foreign").join("leaf.csv");
     let lines = s.column("SELECT '0,' || blobid || ',' FROM source WHERE n % 3 = 0");
     std::fs::write(&file, lines.join("\n")).expect("scratch folder");
@@ -470,7 +470,7 @@ fn malformed_blobids_in_rows_are_recorded() {
     }
     let long = s.count("SELECT max(length(detail))::bigint FROM ntt_mime.failure");
     assert!(long < 1000, "a detail of {long} characters");
-    // They are passed over the next time.
+    // They are skipped the next time.
     let again = s.backfill("20");
     assert_eq!(again.rows_updated, 0);
 }
@@ -505,7 +505,7 @@ fn the_setting_names_the_target() {
     assert_eq!(s.backfill("").rows_updated, 20);
     assert_eq!(inode::pending(&mut s, r#"a."Blob""#), 0);
     assert_eq!(inode::pending(&mut s, "blob"), 20);
-    // An argument goes before the setting.
+    // The argument takes precedence over the setting.
     assert_eq!(s.backfill("target => 'blob'").rows_updated, 20);
     // The search path is the caller's.
     s.exec(r#"UPDATE a."Blob" SET mime_type = NULL; SET search_path = a, public; SET ntt_mime.target = '"Blob"'"#);
@@ -558,11 +558,12 @@ fn settings_of_the_session_reach_the_workers() {
     assert_eq!(s.column("SELECT DISTINCT mime FROM truth"), ["image/gif"]);
 }
 
-/// What a run says of blobs whose type doesn't fit, after their number.
+/// What a run says about blobs whose type doesn't fit, after their number.
 const TOO_LONG: &str = "too long a type for column \"mime_type\" | Their rows were left as they are. \
      | Change the column's type to text, or to varchar(255).";
 
-/// SQLSTATE and words of the WARNINGs since the last time; and whether the run's last word leads to `ntt_mime.failure`.
+/// SQLSTATE and text of the WARNINGs since the last call; and whether the run's last message refers to
+/// `ntt_mime.failure`.
 fn last_words(s: &mut Session) -> (Vec<String>, bool) {
     let notices = s.take_notices();
     let warnings = notices.iter().filter(|n| n.severity == "WARNING");
@@ -602,7 +603,7 @@ fn a_type_too_long_for_the_column_is_a_failure() {
         ),
         [format!("{pdf}|application/pdf"), format!("{png}|image/png")]
     );
-    // It is the column's failure, not the blob's: nobody's other target is to pass over it.
+    // It is a failure of the column, not of the blob: runs on other targets must not skip it.
     assert_eq!(
         last_words(&mut s),
         (vec![format!("22001 1 blob has {TOO_LONG}")], false)
@@ -642,7 +643,7 @@ fn types_too_long_for_the_column_are_told_apart_from_blobs_on_record() {
         s.table("SELECT reason, count(*) FROM ntt_mime.failure GROUP BY 1"),
         ["missing|2"]
     );
-    // What was missing is there, and is forgotten, whether its type fits or not.
+    // What was missing now exists, and its record is removed, whether its type fits or not.
     store.put(scripts[1]);
     let outcome = s.backfill("target => 'blob', retry_failed => true");
     assert_eq!((outcome.rows_updated, outcome.failures), (0, 3));
@@ -715,7 +716,7 @@ fn triggers_see_ordinary_updates() {
 #[test]
 fn a_trigger_may_change_other_columns_or_refuse_a_row() {
     let (_db, _store, mut s) = inode::archive("suppress", 2, 50, 2);
-    // The user's own trigger sets processed_at, and doesn't let rows of one inode range through.
+    // The user's own trigger sets processed_at, and suppresses updates of rows in one range of inodes.
     s.exec(
         "CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN
@@ -765,8 +766,8 @@ fn pdf_last(name: &str, statement: &str) -> (TestDb<'static>, Store, Session) {
     (db, store, s)
 }
 
-/// An error that `statement` makes the PDF file's row raise ends the run, with its SQLSTATE and words; and it tells
-/// where it came about.
+/// An error that `statement` raises for the PDF file's row ends the run, with its SQLSTATE and text; and the error
+/// says where it occurred.
 fn ends_the_run(name: &str, statement: &str, sqlstate: &str, word: &str) -> DbError {
     let (db, _store, mut s) = pdf_last(name, statement);
     let call = "25, workers => 1, target => 'blob'";
@@ -790,7 +791,7 @@ fn ends_the_run(name: &str, statement: &str, sqlstate: &str, word: &str) -> DbEr
     assert!(row[0].starts_with("failed|t|300|"), "{row:?}");
     assert!(row[0].contains(word), "{row:?}");
     assert_eq!(s.count("SELECT count(*) FROM ntt_mime.progress"), 0);
-    // The session is well, and the lock is gone: the next run meets the same error, not 55006.
+    // The session is usable, and the lock is released: the next run meets the same error, not 55006.
     assert_error(s.call(call), sqlstate, word);
     error
 }
@@ -849,7 +850,7 @@ fn two_targets_at_once() {
     let (db, _store, mut s) = inode::archive("two", 4, 300, 2);
     s.exec("CREATE TABLE blob AS SELECT DISTINCT blobid, NULL::text AS mime_type FROM source");
     let mut first = db.connect();
-    // A long one, which is ended.
+    // A long run, which is cancelled.
     first.exec("SET ntt_mime.batch_delay = '1min'");
     let first = first.call_in_background("20");
     s.wait_for_run();
@@ -865,7 +866,7 @@ fn two_targets_at_once() {
 #[test]
 fn old_runs_go_away() {
     let (_db, _store, mut s) = inode::archive("history", 2, 10, 1);
-    // Of runs that find nothing to do only the last one would be kept.
+    // Of several runs that find nothing to do, only the last would be kept.
     let run = |s: &mut Session| {
         s.exec("UPDATE inode SET mime_type = NULL WHERE blobid IS NOT NULL");
         s.backfill("")
@@ -892,7 +893,7 @@ fn old_runs_go_away() {
 
 #[test]
 fn rows_of_one_blob_with_different_widths_of_columns() {
-    // A domain or a varchar are text to us, and a column may come before or after, or have been dropped.
+    // A domain and a varchar also count as text, and columns may have other positions, or have been dropped before.
     let (_db, store, mut s) = TestDb::with_store("columns");
     s.exec(
         "CREATE TABLE t (gone int, mime_type varchar, key int, blobid varchar(64)) PARTITION BY LIST (key);

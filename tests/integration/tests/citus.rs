@@ -1,6 +1,6 @@
 //! Targets that Citus distributes: three nodes, a coordinator and two with shards.
 //!
-//! Citus is in no package of Debian's. Where its extension isn't installed, the tests say so and do nothing.
+//! Debian has no package of Citus. If the extension isn't installed, the tests say so and do nothing.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -21,10 +21,10 @@ use ntt_mime_integration::{
 /// Rows of the larger tables.
 const ROWS: i64 = 100_000;
 
-/// Rows that a slow run is at for some time.
+/// Rows that keep a slow run busy for some time.
 const ROWS_TO_WATCH: i64 = 30_000;
 
-/// What a node needs besides the libraries to load.
+/// What a node needs besides the libraries to be loaded.
 const SETTINGS: [(&str, &str); 7] = [
     ("wal_level", "logical"),
     ("max_worker_processes", "40"),
@@ -32,16 +32,16 @@ const SETTINGS: [(&str, &str); 7] = [
     ("max_wal_senders", "40"),
     ("citus.node_conninfo", "sslmode=prefer"),
     ("citus.enable_statistics_collection", "off"),
-    // What the tests wait for, they wait for themselves.
+    // The tests themselves wait for everything that has to be waited for.
     ("citus.defer_shard_delete_interval", "-1"),
 ];
 
-/// Is an extension installed? It is said if it isn't.
+/// Whether an extension is installed. Prints a message if not.
 fn is_installed(extension: &str) -> bool {
     let control = server::sharedir().join(format!("extension/{extension}.control"));
     let is_there = control.exists();
     if !is_there {
-        // Past the capture of a test's output: it is to be seen that they have passed by.
+        // Written past the capture of a test's output, so that it is visible that the tests were skipped.
         let mut out = std::io::stderr();
         let _ = writeln!(
             out,
@@ -52,7 +52,7 @@ fn is_installed(extension: &str) -> bool {
     is_there
 }
 
-/// The three nodes; none where there is no Citus.
+/// The three nodes; none if Citus isn't installed.
 fn nodes() -> Option<&'static [Cluster; 3]> {
     static NODES: OnceLock<Option<[Cluster; 3]>> = OnceLock::new();
     let nodes = NODES.get_or_init(|| {
@@ -65,7 +65,7 @@ fn nodes() -> Option<&'static [Cluster; 3]> {
             let node = Cluster::start(&settings);
             let name = node.socket_dir().to_str().expect("a plain name");
             node.configure(&[("citus.local_hostname", name)]);
-            // Citus' own way to split a shard. Not each minor release knows the setting.
+            // Citus' own plugin for splitting a shard. Not every minor release knows the setting.
             let list = "output_plugin_libraries";
             let setting = format!("SELECT setting FROM pg_settings WHERE name = '{list}'");
             for libraries in node.connect("postgres", SUPERUSER).column(&setting) {
@@ -82,9 +82,9 @@ fn nodes() -> Option<&'static [Cluster; 3]> {
 /// A database on all nodes, over one store.
 struct Distributed {
     databases: [TestDb<'static>; 3],
-    /// Superuser's, on each node.
+    /// The superuser's sessions, one on each node.
     sessions: [Session; 3],
-    /// By the blobids of the corpus, in the order of their numbers in the tables.
+    /// The types of the corpus' blobids, in the order of their numbers in the tables.
     types: HashMap<String, String>,
 }
 
@@ -143,8 +143,8 @@ impl Distributed {
         &mut self.sessions[0]
     }
 
-    /// `blob` with `rows` rows of the blobs of `source`, in 32 shards by its blobid; rows of which the number is divisible by
-    /// 7 have a type.
+    /// `blob` with `rows` rows of the blobs of `source`, in 32 shards by its blobid; rows whose number is divisible
+    /// by 7 have a type.
     fn make_plain(&mut self, rows: i64) {
         self.coordinator().exec(&format!(
             "CREATE TABLE blob (blobid text, n bigint, mime_type text, PRIMARY KEY (blobid, n));
@@ -154,7 +154,7 @@ impl Distributed {
         ));
     }
 
-    /// `inode`, partitioned by medium, likewise.
+    /// `inode`, partitioned by medium, in the same way.
     fn make_partitioned(&mut self, rows: i64) {
         self.coordinator().exec(&format!(
             "CREATE TABLE inode (medium_hash text, blobid text, ino bigint, mime_type varchar(255),
@@ -196,7 +196,7 @@ impl Distributed {
         assert_eq!(counted, rows);
     }
 
-    /// The names of the shards of a table on a node, its partitions' not among them.
+    /// The names of the shards of a table on a node, without those of its partitions.
     fn shards(&mut self, node: usize, table: &str) -> Vec<String> {
         let node = self.databases[node]
             .cluster
@@ -218,7 +218,7 @@ impl Distributed {
     }
 }
 
-/// The statement by which a node that has no shard of a table says to run it on all nodes.
+/// The statement with which a node that has no shard of a table tells users to run it on all nodes.
 #[track_caller]
 fn statement_for_all<T: Debug>(result: Result<T, postgres::Error>, table: &str) -> String {
     let message = format!("no shard of distributed table \"public.{table}\" is on this node");
@@ -275,7 +275,7 @@ fn a_node_without_shards_says_how_to_run_on_all() {
         "{statement}"
     );
     let before = it.pending("blob");
-    // As it stands there.
+    // Exactly as in the message.
     let results = it.coordinator().table(&statement);
     assert_eq!(results.len(), 3, "{results:#?}");
     assert!(
@@ -318,13 +318,13 @@ fn a_shard_by_its_own_name() {
     let outcome = it.sessions[1].backfill(&format!("target => 'blob_{shard}'"));
     assert!(outcome.rows_updated > 0);
     assert_eq!(it.pending("blob"), before - outcome.rows_updated);
-    // As those did who had no other way.
+    // The only way before this extension supported Citus.
     let results = it.coordinator().column(
         "SELECT success FROM run_command_on_shards('blob', 'CALL ntt_backfill_mime_on_node(10000, target => ''%s'')')",
     );
     assert!(results.len() == 32 && results.iter().all(|success| success == "t"));
     it.check("blob", "n", 10_000);
-    // Where it isn't any more: nothing would be filled.
+    // Where the shard no longer is: nothing would be filled.
     let there = it.move_of(&shard, 1, 2, "block_writes");
     it.coordinator().exec(&there);
     it.coordinator().exec("UPDATE blob SET mime_type = NULL");
@@ -332,7 +332,7 @@ fn a_shard_by_its_own_name() {
     assert!(statement_for_all(result, "blob").contains("target => 'public.blob'"));
 }
 
-/// A run on a node that takes its time, and has filled something. It waits so long for a lock.
+/// A slow run on a node, which has already filled something, with that lock timeout.
 fn slow_run(it: &mut Distributed, node: usize, table: &str, lock_timeout: &str) -> Background {
     let mut caller = it.databases[node].connect();
     caller.exec(&format!(
@@ -356,7 +356,7 @@ fn shards_that_move_meanwhile() {
     for (table, number) in [("blob", "n"), ("inode", "ino")] {
         let before = it.pending(table);
         let runs = [1, 2].map(|node| slow_run(&mut it, node, table, "200ms"));
-        // In both directions, by both ways of Citus, shards of which nobody knows how far the runs are with them.
+        // In both directions, by both of Citus' ways, and with shards that the runs may or may not have reached.
         let mut moved = 0;
         for (from, to) in [(1, 2), (2, 1)] {
             let shards = it.shards(from, table);
@@ -378,7 +378,8 @@ fn shards_that_move_meanwhile() {
             assert!(warnings.is_empty(), "{warnings:#?}");
             filled += outcome.rows_updated;
         }
-        // What came to a node that was done with all it had is left to its next run. No row is filled twice, or in vain.
+        // What came to a node that had finished everything it had is left to its next run. No row is filled twice, or
+        // in vain.
         for node in [1, 2] {
             let outcome = it.sessions[node].backfill(&format!("target => '{table}'"));
             filled += outcome.rows_updated;
@@ -504,7 +505,7 @@ fn the_statements_of_the_page() {
         (asked(&results[0]), asked(&results[1]), asked(&results[6])),
         (3, 3, 3)
     );
-    // Nothing goes on any more, each node with shards has run once, and one of them has not found a blob.
+    // No run is going on any more, each node with shards has made one, and one of them has not found a blob.
     assert_eq!(results[2], [""; 0]);
     assert_eq!(results[3].len(), 2, "{:?}", results[3]);
     assert!(
@@ -522,7 +523,7 @@ fn the_schedule_of_the_page() {
     if !is_installed("citus") || !is_installed("pg_cron") {
         return;
     }
-    // A node that is all of a cluster, with pg_cron.
+    // A cluster of a single node, with pg_cron.
     let mut settings = vec![
         ("shared_preload_libraries", "citus,pg_cron"),
         ("cron.database_name", "postgres"),
@@ -557,7 +558,7 @@ fn the_schedule_of_the_page() {
     let mut blocks = page.split("```sql\n").skip(1);
     let block = blocks.find(|block| block.contains("cron.schedule"));
     let block = block.and_then(|block| block.split("```").next());
-    // Sooner than in ten minutes.
+    // More often than every ten minutes.
     let results = s.table(&block.expect("the schedule").replace("*/10", "*"));
     assert!(
         results.len() == 1 && results[0].contains("|t|"),
@@ -587,7 +588,7 @@ fn types_are_checked_and_corrected_on_each_node() {
         return;
     };
     it.make_plain(10_000);
-    // As from a method that knew nothing. Rows that have another type are to keep it.
+    // As another method would have left them. Rows that have another type must keep it.
     it.coordinator()
         .exec("UPDATE blob SET mime_type = 'application/octet-stream' WHERE mime_type IS NULL");
     let filled = "SELECT count(*) FROM blob WHERE mime_type = 'application/octet-stream'";
@@ -660,7 +661,7 @@ fn rights_are_those_on_the_distributed_table() {
             .sum();
         assert_eq!(filled, before);
         it.check(table, if table == "blob" { "n" } else { "ino" }, 10_000);
-        // By the statement of the hint as well, to whoever may connect as that role.
+        // With the statement of the hint as well, for everybody who may connect as that role.
         let mut caller = it.databases[0].connect_as(&role);
         let statement = statement_for_all(caller.call(&format!("target => '{table}'")), table);
         let results = caller.table(&statement);
@@ -726,7 +727,7 @@ fn tables_of_other_kinds() {
             "cannot fill reference table \"public.everywhere\"",
         );
     }
-    // Citus tells other nodes nothing of it.
+    // Citus tells other nodes nothing about it.
     let result = it.coordinator().call("target => 'appended'");
     let message = "cannot fill append-distributed table \"public.appended\"";
     assert_error(result, "0A000", message);

@@ -1,6 +1,6 @@
-//! pg_cron for real: jobs that connect, and jobs that are background workers.
+//! The real pg_cron: jobs that connect, and jobs that are background workers.
 //!
-//! pg_cron 1.4 knows minutes only, so each tick is waited for; the tests run side by side.
+//! pg_cron 1.4 only knows minutes, so each tick has to be waited for; the tests run in parallel.
 
 use std::fs;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn cluster(background_workers: bool) -> (Cluster, Session) {
     (cluster, cron)
 }
 
-/// A job for each minute.
+/// A job that runs every minute.
 fn schedule(cron: &mut Session, db: &TestDb, name: &str) {
     cron.exec(&format!(
         "SELECT cron.schedule_in_database('{name}', '* * * * *', 'CALL ntt_backfill_mime(10000)', '{}')",
@@ -38,7 +38,7 @@ fn schedule(cron: &mut Session, db: &TestDb, name: &str) {
     ));
 }
 
-/// Status and message of the next `jobs` jobs to end after those that are known to have ended.
+/// Status and message of the next `jobs` jobs that end after those already known.
 fn next_tick(cron: &mut Session, known: &mut usize, jobs: usize) -> Vec<String> {
     let details = wait_for(A_MINUTE, "the jobs to run", || {
         let ended = cron.table(
@@ -80,7 +80,7 @@ fn other_jobs_tick_while_a_run_goes_on() {
          CREATE TABLE tick (at timestamptz DEFAULT clock_timestamp())",
         db.name
     ));
-    // As the guide has it for roles of other names than the server's account.
+    // As in the guide, for roles whose names differ from the server's account.
     let (hba, ident) = (
         cluster.data().join("pg_hba.conf"),
         cluster.data().join("pg_ident.conf"),
@@ -135,7 +135,7 @@ fn jobs_tick_overlap_fail_and_go_on() {
     let (db, store, mut s) = inode::archive_on(&cluster, "cron_ticks", 3, 50, 3);
     let mut known = 0;
 
-    // Two jobs in the same minute: one finds the other on its target.
+    // Two jobs in the same minute: the second finds that the target already has a run.
     s.exec(&format!(
         "ALTER DATABASE {0} SET ntt_mime.batch_delay = '3s'",
         db.name
@@ -152,7 +152,7 @@ fn jobs_tick_overlap_fail_and_go_on() {
     inode::check_filled(&mut s, "inode");
     cron.exec("SELECT cron.unschedule('ntt-mime-too')");
 
-    // The store isn't mounted: the job tells, and nothing is recorded of any blob.
+    // The store isn't mounted: the job reports that, and nothing is recorded about any blob.
     s.exec("UPDATE inode SET mime_type = NULL WHERE medium_hash = 'm1'");
     inode::remember(&mut s, "inode");
     db.set_blob_root("/nowhere");
@@ -163,7 +163,7 @@ fn jobs_tick_overlap_fail_and_go_on() {
     );
     assert_eq!(s.count("SELECT count(*) FROM ntt_mime.failure"), 0);
 
-    // It is again.
+    // Now it is mounted again.
     db.use_store(&store);
     let ended = next_tick(&mut cron, &mut known, 1);
     assert!(ended[0].starts_with("succeeded|"), "{ended:?}");

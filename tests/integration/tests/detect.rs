@@ -1,5 +1,5 @@
-//! The functions that detect: `ntt_detect_mime`, `ntt_inspect_blob`, `ntt_mime_version`, judged by file(1), on good
-//! and bad blobids, serially and in parallel queries. What else can lie in a store than a blob is in `paths`.
+//! The functions that detect: `ntt_detect_mime`, `ntt_inspect_blob`, `ntt_mime_version`, compared with file(1), for
+//! valid and invalid blobids, serially and in parallel queries. Obstacles in a store are tested in `paths`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ fn detect(s: &mut Session, blobid: &str) -> Option<String> {
         .get(0)
 }
 
-/// Status and type as `ntt_inspect_blob` gives them.
+/// Status and type as returned by `ntt_inspect_blob`.
 fn inspect(s: &mut Session, blobid: &str) -> (String, Option<String>) {
     let row = s
         .query_one(
@@ -37,7 +37,7 @@ fn inspect(s: &mut Session, blobid: &str) -> (String, Option<String>) {
     (row.get(0), row.get(1))
 }
 
-/// Blobids that aren't, with a word for each.
+/// Invalid blobids, each with a word from its error.
 fn malformed() -> Vec<(&'static str, String)> {
     let good = blobid_of(b"good");
     vec![
@@ -148,7 +148,7 @@ fn inspect_explains_the_answer() {
     assert_eq!(std::path::Path::new(&path), blob.path);
 }
 
-/// What all blobs of the corpus are, by the session's settings, and how many bytes of them are read.
+/// The types of all blobs of the corpus under the session's settings, and how many bytes of them are read.
 fn answers_and_bytes(s: &mut Session) -> (Vec<String>, i64) {
     s.exec(
         "DROP TABLE IF EXISTS inspected;
@@ -166,7 +166,7 @@ fn a_longer_first_look_reads_more_and_changes_no_answer() {
     s.exec("SET ntt_mime.head_bytes = '64kB'");
     let (answers, more_bytes) = answers_and_bytes(&mut s);
     assert_same_rows(&answers, &usual, "64 kB");
-    // A shorter one than the usual may cost answers (docs/accuracy.md), and saves bytes.
+    // A smaller head may cost answers (docs/accuracy.md), and saves bytes.
     s.exec("SET ntt_mime.head_bytes = '4kB'");
     let (_, fewer_bytes) = answers_and_bytes(&mut s);
     assert!(
@@ -339,7 +339,7 @@ fn a_blob_that_appears_later_is_found() {
     assert_eq!(detect(&mut s, &blobid), None);
 }
 
-/// What a session's backend has open in a folder, itself included.
+/// What a session's backend has open in a directory, including the directory.
 fn open_in(s: &Session, folder: &Path) -> Vec<PathBuf> {
     let folder = fs::canonicalize(folder).expect("it is there");
     fs::read_dir(format!("/proc/{}/fd", s.pid))
@@ -366,7 +366,7 @@ fn an_idle_session_keeps_nothing_of_the_store_open() {
     let failing =
         format!("SELECT 1 / (length(found) - length(found)) FROM ({detect} OFFSET 0) d (found)");
     assert_error(s.batch_execute(&failing), "22012", "division by zero");
-    // The error is told before its transaction ends; the session is idle again before it takes another statement.
+    // The error is sent before its transaction ends; the session is idle again before it takes another statement.
     s.exec("SELECT 1");
     assert_eq!(open_in(&s, store.root()), nothing, "after an error");
 
@@ -530,7 +530,7 @@ fn a_libmagic_that_fails_its_self_check_is_told_of_once_a_backend() {
         );
     };
     once(s.take_warnings());
-    // Not again in this backend, by whatever way; but it can be asked for.
+    // Not again in this backend, in whatever way; but it can be queried.
     detect(&mut s, &blobid);
     let outcome = s.backfill("workers => 1");
     assert_eq!(outcome.rows_updated, 1);
@@ -540,7 +540,7 @@ fn a_libmagic_that_fails_its_self_check_is_told_of_once_a_backend() {
         "libmagic {release} takes a PDF document for \"text/x-not-pdf\" instead of \"application/pdf\"."
     );
     assert!(warnings.contains(&expected), "{warnings:#?}");
-    // Rules as text have no version by which the prefilter could know them.
+    // Rules as text have no version by which the prefilter could recognize them.
     let (about_prefilter, about_answers): (Vec<_>, Vec<_>) = warnings
         .iter()
         .partition(|warning| warning.starts_with("The prefilter is not active: "));
@@ -553,7 +553,7 @@ fn a_libmagic_that_fails_its_self_check_is_told_of_once_a_backend() {
     let recorded: String = s.value("SELECT libmagic FROM ntt_mime.run");
     assert_eq!(recorded, release);
 
-    // The worker was a backend too, and has nobody to tell but the log.
+    // The worker is a backend too, and can only write to the log.
     let said_by_worker = format!("ntt_mime worker: WARNING:  {said}");
     let log = cluster.log();
     assert!(log.contains(&said_by_worker), "{log}");

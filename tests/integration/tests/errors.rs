@@ -1,4 +1,4 @@
-//! Every error that a caller of the procedure can meet: its SQLSTATE, its words, and that nothing is left behind.
+//! Every error that a caller of the procedure can meet: its SQLSTATE, its text, and that nothing is left behind.
 
 use std::time::Duration;
 
@@ -133,7 +133,7 @@ fn targets_that_are_not_there() {
     assert_error(s.call(""), "42P01", "no target table specified");
     for nonsense in ["a b c", "blob; DROP TABLE blob", "\"blob"] {
         s.exec(&format!("SET ntt_mime.target = '{nonsense}'"));
-        // From PostgreSQL 16 on, to_regclass() doesn't raise an error for what can't be a name.
+        // From PostgreSQL 16 on, to_regclass() doesn't raise an error for something that can't be a name.
         let (sqlstate, word) = match major_version() {
             16.. => ("42P01", nonsense),
             _ => ("42602", "invalid name syntax"),
@@ -154,7 +154,7 @@ fn targets_that_are_not_there() {
     check_nothing_left(&db, &mut s);
 }
 
-/// CALL as PL/pgSQL wants it: output parameters are variables.
+/// CALL in PL/pgSQL: output parameters are variables.
 const BLOCK: &str = "
     DECLARE r bigint; b bigint; u bigint; f bigint; e interval;
     BEGIN
@@ -172,7 +172,7 @@ fn inside_a_transaction_or_a_function() {
         "SELECT in_a_function()",
         "DO 'BEGIN PERFORM in_a_function(); END'",
         &format!("BEGIN; DO $${BLOCK}$$"),
-        // Several statements in one message are one transaction: pg_cron's trap.
+        // Several statements in one message are one transaction, which is a trap with pg_cron.
         "SELECT 1; CALL ntt_backfill_mime()",
     ] {
         println!("{sql}");
@@ -303,7 +303,7 @@ fn a_second_call_on_the_same_target() {
     s.backfill("");
 }
 
-/// Who may and who may not is in `isolation::who_may_do_what`.
+/// Who may do what is tested in `isolation::who_may_do_what`.
 #[test]
 fn with_the_right_to_read_and_not_to_update() {
     let (db, _store, mut s) = plain_target("privileges");
@@ -345,7 +345,7 @@ fn without_worker_slots() {
     check_nothing_left(&db, &mut s);
     drop(s);
 
-    // Fewer than asked for: it goes on with those and says so.
+    // Fewer than requested: it goes on with those and says so.
     cluster.configure(&[("max_worker_processes", "2")]);
     cluster.restart();
     let mut s = db.connect();
@@ -371,7 +371,7 @@ fn no_error_has_frames_whatever_the_environment() {
     );
     let (_db, _store, mut s) = inode::archive_on(&cluster, "frames", 2, 20, 2);
     let mut errors = vec![
-        // Ours, raised by a function and by the procedure.
+        // One of ours, raised by a function and by the procedure.
         assert_error(s.batch_execute("SELECT ntt_detect_mime('x')"), "22023", ""),
         assert_error(s.call("0"), "22023", "batch_size"),
         assert_error(
@@ -380,7 +380,7 @@ fn no_error_has_frames_whatever_the_environment() {
             "",
         ),
     ];
-    // PostgreSQL's, on its way through our frames.
+    // One of PostgreSQL's, propagated through our frames.
     s.exec("ROLLBACK; SET default_transaction_read_only = on");
     errors.push(assert_error(s.call(""), "25006", "read-only"));
     s.exec("RESET default_transaction_read_only; SET statement_timeout = '100ms'; SET ntt_mime.batch_delay = '1s'");
@@ -391,7 +391,7 @@ fn no_error_has_frames_whatever_the_environment() {
              $$ BEGIN RAISE 'not today' USING DETAIL = 'None of it.'; END $$;
          CREATE TRIGGER refuse BEFORE UPDATE ON inode FOR EACH ROW EXECUTE FUNCTION refuse()",
     );
-    // A worker's, which the leader raises again.
+    // One of a worker, which the leader raises again.
     errors.push(assert_error(s.call(""), "P0001", "not today"));
     for error in errors {
         let detail = error.detail().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Blobs that can't be detected: recorded with a reason, passed over, tried again when asked or old enough, and
-//! forgotten once they are detected.
+//! Blobs that can't be detected: recorded with a reason, skipped, tried again on request or after some time, and
+//! removed from the table once they are detected.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ fn damaged(name: &str) -> Damaged {
     }
 }
 
-/// Exchanges the store for an empty folder, or back.
+/// Exchanges the store for an empty directory, or back.
 fn exchange_with_empty(store: &Store, empty: &Path) {
     let aside = empty.with_extension("aside");
     for (from, to) in [
@@ -57,7 +57,7 @@ fn a_store_that_is_not_mounted_is_not_one_without_blobs() {
     inode::remember(&mut s, "blob");
     let first = s.backfill("max_blobs => 10");
     assert_eq!(first.rows_updated, 10);
-    // The directory below a mount point comes to light.
+    // The directory below a mount point appears.
     let empty = scratch::folder("empty");
     exchange_with_empty(&store, &empty);
     let on_record = |s: &mut Session| {
@@ -82,7 +82,7 @@ fn a_store_that_is_not_mounted_is_not_one_without_blobs() {
     exchange_with_empty(&store, &empty);
     assert_eq!(s.backfill("").rows_updated, 20);
     inode::check_filled(&mut s, "blob");
-    // One in which nobody has ever found a blob may be as it should be.
+    // An empty store may be as intended if nobody has ever found a blob in it.
     s.exec(&format!(
         "UPDATE blob SET mime_type = NULL; SET ntt_mime.blob_root = '{}'",
         empty.display()
@@ -128,7 +128,7 @@ fn are_recorded_and_passed_over() {
         ["succeeded|3"]
     );
 
-    // Recent failures are neither tried nor touched again, even if the file is there now.
+    // Recent failures are neither tried nor changed, even if the file exists now.
     d.store.put(MISSING);
     let before = s.table("SELECT f.*, f.xmin FROM ntt_mime.failure f ORDER BY 1");
     let second = s.backfill("10");
@@ -166,7 +166,7 @@ fn are_tried_again_when_asked() {
         3
     );
 
-    // What can be detected now is filled and forgotten; what fails in another way says so.
+    // What can be detected now is filled and its record removed; what fails in another way gets the new reason.
     d.store.put(MISSING);
     d.store.remove(&d.unreadable);
     let third = s.backfill("10, retry_failed => true");
@@ -202,7 +202,7 @@ fn are_tried_again_when_old_enough() {
         failure(s, &d.missing),
         Some(format!("missing|2|{}|{}", first.run_id, second.run_id))
     );
-    // By the default, a day: one of them is two days old.
+    // With the default, a day: one of them is two days old.
     s.exec("RESET ntt_mime.retry_failures_after");
     s.exec(&format!(
         "UPDATE ntt_mime.failure SET first_seen = first_seen - interval '2 days', last_seen = last_seen - interval '2 days'
@@ -248,7 +248,7 @@ fn are_counted_once_for_many_rows() {
 
 #[test]
 fn nothing_but_failures_ends() {
-    // The script that this replaces selected the same missing blobs again for ever.
+    // The script that this replaces selected the same missing blobs again and again.
     let (_db, _store, mut s) = TestDb::with_store("only_failures");
     inode::load_source(&mut s, &(0..500).map(absent_blobid).collect::<Vec<_>>());
     s.exec("CREATE TABLE blob AS SELECT blobid, NULL::text AS mime_type FROM source");
@@ -273,13 +273,13 @@ fn on_record_do_not_use_up_max_blobs() {
          SET ntt_mime.target = 'blob'",
     );
     assert_eq!(s.backfill("100").failures, 200);
-    // Whoever reads the table in its physical order meets them first, in two batches.
+    // Reading the table in physical order meets them first, in two batches.
     inode::load_source(&mut s, &store.put_synthetic(120));
     s.exec("INSERT INTO blob SELECT blobid FROM source ORDER BY n");
     inode::remember(&mut s, "blob");
     let mut filled = 0;
     for expected in [50, 50, 20] {
-        // With one worker nobody else has a batch in hand when the limit is met.
+        // With one worker, nobody else has a batch in progress when the limit is reached.
         let Outcome {
             run_id,
             blobs,
@@ -314,7 +314,8 @@ fn a_blob_that_is_put_into_quarantine_meanwhile_stays_there() {
     s.backfill("");
     d.store.put(MISSING);
     inode::remember(s, "blob");
-    // Not committed: the run finds the blob on record as missing, tries it again, and has to wait with forgetting that.
+    // Not committed: the run finds the blob recorded as missing, tries it again, and has to wait before it can remove
+    // the record.
     s.exec(&format!(
         "BEGIN; UPDATE ntt_mime.failure SET reason = 'quarantined', detail = 'by another process' WHERE blobid = '{}'",
         d.missing

@@ -1,5 +1,6 @@
-//! Few pending rows among many: an index that knows them spares a run reading the rest, and
-//! `ntt_mime_suggest_index` tells how to get one. And what has to be read leaves the server's memory to others.
+//! Few pending rows among many: with an index that can find them a run doesn't read the rest, and
+//! `ntt_mime_suggest_index` returns the statements that create one. And what has to be read doesn't evict others'
+//! buffers.
 
 use ntt_mime_integration::cluster::SUPERUSER;
 use ntt_mime_integration::{Cluster, Outcome, Session, Store, TestDb, inode};
@@ -25,7 +26,7 @@ fn nearly_filled(name: &str, pending: i64) -> (TestDb<'static>, Store, Session) 
     (db, store, s)
 }
 
-/// Does what is suggested; returns how many statements that were.
+/// Executes the suggested statements; returns how many there were.
 fn follow_advice(s: &mut Session, target: &str) -> usize {
     let statements = s.column(&format!("SELECT ntt_mime_suggest_index({target})"));
     for statement in &statements {
@@ -34,8 +35,8 @@ fn follow_advice(s: &mut Session, target: &str) -> usize {
     statements.len()
 }
 
-/// Runs a backfill that fills the `pending` rows; returns what it told, the rows of `inode` that it has read one after
-/// the other, and how many there are.
+/// Runs a backfill that fills the `pending` rows. Returns its outcome, the rows of `inode` that it has read
+/// sequentially, and how many rows there are.
 fn fill(s: &mut Session, pending: i64, batch: &str) -> (Outcome, i64, i64) {
     let rows_read = |s: &mut Session| {
         s.exec("SELECT pg_stat_force_next_flush(); SELECT pg_stat_clear_snapshot()");
@@ -54,7 +55,7 @@ fn fill(s: &mut Session, pending: i64, batch: &str) -> (Outcome, i64, i64) {
     (outcome, read, rows)
 }
 
-/// What a run looked at, in columns of its row.
+/// What a run has read, in columns of its row.
 const DONE: &str = "leaves_done, blocks_done = blocks_total, rows_scanned, rows_left";
 
 #[test]
@@ -81,7 +82,7 @@ fn without_an_index_all_is_read() {
              END LOOP;
          END $$",
     );
-    // A leaf in which none of the rows happens to be is read as well.
+    // A leaf that happens to have none of these rows is read as well.
     s.exec("SET ntt_mime.full_scan_after = 0");
     let (_, read, rows) = fill(&mut s, 50, "10000");
     assert!(read >= rows, "{read} of {rows} rows read");
@@ -117,14 +118,14 @@ fn more_than_a_few_are_read_in_ranges() {
     follow_advice(&mut s, "'inode'");
     let (outcome, read, rows) = fill(&mut s, 6000, "500");
     assert!(read >= rows, "{read} of {rows} rows read");
-    // What the index gave before it was left is not counted, but read again.
+    // What the index returned before it was abandoned is not counted, but read again.
     assert_eq!(s.run_row(outcome.run_id, DONE), "4|t|6000|0");
 }
 
 #[test]
 fn advice_is_followed_once() {
     let (_db, _store, mut s) = nearly_filled("few_advice", 10);
-    // Interrupted: two leaves' are there, one of them broken.
+    // Interrupted: two leaves have an index, one of which is invalid.
     let statements = s.column("SELECT ntt_mime_suggest_index()");
     for statement in statements.iter().take(2) {
         s.exec(statement);
@@ -133,7 +134,7 @@ fn advice_is_followed_once() {
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid =
              (SELECT max(indexrelid::oid) FROM pg_index WHERE indexrelid::regclass::text LIKE 'ntt_mime_pending%')",
     );
-    // The broken one is dropped and made anew, two are made.
+    // The invalid one is dropped and created again, two are created.
     assert_eq!(follow_advice(&mut s, "'inode'"), 1 + 3);
     assert_eq!(follow_advice(&mut s, "'inode'"), 0);
     let valid = "SELECT count(*) FROM pg_index WHERE indexrelid::regclass::text LIKE 'ntt_mime_pending%' AND indisvalid";
@@ -162,7 +163,7 @@ fn make_large(table: &str, columns: &str, values: &str, rows: u32) -> String {
 
 #[test]
 fn advice_where_partitioned_tables_have_the_index() {
-    // As earlier versions advised: on the table, and attached to it on all leaves but one that has become large since.
+    // As earlier versions advised: on the table, and attached on all leaves but one that has become large since.
     let (_db, _store, mut s) = nearly_filled("few_parent", 10);
     let condition = "(blobid) WHERE mime_type IS NULL AND blobid IS NOT NULL";
     s.exec(&format!("CREATE INDEX pending ON ONLY inode {condition}"));
@@ -250,7 +251,7 @@ fn reading_a_large_leaf_pushes_nothing_out_of_the_shared_buffers() {
           WHERE relfilenode = pg_relation_filenode('blob') AND relforknumber = 0
             AND reldatabase = (SELECT oid FROM pg_database WHERE datname = current_database())",
     );
-    // Each of four tasks has a ring of 32 buffers. Without them, nearly all buffers are the table's.
+    // Each of four tasks has a ring of 32 buffers. Without rings, the table would fill nearly all buffers.
     assert!(kept <= 512, "{kept} of {blocks} blocks are kept");
     drop(db);
 }

@@ -1,4 +1,5 @@
-//! The harness itself: its checks can fail. Without the extension, whose `ntt_inspect_blob` is a stand-in here.
+//! Tests of the harness itself: its checks can fail. They work without the extension; `ntt_inspect_blob` is a
+//! stand-in here.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -54,7 +55,7 @@ fn a_right_table_passes() {
 #[test]
 fn each_kind_of_damage_is_noticed() {
     let (_db, mut s) = filled("h_wrong");
-    // What is done, and whether a run that isn't over may leave the table so.
+    // What is damaged, and whether an unfinished run may leave the table like that.
     for (damage, allowed_in_part) in [
         (
             "UPDATE inode SET mime_type = 'text/x-wrong' WHERE ino < 30 AND mime_type = 'text/x-judged'",

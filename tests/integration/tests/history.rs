@@ -1,8 +1,8 @@
-//! The rows of `ntt_mime.run`: how many there come to be, and what a run costs when there are many.
+//! The rows of `ntt_mime.run`: how many there are, and what a run costs when there are many.
 
 use ntt_mime_integration::{Session, TestDb, inode};
 
-/// The runs on record, those of a target, by number: `status|rows_updated|dry_run`.
+/// The recorded runs on a target, by number: `status|rows_updated|dry_run`.
 fn runs(s: &mut Session, target: &str) -> Vec<String> {
     s.table(&format!(
         "SELECT status, rows_updated, options->>'dry_run' FROM ntt_mime.run WHERE target = 'public.{target}' ORDER BY run_id"
@@ -19,7 +19,7 @@ fn of_runs_that_find_nothing_to_do_the_last_one_is_kept() {
     let mut last = 0;
     for _ in 0..3 {
         last = s.backfill("target => 'blob'").run_id;
-        // Others don't count.
+        // Runs on other targets don't count.
         s.backfill("target => 'other'");
         s.backfill("target => 'other', dry_run => true");
     }
@@ -50,7 +50,7 @@ fn of_runs_that_find_nothing_to_do_the_last_one_is_kept() {
         "succeeded|0|false",
     ];
     assert_eq!(runs(&mut s, "blob"), expected);
-    // Whoever holds the row of one keeps it.
+    // If somebody has locked the row of one, it stays.
     let mut holder = db.connect();
     holder.exec("BEGIN; SELECT FROM ntt_mime.run WHERE target = 'public.blob' FOR UPDATE");
     s.backfill("target => 'blob'");
@@ -58,7 +58,7 @@ fn of_runs_that_find_nothing_to_do_the_last_one_is_kept() {
     assert_eq!(runs(&mut s, "blob").len(), expected.len() + 1);
     s.backfill("target => 'blob'");
     assert_eq!(runs(&mut s, "blob").len(), expected.len() + 1);
-    // A run that was kept from a leaf doesn't know whether it has anything to do.
+    // A run that locks kept out of a leaf doesn't know whether it has anything to do.
     holder.exec("BEGIN; LOCK TABLE other");
     s.exec("SET ntt_mime.lock_timeout = '10ms'");
     let _ = s.call("target => 'other'");
@@ -92,7 +92,7 @@ fn a_run_does_not_read_all_of_them() {
     second.exec("SET ntt_mime.batch_delay = '60s'; UPDATE inode SET mime_type = NULL WHERE blobid IS NOT NULL");
     let second = second.call_in_background("1");
     s.wait_for_run();
-    // Refused, since it looks for the run that goes on.
+    // Refused, because it looks for the run that is going on.
     assert!(caller.call("").is_err());
     second.cancel();
     let _ = second.finish();
@@ -100,7 +100,7 @@ fn a_run_does_not_read_all_of_them() {
     caller.exec("SELECT 1");
     assert_eq!(
         s.count("SELECT coalesce(seq_tup_read, 0) FROM pg_stat_all_tables WHERE relid = 'ntt_mime.run'::regclass"),
-        // None but by CREATE EXTENSION, which makes the indexes of an empty table.
+        // None, except by CREATE EXTENSION, which builds the indexes of an empty table.
         0
     );
     assert_eq!(

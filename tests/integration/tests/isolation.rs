@@ -1,5 +1,5 @@
 //! Isolation: who may do what, in one table; and that no name, no object in a search path, no trigger and no setting
-//! gives anybody a right or an answer that isn't theirs.
+//! gives anybody a privilege or an answer to which they have no right.
 
 use std::path::Path;
 use std::time::Duration;
@@ -228,7 +228,7 @@ fn who_may_do_what() {
         "only {looked_at} cells of the table were read"
     );
 
-    // Nothing of the extension's is left out of it, no function of several of a name either.
+    // No object of the extension is missing from it, nor any of several functions with the same name.
     let actions = WHO_MAY_DO_WHAT.replace("CALL ", "ntt_backfill_mime ");
     let members = s.table(
         "SELECT CASE classid WHEN 'pg_proc'::regclass THEN (SELECT proname::text FROM pg_proc WHERE oid = objid)
@@ -258,7 +258,7 @@ const INSERT_FAILURE: &str =
     "INSERT INTO ntt_mime.failure (blobid, reason, first_run_id, last_run_id)
                               VALUES ('x', 'missing', 1, 1)";
 
-/// Tries a line of the table and undoes it: `ok`, a number of rows, or a SQLSTATE with its words.
+/// Tries a line of the table and undoes it: `ok`, a number of rows, or a SQLSTATE with the message.
 fn attempt(dba: &mut Session, session: &mut Session, action: &str) -> String {
     let failed = |e: postgres::Error| {
         let code = e
@@ -294,11 +294,11 @@ fn attempt(dba: &mut Session, session: &mut Session, action: &str) -> String {
     }
 }
 
-/// Fills the schema `evil` with namesakes of what our statements use of pg_catalog, and of our own tables. Each note in
-/// `public.seen` under which rights it was executed, and answers as the original does.
+/// Fills the schema `evil` with objects named like those of pg_catalog that our statements use, and like our own
+/// tables. Each records in `public.seen` as which role it was executed, and returns what the original does.
 ///
-/// The operators are there for all pairs of common types, those included that pg_catalog has no operator of exactly
-/// these types for: such a one is preferred to pg_catalog's even behind it in the path.
+/// There are operators for all pairs of common types, including pairs for which pg_catalog has no exact operator:
+/// such an operator is preferred to pg_catalog's, even if it comes later in the search path.
 const PLANT: &str = r#"
     CREATE TABLE IF NOT EXISTS public.seen (who name, what text);
     GRANT INSERT ON public.seen TO PUBLIC;
@@ -354,13 +354,13 @@ const PLANT: &str = r#"
         EXECUTE 'GRANT ALL ON ALL TABLES IN SCHEMA evil TO PUBLIC';
     END $plant$"#;
 
-/// What was executed of it, and as whom.
+/// Which of these were executed, and as whom.
 fn seen(s: &mut Session) -> Vec<String> {
     s.table("SELECT DISTINCT who, what FROM public.seen ORDER BY 1, 2")
 }
 
-/// A database whose extension belongs to a superuser who does nothing else; two targets without triggers of their own;
-/// a role that may run a backfill of them.
+/// A database whose extension belongs to a superuser who does nothing else, two targets without triggers of their
+/// own, and a role that may run a backfill on them.
 struct Guarded {
     db: TestDb<'static>,
     _store: Store,
@@ -400,7 +400,7 @@ fn guarded(name: &str) -> Guarded {
     }
 }
 
-/// Everything that a role may do with the extension, while a run of its own goes on, and a run from start to end.
+/// Everything that a role may do with the extension, while one of its runs is going on, and a run from start to end.
 fn do_everything(g: &mut Guarded, session: &mut Session) {
     let s = &mut g.s;
     s.exec("UPDATE blob SET mime_type = NULL; UPDATE inode SET mime_type = NULL WHERE blobid IS NOT NULL");
@@ -431,7 +431,7 @@ fn objects_planted_in_a_search_path_are_not_executed() {
     g.s.exec("CREATE SCHEMA evil");
     g.s.exec(PLANT);
     g.s.backfill("20, target => 'blob'");
-    // They work: whoever has them in the path executes them.
+    // They work: anybody who has them in the search path executes them.
     g.s.exec("SET search_path = evil, pg_catalog, public; SELECT 1 + 1; SELECT now(); SELECT 'x'::text; TABLE pg_locks");
     g.s.exec("RESET search_path");
     assert!(seen(&mut g.s).len() >= 4, "{:?}", seen(&mut g.s));
@@ -459,8 +459,8 @@ fn tables_planted_in_place_of_the_extensions_are_not_written_to() {
     session.exec("SET ntt_mime.batch_delay = '60s'");
     let run = session.call_in_background("1, target => 'blob', workers => 1");
     g.s.wait_for_run();
-    // All at once, so that the run finds the extension gone and somebody else's tables there. What the trigger does
-    // is to be done last, as whoever commits.
+    // All at once, so that the run finds the extension dropped and somebody else's tables in its place. The trigger's
+    // work is deferred to the commit, to be executed by whoever commits.
     g.s.exec(&format!(
         "CREATE TABLE seen_later (who name); GRANT INSERT ON seen_later TO PUBLIC;
          BEGIN;
@@ -542,8 +542,8 @@ fn a_refusal_looks_up_nothing_in_the_callers_path() {
 
 #[test]
 fn objects_planted_before_it_was_installed_are_not_executed() {
-    // Databases made before PostgreSQL 15 let everybody create in the schema public. What lies there while the
-    // extension is created must not be taken into its view.
+    // In databases made before PostgreSQL 15, everybody can create objects in the schema public. Objects that exist
+    // there when the extension is created must not become part of its view.
     let db = TestDb::empty(Cluster::shared(), "planted_early");
     let mut s = db.connect();
     s.exec("CREATE SCHEMA evil; CREATE SCHEMA ntt_mime; CREATE TABLE ntt_mime.run (); CREATE TABLE ntt_mime.failure ()");
@@ -590,8 +590,8 @@ fn temporary_tables_are_not_taken_for_ours() {
     }
 }
 
-/// A trigger function that tries `attempts`, each by itself, and notes in `public.tried` what came of it: the caller's
-/// names of before, those of after, or the SQLSTATE.
+/// A trigger function that tries each of `attempts`, and records in `public.tried` what came of it: the role names
+/// before, those after, or the SQLSTATE.
 fn trying_trigger(attempts: &[&str]) -> String {
     let tries: String = attempts
         .iter()
@@ -644,7 +644,7 @@ fn a_trigger_gains_nothing_from_a_worker() {
         "SET ntt_mime.head_bytes = 512",
         "SET ntt_mime.prefilter = off",
         "SET ntt_mime.read_ahead = 0",
-        // What anybody may set, and what a run must bear.
+        // What anybody may set, and a run must cope with.
         "SET search_path = pg_temp",
         "SET ntt_mime.target = 'x'",
         "SET ntt_mime.batch_delay = 0",
@@ -680,8 +680,8 @@ fn a_trigger_gains_nothing_from_a_worker() {
         [format!("{runner}|{runner}")]
     );
 
-    // A role taken on by SET ROLE: the trigger may give it back, as it may in the caller's own session, and gets the
-    // caller, who can't update the target. The run goes on with the rights that it had when it began.
+    // A role adopted by SET ROLE: the trigger may reset it, as it may in the caller's own session, and gets the
+    // caller, who can't update the target. The run goes on with the privileges that it had when it began.
     let group = db.role("group", "NOLOGIN");
     let member = db.role("member", &format!("LOGIN NOINHERIT IN ROLE {group}"));
     s.exec(&format!(
@@ -713,7 +713,7 @@ fn a_trigger_gains_nothing_from_a_worker() {
     );
 }
 
-/// Names that lead astray whoever pastes them into a statement; `y` is a table that must not go.
+/// Names that do damage when pasted into a statement; `y` is a table that must survive.
 fn hostile_names() -> Vec<String> {
     let mut names: Vec<String> = [
         "x; DROP TABLE y; --",
@@ -737,7 +737,7 @@ fn hostile_names() -> Vec<String> {
     ]
     .map(str::to_owned)
     .into();
-    // 63 bytes are as long as a name can be.
+    // The maximum length of a name is 63 bytes.
     names.push("n".repeat(63));
     names.push("é".repeat(31) + "x");
     names.push("文".repeat(21));
@@ -757,7 +757,8 @@ fn hostile_names_of_schema_table_and_leaf() {
     let mut runner_session = db.connect_as(&runner);
     for name in hostile_names() {
         let ident = format!("\"{}\"", name.replace('"', "\"\""));
-        // One leaf lies in public, with a name that differs from its parent's in its schema only, one in that schema.
+        // One leaf is in public, with a name that differs from its parent's only in its schema, and one is in that
+        // schema.
         let target = format!("{ident}.{ident}");
         s.exec(&format!(
             r#"CREATE SCHEMA {ident};
@@ -769,7 +770,7 @@ fn hostile_names_of_schema_table_and_leaf() {
              GRANT USAGE ON SCHEMA {ident} TO {runner}; GRANT SELECT, UPDATE ON {target} TO {runner}"#
         ));
         inode::remember(&mut s, &target);
-        // One by its argument, the other by its setting, whoever they are.
+        // One by its argument, the other by its setting, regardless of the user.
         let by_argument = s.backfill(&format!(
             "3, max_blobs => 3, target => {}::regclass",
             quoted(&target)
@@ -790,7 +791,7 @@ fn hostile_names_of_schema_table_and_leaf() {
         s.exec(&format!("DROP SCHEMA {ident} CASCADE"));
     }
     assert_eq!(s.column("TABLE y"), ["1"]);
-    // What isn't quoted is no name of such a table.
+    // Without quotes this isn't the name of such a table.
     s.exec("SET ntt_mime.target = 'x; DROP TABLE y; --'");
     assert!(s.call("").is_err());
     assert_eq!(s.column("TABLE y"), ["1"]);
@@ -879,8 +880,8 @@ fn a_caller_whom_workers_cannot_follow_is_told() {
     session.exec("SET ntt_mime.target = 'blob'");
     assert_eq!(session.backfill("").rows_updated, 10);
 
-    // In a session that it began before, a role that has lost the right to log in, and one that may not connect to
-    // this database any more: workers connect anew.
+    // In a session that began earlier: a role that has lost LOGIN, and one that may no longer connect to this
+    // database. Workers connect anew.
     for loss in [
         format!("ALTER ROLE {runner} NOLOGIN CONNECTION LIMIT -1"),
         format!(
@@ -913,7 +914,8 @@ fn settings_of_other_libraries_reach_the_workers_or_do_no_harm() {
          CREATE TRIGGER tell AFTER UPDATE ON blob FOR EACH STATEMENT EXECUTE FUNCTION tell()",
     );
     let mut caller = db.connect();
-    // A library that the workers haven't loaded, a setting that is nobody's, and what a session may do to itself.
+    // A library that the workers haven't loaded, a setting that belongs to no extension, and other things that a
+    // session may do to itself.
     caller.exec(
         "LOAD 'auto_explain'; SET auto_explain.log_min_duration = '1h'; SET archive.loader = 'number 7';
          SET client_encoding = 'LATIN1'; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard';
@@ -966,7 +968,7 @@ fn transactions_that_may_not_write_are_refused_and_stricter_ones_work() {
         inode::remember(&mut s, "blob");
         s.exec(&format!("ALTER ROLE {runner} RESET ALL"));
     }
-    // Two runs would fail each other if they were seen to read what the other writes.
+    // Two runs would make each other fail if they counted as reading what the other writes.
     let mut caller = db.connect();
     caller.exec(
         "SET default_transaction_isolation = 'serializable'; SET ntt_mime.batch_delay = '1s'",
@@ -1034,7 +1036,7 @@ fn triggers_stay_silent_for_a_caller_who_replicates() {
 #[test]
 fn nobody_holds_a_run_off_with_advisory_locks_of_theirs() {
     let mut g = guarded("advisory");
-    // Anybody may take advisory locks; what their keys are anybody may read in pg_locks while a run goes on.
+    // Anybody may take advisory locks, and anybody may see their keys in pg_locks while a run goes on.
     let mut first = g.db.connect();
     first.exec("SET ntt_mime.batch_delay = '60s'");
     let first = first.call_in_background("1, target => 'blob'");
@@ -1064,8 +1066,8 @@ fn nobody_holds_a_run_off_with_advisory_locks_of_theirs() {
     assert_eq!(g.s.count("SELECT count(*) FROM ntt_mime.progress"), 0);
 }
 
-/// Has `runner` fill `target`, 60 rows of which lie in `leaf`, by batches of 10; does `change` while the second batch
-/// waits for a row; and expects that batch to be the last one. Returns the error that ends the run.
+/// Lets `runner` fill `target`, 60 rows of which are in `leaf`, in batches of 10; executes `change` while the second
+/// batch waits for a row; and expects that batch to be the last one. Returns the error that ends the run.
 fn changed_during_a_run(
     g: &mut Guarded,
     (target, leaf): (&str, &str),
@@ -1082,7 +1084,7 @@ fn changed_during_a_run(
     ));
     let run = session.call_in_background(&format!("10, target => 'public.{target}', workers => 1"));
     g.db.wait_for_waiting_worker();
-    // What the worker waits for is over together with the change, so that it can't be early or late.
+    // What the worker waits for ends together with the change, so that the change can't be early or late.
     s.exec(change);
     s.exec("COMMIT");
     let (mut session, result) = run.finish();

@@ -1,7 +1,7 @@
-//! Databases of other locales: a blob has the type that it has in C.
+//! Databases with other locales: a blob has the type that it has in the C locale.
 //!
-//! libmagic goes by the LC_CTYPE of the process (in Turkish the small letter of `I` isn't `i`), which in a server is that
-//! of the database, and so differs between a session's database and another's.
+//! libmagic depends on the LC_CTYPE of the process (in Turkish the lower case of `I` isn't `i`), which in a server is
+//! that of the database, and so may differ between databases.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +10,7 @@ use ntt_mime_integration::cluster::SUPERUSER;
 use ntt_mime_integration::session::describe;
 use ntt_mime_integration::{Cluster, Store, TestDb, inode, judge, scratch};
 
-/// What a database is made with.
+/// Options with which a database is created.
 const LOCALES: [(&str, &str); 6] = [
     ("c", "LC_COLLATE 'C' LC_CTYPE 'C'"),
     ("c_utf8", "LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'"),
@@ -26,7 +26,7 @@ const LOCALES: [(&str, &str); 6] = [
     ),
 ];
 
-/// Contents in which letters have another case, or bytes another class, in one of them.
+/// Contents in which letters have another case, or bytes another class, in one of the locales.
 const CONTENTS: [&[u8]; 7] = [
     b"<TITLE>x</TITLE>\n",
     b"<!DOCTYPE HTML PUBLIC \"-//IETF//DTD HTML//EN\">\n",
@@ -37,7 +37,7 @@ const CONTENTS: [&[u8]; 7] = [
     b"\xC4\xB0 \xFD \xDD and words\n",
 ];
 
-/// A folder with the locales that Debian's package `locales` has the sources of, for LOCPATH.
+/// A directory with the locales whose sources are in Debian's package `locales`, for LOCPATH.
 fn made_locales() -> PathBuf {
     let folder = scratch::folder("locales");
     for (name, charmap) in [

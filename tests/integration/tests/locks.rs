@@ -1,5 +1,5 @@
-//! A run among the locks of others: it waits no longer than it is told to, comes out of deadlocks and serialization
-//! failures, and knows a leaf by what it is, whatever is done to it meanwhile.
+//! A run beside others' locks: it waits no longer than its settings say, recovers from deadlocks and serialization
+//! failures, and identifies a leaf correctly whatever is done to it meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,15 @@ use ntt_mime_integration::{
     Background, Outcome, SOON, Session, Store, TestDb, inode, server, wait_until,
 };
 
-/// The user's `inode` with some leaves and six rows a blob; no table refers to it, so that leaves can be dropped.
+/// The user's `inode` with some leaves and six rows for each blob; no table refers to it, so that leaves can be
+/// dropped.
 fn archive(name: &str, leaves: usize, blobs: usize) -> (TestDb<'static>, Store, Session) {
     let (db, store, mut s) = inode::archive(name, leaves, blobs, 6);
     s.exec("DROP TABLE path");
     (db, store, s)
 }
 
-/// Starts a slow run of one worker, and waits until it has filled some rows of `leaf`, and not all.
+/// Starts a slow run of one worker, and waits until it has filled some rows of `leaf`, but not all.
 fn start_on(db: &TestDb, s: &mut Session, leaf: &str) -> Background {
     let mut caller = db.connect();
     caller.exec("SET ntt_mime.batch_delay = '100ms'; SET ntt_mime.workers = 1");
@@ -73,7 +74,7 @@ fn no_wait_is_longer_than_the_lock_timeout() {
              \"public.inode_m3\". | The next run will try again."
         ]
     );
-    // Nobody has seen these rows: how many are left isn't known.
+    // Nobody has read these rows: how many are left isn't known.
     assert_eq!(
         s.run_row(
             outcome.run_id,
@@ -90,7 +91,7 @@ fn no_wait_is_longer_than_the_lock_timeout() {
 #[test]
 fn a_few_of_the_locked_leaves_are_named() {
     let (db, _store, mut s) = archive("lock_names", 5, 50);
-    // The others are done after the first run, and would be left alone.
+    // The others are finished after the first run, and would be skipped.
     s.exec("SET ntt_mime.full_scan_after = 0");
     s.exec("ALTER TABLE inode_m1 RENAME TO \"Inode M1\"");
     let mut ddl = db.connect();
@@ -117,7 +118,7 @@ fn a_few_of_the_locked_leaves_are_named() {
     );
 }
 
-/// What an error of a run says, and how its row tells of it.
+/// The error of a run, and what its row says about it.
 fn failed(s: &mut Session, result: Result<Outcome, postgres::Error>) -> (String, String) {
     let error = result.err().map(|error| describe(&error));
     let row = s.table("SELECT status, rows_left, leaves_done, error FROM ntt_mime.run ORDER BY run_id DESC LIMIT 1");
@@ -187,7 +188,7 @@ fn the_lock_on_the_parent_is_waited_for_once_a_pass() {
     inode::check_filled(&mut s, "inode");
 }
 
-/// The target is dropped in mid-run.
+/// The target is dropped during a run.
 fn dropped(name: &str, target: &str) {
     let (db, _store, mut s) = archive(name, 3, 100);
     let mut caller = db.connect();
@@ -222,18 +223,18 @@ fn a_plain_target_is_dropped() {
     dropped("drop_plain_target", "inode_m0");
 }
 
-/// Deadlocks that PostgreSQL has broken in this database.
+/// Deadlocks that PostgreSQL has resolved in this database.
 fn deadlocks(s: &mut Session) -> i64 {
     s.count("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 }
 
-/// Another session holds what `first` takes, and waits for a row that a batch of the run has updated already when the
-/// batch comes to wait for it: whoever looks for a deadlock first has to give way, and the other session has waited
-/// for longer. That has to be the worker all the same, whatever its caller's `deadlock_timeout` is.
+/// Another session holds what `first` locks, and waits for a row that a batch of the run has updated already, when
+/// the batch begins to wait for it. Whoever detects the deadlock first is cancelled, and the other session has waited
+/// for longer. It must be the worker all the same, whatever its caller's `deadlock_timeout` is.
 fn deadlock(name: &str, first: &str) {
     let (db, _store, mut s) = archive(name, 1, 40);
-    // At the second row a batch has a rest: then the first one, which a sequence tells, is its own. In a constraint, since
-    // with a trigger before each row the batch would lock its rows before it updates one.
+    // At the second row, a batch pauses; then it holds the first row, as a sequence shows. It is in a constraint,
+    // since with a row-level BEFORE trigger the batch would lock its rows before it updates one.
     s.exec(
         "CREATE SEQUENCE updated; CREATE SEQUENCE first_ino MINVALUE 0;
          CREATE FUNCTION rest(ino bigint) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -255,7 +256,7 @@ fn deadlock(name: &str, first: &str) {
     wait_until(SOON, "the batch to have its rest", || {
         s.count("SELECT last_value FROM updated") == 2
     });
-    // This waits until the deadlock is broken.
+    // This waits until the deadlock is resolved.
     other.exec(
         "UPDATE inode_m0 SET copied_to = copied_to WHERE ino = (SELECT last_value FROM first_ino)",
     );
@@ -304,7 +305,7 @@ fn serialization_failures_are_tried_again() {
              END $$;
          CREATE TRIGGER fail AFTER UPDATE ON inode_m0 FOR EACH STATEMENT EXECUTE FUNCTION fail()",
     );
-    // A batch is tried again at once some times, and later once more.
+    // A batch is tried again at once several times, and once more later.
     for times in [1, 3, 8] {
         s.exec(&format!(
             "ALTER TABLE inode_m0 DISABLE TRIGGER ALL; ALTER TABLE inode_m1 DISABLE TRIGGER ALL;
@@ -369,7 +370,7 @@ fn given_a_new_file(name: &str, statements: &str) {
     let (db, _store, mut s) = archive(name, 2, 60);
     let mut ddl = db.connect();
     ddl.exec(&format!("BEGIN; {statements}"));
-    // There, for nobody else sees these rows yet.
+    // In this session, since nobody else can see these rows yet.
     inode::remember(&mut ddl, "inode");
     let expected = inode::expected(&mut ddl).rows;
     let mut caller = db.connect();
@@ -379,7 +380,7 @@ fn given_a_new_file(name: &str, statements: &str) {
         waiting_for_leaves(&mut s) > 0
     });
     ddl.exec("COMMIT");
-    // To a snapshot from before the wait the new file would have no rows, and nothing would seem to be left.
+    // To a snapshot from before the wait, the new file would have no rows, and nothing would seem to be left.
     let (mut caller, outcome) = running.succeed();
     assert_eq!(caller.take_warnings(), Vec::<String>::new());
     inode::check_filled(&mut s, "inode");
@@ -401,7 +402,7 @@ fn a_leaf_is_truncated_and_loaded_anew_while_a_worker_waits_for_it() {
 
 #[test]
 fn leaves_are_rewritten_while_workers_wait_for_them() {
-    // A partition's column has the parent's type: only all of them can be changed.
+    // A partition's column has the parent's type: it can only be changed in all of them.
     given_a_new_file(
         "rewrite_waiting",
         "ALTER TABLE inode ALTER COLUMN nlink TYPE bigint",
@@ -416,7 +417,7 @@ fn horizons(s: &mut Session) -> Vec<String> {
     )
 }
 
-/// Workers that wait for a leaf which is locked in `mode` don't hold back vacuum.
+/// Workers that wait for a leaf that is locked in `mode` don't hold back vacuum.
 fn no_snapshot_waits(name: &str, mode: &str) {
     let (db, _store, mut s) = archive(name, 2, 60);
     let mut other = db.connect();
@@ -450,15 +451,15 @@ fn a_worker_that_waits_to_update_a_leaf_has_no_snapshot() {
 #[test]
 fn a_worker_holds_no_leaf_while_it_waits_for_the_parent() {
     let (db, _store, mut s) = archive("parent_first", 1, 60);
-    // As DDL does: the parent first, then the leaf. This session finds a deadlock at once, and would have to give way.
+    // As DDL does: the parent first, then the leaf. This session detects a deadlock at once, and would be cancelled.
     let mut ddl = db.connect();
     ddl.exec("SET deadlock_timeout = '10ms'");
     ddl.exec("BEGIN; LOCK TABLE ONLY inode IN ACCESS EXCLUSIVE MODE");
     let mut caller = db.connect();
-    // The setting has the planner look at partitions' constraints.
+    // With this setting the planner reads partitions' constraints.
     caller.exec("SET ntt_mime.lock_timeout = '10s'; SET constraint_exclusion = on");
     let running = caller.call_in_background("50, workers => 1");
-    // For the parent, of which the partition's constraint is made: the leaf is free.
+    // For the parent, which is needed for the partition's constraint: the leaf is free.
     db.wait_for_waiting_worker();
     ddl.exec("LOCK TABLE ONLY inode_m0 IN ACCESS EXCLUSIVE MODE NOWAIT");
     assert_eq!(horizons(&mut s), ["|"]);
@@ -507,13 +508,13 @@ fn ddl_on_the_partitioned_table_does_not_deadlock() {
     caller.exec("SET ntt_mime.lock_timeout = '10s'");
     let running = caller.call_in_background("1, workers => 2");
     for round in 0..10 {
-        // Each of them locks the parent first, then leaf by leaf. The last two have the workers make the partitions'
-        // constraints anew, as they do at each leaf that is new to them.
+        // Each of them locks the parent first, then leaf by leaf. The last two make the workers build the partitions'
+        // constraints again, as they do for each leaf that is new to them.
         ddl.exec("BEGIN; LOCK TABLE inode IN ACCESS EXCLUSIVE MODE; COMMIT");
         ddl.exec("ALTER TABLE inode ADD COLUMN note text");
         ddl.exec("ALTER TABLE inode DROP COLUMN note");
         let before = s.count(&filled);
-        // Asked without a pause, or the run would be over too soon.
+        // Polled without a pause, otherwise the run would be over too soon.
         while s.count(&filled) == before {
             assert!(!running.is_finished(), "it was over in round {round}");
         }
@@ -526,7 +527,7 @@ fn ddl_on_the_partitioned_table_does_not_deadlock() {
         s.run_row(outcome.run_id, "status, rows_left"),
         "succeeded|0"
     );
-    // Nobody else has had to give way either.
+    // Nobody else has been cancelled either.
     assert_eq!(deadlocks(&mut s), 0);
 }
 
@@ -537,9 +538,9 @@ fn a_leaf_that_may_only_be_read_is_left_at_once() {
     let free = inode::pending(&mut s, "inode_m1") + inode::pending(&mut s, "inode_m2");
     assert!(locked > 20 * 20, "a leaf of many batches");
     let mut other = db.connect();
-    // As CREATE INDEX does: the leaf's rows can be seen, and not be updated.
+    // As CREATE INDEX does: the leaf's rows can be read, but not updated.
     other.exec("BEGIN; LOCK TABLE ONLY inode_m0 IN SHARE MODE");
-    // With a pause between batches none is read before the one before it has been updated.
+    // With a pause between batches, none is read before the previous one has been updated.
     s.exec("SET ntt_mime.lock_timeout = '100ms'; SET ntt_mime.batch_delay = '1ms'");
     let outcome = s.backfill("20");
     assert_eq!(
@@ -569,7 +570,7 @@ fn a_leaf_that_may_only_be_read_is_left_at_once() {
     inode::check_filled(&mut s, "inode");
 }
 
-/// A leaf is detached in the midst of it, by `statement`, and is another table's from then on.
+/// A leaf is detached during the run, by `statement`, and belongs to another table from then on.
 fn detached(name: &str, statement: &str) {
     let (db, _store, mut s) = archive(name, 2, 60);
     let running = start_on(&db, &mut s, "inode_m0");
@@ -590,7 +591,7 @@ fn detached(name: &str, statement: &str) {
     );
     assert_eq!(inode::pending(&mut s, "inode"), 0);
 
-    // Back again, it is filled as any other.
+    // When it is back, it is filled like any other.
     ddl.exec(
         "ALTER TABLE archived DETACH PARTITION inode_m0;
          ALTER TABLE inode ATTACH PARTITION inode_m0 FOR VALUES IN ('m0')",
@@ -633,7 +634,7 @@ fn a_leaf_is_detached_and_comes_back_while_the_run_goes_on() {
 fn a_leaf_is_truncated_and_filled_anew() {
     let (db, _store, mut s) = archive("truncate", 2, 60);
     let running = start_on(&db, &mut s, "inode_m0");
-    // The same places hold other rows now: all of another blob, and a few that have a type.
+    // The same TIDs hold other rows now: all of another blob, and a few that have a type.
     let mut loader = db.connect();
     loader.exec(&format!(
         "BEGIN;
@@ -645,7 +646,7 @@ fn a_leaf_is_truncated_and_filled_anew() {
         inode::KEPT
     ));
     let (_, outcome) = running.succeed();
-    // So many pauses make it a long pass, after which all leaves are looked at again, from their beginning.
+    // These pauses make it a long pass, after which all leaves are read again from their beginning.
     assert_eq!(inode::pending(&mut s, "inode"), 0);
     assert_eq!(
         s.run_row(outcome.run_id, "status, rows_left"),
@@ -665,7 +666,7 @@ fn a_leaf_is_truncated_and_filled_anew() {
     );
 }
 
-/// A leaf gets another name, or another schema, and a stranger its old one.
+/// A leaf gets another name, or another schema, and another table its old one.
 fn renamed(name: &str, statement: &str, now: &str) {
     let (db, _store, mut s) = archive(name, 2, 60);
     let running = start_on(&db, &mut s, "inode_m0");
@@ -712,7 +713,7 @@ fn a_leaf_moves_to_another_schema_and_another_table_has_its_name() {
 
 #[test]
 fn the_schema_of_a_leaf_is_renamed_and_another_one_has_its_name() {
-    // The leaf isn't locked by that: only its statements' names go stale.
+    // This doesn't lock the leaf: only the names in its statements become outdated.
     let (db, _store, mut s) = archive("rename_schema", 2, 60);
     s.exec("CREATE SCHEMA media; ALTER TABLE inode_m0 SET SCHEMA media");
     let running = start_on(&db, &mut s, "media.inode_m0");

@@ -1,6 +1,6 @@
-//! Many leaves: what a worker can't forget of them is limited by another worker's taking its place.
+//! Many leaves: the memory that a worker can't free for them is bounded, because another worker takes its place.
 //!
-//! The library under test is the one with the feature `poison`, for which a worker is large early.
+//! The library under test is the one with the feature `poison`, for which a worker counts as large early.
 
 use ntt_mime_integration::{Cluster, TestDb, inode};
 

@@ -1,5 +1,5 @@
-//! What others do to leaves that a run is done with: it looks there again, or says that it hasn't. What it tells in the end
-//! is true at the end.
+//! What others do to leaves that a run has finished: it reads them again, or reports that it hasn't. What it reports
+//! at its end is true at that time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

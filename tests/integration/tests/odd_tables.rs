@@ -1,4 +1,4 @@
-//! Targets and statements that PostgreSQL allows and a simple implementation doesn't think of.
+//! Targets and statements that PostgreSQL allows, but that a simple implementation overlooks.
 
 use ntt_mime_integration::server::major_version;
 use ntt_mime_integration::session::describe;

@@ -1,5 +1,5 @@
-//! Hostile file systems: whatever lies where a blob should, at whatever level, is told by its kind and never followed,
-//! opened or waited for, neither by the functions nor by a run; and roots of every form.
+//! Hostile file systems: whatever is in place of a blob, at whatever level, is reported by its kind and never
+//! followed, opened or waited for, neither by the functions nor by a run; and roots in every form.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,6 +1,6 @@
-//! What rights are good for: none of PUBLIC's, detecting by pg_read_server_files, watching by pg_monitor, a run by who
-//! may execute it and update its target; and no more by workers than by their caller. What each role is refused is in
-//! `isolation::who_may_do_what`.
+//! What privileges allow: nothing to PUBLIC, detection to pg_read_server_files, monitoring to pg_monitor, a run to
+//! roles that may execute it and update its target; and workers may do no more than their caller. What each role is
+//! refused is in `isolation::who_may_do_what`.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! Blobs that crash the process which looks at them, or never let it go: each costs at most one crash, or the time
-//! limit, once; then it is in quarantine, and the rest of the store is filled.
+//! Blobs that crash the process that examines them, or never release it: each costs at most one crash, or the time
+//! limit, once. Then it is in quarantine, and the rest of the store is filled.
 //!
-//! The library under test is one built with the feature `poison`, in which blobs that the server's environment names
-//! do such things.
+//! The library under test is the one with the feature `poison`, in which blobs that the server's environment names do
+//! that.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;

@@ -1,6 +1,6 @@
-//! Reading ahead: a matter of speed only, by threads that are gone with their worker.
+//! Reading ahead: it only affects speed, and its threads end with their worker.
 //!
-//! The library under test is the one with the feature `poison`, which takes every store for a slow one.
+//! The library under test is the one with the feature `poison`, in which every store counts as slow.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Replicas: a hot standby detects as its primary does and takes over after a promotion; logical replication sees
+//! Replicas: a hot standby detects like its primary and takes over after a promotion; logical replication sees
 //! ordinary updates, which change nothing but `mime_type`.
 
 use std::collections::HashSet;

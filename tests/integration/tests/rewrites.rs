@@ -1,4 +1,5 @@
-//! A table is given another file while a run is at it: its rows are elsewhere then, and the run begins anew there.
+//! A table gets another file while a run is working on it: its rows then are elsewhere, and the run starts again with
+//! it.
 
 use std::time::Duration;
 

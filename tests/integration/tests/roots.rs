@@ -1,4 +1,4 @@
-//! A store of several roots, one of which isn't there: its blobs are not missing.
+//! A store with several roots, one of which is unavailable: its blobs are not missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! A run beside open transactions that hold rows: its own, which it passes by after one wait, and others that its
-//! triggers need, for which it leaves a leaf until later.
+//! A run beside open transactions that hold rows: rows of the target, which it skips after one wait, and rows that
+//! its triggers need, because of which it leaves a leaf until later.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! How soon the last worker has gone after what ends a run: the server's shutdown, its leader's end in any form, its
-//! client's, its database's, a timeout, a request; whatever the workers are at. And never by SIGKILL.
+//! How soon the last worker ends after something that ends a run: a shutdown of the server, the end of its leader in
+//! any form, of its client or its database, a timeout, a request; whatever the workers are doing. And never by
+//! SIGKILL.
 
 use std::path::Path;
 use std::process::{Child, Stdio};

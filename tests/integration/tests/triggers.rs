@@ -1,5 +1,5 @@
-//! What triggers, rules and policies make of a run's updates, and that a run tells the truth about it: a row is filled
-//! if it has a type afterwards, and what stays pending is counted, named, and tried once a run.
+//! What triggers, rules and policies turn a run's updates into, and that a run reports the truth about it: a row
+//! counts as filled if it has a type afterwards, and what stays pending is counted, named, and tried once in a run.
 
 use ntt_mime_integration::{Outcome, Session, Store, TestDb, assert_error, inode};
 

@@ -1,7 +1,8 @@
-//! Older versions: the new library works with their SQL, and ALTER EXTENSION makes of it what CREATE EXTENSION
-//! makes today.
+//! Older versions: the new library works with their SQL objects, and ALTER EXTENSION turns these into what CREATE
+//! EXTENSION creates today.
 //!
-//! Their scripts are in tests/released; `scripts/test.sh integration` puts them where CREATE EXTENSION finds them.
+//! Their scripts are in tests/released; `scripts/test.sh integration` copies them to where CREATE EXTENSION finds
+//! them.
 
 use ntt_mime_integration::{
     Cluster, Session, Store, TestDb, assert_error, assert_same_rows, inode,

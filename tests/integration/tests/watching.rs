@@ -1,4 +1,4 @@
-//! What is to be seen of a run from outside: titles, wait events, the server's log, views.
+//! What can be seen of a run from outside: titles, wait events, the server's log, views.
 
 use ntt_mime_integration::server::major_version;
 use ntt_mime_integration::{Background, Cluster, SOON, Store, TestDb, inode, wait_for, wait_until};

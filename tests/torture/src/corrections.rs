@@ -1,6 +1,7 @@
-//! Corrections that are struck: rows have a wrong type, `ntt_verify_mime(correct => true)` is disturbed at a random moment, and
-//! goes on afterwards undisturbed. Then each row has the type that file(1) gives, each was changed once, and what both runs say
-//! of it is what happened; a third one, which looks at all leaves whatever the others have left word of, finds nothing.
+//! Corrections that are disturbed: rows have a wrong type, `ntt_verify_mime(correct => true)` is disturbed at a
+//! random moment, and a second one is not. Then each row has the type that file(1) gives, each was changed once, and
+//! what both runs say about it is what happened. A third one, which reads all leaves whatever the others have
+//! recorded, finds nothing.
 
 use std::thread;
 use std::time::{Duration, Instant};

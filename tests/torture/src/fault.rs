@@ -1,4 +1,4 @@
-//! The faults: what each does to a run at a random moment, how CALL may end then, and what is true afterwards.
+//! The faults: what each does to a run at a random moment, how CALL may end then, and what must be true afterwards.
 
 pub mod processes;
 mod stores;

@@ -1,4 +1,4 @@
-//! All rounds, taking turns through the faults, and what came of them.
+//! All rounds, taking turns through the faults, and their results.
 
 use std::any::Any;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Where faults strike: a server, and a database in it that each round gets anew from a template.
+//! The environment of the faults: a server, and a database that each round gets anew from a template.
 
 use std::cell::Cell;
 use std::fs;

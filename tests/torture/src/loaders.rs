@@ -1,5 +1,5 @@
-//! Loaders beside runs over many leaves: each a session of its own that does one kind of statement in a loop, in leaves
-//! of its own. What they wait for is measured with runs going on and without.
+//! Loaders beside runs over many leaves: each is a session of its own that executes one kind of statement in a loop,
+//! on leaves of its own. Their waits are measured with runs going on and without.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! A session as loaders have them: it keeps some hundred rows of the target locked, and at times the row that the
+//! A session like those of loaders: it keeps some hundred rows of the target locked, and at times the row that the
 //! target's triggers update, at random moments.
 
 use std::sync::Arc;

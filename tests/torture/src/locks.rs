@@ -1,5 +1,6 @@
-//! What does a session cost a run that keeps rows locked, and the row that the target's triggers update? Runs over a
-//! larger table, without such a session and with one. Times are told; what is true afterwards is asserted.
+//! How much does a session delay a run if it keeps rows locked, and the row that the target's triggers update? Runs
+//! over a larger table, without such a session and with one. Times are reported; what must be true afterwards is
+//! asserted.
 
 use std::time::{Duration, Instant};
 

@@ -1,12 +1,13 @@
-//! Strikes runs with faults of every kind at random moments, many times each, and counts what that did to the rows.
+//! Causes faults of every kind at random moments of runs, many times each, and counts what that did to the rows.
 //!
 //!     ntt_mime_torture [--seconds N] [--each N] [--short] [--only NAME]... [--seed N] [--write] [--log FILE]
 //!
-//! Five parts: faults (rounds that take turns through `fault::FAULTS`), loaders beside runs over 841 leaves, memory over
-//! ten thousand batches, a session that keeps rows locked, and corrections of wrong types that are struck. `--seconds` is the time for all of it, `--each` the least
-//! number of rounds of each fault; it goes on until both are met. `--only` takes part of the name of a fault,
-//! `loaders`, `memory`, `locks` or `corrections`. `--write` puts the tables into docs/reliability.md. Violations are printed, written
-//! to the file of `--log`, and counted; they end nothing, but the exit code is 1.
+//! Five parts: faults (rounds that take turns through `fault::FAULTS`), loaders beside runs over 841 leaves, memory
+//! over ten thousand batches, a session that keeps rows locked, and corrections of wrong types that are disturbed.
+//! `--seconds` is the time for all of it, `--each` the minimum number of rounds of each fault; it goes on until both
+//! are reached. `--only` takes part of the name of a fault, `loaders`, `memory`, `locks` or `corrections`. `--write`
+//! puts the tables into docs/reliability.md. Violations are printed, written to the file of `--log`, and counted;
+//! they end nothing, but the exit code is 1.
 //!
 //! Needs the extension installed, and root for the faults that need something mounted.
 

@@ -1,8 +1,8 @@
-//! Leaf marks: has a run passed over a leaf in which rows were pending?
+//! Leaf marks: has a run skipped a leaf in which rows were pending?
 //!
-//! A run may notice late what others have written, until they have published it. So before a run that has to notice all,
-//! [`settle`] waits for them; and so that it goes by the marks, and doesn't look at everything because the target is small,
-//! the leaves are said to be large. Afterwards [`check`] has everything looked at.
+//! A run may notice late what others have written, until they have published it. So before a run that must notice
+//! everything, [`settle`] waits for them. And the leaves are declared to be large, so that the run relies on the
+//! marks, and doesn't read everything because the target is small. Afterwards [`check`] reads everything.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What the rows are made of: real files with file(1)'s answers, and some blobids without a file.
+//! The rows' material: real files with file(1)'s answers, and some blobids without a file.
 
 use std::collections::HashMap;
 

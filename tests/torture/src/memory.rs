@@ -1,4 +1,4 @@
-//! Does a run's memory grow with its batches? A run in batches of one row, watched from /proc.
+//! Does a run's memory grow with the number of its batches? A run in batches of one row, watched through /proc.
 
 use std::time::Duration;
 

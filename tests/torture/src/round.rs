@@ -1,4 +1,4 @@
-//! One round: a fresh database, a run, a fault at a random moment of it, one more run, and a look at everything.
+//! One round: a fresh database, a run, a fault at a random moment of it, one more run, and a check of everything.
 
 use std::time::{Duration, Instant};
 

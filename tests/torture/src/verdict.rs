@@ -1,4 +1,4 @@
-//! What is true after runs: of the rows, and of what the runs' rows in the history say.
+//! What must be true after runs: about the rows, and about the runs' rows in the history.
 
 use std::time::Duration;
 

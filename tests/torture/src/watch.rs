@@ -1,4 +1,4 @@
-//! Workers and what they leave behind, seen from outside the server, since a fault may take every session.
+//! Workers and what they leave behind, watched from outside the server, since a fault may end every session.
 
 use std::fs;
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! What makes rows pending, in ways that a comparison of counters alone would miss, or that are counted late.
+//! Changes that make rows pending and that a mere comparison of counters would miss, or that are counted late.
 
 use ntt_mime_integration::cluster::PORT;
 use ntt_mime_integration::{Cluster, TestDb, inode, wait_until};

@@ -1,4 +1,4 @@
-//! Counters that begin anew, stay behind or are those of another database: no mark from before is believed.
+//! Counters that start again, are outdated or belong to another database: no earlier mark is believed.
 
 use ntt_mime_integration::{
     Cluster, SOON, Session, Store, TestDb, assert_error, inode, wait_for, wait_until,

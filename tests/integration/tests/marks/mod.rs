@@ -1,4 +1,4 @@
-//! Leaf marks: a run passes over leaves in which nothing can have become pending, and over no others.
+//! Leaf marks: a run skips leaves in which nothing can have become pending, and no others.
 
 mod changes;
 mod epochs;

@@ -1,4 +1,4 @@
-//! Leaves that seem unchanged are looked at from time to time all the same.
+//! Leaves that seem unchanged are read from time to time anyway.
 
 use ntt_mime_integration::{SOON, inode, wait_until};
 

@@ -1,4 +1,4 @@
-//! Leaves with rows whose blobs can't be detected: they are passed over as long as these blobs would be.
+//! Leaves with rows whose blobs can't be detected: they are skipped as long as these blobs would be.
 
 use ntt_mime_integration::store::{absent_blobid, blobid_of};
 use ntt_mime_integration::{Session, Store, TestDb, inode};

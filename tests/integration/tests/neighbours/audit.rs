@@ -1,5 +1,5 @@
-//! pgaudit sees a run's updates as it sees anybody's: by the privileges on a leaf that its role has been granted, and
-//! as statements of the session, with the relation that each is about.
+//! pgaudit sees a run's updates like anybody's: according to the privileges on a leaf that its role has been granted,
+//! and as statements of the session, with the relation that each concerns.
 
 use ntt_mime_integration::{Cluster, Session, Store, TestDb, assert_error, inode};
 

@@ -1,4 +1,4 @@
-//! Event triggers: a run does no DDL, so none of them hears of it, and one that forbids all DDL doesn't forbid a run.
+//! Event triggers: a run executes no DDL, so none of them fires, and one that forbids all DDL doesn't forbid a run.
 
 use ntt_mime_integration::inode;
 

@@ -1,5 +1,5 @@
-//! Libraries that a session has loaded work in the workers of its runs as well: hooks of extensions that audit, mask or
-//! explain are there.
+//! Libraries that a session has loaded are also loaded by the workers of its runs: hooks of extensions that audit,
+//! mask or explain are present there.
 
 use std::fs;
 

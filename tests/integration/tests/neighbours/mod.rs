@@ -1,7 +1,7 @@
-//! Beside what else a DBA has: real extensions, poolers and replicas, one file a neighbour.
+//! Runs beside other software that a DBA uses: real extensions, poolers and replicas, one file for each.
 //!
-//! scripts/setup.sh installs Debian's packages of them. Where one isn't to be had, as of a release of PostgreSQL for
-//! which Debian has none, its tests say so and do nothing.
+//! scripts/setup.sh installs their Debian packages. If one isn't available, for example because Debian has none for a
+//! release of PostgreSQL, its tests say so and do nothing.
 
 mod audit;
 mod copies;

@@ -1,4 +1,4 @@
-//! pg_partman: it makes partitions ahead and drops old ones while a run goes on.
+//! pg_partman: it creates partitions in advance and drops old ones while a run goes on.
 
 use ntt_mime_integration::{Session, Store, TestDb, inode};
 

@@ -1,4 +1,4 @@
-//! pg_repack beside a run: it copies a leaf, and exchanges its file for the copy's in a moment.
+//! pg_repack beside a run: it copies a leaf, and then replaces its file by the copy's in one step.
 
 use ntt_mime_integration::{Session, TestDb, inode};
 

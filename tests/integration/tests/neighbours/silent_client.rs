@@ -1,4 +1,4 @@
-//! A client that doesn't read holds up nothing but itself: its run goes on, is seen, and can be cancelled.
+//! A client that doesn't read affects only itself: its run goes on, is visible, and can be cancelled.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! A synchronous standby, there and away: a run goes on without it and can be cancelled, and only its end waits.
+//! A synchronous standby, present and away: a run goes on without it and can be cancelled, and only its end waits.
 
 use std::time::{Duration, Instant};
 

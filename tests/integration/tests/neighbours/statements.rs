@@ -1,4 +1,4 @@
-//! What collects statistics of statements: a run is two lines there, however many leaves it has.
+//! Extensions that collect statement statistics: they have two rows for a run, however many leaves it has.
 
 use ntt_mime_integration::{Cluster, Session, inode};
 

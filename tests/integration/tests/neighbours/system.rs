@@ -1,5 +1,5 @@
-//! A system that keeps something from the server, as containers and hardened services do: what can be done in another way is,
-//! and errors name what was refused.
+//! A system that denies the server something, as containers and hardened services do: if there is another way, it is
+//! used, and errors name what was denied.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! A verification has the manners of a backfill, and keeps its promises: whatever ends it, whoever is at the table beside it.
+//! A verification behaves like a backfill, and keeps its promises: whatever ends it, and whoever else uses the table.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

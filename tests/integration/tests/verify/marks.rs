@@ -1,5 +1,5 @@
-//! Marks of verifications: a leaf in which all rows have the detected type is passed over as long as that must be so, and
-//! no other leaf is.
+//! Marks of verifications: a leaf in which all rows have the detected type is skipped as long as that must be the
+//! case, and no other leaf is.
 
 use std::fs;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! `ntt_verify_mime`: what rows have is compared with what is detected; nothing is changed unless it was asked for; and all
-//! that is counted is true, whatever others do meanwhile.
+//! `ntt_verify_mime`: the types of rows are compared with the detected ones; nothing is changed unless that was
+//! requested; and all counts are true, whatever others do meanwhile.
 
 mod manners;
 mod marks;

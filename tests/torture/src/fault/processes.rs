@@ -1,4 +1,4 @@
-//! Faults that strike processes of the server, a run's or others.
+//! Faults that affect processes of the server, those of a run or others.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Faults that strike what a run reads from or writes to: the store, one of its roots, the server's disk.
+//! Faults that affect what a run reads from or writes to: the store, one of its roots, the server's disk.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use crate::ground::BATCH;
 use crate::isolation::Bind;
 use crate::roots::TwoRoots;
 
-/// How long a root is away that comes back: less than a run.
+/// How long a root that comes back is away: less than a run takes.
 const AWAY_MS: u64 = 200;
 
 pub fn fill_disk(scene: &mut Scene<'_>, _: &mut Caller) -> Result<(), String> {
@@ -33,7 +33,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the store is ours");
 }
 
-/// Has the caller read from a second way to the store, one that can be taken away.
+/// Makes the caller read through a second path to the store, which can be taken away.
 pub fn use_mounted_store(scene: &mut Scene<'_>) {
     let at = scene.ground.mounts().store.path().display().to_string();
     scene
@@ -42,13 +42,13 @@ pub fn use_mounted_store(scene: &mut Scene<'_>) {
 }
 
 pub fn unmount_store(scene: &mut Scene<'_>, caller: &mut Caller) -> Result<(), String> {
-    // The empty directory below it is a store, too, to a run that finds nothing else when it begins.
+    // To a run that finds nothing else when it begins, the empty directory below the mount point is also a store.
     scene.a_worker(caller);
     unmount(scene, &scene.ground.mounts().store)
 }
 
-/// Has the caller read from two roots, of which one can be taken away. That there is something in each has been seen by
-/// a run before.
+/// Makes the caller read from two roots, of which one can be taken away. An earlier run has seen that both contain
+/// blobs.
 pub fn use_two_roots(scene: &mut Scene<'_>) {
     let sql = format!("SET ntt_mime.blob_root = '{}'", two_roots(scene).setting());
     let mut earlier = scene.ground.connect();

@@ -1,4 +1,4 @@
-//! Faults that strike tables: what owners and loaders of the target do to its leaves, and to the extension.
+//! Faults that affect tables: what owners and loaders of the target do to its leaves, and to the extension.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,23 +18,23 @@ const TORTURE_VERSION: &str = "0.0.0torture";
 /// How long a leaf is locked: less than a worker waits for it (`ntt_mime.lock_timeout`).
 const LEAF_LOCKED: Duration = Duration::from_millis(300);
 
-/// How often something is done in a run at most, lest the run never end.
+/// Maximum number of repetitions in a run, so that the run ends.
 const MOST: usize = 8;
 
-/// What takes long is done less often; and rows are moved less often, so that the run goes on for a while afterwards and
-/// can be right about what it leaves.
+/// What takes long is repeated less often; and rows are moved less often, so that the run goes on for a while
+/// afterwards and can report correctly what it leaves.
 const FEW: usize = 3;
 
 /// Rows that move at once.
 const MOVED: usize = 100;
 
-/// The run takes its time, so that more of its leaves are half done when it is struck, and it goes on afterwards.
+/// The run is slow, so that more of its leaves are half done when the fault strikes, and it goes on afterwards.
 pub fn unhurried(scene: &mut Scene<'_>) {
     let sql = "SET ntt_mime.batch_delay = '20ms'";
     scene.caller_sql.push(sql.to_owned());
 }
 
-/// Does it again and again, at random moments of what is left of the run.
+/// Repeats it at random moments of the rest of the run.
 fn repeatedly(
     scene: &mut Scene<'_>,
     caller: &mut Caller,
@@ -52,7 +52,7 @@ fn repeatedly(
     Ok(())
 }
 
-/// One that has many rows, rather than one that has few: as rows are spread over them.
+/// A leaf, more likely one with many rows: according to how rows are spread over leaves.
 fn a_leaf(scene: &mut Scene<'_>) -> usize {
     (LEAVES as f64 * scene.rng.f64().powi(2)) as usize
 }
@@ -111,8 +111,8 @@ pub fn set_schema(scene: &mut Scene<'_>, caller: &mut Caller) -> Result<(), Stri
     })
 }
 
-/// Pending rows go to other leaves, and with them what is known of where they are. Those that the table `path` points
-/// at can't.
+/// Pending rows move to other leaves, together with the record of where they are. Rows to which the table `path`
+/// refers can't move.
 pub fn move_rows(scene: &mut Scene<'_>, caller: &mut Caller) -> Result<(), String> {
     repeatedly(scene, caller, FEW, |scene| {
         let from = a_leaf(scene);
