@@ -20,10 +20,11 @@ use ntt_mime_core::in_flight::{self, InFlightRecord};
 
 use super::batch::{Batch, BlobKey, Found, Wanted, pair_in_cache};
 use super::cache_memory::CacheMapping;
+use super::counters::{Counters, add, add_time};
 use super::options::Job;
 use super::roots;
 use super::run_log::{self, KnownFailure, NewFailure};
-use super::shared::{Counters, Shared, Stop, add, add_time};
+use super::shared::{Shared, Stop};
 use crate::errors::{Error, HOW_TO_RELEASE, sentence};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::report::Report;

@@ -458,8 +458,8 @@ impl Leader {
                 blobs: row.blobs as i64,
                 rows_checked: row.options.verified.map_or(0, |rows| rows.rows_checked) as i64,
                 rows_different: row.options.verified.map_or(0, |rows| rows.rows_different) as i64,
-                rows_updated: row.rows_updated as i64,
-                failures: row.failures as i64,
+                rows_updated: row.totals.rows_updated as i64,
+                failures: row.totals.failures as i64,
                 elapsed,
             }),
         }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use super::counters::Totals;
 use super::run_log::RunRow;
 use crate::errors::counted;
 
@@ -103,7 +104,7 @@ impl Progress<'_> {
 
     /// What has become of rows.
     fn rows(&self) -> String {
-        let updated = self.row.rows_updated;
+        let updated = self.row.totals.rows_updated;
         let Some(verified) = self.row.options.verified else {
             return format!("{} filled", counted(updated, "row"));
         };
@@ -120,7 +121,7 @@ impl Progress<'_> {
 
     fn blobs(&self) -> String {
         let blobs = counted(self.row.blobs, "blob");
-        match self.row.failures {
+        match self.row.totals.failures {
             0 => blobs,
             failures => format!("{blobs} ({failures} failed)"),
         }
@@ -133,19 +134,20 @@ impl Progress<'_> {
 }
 
 /// Where the workers' time went, in percent, as a sentence; None if there was none.
-pub fn shares(row: &RunRow) -> Option<String> {
+pub fn shares(totals: &Totals) -> Option<String> {
     let parts = [
-        ("reading rows", row.scan_ms),
-        ("reading blobs", row.read_ms),
-        ("detection", row.detect_ms),
-        ("update", row.update_ms),
-        ("commit", row.commit_ms),
-        ("waiting", row.options.idle_ms),
+        ("reading rows", totals.scan_us),
+        ("reading blobs", totals.read_us),
+        ("detection", totals.detect_us),
+        ("update", totals.update_us),
+        ("commit", totals.commit_us),
+        ("waiting", totals.idle_us),
     ];
-    let all = row.options.worker_ms;
-    let percent = |(name, ms): &(&str, f64)| format!("{name} {:.0}%", 100.0 * ms / all);
+    let all = totals.worker_us;
+    let percent =
+        |(name, us): &(&str, u64)| format!("{name} {:.0}%", 100.0 * *us as f64 / all as f64);
     let shares: Vec<String> = parts.iter().map(percent).collect();
-    (all > 0.0).then(|| format!("The workers' time: {}.", shares.join(", ")))
+    (all > 0).then(|| format!("The workers' time: {}.", shares.join(", ")))
 }
 
 /// A time in its two largest units.
@@ -170,7 +172,10 @@ mod tests {
             blocks_done: 250,
             blocks_total: 1000,
             blobs: 5000,
-            rows_updated: 20_000,
+            totals: Totals {
+                rows_updated: 20_000,
+                ..Totals::default()
+            },
             ..RunRow::default()
         };
         let progress = Progress {
@@ -184,7 +189,10 @@ mod tests {
         assert_eq!(progress.title(), "25.0%, 20000 rows filled");
         let row = RunRow {
             status: "succeeded",
-            failures: 3,
+            totals: Totals {
+                failures: 3,
+                ..row.totals.clone()
+            },
             ..row.clone()
         };
         let summary = |row: &RunRow| Progress { row, ..progress }.summary(true);
@@ -248,14 +256,14 @@ mod tests {
 
     #[test]
     fn shares_are_of_the_workers_time() {
-        let mut row = RunRow::default();
-        assert_eq!(shares(&row), None);
-        row.update_ms = 600.0;
-        row.detect_ms = 250.0;
-        row.options.worker_ms = 1000.0;
-        row.options.idle_ms = 100.0;
+        let mut totals = Totals::default();
+        assert_eq!(shares(&totals), None);
+        totals.update_us = 600_000;
+        totals.detect_us = 250_000;
+        totals.worker_us = 1_000_000;
+        totals.idle_us = 100_000;
         assert_eq!(
-            shares(&row).unwrap(),
+            shares(&totals).unwrap(),
             "The workers' time: reading rows 0%, reading blobs 0%, detection 25%, update 60%, commit 0%, \
              waiting 10%."
         );

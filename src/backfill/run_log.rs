@@ -12,7 +12,9 @@ use ntt_mime_core::failure::FailureReason;
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_sys};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
+use super::counters::{In, Totals};
 use super::options::Options;
 use super::sample::Estimate;
 use crate::pg::encoding::{array_value, json_value, readable_value, text_value};
@@ -73,20 +75,6 @@ VALUES ($1, 'running', pg_catalog.now(), $2, $3, $4::pg_catalog.jsonb, $5, $6) R
 const INSERT_VERIFICATION: &str = "
 INSERT INTO ntt_mime.run (target, status, pid, role_name, options, workers, libmagic, kind)
 VALUES ($1, 'running', $2, $3, $4::pg_catalog.jsonb, $5, $6, 'verify') RETURNING run_id";
-
-/// The pid, since an extension that has been dropped and made again while a run goes on begins anew with its numbers.
-const UPDATE_RUN: &str = "
-UPDATE ntt_mime.run r
-   SET (status, finished_at, workers, leaves_total, leaves_done, blocks_total, blocks_done,
-        rows_scanned, blobs, detections, cache_hits, rows_updated, rows_retried, rows_left,
-        failures, bytes_read, scan_ms, read_ms, detect_ms, update_ms, commit_ms, mime_counts, error, options)
-     = (n.status, CASE WHEN n.status = 'running' THEN NULL ELSE clock_timestamp() END, n.workers,
-        n.leaves_total, n.leaves_done, n.blocks_total, n.blocks_done, n.rows_scanned, n.blobs,
-        n.detections, n.cache_hits, n.rows_updated, n.rows_retried, n.rows_left, n.failures,
-        n.bytes_read, n.scan_ms, n.read_ms, n.detect_ms, n.update_ms, n.commit_ms, n.mime_counts,
-        n.error, r.options || n.options)
-  FROM pg_catalog.jsonb_populate_record(NULL::ntt_mime.run, $2::pg_catalog.jsonb) n
- WHERE r.run_id = $1 AND r.pid = pg_catalog.pg_backend_pid()";
 
 const RUN_OF_PID: &str = "
 SELECT max(run_id) FROM ntt_mime.run WHERE status = 'running' AND pid = $1";
@@ -150,23 +138,15 @@ pub struct RunRow {
     pub leaves_done: i64,
     pub blocks_total: i64,
     pub blocks_done: i64,
-    pub rows_scanned: u64,
+    /// Comes to the columns, and to the options.
+    #[serde(skip)]
+    pub totals: Totals,
     pub blobs: u64,
-    pub detections: u64,
-    pub cache_hits: u64,
-    pub rows_updated: u64,
-    pub rows_retried: u64,
     /// Unknown until everything has been looked at.
     pub rows_left: Option<u64>,
-    pub failures: u64,
-    pub bytes_read: u64,
-    pub scan_ms: f64,
-    pub read_ms: f64,
-    pub detect_ms: f64,
-    pub update_ms: f64,
-    pub commit_ms: f64,
     pub mime_counts: BTreeMap<String, u64>,
     /// Comes to the options of the run.
+    #[serde(skip)]
     pub options: Additions,
     pub error: Option<String>,
 }
@@ -174,28 +154,28 @@ pub struct RunRow {
 impl RunRow {
     /// Has a run that ended like this found nothing to do, and been kept from nothing?
     fn is_idle(&self) -> bool {
-        let found = [self.rows_scanned, self.rows_updated];
+        let found = [self.totals.rows_scanned, self.totals.rows_updated];
         self.status == "succeeded" && found == [0; 2] && self.rows_left.is_some()
+    }
+
+    /// All columns, and what comes to the options.
+    fn columns(&self) -> (Map<String, Value>, Map<String, Value>) {
+        let of = |data: Value| match data {
+            Value::Object(members) => members,
+            _ => unreachable!("of a struct"),
+        };
+        let plain = "plain data";
+        let mut columns = of(serde_json::to_value(self).expect(plain));
+        columns.extend(self.totals.of(In::Column));
+        let mut options = of(serde_json::to_value(&self.options).expect(plain));
+        options.extend(self.totals.of(In::Options));
+        (columns, options)
     }
 }
 
 /// What the columns of a run don't say.
 #[derive(Serialize, Default, Clone, Debug)]
 pub struct Additions {
-    /// Looks that it has spared libmagic, all of it or most of its rules.
-    pub prefiltered: u64,
-    /// Looks with all rules since it wasn't sure.
-    pub prefilter_fallbacks: u64,
-    /// Blobs judged again from all of them and with all rules.
-    pub audited: u64,
-    /// Of these, those that had another type then.
-    pub audit_differences: u64,
-    /// Time of all workers, from when they are connected: what the columns tell, `idle_ms`, and little else.
-    pub worker_ms: f64,
-    /// Time of all workers spent waiting: for others, for the leader, between batches.
-    pub idle_ms: f64,
-    /// Batches that somebody waited for when they were about to be committed.
-    pub waited_for: u64,
     /// Blobs read from each root of the store. [`super::roots`]
     pub roots_read: BTreeMap<String, u64>,
     /// Roots that held no blobs when the run began.
@@ -275,9 +255,22 @@ pub fn begin(target: &str, role: &str, options: &Options, libmagic: &str) -> i64
 /// Brings the row of a run up to date. One that has found nothing to do takes the place of the one before it, if that
 /// has found nothing either: a schedule of every minute leaves one row, not hundreds of thousands.
 pub fn update(run_id: i64, row: &RunRow) {
-    let arguments = [DatumWithOid::from(run_id), json(row)];
+    let (columns, options) = row.columns();
+    let names: Vec<&str> = columns.keys().map(String::as_str).collect();
+    // The pid, since an extension that has been dropped and made again while a run goes on begins anew with its numbers.
+    let update = format!(
+        "
+UPDATE ntt_mime.run r
+   SET ({}) = (n.{}), options = r.options || $3::pg_catalog.jsonb,
+       finished_at = CASE WHEN n.status = 'running' THEN NULL ELSE clock_timestamp() END
+  FROM pg_catalog.jsonb_populate_record(NULL::ntt_mime.run, $2::pg_catalog.jsonb) n
+ WHERE r.run_id = $1 AND r.pid = pg_catalog.pg_backend_pid()",
+        names.join(", "),
+        names.join(", n.")
+    );
+    let arguments = [DatumWithOid::from(run_id), json(&columns), json(&options)];
     as_owner(&[Writes(RUN)], || {
-        run_sql(UPDATE_RUN, &arguments);
+        run_sql(&update, &arguments);
         if row.is_idle() {
             run_sql(REMOVE_IDLE, &arguments[..1]);
         }

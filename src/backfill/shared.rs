@@ -18,8 +18,8 @@ use ntt_mime_core::task_queue::{LeafEntry, TaskQueue, TaskQueueHeader};
 use ntt_mime_core::undetected::{Undetected, UndetectedHeader};
 
 use super::cache_memory::{CacheMapping, CacheMemory, CachePlace};
+use super::counters::{Counters, Totals};
 use super::options::Job;
-use super::sample::Sums;
 use crate::pg::dsm::Segment;
 use crate::pg::report::Report;
 
@@ -114,106 +114,6 @@ pub struct WorkerSlot {
     error_bytes: AtomicU32,
     pub counters: Counters,
     error: std::cell::UnsafeCell<[u8; ERROR_BYTES]>,
-}
-
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// What a worker counts. Only it adds; anybody may read.
-        #[repr(C)]
-        #[derive(Default)]
-        pub struct Counters { $($(#[$doc])* pub $name: AtomicU64,)* }
-
-        /// The sum of all workers' counters.
-        #[derive(Default, Clone, Debug)]
-        pub struct Totals { $($(#[$doc])* pub $name: u64,)* }
-
-        impl Totals {
-            fn add(&mut self, counters: &Counters) {
-                $(self.$name += counters.$name.load(Ordering::Relaxed);)*
-            }
-        }
-    };
-}
-
-counters! {
-    /// Pending rows read.
-    rows_scanned,
-    /// Rows filled.
-    rows_updated,
-    /// Pending rows that the update passed by, since others had changed or locked them.
-    rows_retried,
-    /// Files read.
-    detections,
-    /// Distinct blobs of a batch that the run knew already.
-    cache_hits,
-    /// Distinct blobs that could not be detected.
-    failures,
-    /// Of these, blobs that could, but whose type is too long for the column.
-    too_long,
-    bytes_read,
-    /// Looks that the prefilter has spared libmagic, all of it or most of its rules.
-    prefiltered,
-    /// Looks at which it wasn't sure.
-    prefilter_fallbacks,
-    /// Blobs judged again from all of them and with all rules.
-    audited,
-    /// Of these, those that had another type then.
-    audit_differences,
-    /// Of a verification: rows whose type was compared with that of their blob; of these, those that have another type, and
-    /// those that have the same, spelled otherwise.
-    rows_checked,
-    rows_different,
-    rows_spelled_otherwise,
-    /// Of a sample: blocks in it, and all blocks of what was looked at; sums over its blocks, see [`super::sample::Sums`].
-    sample_blocks,
-    sample_of_blocks,
-    sample_rows_squared,
-    sample_different_squared,
-    sample_product,
-    scan_us,
-    read_us,
-    detect_us,
-    update_us,
-    commit_us,
-    /// Batches that somebody waited for when they were about to be committed.
-    waited_for,
-    /// Transaction ids of the worker that are over, as of the end of its pass.
-    transaction_ids,
-    /// Waiting for other workers, for the leader, or between batches.
-    idle_us,
-    /// All of the worker's time.
-    worker_us,
-}
-
-impl Counters {
-    /// Those of a verification's sums, each with its number.
-    pub fn of_sums(&self, sums: Sums) -> impl Iterator<Item = (&AtomicU64, u64)> {
-        [
-            (&self.rows_checked, sums.rows),
-            (&self.rows_different, sums.different),
-            (&self.sample_blocks, sums.blocks),
-            (&self.sample_of_blocks, sums.of_blocks),
-            (&self.sample_rows_squared, sums.rows_squared),
-            (&self.sample_different_squared, sums.different_squared),
-            (&self.sample_product, sums.product),
-        ]
-        .into_iter()
-    }
-}
-
-/// Adds to a counter.
-pub fn add(counter: &AtomicU64, amount: u64) {
-    counter.fetch_add(amount, Ordering::Relaxed);
-}
-
-/// Takes back what has been added to a counter.
-pub fn take_back(counter: &AtomicU64, amount: u64) {
-    counter.fetch_sub(amount, Ordering::Relaxed);
-}
-
-/// Adds a time to a counter of microseconds.
-pub fn add_time(counter: &AtomicU64, time: std::time::Duration) {
-    add(counter, time.as_micros() as u64);
 }
 
 /// A view of a run's shared memory.

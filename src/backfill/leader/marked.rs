@@ -98,7 +98,7 @@ impl Leader {
         Summary {
             run_id: self.run_id,
             blobs: row.blobs as i64,
-            failures: row.failures as i64,
+            failures: row.totals.failures as i64,
             elapsed,
             ..Summary::default()
         }

@@ -7,6 +7,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::Leader;
 use super::leaves::{Leaves, Unfinished};
+use crate::backfill::counters::Totals;
 use crate::backfill::progress::{self, Progress};
 use crate::backfill::roots;
 use crate::backfill::run_log::{self, Additions, RunRow};
@@ -53,14 +54,14 @@ impl Leader {
             };
         }
         let shared = self.shared();
-        let totals = shared.totals();
+        let mut totals = shared.totals();
+        totals.failures += self.undetected_elsewhere;
         let task_queue = shared.task_queue();
         let (blocks_done, mut blocks_total) = task_queue.blocks();
         blocks_total = blocks_total.max(blocks_done);
         if status == "running" {
             blocks_total = self.share.total_to_tell(blocks_done, blocks_total);
         }
-        let ms = |us: u64| us as f64 / 1000.0;
         let total = (self.leaves.len() as u64 + self.passed_over.leaves) as i64;
         let left_open = match (status, self.passes) {
             ("running", 1) => i64::from(task_queue.open_leaves()),
@@ -74,33 +75,15 @@ impl Leader {
             leaves_done: total - left_open,
             blocks_total,
             blocks_done,
-            rows_scanned: totals.rows_scanned,
+            totals,
             blobs: shared.blobs() + self.undetected_elsewhere,
-            detections: totals.detections,
-            cache_hits: totals.cache_hits,
-            rows_updated: totals.rows_updated,
-            rows_retried: totals.rows_retried,
             rows_left: None,
-            failures: totals.failures + self.undetected_elsewhere,
-            bytes_read: totals.bytes_read,
-            scan_ms: ms(totals.scan_us),
-            read_ms: ms(totals.read_us),
-            detect_ms: ms(totals.detect_us),
-            update_ms: ms(totals.update_us),
-            commit_ms: ms(totals.commit_us),
             mime_counts: shared
                 .dictionary()
                 .counts()
                 .map(|(mime_type, blobs)| (mime_type.to_owned(), blobs))
                 .collect(),
             options: Additions {
-                prefiltered: totals.prefiltered,
-                prefilter_fallbacks: totals.prefilter_fallbacks,
-                audited: totals.audited,
-                audit_differences: totals.audit_differences,
-                worker_ms: ms(totals.worker_us),
-                idle_ms: ms(totals.idle_us),
-                waited_for: totals.waited_for,
                 roots_read: roots::read_from(&self.options.blob_root, shared.reads()),
                 roots_empty: roots::empty(&self.options.blob_root, &self.roots),
                 leaves_skipped: self.passed_over.leaves,
@@ -124,7 +107,10 @@ impl Leader {
                 .is_none()
                 .then_some(self.passed_over.rows_left),
             blobs: self.undetected_elsewhere,
-            failures: self.undetected_elsewhere,
+            totals: Totals {
+                failures: self.undetected_elsewhere,
+                ..Totals::default()
+            },
             options: Additions {
                 roots_empty: roots::empty(&self.options.blob_root, &self.roots),
                 leaves_skipped: leaves,
@@ -192,11 +178,11 @@ impl Leader {
     /// Tells how the run has ended.
     pub(super) fn tell(&self, row: &RunRow, elapsed: Duration, too_long: u64, complete: bool) {
         let mut report = self.summary(row, elapsed, complete);
-        if let Some(shares) = progress::shares(row) {
+        if let Some(shares) = progress::shares(&row.totals) {
             report = report.set_detail(shares);
         }
         // A dry run records none.
-        if row.failures > too_long && !self.options.dry_run {
+        if row.totals.failures > too_long && !self.options.dry_run {
             report = report.set_hint(WHERE_FAILURES_ARE);
         }
         report.send(PgLogLevel::NOTICE);
@@ -216,12 +202,12 @@ impl Leader {
             .set_hint("Change the column's type to text, or to varchar(255).")
             .warn();
         }
-        let differences = row.options.audit_differences;
+        let differences = row.totals.audit_differences;
         if differences > 0 {
             Report::warning(format!(
                     "libmagic gave another type for {} of {} that were audited",
                     differences,
-                    counted(row.options.audited, "blob"),
+                    counted(row.totals.audited, "blob"),
                 ),
             )
             .set_detail(

@@ -6,11 +6,11 @@ use pgrx::PgLogLevel;
 
 use super::report::WHERE_FAILURES_ARE;
 use super::{FINAL_ATTEMPTS, Leader};
+use crate::backfill::counters::Totals;
 use crate::backfill::differences;
 use crate::backfill::progress::human;
 use crate::backfill::run_log::{RunRow, Verified};
 use crate::backfill::sample::Sums;
-use crate::backfill::shared::Totals;
 use crate::errors::{counted, counted_with};
 use crate::pg::tx;
 
@@ -88,7 +88,7 @@ impl Leader {
         if !details.is_empty() {
             message = message.set_detail(details.join("\n"));
         }
-        let failures = (row.failures > 0).then(|| WHERE_FAILURES_ARE.to_owned());
+        let failures = (row.totals.failures > 0).then(|| WHERE_FAILURES_ARE.to_owned());
         let hints: Vec<String> = self.what_next(row).into_iter().chain(failures).collect();
         if !hints.is_empty() {
             message = message.set_hint(hints.join(" "));
@@ -118,7 +118,9 @@ impl Leader {
     fn what_next(&self, row: &RunRow) -> Option<String> {
         let verify = self.options.verify.as_ref()?;
         let verified = row.options.verified?;
-        let stay = verified.rows_different.saturating_sub(row.rows_updated);
+        let stay = verified
+            .rows_different
+            .saturating_sub(row.totals.rows_updated);
         if verified.rows_different == 0 {
             return None;
         }

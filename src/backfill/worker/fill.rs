@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::{Worker, pace};
 use crate::backfill::batch::{Batch, Found};
+use crate::backfill::counters::{add, add_time};
 use crate::backfill::leaf::{
     Filling, Leaf, LeafError, Tid, TidSet, Updated, block_of, start_of_block,
 };
-use crate::backfill::shared::{add, add_time};
 use crate::pg::latch::WaitEvent;
 use crate::pg::rows::Wait;
 use crate::pg::{identity, stats};

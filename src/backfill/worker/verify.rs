@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::backfill::batch::{Batch, TypedRow};
+use crate::backfill::counters::{add, take_back};
 use crate::backfill::differences::{self, Comparison, Differences, Pair};
 use crate::backfill::leaf::{Filling, Leaf, LeafError, Tid, TidSet, block_of};
 use crate::backfill::options::Verify;
 use crate::backfill::sample::Sums;
-use crate::backfill::shared::{add, take_back};
 use crate::pg::report::Report;
 use crate::pg::rows;
 
