@@ -11,14 +11,17 @@ use pgrx::pg_sys;
 use super::encoding::from_server_c;
 use super::files;
 
-/// First key of the lock on a target; the second is the target's OID.
+/// First key of the lock on a target; the second is the target's oid. One run has a target at a time, and its lock names the
+/// process (tested in `errors::`).
 pub const TARGET_CLASS: u32 = 0x4E54_5431;
 
-/// First key of the lock that shows that a run is alive; the second is the lower 32 bits of its run_id. The view
-/// `ntt_mime.progress` looks for it.
+/// First key of the lock that says that a run is alive; the second is its run_id, the lower 32 bits. The lock on the
+/// target doesn't say that: where a run could not write its end, its process may be at another run of that target by now.
+/// The view `ntt_mime.progress` of each release looks for it (tested in `sessions::`).
 pub const RUN_CLASS: u32 = 0x4E54_5433;
 
-/// First key of the lock by which a leader publishes the handle of its shared memory; the second is the handle.
+/// First key of the lock by which a leader tells its shared memory handle; the second is the handle. With it
+/// `ntt_cancel_backfill` finds that memory from another session: `ntt_mime.run` has no column for it (tested in `sessions::`).
 pub const HANDLE_CLASS: u32 = 0x4E54_5432;
 
 /// The `objsubid` in pg_locks. PostgreSQL's own functions use 1 (one key) and 2 (two keys), see SET_LOCKTAG_INT64 and
