@@ -21,6 +21,7 @@ Parts, in this order if none is named:
 
   --write      put the results into docs/performance.md, with charts
   --keep       keep the tables for the next run
+  --prepare    make the tables, measure nothing, and keep them: for contest, growth, kindness, small
   --show       no measuring: show (or, with --write, write) the last results of the parts
 
 A part's own options follow its name: "make bench BENCH='contest --blobs 98000'", and
@@ -74,7 +75,7 @@ def parser_of_all():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("--folder", "--cluster", "--bindir"):
         parser.add_argument(name, help=argparse.SUPPRESS)
-    for name in ("--write", "--keep", "--show"):
+    for name in ("--write", "--keep", "--prepare", "--show"):
         parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
     return parser
 
@@ -140,6 +141,10 @@ def main():
     parts = [(name, own, *load(name, own)) for name, own in split(rest)]
     bench = None if options.show else Bench(options)
     for name, own, part, part_options in parts:
+        if options.prepare:
+            for shape in part.shapes(part_options) if hasattr(part, "shapes") else ():
+                bench.arena(shape, part_options)
+            continue
         if options.show:
             results = list(last(options.folder, name, part))
         else:

@@ -10,7 +10,7 @@
 # made for each contestant, and where the disk is mounted with "discard", as those of virtual machines often are, the
 # deletion of ten thousand files before that takes longer than what is measured; there it takes a moment.
 #
-# The blobs and the results stay in the folder. The cluster goes at the end, unless "--keep" is among the options:
+# The blobs and the results stay in the folder. The cluster goes at the end, unless "--keep" or "--prepare" is among the options:
 # then it is stopped, and the next run finds the tables that it has made, which is most of the time of a short one.
 
 # shellcheck source=scripts/cluster.sh
@@ -24,7 +24,7 @@ words=(build bench)
 for option in "$@"; do
     case $option in
         --help | -h) exec "$PYTHON" "$REPO/benches/bench.py" "$@" ;;
-        --keep) keep=yes ;;
+        --keep | --prepare) keep=yes ;;
         --show) show=yes ;;
         --write) words+=(charts) ;;
     esac

@@ -43,13 +43,17 @@ def section(options):
     return SECTIONS[options.blobs >= SAMPLED_FROM]
 
 
+def shapes(options):
+    return [data.Shape(options.blobs, options.leaves, options.rows_per_blob, options.filled,
+                       options.skew, options.types)]
+
+
 def measure(bench, options):
     many = options.blobs >= SAMPLED_FROM
     options.script = options.script or ("sampled" if many else "whole")
     names = options.contestants.split(",") if options.contestants else (MANY if many else ALL)
     script_rounds = options.script_rounds or (1 if options.script == "sampled" else options.rounds)
-    shape = data.Shape(options.blobs, options.leaves, options.rows_per_blob, options.filled,
-                       options.skew, options.types)
+    [shape] = shapes(options)
     arena = bench.arena(shape, options)
     runs = {name: [] for name in names}
     for number in range(options.rounds):

@@ -49,10 +49,19 @@ def shape_of(rows, leaves, options):
                       indexes=leaves < TWO_INDEXES_FROM)
 
 
-def measure(bench, options):
+def points_of(options):
+    """(rows, leaves)"""
     points = [(rows, options.at_leaves) for rows in options.rows]
     points += [(options.at_rows, leaves) for leaves in options.leaves]
-    points = sorted(set(points))
+    return sorted(set(points))
+
+
+def shapes(options):
+    return [shape_of(*point, options) for point in points_of(options)]
+
+
+def measure(bench, options):
+    points = points_of(options)
     names = [f"ours-{options.workers}"] + (["floor"] if options.floor else [])
     arenas = {point: bench.arena(shape_of(*point, options), options) for point in points}
     runs = {point: {name: [] for name in names} for point in points}

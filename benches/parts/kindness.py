@@ -163,10 +163,15 @@ def title(name):
         ", batch_delay 100 ms" if delay else "")
 
 
+def shapes(options):
+    blobs = min(options.blobs, round(options.rows / 4.75))
+    return [data.Shape(blobs, options.leaves, options.rows / blobs, 0.0)]
+
+
 def measure(bench, options):
     cluster = bench.cluster
-    blobs = min(options.blobs, round(options.rows / 4.75))
-    arena = bench.arena(data.Shape(blobs, options.leaves, options.rows / blobs, 0.0), options)
+    [shape] = shapes(options)
+    arena = bench.arena(shape, options)
     names = options.contestants.split(",")
     runs = {name: [] for name in names}
     for number in range(options.rounds):
@@ -194,7 +199,7 @@ def measure(bench, options):
             bench.say(f"round {number + 1}, {name}: {last['seconds']:.1f} s, {last['rate']:,.0f} "
                       f"transactions/s, 95% within {last['latency']['95']:.1f} ms, "
                       f"a partition {last['partition']['max']:.0f} ms at most")
-    return {"shape": str(data.Shape(blobs, options.leaves, options.rows / blobs, 0.0)),
+    return {"shape": str(shape),
             "rate": options.rate, "clients": options.clients, "runs": runs}
 
 

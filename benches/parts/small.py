@@ -20,10 +20,14 @@ def arguments(parser):
                         help=f"of {', '.join(contest.ALL)}; ours-N is with N workers")
 
 
-def measure(bench, options):
+def shapes(options):
     rows = options.rows * options.leaves
     blobs = round(rows / 4.75)
-    shape = data.Shape(blobs, options.leaves, rows / blobs, 0.0, 0.0)
+    return [data.Shape(blobs, options.leaves, rows / blobs, 0.0, 0.0)]
+
+
+def measure(bench, options):
+    [shape] = shapes(options)
     arena = bench.arena(shape, options)
     names = options.contestants.split(",")
     runs = {name: [] for name in names}
