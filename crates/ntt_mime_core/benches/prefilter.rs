@@ -1,18 +1,26 @@
 //! What the prefilter spares, by type of file: both ways in turn on the same files, in one run.
 //!
 //! `cargo bench -p ntt_mime_core --bench prefilter [-- FOLDER...]`. Without folders it takes /usr/share and /usr/lib. A
-//! ratio is the time with the prefilter over the time without, both of medians of rounds.
+//! ratio is the time with the prefilter over the time without, both of medians of rounds. Beside them, what it takes to open
+//! each of the files, read as much of it as is read of most, and close it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ntt_mime_core::detector::{Detector, DetectorConfig};
 use walkdir::{DirEntry, WalkDir};
 
 const ROUNDS: usize = 5;
+
+/// Bytes that are read of a file at first.
+const HEAD: usize = 16 * 1024;
+
+/// Types that take more than this of libmagic's time are named.
+const SLOW: f64 = 0.5;
 
 /// Files of a type at most; types with fewer than some are told of together.
 const FILES: usize = 60;
@@ -32,7 +40,7 @@ fn main() {
     }
     let detector = |prefilter| {
         let config = DetectorConfig {
-            head_bytes: 16 * 1024,
+            head_bytes: HEAD,
             prefilter,
         };
         Detector::new(config).expect("libmagic")
@@ -50,7 +58,7 @@ fn main() {
         resident() - opened,
     );
 
-    let mut types: BTreeMap<String, Vec<File>> = BTreeMap::new();
+    let mut types: BTreeMap<String, Vec<(PathBuf, File)>> = BTreeMap::new();
     let paths = files(&roots);
     // What libmagic itself takes in use comes first.
     for file in paths.iter().filter_map(|path| File::open(path).ok()) {
@@ -66,7 +74,7 @@ fn main() {
         };
         let files = types.entry(detection.mime_type).or_default();
         if files.len() < FILES {
-            files.push(file);
+            files.push((path, file));
         }
     }
     println!(
@@ -79,9 +87,13 @@ fn main() {
     println!("| type | files | without, us | with, us | ratio | looks at all rules |");
     println!("| --- | ---: | ---: | ---: | ---: | ---: |");
     let (mut all, mut few) = (Row::default(), Row::default());
+    let mut slow = Vec::new();
     for (mime_type, files) in &types {
         let row = measure(files, &mut without, &mut with);
         all.add(&row);
+        if row.ratio() > SLOW {
+            slow.push(format!("{mime_type} {:.2}", row.ratio()));
+        }
         match files.len() < FEWEST {
             true => few.add(&row),
             false => row.print(mime_type),
@@ -89,9 +101,20 @@ fn main() {
     }
     few.print("rarer types");
     all.print("**all**");
+    let reading = all.reading.as_secs_f64();
+    println!(
+        "\nto open, read {} kB and close takes {:.1} us a file; detection with the prefilter {:.1} times as long",
+        HEAD / 1024,
+        reading * 1e6 / all.files as f64,
+        all.times[1].as_secs_f64() / reading
+    );
+    match slow.is_empty() {
+        true => println!("no type takes more than {SLOW} of libmagic's time"),
+        false => println!("more than {SLOW} of libmagic's time: {}", slow.join(", ")),
+    }
     let [ordinary, audit] = all.audit.map(|time| time.as_secs_f64());
     println!(
-        "\naudits take {:.2} % of the time of detection",
+        "audits take {:.2} % of the time of detection",
         100.0 * audit / AUDIT_INTERVAL / ordinary
     );
 }
@@ -100,6 +123,8 @@ fn main() {
 struct Row {
     files: usize,
     times: Times,
+    /// To open the file, read what is read at first, and close it.
+    reading: Duration,
     /// Of a detection with the prefilter and of an audit, which reads all of the file: what they take on the clock, with
     /// what is read in memory already.
     audit: Times,
@@ -111,9 +136,14 @@ impl Row {
         self.files += other.files;
         self.times[0] += other.times[0];
         self.times[1] += other.times[1];
+        self.reading += other.reading;
         self.audit[0] += other.audit[0];
         self.audit[1] += other.audit[1];
         self.fallbacks += other.fallbacks;
+    }
+
+    fn ratio(&self) -> f64 {
+        self.times[1].as_secs_f64() / self.times[0].as_secs_f64()
     }
 
     fn print(&self, name: &str) {
@@ -123,17 +153,22 @@ impl Row {
         let (files, fallbacks) = (self.files, self.fallbacks);
         println!(
             "| {name} | {files} | {without:.1} | {with:.1} | {:.3} | {fallbacks} |",
-            with / without
+            self.ratio()
         );
     }
 }
 
-fn measure(files: &[File], without: &mut Detector, with: &mut Detector) -> Row {
+fn measure(files: &[(PathBuf, File)], without: &mut Detector, with: &mut Detector) -> Row {
     let mut row = Row::default();
-    for file in files {
+    let mut head = vec![0; HEAD];
+    for (path, file) in files {
         let size = size(file);
-        let mut times = [Vec::new(), Vec::new()];
+        let mut times = [Vec::new(), Vec::new(), Vec::new()];
         for round in 0..=ROUNDS {
+            let reading = read(path, &mut head);
+            if round > 0 {
+                times[2].push(reading);
+            }
             for (detector, times) in [&mut *without, &mut *with].into_iter().zip(&mut times) {
                 let detection = detector.detect_file(file.as_fd(), size).expect("as before");
                 // The first round warms up.
@@ -143,7 +178,7 @@ fn measure(files: &[File], without: &mut Detector, with: &mut Detector) -> Row {
                 row.fallbacks += u32::from(round > 0 && detection.fallbacks > 0);
             }
         }
-        let [a, b] = times.map(|mut times| {
+        let [a, b, reading] = times.map(|mut times| {
             times.sort();
             times[times.len() / 2]
         });
@@ -154,12 +189,22 @@ fn measure(files: &[File], without: &mut Detector, with: &mut Detector) -> Row {
         row.add(&Row {
             files: 1,
             times: [a, b],
+            reading,
             audit: [ordinary, begun.elapsed() - ordinary],
             fallbacks: 0,
         });
     }
     row.fallbacks /= ROUNDS as u32;
     row
+}
+
+/// How long it takes to open a file, read its head, and close it.
+fn read(path: &Path, head: &mut [u8]) -> Duration {
+    let begun = Instant::now();
+    if let Ok(mut file) = File::open(path) {
+        std::hint::black_box(file.read(head).unwrap_or(0));
+    }
+    begun.elapsed()
 }
 
 fn size(file: &File) -> u64 {
