@@ -1,70 +1,98 @@
-//! Could a file that begins like this be JSON?
+//! Is a file JSON to libmagic?
 //!
-//! libmagic calls JSON only what it has parsed to its end, or two such values of the same kind in a
-//! row (`application/x-ndjson`), so a head that is cut off never is. Most files that begin with `{`
+//! libmagic calls JSON what it has parsed to its end, or two such values of the same kind one after another
+//! (`application/x-ndjson`), so a head that is cut off never is. Most files that begin with `{`
 //! or `[` are something else: RTF, settings, logs, program text. Their heads contradict JSON within
 //! a few bytes, and then there is no need to read on.
 //!
-//! This follows libmagic's own parser (`json_parse` in is_json.c, the same in releases 5.44 to 5.48),
-//! with what it is lenient about: a comma before a closing bracket, `1.`, `.5`, any byte but NUL in a
-//! string. It may answer yes where libmagic will say no (it doesn't count the depth), never the other
-//! way round; a differential test with libmagic as the judge holds it to that.
+//! This is libmagic's own parser (`json_parse` in is_json.c, the same in releases 5.44 to 5.48), with what it is lenient about:
+//! a comma before a closing bracket, `1.`, `.5`, any byte but NUL in a string. 5.41 has it in a simpler form
+//! ([`Dialect`]). Each failure of a part is one of all; only where the bytes come to an end is it said that more of them
+//! may decide otherwise. A value that isn't a bracket's isn't JSON by itself (`st` in `json_parse`).
 
-/// Deeper than libmagic goes (500 levels, two for each bracket), so that memory stays bounded.
-const MAX_DEPTH: usize = 1000;
+/// What differs between releases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// 5.41: nothing is looked at behind the first value, a constant is known by its first letter and its length (and by a
+    /// byte behind it), and a bracket that closes an array follows what opens it, or a comma, at once.
+    Of541,
+    /// 5.44 and later.
+    Of544,
+}
 
-/// What the head of a file tells.
+impl Dialect {
+    /// `lvl` in `json_parse`, up to which it goes. Each bracket counts for two.
+    fn levels(self) -> usize {
+        match self {
+            Dialect::Of541 => 20,
+            Dialect::Of544 => 500,
+        }
+    }
+}
+
+/// What some bytes tell that a file begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonVerdict {
+    /// It isn't JSON, whatever follows.
+    No,
+    /// It is, whatever follows, and has this type.
+    Yes(&'static str),
+    /// It has this type if nothing follows.
+    Whole(&'static str),
+    /// If nothing follows it isn't JSON.
+    More,
+}
+
+const JSON: &str = "application/json";
+const LINES: &str = "application/x-ndjson";
+
+/// Why a value isn't one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     /// No continuation makes it JSON.
     Contradiction,
-    /// The head ends before that is decided.
+    /// The bytes end before that is decided.
     End,
+}
+
+/// What is said of a file that begins with these bytes.
+pub fn verdict(dialect: Dialect, bytes: &[u8]) -> JsonVerdict {
+    let mut parser = Parser {
+        dialect,
+        rest: bytes,
+    };
+    parser.skip_space();
+    let first = match parser.peek() {
+        None => return JsonVerdict::More,
+        Some(first @ (b'{' | b'[')) => first,
+        Some(_) => return JsonVerdict::No,
+    };
+    let of = |value: Result<(), Stop>, yes| match value {
+        Ok(()) => yes,
+        Err(Stop::Contradiction) => JsonVerdict::No,
+        Err(Stop::End) => JsonVerdict::More,
+    };
+    let value = parser.value(0);
+    if value.is_err() || dialect == Dialect::Of541 {
+        return of(value, JsonVerdict::Yes(JSON));
+    }
+    parser.skip_space();
+    match parser.peek() {
+        None => JsonVerdict::Whole(JSON),
+        Some(second) if second == first => of(parser.value(1), JsonVerdict::Yes(LINES)),
+        Some(_) => JsonVerdict::No,
+    }
 }
 
 /// False if libmagic's answer can't become JSON by looking at more than `head`: because it isn't, or
 /// because two whole values lie in the head and that has been seen.
 pub fn may_become_json(head: &[u8]) -> bool {
-    let mut parser = Parser { rest: head };
-    parser.skip_space();
-    let first = match parser.peek() {
-        // Nothing but blanks so far.
-        None => return !head.is_empty(),
-        Some(first @ (b'{' | b'[')) => first,
-        Some(_) => return false,
-    };
-    let whole = parser.value().and_then(|()| {
-        parser.skip_space();
-        match parser.peek() {
-            None => Err(Stop::End),
-            Some(second) if second == first => parser.value(),
-            Some(_) => Err(Stop::Contradiction),
-        }
-    });
-    whole == Err(Stop::End)
-}
-
-/// Bytes by which most files that aren't JSON show it.
-const START: usize = 1024;
-
-/// False if libmagic, which looks at no more than this, won't call it JSON: its start isn't, or it is short and doesn't
-/// hold a whole object or array. libmagic itself is as quick with the rest.
-pub fn may_be_json(bytes: &[u8]) -> bool {
-    let start = &bytes[..bytes.len().min(START)];
-    let mut parser = Parser { rest: start };
-    parser.skip_space();
-    match parser.peek() {
-        Some(b'{' | b'[') => match parser.value() {
-            Ok(()) => true,
-            Err(Stop::Contradiction) => false,
-            Err(Stop::End) => start.len() < bytes.len(),
-        },
-        Some(_) => false,
-        None => start.len() < bytes.len(),
-    }
+    let verdict = verdict(Dialect::Of544, head);
+    !head.is_empty() && matches!(verdict, JsonVerdict::More | JsonVerdict::Whole(_))
 }
 
 struct Parser<'a> {
+    dialect: Dialect,
     rest: &'a [u8],
 }
 
@@ -90,16 +118,17 @@ impl Parser<'_> {
         self.skip_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t'));
     }
 
-    /// One value, with a stack of its own: how deep the brackets go is up to whoever wrote the file.
-    fn value(&mut self) -> Result<(), Stop> {
+    /// One value that begins at a level, with a stack of its own: how deep the brackets go is up to whoever wrote the file.
+    fn value(&mut self, level: usize) -> Result<(), Stop> {
         let mut closers = Vec::new();
         loop {
-            if closers.len() > MAX_DEPTH {
-                return Err(Stop::Contradiction);
-            }
             // At the start of a value, or of what a bracket encloses.
             self.skip_space();
-            match self.next()? {
+            let first = self.next()?;
+            if level + 2 * closers.len() > self.dialect.levels() {
+                return Err(Stop::Contradiction);
+            }
+            match first {
                 b'{' => {
                     closers.push(b'}');
                     if !self.enters_object()? {
@@ -108,8 +137,7 @@ impl Parser<'_> {
                 }
                 b'[' => {
                     closers.push(b']');
-                    self.skip_space();
-                    if self.peek() != Some(b']') {
+                    if !self.ends_array() {
                         continue;
                     }
                 }
@@ -127,8 +155,7 @@ impl Parser<'_> {
                 };
                 match self.next()? {
                     b',' if *closer == b']' => {
-                        self.skip_space();
-                        if self.peek() != Some(b']') {
+                        if !self.ends_array() {
                             break;
                         }
                     }
@@ -144,6 +171,14 @@ impl Parser<'_> {
                 }
             }
         }
+    }
+
+    /// Does the bracket come next that closes an array?
+    fn ends_array(&mut self) -> bool {
+        if self.dialect == Dialect::Of544 {
+            self.skip_space();
+        }
+        self.peek() == Some(b']')
     }
 
     /// Up to the value of an object's next member; true if it has none, and its end comes next.
@@ -166,8 +201,12 @@ impl Parser<'_> {
     /// The rest of a string.
     fn string(&mut self) -> Result<(), Stop> {
         loop {
-            self.skip_while(|byte| !matches!(byte, b'"' | b'\\' | 0));
-            match self.next()? {
+            let Some(end) = memchr::memchr3(b'"', b'\\', 0, self.rest) else {
+                return Err(Stop::End);
+            };
+            let found = self.rest[end];
+            self.rest = &self.rest[end + 1..];
+            match found {
                 b'"' => return Ok(()),
                 b'\\' => match self.next()? {
                     b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {}
@@ -187,6 +226,13 @@ impl Parser<'_> {
 
     /// The rest of `true`, `false` or `null`.
     fn word(&mut self, rest: &[u8]) -> Result<(), Stop> {
+        if self.dialect == Dialect::Of541 {
+            match self.rest.get(rest.len()..) {
+                None | Some([]) => return Err(Stop::End),
+                Some(behind) => self.rest = behind,
+            }
+            return Ok(());
+        }
         for byte in rest {
             if self.next()? != *byte {
                 return Err(Stop::Contradiction);

@@ -10,8 +10,7 @@
 //! 5.46 and, much more so, 5.47 have a bad name: they lose the offsets that count from the end of a
 //! file when there is no descriptor (`msetoffset` in softmagic.c), and so misjudge archives and heads of
 //! binary files. That concerns `magic_buffer`, which is not used here; through a descriptor they differ
-//! from their own file(1) no more than 5.44 does. Control-Z counts as text from 5.47 on (`text_chars` in
-//! encoding.c): such a text is left to libmagic in any release.
+//! from their own file(1) no more than 5.44 does.
 
 use std::ffi::c_int;
 
@@ -77,7 +76,7 @@ pub fn limits(release: i32) -> impl Iterator<Item = Limit> {
 
 /// What a release does its own way, with the one version of the database that it takes. Both have to be as they stand
 /// here: the number of a version says nothing of the release that made it, nor the other way round. From src/softmagic.c,
-/// src/is_simh.c, src/is_json.c and src/is_csv.c of each.
+/// src/encoding.c, src/is_simh.c, src/is_json.c and src/is_csv.c of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Library {
     /// 544 is 5.44.
@@ -107,8 +106,12 @@ pub struct Library {
     pub indirect_has_own_end: bool,
     /// Which signs may not follow each other in a regular expression (`check_regex` in funcs.c).
     pub refused: Refused,
-    /// JSON's constants have to be what they are (`json_parse_const`).
+    /// JSON is read by the stricter parser, up to its end ([`Dialect`](super::json::Dialect)).
     pub strict_json: bool,
+    /// Control-Z is in text (`text_chars` in encoding.c).
+    pub control_z_is_text: bool,
+    /// Two units of UTF-16 may stand for one character, and some for none (`looks_ucs16` in encoding.c).
+    pub pairs_of_units: bool,
     /// Lines and commas a line that CSV has at least (`csv_parse`).
     pub csv_lines: usize,
     pub csv_commas: usize,
@@ -140,6 +143,8 @@ pub const LIBRARIES: [Library; 5] = [
         indirect_has_own_end: false,
         refused: Refused::Nothing,
         strict_json: false,
+        control_z_is_text: false,
+        pairs_of_units: false,
         csv_lines: 3,
         csv_commas: 1,
     },
@@ -160,6 +165,7 @@ pub const LIBRARIES: [Library; 5] = [
         strict_tapes: true,
         signed_division: true,
         refused: Refused::AnyTwo,
+        control_z_is_text: true,
         ..OF_546
     },
 ];
@@ -178,6 +184,8 @@ const OF_544: Library = Library {
     indirect_has_own_end: false,
     refused: Refused::Twice,
     strict_json: true,
+    control_z_is_text: false,
+    pairs_of_units: true,
     csv_lines: 3,
     csv_commas: 1,
 };

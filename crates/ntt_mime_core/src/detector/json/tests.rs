@@ -130,6 +130,49 @@ fn jsonish() -> impl Strategy<Value = String> {
     ]
 }
 
+#[test]
+fn brackets_are_counted_as_libmagic_does() {
+    let nested = |n: usize, open: &str, close: &str| open.repeat(n) + &close.repeat(n);
+    let is_json =
+        |dialect, text: &str| verdict(dialect, text.as_bytes()) == JsonVerdict::Whole(JSON);
+    assert!(is_json(Dialect::Of544, &nested(251, "[", "]")));
+    assert!(!is_json(Dialect::Of544, &nested(252, "[", "]")));
+    // The second value begins a level further in.
+    let twice = |n: usize| {
+        let text = format!("[]\n{}", nested(n, "[", "]"));
+        verdict(Dialect::Of544, text.as_bytes())
+    };
+    assert_eq!(twice(250), JsonVerdict::Yes(LINES));
+    assert_eq!(twice(251), JsonVerdict::No);
+    let of_541 = |n| verdict(Dialect::Of541, nested(n, "[", "]").as_bytes());
+    assert_eq!(
+        (of_541(11), of_541(12)),
+        (JsonVerdict::Yes(JSON), JsonVerdict::No)
+    );
+}
+
+#[test]
+fn the_simpler_parser_is_followed_too() {
+    for (text, of_541, of_544) in [
+        ("[tail]", JsonVerdict::Yes(JSON), JsonVerdict::No),
+        ("[tai", JsonVerdict::More, JsonVerdict::No),
+        ("[]x", JsonVerdict::Yes(JSON), JsonVerdict::No),
+        ("[]", JsonVerdict::Yes(JSON), JsonVerdict::Whole(JSON)),
+        ("[ ]", JsonVerdict::No, JsonVerdict::Whole(JSON)),
+        ("[1, ]", JsonVerdict::No, JsonVerdict::Whole(JSON)),
+        ("[1,]", JsonVerdict::Yes(JSON), JsonVerdict::Whole(JSON)),
+        ("{ }", JsonVerdict::Yes(JSON), JsonVerdict::Whole(JSON)),
+        ("[][", JsonVerdict::Yes(JSON), JsonVerdict::More),
+        ("[][]", JsonVerdict::Yes(JSON), JsonVerdict::Yes(LINES)),
+        ("[]{}", JsonVerdict::Yes(JSON), JsonVerdict::No),
+        (" \n", JsonVerdict::More, JsonVerdict::More),
+        ("1", JsonVerdict::No, JsonVerdict::No),
+    ] {
+        let verdicts = [Dialect::Of541, Dialect::Of544].map(|it| verdict(it, text.as_bytes()));
+        assert_eq!(verdicts, [of_541, of_544], "{text}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 

@@ -1,6 +1,8 @@
 //! The tests of libmagic that aren't rules.
 //!
-//! `file_buffer` (src/funcs.c, 5.41 to 5.47) tries tar, JSON, CSV, OLE and, from 5.45 on, SIMH tapes before the rules.
+//! `file_buffer` (src/funcs.c, 5.41 to 5.47) tries tar, JSON, CSV, OLE and, from 5.45 on, SIMH tapes before the rules. JSON and
+//! CSV are known here; libmagic is asked for them only where tar, which comes first, may succeed, or where it isn't known
+//! whether it is text.
 //! What it finds in ELF files counts only if a rule matches. OLE documents and ELF files are read through the descriptor
 //! where they go beyond what libmagic has been given (`cdf_read` in cdf.c, readelf.c), so their beginning is enough.
 //!
@@ -20,10 +22,10 @@
 
 use super::buffer::Buffer;
 use super::check::string::is_space;
-use super::text::{is_text, looks_like_text};
+use super::text::{is_binary, is_text, looks_like_text};
 use crate::detector::cookie::Tests;
 use crate::detector::csv::{self, CsvVerdict};
-use crate::detector::json;
+use crate::detector::json::{self, Dialect, JsonVerdict};
 use crate::detector::limits::ENCODING_MAX;
 use crate::detector::release::Library;
 
@@ -49,11 +51,13 @@ pub fn builtin(library: &Library, buffer: &Buffer<'_>) -> Builtin {
         }
         may
     };
-    add(
-        Tests::TAR,
-        may_be_tar(buffer.first(HEADER)).then_some(HEADER),
-    );
-    let before_csv = add(Tests::JSON, json(library, buffer));
+    let tar = may_be_tar(buffer.first(HEADER)).then_some(HEADER);
+    let tar = add(Tests::TAR, tar);
+    let before_csv = match json(library, buffer) {
+        Some(said) if tar == Tests::NONE => return Builtin::Says(said),
+        Some(_) => add(Tests::JSON, Some(buffer.flen())),
+        None => tar,
+    };
     let ole = buffer.first(4).starts_with(b"\xD0\xCF\x11\xE0");
     let tape = library.tapes && may_be_tape(library, buffer);
     match csv(library, buffer) {
@@ -72,21 +76,34 @@ pub fn builtin(library: &Library, buffer: &Buffer<'_>) -> Builtin {
     }
 }
 
-/// JSON is what has been parsed to its end, or two values in a row.
-fn json(library: &Library, buffer: &Buffer<'_>) -> Option<usize> {
-    let head = buffer.head();
-    if !library.strict_json {
-        // A constant is known by its first letter and its length, as in `[tail]`.
-        let start = head.trim_ascii_start();
-        let may_be = matches!(start.first(), None | Some(b'[' | b'{'));
-        return may_be.then_some(buffer.flen());
-    }
-    let whole = head.len() == buffer.flen();
-    match json::may_be_json(head) || !whole && json::may_become_json(head) {
-        false => None,
-        // The second of two values ends here.
-        true if whole || !json::may_become_json(head) => Some(head.len()),
-        true => Some(buffer.flen()),
+/// Bytes of what may be JSON that are looked at before all of it is read.
+const SOME: usize = 256 << 10;
+
+/// What is said of JSON: that is what has been parsed to its end, or two values in a row.
+fn json(library: &Library, buffer: &Buffer<'_>) -> Option<&'static str> {
+    let dialect = match library.strict_json {
+        true => Dialect::Of544,
+        false => Dialect::Of541,
+    };
+    let mut seen = buffer.head();
+    loop {
+        let whole = seen.len() == buffer.flen();
+        match json::verdict(dialect, seen) {
+            JsonVerdict::No => return None,
+            JsonVerdict::Yes(said) => return Some(said),
+            JsonVerdict::Whole(said) if whole => return Some(said),
+            JsonVerdict::More if whole => return None,
+            _ => {}
+        }
+        let more = buffer.first(if seen.len() < SOME {
+            SOME
+        } else {
+            buffer.flen()
+        });
+        if more.len() <= seen.len() {
+            return None;
+        }
+        seen = more;
     }
 }
 
@@ -101,14 +118,22 @@ enum Csv {
     Maybe(usize),
 }
 
+/// Bytes that are looked at before anything else is.
+const START: usize = 512;
+
 /// CSV is decided by its first ten lines, whatever their length, if it is text.
 fn csv(library: &Library, buffer: &Buffer<'_>) -> Csv {
     let mut seen = buffer.head();
+    // Most files show it soon.
+    let start = &seen[..seen.len().min(START)];
+    if csv::verdict(start) == CsvVerdict::Final(false) || is_binary(library, buffer) {
+        return Csv::No;
+    }
     loop {
         match csv::verdict(seen) {
             CsvVerdict::Final(false) => return Csv::No,
             CsvVerdict::So(_) if seen.len() < buffer.flen() => {
-                if looks_like_text(seen) == Some(false) {
+                if looks_like_text(library, seen) == Some(false) {
                     return Csv::No;
                 }
                 let more = buffer.first((2 * seen.len()).max(ENCODING_MAX));
@@ -124,7 +149,7 @@ fn csv(library: &Library, buffer: &Buffer<'_>) -> Csv {
         return Csv::No;
     }
     let bytes = seen.len().max(ENCODING_MAX.min(buffer.flen()));
-    match is_text(buffer) {
+    match is_text(library, buffer) {
         Some(true) => Csv::Yes(bytes),
         Some(false) => Csv::No,
         None => Csv::Maybe(bytes),

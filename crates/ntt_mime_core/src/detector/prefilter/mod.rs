@@ -36,7 +36,7 @@
 //!
 //! An undecided test keeps its rule, unless nothing that it may lead to says anything; and a rule that is kept is
 //! libmagic's to judge, with all that come after it up to the first that is sure to end the walk. The whole database is
-//! used whenever something isn't followed here: a text in UTF-7, UTF-16, UTF-32 or EBCDIC; a rule that may match and
+//! used whenever something isn't followed here: a text in EBCDIC; a rule that may match and
 //! applies all rules to another part of the file (`indirect`), if what comes of that isn't sure; a set of rules that is
 //! too large.
 //!
@@ -69,6 +69,7 @@ pub mod tables;
 mod tests;
 pub mod text;
 mod walk;
+mod wide;
 
 use std::ops::Range;
 
@@ -273,7 +274,7 @@ impl Prefilter {
             return Verdict::Unsure(buffer.flen());
         };
         let without = match tried {
-            Tests::NONE if is_binary(buffer) => TESTS,
+            Tests::NONE if is_binary(self.library, buffer) => TESTS,
             Tests::NONE => BEFORE_RULES,
             tried => TESTS.but(tried),
         };
@@ -332,14 +333,14 @@ impl Prefilter {
             Ending::Here | Ending::Through => {}
         }
         // Whether that is enough for it to tell text from binary content, too, matters if it comes to that.
-        let (text, classified) = text_of(buffer, converted);
+        let (text, classified) = text_of(library, buffer, converted);
         let needed = |reach| needed(reach).max(classified);
         let (text, said) = match text {
             Text::Binary => (None, DATA),
             Text::Utf8(text) => (Some(text), PLAIN),
             Text::Unknown => return (WalkOutcome::All, flen),
         };
-        if let Some(text) = text {
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
             hits.clear();
             tables.find_text(text, hits);
             let first_searched = tables.first_searched();

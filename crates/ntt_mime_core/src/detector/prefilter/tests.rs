@@ -5,9 +5,11 @@
 //! NTT_MIME_DIFFERENCE_FILES=/some/folder compares the files of that folder, such as /usr.
 
 mod contents;
+mod encodings;
 mod example;
 mod follow;
 mod generated;
+mod json;
 mod kinds;
 mod shortcuts;
 

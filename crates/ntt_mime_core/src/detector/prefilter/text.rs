@@ -1,22 +1,24 @@
 //! What the rules for text will see.
 //!
-//! libmagic tries them on the text in UTF-8, whatever it is in (`file_ascmagic` in src/ascmagic.c, `file_encoding` and
-//! `encode_utf8` in src/encoding.c; 5.44, 5.46, 5.47): zeros at the end are cut off, and what is beyond 64 KiB; then
+//! libmagic tries them on the text in UTF-8, whatever it is in (`file_ascmagic` and `encode_utf8` in src/ascmagic.c,
+//! `file_encoding` in src/encoding.c; 5.41 to 5.47): zeros at the end are cut off, and what is beyond 64 KiB; then
 //! encodings are tried in this order: ASCII, of which UTF-7 is a part, UTF-8 with a byte order mark, UTF-8, UTF-32,
 //! UTF-16, ISO 8859, other extensions of ASCII, EBCDIC. What is none of them is not text, and the rules for text
 //! aren't tried.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use super::buffer::Buffer;
+use super::wide::Wide;
 use crate::detector::limits::ENCODING_MAX;
+use crate::detector::release::Library;
 
 /// What a file is to the rules for text.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Text<'a> {
     /// They aren't tried.
     Binary,
-    /// They are tried on this.
+    /// They are tried on this, unless it is empty.
     Utf8(&'a [u8]),
     /// It would have to be converted in ways that aren't followed here, or can't be told.
     Unknown,
@@ -68,8 +70,16 @@ const CLASSES: [u8; 256] = {
 };
 
 /// The classes that occur; of EBCDIC that is known only where there are bytes that no other text has. Of what is text in
-/// no encoding, these two are enough.
-fn classes_of(bytes: &[u8]) -> u8 {
+/// no encoding, these two are enough. Control-Z is in text or isn't, by the release; EBCDIC has other bytes there.
+fn classes_of(library: &Library, bytes: &[u8]) -> u8 {
+    match all_classes_of(bytes) {
+        seen if seen & LATELY == 0 => seen,
+        seen if library.control_z_is_text => seen & !LATELY | PLAIN,
+        seen => seen & !LATELY | NEVER | EBCDIC_NEVER,
+    }
+}
+
+fn all_classes_of(bytes: &[u8]) -> u8 {
     let never = |byte: &u8| CLASSES[usize::from(*byte)] & EBCDIC_NEVER != 0;
     let mut seen = 0;
     for piece in bytes.chunks(256) {
@@ -102,6 +112,8 @@ pub fn is_surely_text(bytes: &[u8]) -> bool {
 pub struct Start {
     head: OnceCell<Seen>,
     first: OnceCell<Seen>,
+    /// Whether so many bytes are text in UTF-16 or UTF-32.
+    wide: Cell<Option<(usize, bool)>>,
 }
 
 /// The classes of some bytes.
@@ -116,36 +128,36 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(bytes: &[u8]) -> Seen {
+    fn of(library: &Library, bytes: &[u8]) -> Seen {
         let trimmed = length_without_zeros(bytes);
         Seen {
             len: bytes.len(),
             trimmed,
-            classes: classes_of(&bytes[..trimmed]),
+            classes: classes_of(library, &bytes[..trimmed]),
         }
     }
 
     /// With the zeros at the end.
     fn with_zeros(&self) -> u8 {
         match self.trimmed < self.len {
-            true => self.classes | classes_of(&[0]),
+            true => self.classes | CLASSES[0],
             false => self.classes,
         }
     }
 
     /// Of what is in hand.
-    fn of_head(buffer: &Buffer<'_>) -> Seen {
+    fn of_head(library: &Library, buffer: &Buffer<'_>) -> Seen {
         let head = buffer.head();
-        let seen = || Seen::of(&head[..head.len().min(ENCODING_MAX)]);
+        let seen = || Seen::of(library, &head[..head.len().min(ENCODING_MAX)]);
         *buffer.start().head.get_or_init(seen)
     }
 
     /// Of what is looked at for the encoding.
-    fn of_first(buffer: &Buffer<'_>) -> Seen {
+    fn of_first(library: &Library, buffer: &Buffer<'_>) -> Seen {
         *buffer.start().first.get_or_init(|| {
-            let head = Seen::of_head(buffer);
+            let head = Seen::of_head(library, buffer);
             let first = buffer.first(ENCODING_MAX);
-            let rest = Seen::of(first.get(head.len..).unwrap_or_default());
+            let rest = Seen::of(library, first.get(head.len..).unwrap_or_default());
             match rest.trimmed {
                 0 => Seen {
                     len: first.len(),
@@ -163,31 +175,53 @@ impl Seen {
 
 /// Does libmagic take a file for text when it looks at it for the first time (`file_encoding`)? Tests may depend on it.
 /// None if that isn't known here.
-pub fn is_text(buffer: &Buffer<'_>) -> Option<bool> {
-    let is_text = |seen: Seen| text_by_classes(buffer.head(), seen.with_zeros());
+pub fn is_text(library: &Library, buffer: &Buffer<'_>) -> Option<bool> {
+    let is_text = |seen: Seen| match is_wide(library, buffer, seen.len) {
+        true => Some(true),
+        false => text_by_classes(seen.with_zeros()),
+    };
     // What isn't text by its start isn't with what follows, either.
-    match is_text(Seen::of_head(buffer)) {
+    match is_text(Seen::of_head(library, buffer)) {
         Some(false) => Some(false),
-        _ => is_text(Seen::of_first(buffer)),
+        _ => is_text(Seen::of_first(library, buffer)),
     }
 }
 
 /// Is it no text in any encoding by what is in hand, whatever follows, with zeros at its end and without?
-pub fn is_binary(buffer: &Buffer<'_>) -> bool {
-    is_surely_binary(buffer.head(), Seen::of_head(buffer).classes)
+pub fn is_binary(library: &Library, buffer: &Buffer<'_>) -> bool {
+    is_surely_binary(library, buffer, Seen::of_head(library, buffer))
 }
 
 /// The same of bytes that a file begins with.
-pub fn looks_like_text(bytes: &[u8]) -> Option<bool> {
+pub fn looks_like_text(library: &Library, bytes: &[u8]) -> Option<bool> {
     let bytes = &bytes[..bytes.len().min(ENCODING_MAX)];
-    text_by_classes(bytes, classes_of(bytes))
+    match Wide::of(bytes).is_some_and(|wide| wide.is_text(library, bytes)) {
+        true => Some(true),
+        false => text_by_classes(classes_of(library, bytes)),
+    }
 }
 
-/// Is what begins with these bytes text in some encoding, if these classes occur in it?
-fn text_by_classes(bytes: &[u8], seen: u8) -> Option<bool> {
+/// Is what begins with so many bytes of a file text in UTF-16 or UTF-32, as far as these go?
+fn is_wide(library: &Library, buffer: &Buffer<'_>, len: usize) -> bool {
+    let Some(wide) = Wide::of(buffer.first(len)) else {
+        return false;
+    };
+    // With less there may be another mark.
+    const MARK: usize = 4;
+    match buffer.start().wide.get() {
+        Some((before, true)) if MARK <= len && len <= before => true,
+        Some((before, false)) if MARK <= before && before <= len => false,
+        _ => {
+            let is_text = wide.is_text(library, buffer.first(len));
+            buffer.start().wide.set(Some((len, is_text)));
+            is_text
+        }
+    }
+}
+
+/// Are bytes that aren't UTF-16 or UTF-32 text in some encoding, if these classes occur in them? None if that would be EBCDIC.
+fn text_by_classes(seen: u8) -> Option<bool> {
     match seen & NEVER {
-        _ if is_marked(bytes) => None,
-        0 if seen & LATELY != 0 => None,
         0 => Some(true),
         _ if seen & EBCDIC_NEVER == 0 => None,
         _ => Some(false),
@@ -200,22 +234,27 @@ fn text_by_classes(bytes: &[u8], seen: u8) -> Option<bool> {
 /// `file_ascmagic` (src/ascmagic.c) cuts zeros off the end of what libmagic has, but not to an odd length from an even
 /// one, and `file_encoding` looks at the first 64 KiB of what is left. So where these end with zeros, it is what follows
 /// that decides.
-pub fn text_of<'a>(buffer: &'a Buffer<'a>, scratch: &'a mut Vec<u8>) -> (Text<'a>, usize) {
+pub fn text_of<'a>(
+    library: &Library,
+    buffer: &'a Buffer<'a>,
+    scratch: &'a mut Vec<u8>,
+) -> (Text<'a>, usize) {
     let flen = buffer.flen();
-    let head = Seen::of_head(buffer);
-    if is_surely_binary(buffer.head(), head.classes) {
+    let head = Seen::of_head(library, buffer);
+    if is_surely_binary(library, buffer, head) {
         return (Text::Binary, head.len);
     }
     let first = buffer.first(ENCODING_MAX);
     let mut needed = first.len();
+    let whole = Seen::of_first(library, buffer);
+    if is_surely_binary(library, buffer, whole) {
+        return (Text::Binary, first.len());
+    }
     let Seen {
         mut trimmed,
         classes: mut seen,
         ..
-    } = Seen::of_first(buffer);
-    if is_surely_binary(first, seen) {
-        return (Text::Binary, first.len());
-    }
+    } = whole;
     if first.len() < flen {
         match trimmed == first.len() {
             true => trimmed = flen,
@@ -236,14 +275,14 @@ pub fn text_of<'a>(buffer: &'a Buffer<'a>, scratch: &'a mut Vec<u8>) -> (Text<'a
     };
     let looked_at = &first[..end.min(first.len())];
     if looked_at.last() == Some(&0) {
-        seen |= classes_of(&[0]);
+        seen |= CLASSES[0];
     }
-    (text_in(looked_at, seen, scratch), needed)
+    (text_in(library, looked_at, seen, scratch), needed)
 }
 
-/// No encoding has bytes of such classes, in whatever is before and after them.
-fn is_surely_binary(bytes: &[u8], seen: u8) -> bool {
-    text_by_classes(bytes, seen) == Some(false)
+/// No encoding has such bytes, without the zeros at their end, in whatever comes after them.
+fn is_surely_binary(library: &Library, buffer: &Buffer<'_>, seen: Seen) -> bool {
+    text_by_classes(seen.classes) == Some(false) && !is_wide(library, buffer, seen.trimmed)
 }
 
 fn length_without_zeros(bytes: &[u8]) -> usize {
@@ -270,16 +309,26 @@ fn first_after_zeros(buffer: &Buffer<'_>, from: usize) -> Option<usize> {
 }
 
 /// What bytes are in which these classes occur, up to where `file_encoding` looks at them.
-fn text_in<'a>(bytes: &'a [u8], seen: u8, scratch: &'a mut Vec<u8>) -> Text<'a> {
+fn text_in<'a>(library: &Library, bytes: &'a [u8], seen: u8, scratch: &'a mut Vec<u8>) -> Text<'a> {
+    // They have bytes that no encoding before them has.
+    if let Some(wide) = Wide::of(bytes)
+        && wide.is_text(library, bytes)
+    {
+        return match wide.convert(library, bytes, scratch) {
+            Some(()) => Text::Utf8(scratch),
+            None => Text::Unknown,
+        };
+    }
     // ASCII, to libmagic: with NEL, 0x85, in it (`looks_ascii`), which has to be converted.
     if seen & !EBCDIC_NEVER == PLAIN {
         return match is_utf7(bytes) {
-            true => Text::Unknown,
+            // It isn't converted (`looks_utf7`), and so no rules are tried.
+            true => Text::Utf8(&[]),
             false if bytes.is_ascii() => Text::Utf8(bytes),
             false => converted(bytes, scratch),
         };
     }
-    match text_by_classes(bytes, seen) {
+    match text_by_classes(seen) {
         None => return Text::Unknown,
         Some(false) => return Text::Binary,
         Some(true) => {}
@@ -320,19 +369,13 @@ fn converted<'a>(bytes: &[u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
 
 /// Does it begin like UTF-7 (`looks_utf7`)?
 fn is_utf7(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"+/v") && matches!(bytes.get(3), Some(b'8' | b'9' | b'+' | b'/'))
-}
-
-/// Does it begin like UTF-16 or UTF-32, which have marks?
-fn is_marked(bytes: &[u8]) -> bool {
-    [&b"\xFF\xFE"[..], b"\xFE\xFF", b"\x00\x00\xFE\xFF"]
-        .iter()
-        .any(|mark| bytes.starts_with(mark))
+    bytes.len() > 4 && bytes.starts_with(b"+/v") && matches!(bytes[3], b'8' | b'9' | b'+' | b'/')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detector::release::LIBRARIES;
 
     fn assert_text(bytes: &[u8], expected: Text<'_>) {
         // With any part of it in hand.
@@ -347,7 +390,7 @@ mod tests {
             let mut scratch = Vec::new();
             let start = &bytes[..bytes.len().min(40)];
             assert!(
-                text_of(&buffer, &mut scratch).0 == expected,
+                text_of(&LIBRARIES[1], &buffer, &mut scratch).0 == expected,
                 "{start:02x?}, {head} in hand"
             );
         }
@@ -397,19 +440,42 @@ mod tests {
     }
 
     #[test]
-    fn what_is_converted_otherwise_is_not_known() {
+    fn other_encodings_are_told_by_their_marks() {
         for bytes in [
-            &b"\xFF\xFEa\0"[..],
-            b"\xFE\xFF\0a",
-            b"\0\0\xFE\xFF\0\0\0a",
-            b"+/v8-text",
-            b"+/v8-text\x85",
-            // Control-Z, which is text in some releases.
-            b"text\x1a",
-            // EBCDIC: "text".
-            b"\xA3\x85\xA7\xA3\x25\x05",
+            &b"\xFF\xFEa\0\xFC\0"[..],
+            b"\xFE\xFF\0a\0\xFC",
+            b"\0\0\xFE\xFF\0\0\0a\0\0\0\xFC",
+            // Zeros at the end are cut off, but for one that makes a unit whole.
+            b"\xFF\xFEa\0\xFC\0\0\0",
         ] {
-            assert_text(bytes, Text::Unknown);
+            assert_text(bytes, Text::Utf8("a\u{fc}".as_bytes()));
         }
+        // With the zeros goes the last unit.
+        assert_text(b"\xFF\xFE\0\0a\0\0\0b\0\0\0", Text::Utf8(b"a"));
+        // What has such a mark and isn't it: an extension of ASCII, or nothing.
+        assert_text(
+            b"\xFE\xFF\xFF\xFEab",
+            Text::Utf8("\u{fe}\u{ff}\u{ff}\u{fe}ab".as_bytes()),
+        );
+        assert_text(b"\xFF\xFEa\0\x01\0", Text::Binary);
+        // Nothing is left of these.
+        assert_text(b"\xFF\xFE", Text::Utf8(b""));
+        assert_text(b"+/v8-text", Text::Utf8(b""));
+        assert_text(b"+/v8-text\x85", Text::Utf8(b""));
+        assert_text(b"+/v8", Text::Utf8(b"+/v8"));
+    }
+
+    #[test]
+    fn control_z_is_in_text_by_the_release() {
+        let is_text = LIBRARIES.map(|library| looks_like_text(&library, b"text\x1a"));
+        assert_eq!(is_text, [false, false, false, false, true].map(Some));
+    }
+
+    #[test]
+    fn what_is_converted_otherwise_is_not_known() {
+        // EBCDIC: "text".
+        assert_text(b"\xA3\x85\xA7\xA3\x25\x05", Text::Unknown);
+        // A unit of 32 bits.
+        assert_text(b"\xFF\xFE\0\0\xFF\xFF\xFF\xFF", Text::Unknown);
     }
 }

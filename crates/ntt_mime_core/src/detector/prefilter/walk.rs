@@ -57,7 +57,9 @@ impl<'a> Context<'a> {
     }
 
     fn is_text(&self) -> Option<bool> {
-        *self.is_text.get_or_init(|| is_text(self.buffer))
+        *self
+            .is_text
+            .get_or_init(|| is_text(self.library, self.buffer))
     }
 }
 

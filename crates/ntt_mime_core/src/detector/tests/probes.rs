@@ -172,6 +172,17 @@ fn json_is_strict_or_not() {
 }
 
 #[test]
+fn encodings_are_read_as_is_known() {
+    let database = compiled("0 string A a\n").expect("the simplest of rules");
+    let is_text = |content: &[u8]| said(&database, content).as_deref() == Some("text/plain");
+    assert!(is_text(b"\xFF\xFEx\0\x3D\xD8\0\xDEx\0"));
+    assert_eq!(is_text(b"text\x1a"), library().control_z_is_text);
+    // One half of a pair.
+    let half = is_text(b"\xFF\xFEx\0\x3D\xD8x\0");
+    assert_eq!(half, !library().pairs_of_units);
+}
+
+#[test]
 fn csv_has_as_many_lines_and_commas_as_is_known() {
     let database = compiled("0 string A a\n").expect("the simplest of rules");
     let is_csv = |text: &str| said(&database, text.as_bytes()).as_deref() == Some("text/csv");
