@@ -1,14 +1,13 @@
-//! The detector: a blob in, its MIME type out, as `file --mime-type` gives it for the whole file.
+//! The detector: takes a blob and returns its MIME type, as `file --mime-type` gives it for the whole file.
 //!
-//! libmagic judges, through a descriptor rather than a buffer: OLE documents are told apart by
-//! sectors far from the head, and position-independent executables by their dynamic section; libmagic
-//! seeks and reads those itself, if it has a descriptor. How much it may look at otherwise is bounded
-//! by MAGIC_PARAM_BYTES_MAX. Where the prefilter is active, it knows what the rules look at and has that read; where
-//! it isn't, `plan` decides when an answer calls for a longer look.
+//! libmagic judges through a descriptor, not a buffer: OLE documents are distinguished by sectors far from the head,
+//! and position-independent executables by their dynamic section, and libmagic itself seeks and reads those if it has
+//! a descriptor. MAGIC_PARAM_BYTES_MAX limits how much else it reads. Where the prefilter is active, it knows what
+//! the rules read and provides that; where it isn't, `plan` decides when more has to be read.
 //!
-//! What libmagic will look at is read here first. So an error of the disk surface as such, with the
-//! system's words; the time it takes to read is told apart from that to judge; and what comes before
-//! libmagic has something to look at. When libmagic reads the same again, it is in memory.
+//! What libmagic will read is read here first. So a disk error is reported as such, with the system's message; the
+//! times for reading and for judging are known separately; and libmagic has something to judge at once. When it reads
+//! the same again, it is in memory.
 
 mod cookie;
 mod csv;
@@ -39,41 +38,41 @@ use crate::store::{Blob, in_words};
 use cookie::MagicError;
 pub use database::{MagicDatabase, magic_database};
 use judge::{By, Judge, Look};
-/// What rules look at of a file's end, in bytes, before any of them matches.
+/// What rules read at a file's end, in bytes, before any of them matches.
 pub(crate) const END: usize = 64;
-/// What tells text from other content, in bytes from the start.
+/// The number of bytes from the start that distinguish text from other content.
 pub(crate) use limits::ENCODING_MAX as TEXT;
 use plan::View;
 pub use plan::{Json, Steps};
 pub use selfcheck::{KnownFile, known_files};
 
-/// The type of nothing at all. (file(1) looks at the inode of an empty file first and says
-/// `inode/x-empty`; this is what libmagic says of empty content.)
+/// The type of an empty file. (file(1) checks the inode of an empty file first and says `inode/x-empty`; this is what
+/// libmagic says about empty content.)
 pub const EMPTY: &str = "application/x-empty";
 
-/// Longest MIME type that is believed: what `varchar(255)` holds.
+/// The longest MIME type that is accepted: what `varchar(255)` holds.
 const MAX_MIME_TYPE: usize = 255;
 
-/// Memory for heads that is kept from file to file, in bytes. Few are looked at any further.
+/// How much memory for heads is kept from file to file, in bytes. Of few files more is read.
 const KEPT: usize = 1024 * 1024;
 
 /// How to detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DetectorConfig {
-    /// Bytes of the first look; less than 512 counts as 512, more than 7 MiB as 7 MiB.
+    /// Bytes of the first read; less than 512 counts as 512, more than 7 MiB as 7 MiB.
     pub head_bytes: usize,
-    /// Rule out what cannot match before libmagic looks.
+    /// Rule out what cannot match before libmagic is called.
     pub prefilter: bool,
 }
 
 impl DetectorConfig {
-    /// Bytes of the first look, within the limits.
+    /// Bytes of the first read, within the limits.
     pub(crate) fn first_look(&self) -> usize {
         plan::first_look(self.head_bytes)
     }
 }
 
-/// libmagic can't be used: where it looked for its database, and why that won't do, in its own words.
+/// libmagic can't be used: where it looked for its database, and why that failed, in its own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DetectorError(String);
 
@@ -89,24 +88,24 @@ impl std::error::Error for DetectorError {}
 #[derive(Clone, Debug)]
 pub struct Detection {
     pub mime_type: String,
-    /// Bytes of the file that were read: the looks, each byte once, and what libmagic read elsewhere
-    /// by itself, as far as the system counts it (`reads.rs`). What it reads twice elsewhere counts twice,
-    /// but all together never for more than the file has.
+    /// Bytes of the file that were read, each counted once, and what libmagic read elsewhere by itself, as far as the
+    /// system counts it (`reads.rs`). What it reads twice elsewhere counts twice, but the sum is never more than the
+    /// file's size.
     pub bytes_read: u64,
-    /// Places of the file that were read, what follows the head counting with it: 0 for an empty file, 1 for most.
-    /// Without the prefilter, looks taken.
+    /// The number of places of the file that were read, where what follows the head belongs to it: 0 for an empty
+    /// file, 1 for most. Without the prefilter, the number of reads.
     pub reads: u32,
-    /// 1 if the prefilter spared libmagic the file, or left it with few of its rules.
+    /// 1 if the prefilter spared libmagic the file, or left it few of its rules.
     pub prefiltered: u32,
-    /// 1 if libmagic had all rules since the prefilter wasn't sure.
+    /// 1 if libmagic had to use all rules because the prefilter could not decide.
     pub fallbacks: u32,
-    /// Time to get what is looked at into memory.
+    /// Time for reading.
     pub read_time: Duration,
-    /// Time that the prefilter and libmagic took.
+    /// Time for the prefilter and libmagic.
     pub detect_time: Duration,
 }
 
-/// A warm libmagic. Neither Send nor Sync: it belongs to the thread that opened it, a session's or a detector thread's.
+/// A warm libmagic. Neither Send nor Sync: it belongs to the thread that opened it, a session's or a detector thread.
 pub struct Detector {
     config: DetectorConfig,
     steps: Steps,
@@ -114,10 +113,10 @@ pub struct Detector {
     buffers: Buffers,
 }
 
-/// Memory that is used again and again.
+/// Memory that is reused.
 #[derive(Default)]
 struct Buffers {
-    /// The head of the file at hand, as far as it has been read.
+    /// The head of the current file, as far as it has been read.
     head: Vec<u8>,
     /// Where else something has been read, and how much.
     peeks: Vec<(u64, usize)>,
@@ -129,7 +128,7 @@ impl Detector {
         Detector::with_steps(config, Steps::IN_USE)
     }
 
-    /// One that leaves steps of the plan out, to show what they are good for.
+    /// A detector that leaves out steps of the plan, to measure what they are good for.
     pub fn with_steps(config: DetectorConfig, steps: Steps) -> Result<Detector, DetectorError> {
         Ok(Detector {
             config,
@@ -139,26 +138,26 @@ impl Detector {
         })
     }
 
-    /// Makes the prefilter now, as one does who has many blobs before him. It takes some milliseconds; otherwise the
-    /// first few detections go without.
+    /// Builds the prefilter now, for callers with many blobs. It takes some milliseconds; otherwise the first few
+    /// detections do without.
     pub fn prepare(&mut self) {
         if self.config.prefilter {
             self.judge.prepare();
         }
     }
 
-    /// Changes how it detects; costs nothing.
+    /// Changes its configuration; costs nothing.
     pub fn set_config(&mut self, config: DetectorConfig) {
         self.config = config;
     }
 
-    /// Is anything ruled out before libmagic looks, from the next detection on?
+    /// Whether rules are ruled out before libmagic is called, from the next detection on.
     pub fn prefilter_active(&mut self) -> bool {
         self.prepare();
         self.config.prefilter && self.judge.has_filter()
     }
 
-    /// The type of a blob. A file that is cut short meanwhile is judged by what is left of it.
+    /// The type of a blob. A file that is truncated meanwhile is judged by what is left of it.
     pub fn detect_blob(&mut self, blob: &Blob) -> Result<Detection, Failure> {
         #[cfg(feature = "poison")]
         crate::poison::take_effect(&blob.id());
@@ -174,15 +173,15 @@ impl Detector {
         found.map_err(|error| error.about(&format!("\"{}\"", blob.path().display())))
     }
 
-    /// The type of a blob by all of it, as far as file(1) looks, and all of libmagic's rules; and how many bytes were read
-    /// for it.
+    /// The type of a blob by the whole file, as far as file(1) reads, and all of libmagic's rules; and how many bytes
+    /// were read for it.
     pub fn detect_whole(&mut self, blob: &Blob) -> (Result<String, Failure>, u64) {
         let (said, read) = self.whole(blob.as_fd(), blob.size());
         let said = said.map_err(|error| error.about(&format!("\"{}\"", blob.path().display())));
         (said, read)
     }
 
-    /// The same of any open regular file.
+    /// The same for any open regular file.
     pub fn detect_whole_file(
         &mut self,
         file: BorrowedFd<'_>,
@@ -204,14 +203,13 @@ impl Detector {
         (said, read.unwrap_or(given).min(size))
     }
 
-    /// The type of any open regular file of `size` bytes; the same as of a blob with this content.
+    /// The type of any open regular file of `size` bytes; the same as that of a blob with this content.
     pub fn detect_file(&mut self, file: BorrowedFd<'_>, size: u64) -> Result<Detection, Failure> {
         self.detect(file, size)
             .map_err(|error| error.about("the file"))
     }
 
-    /// The type of bytes in hand: the same answer as for a file with this content, since libmagic
-    /// gets one, in memory.
+    /// The type of some bytes: the same answer as for a file with this content, since libmagic gets one, in memory.
     pub fn detect_bytes(&mut self, content: &[u8]) -> Result<Detection, Failure> {
         let file = file_of(content).map_err(|error| {
             let detail = format!("could not make a file of them: {}", in_words(error));
@@ -221,8 +219,8 @@ impl Detector {
             .map_err(|error| error.about("the bytes in hand"))
     }
 
-    /// What is wrong with the libmagic that is loaded, a sentence each: what it gets wrong of a handful
-    /// of tiny known files, and what its release is known for. Takes a millisecond or two.
+    /// What is wrong with the loaded libmagic, a sentence for each problem: what it gets wrong among a few tiny known
+    /// files, and known problems of its release. Takes a millisecond or two.
     pub fn complaints(&mut self) -> Vec<String> {
         let mut complaints = selfcheck::run(self);
         let release = cookie::version();
@@ -230,7 +228,7 @@ impl Detector {
         complaints
     }
 
-    /// Why nothing can be ruled out before libmagic looks, in a sentence, if that is so though it is asked for.
+    /// Why nothing can be ruled out before libmagic is called, as a sentence, if that is so although it is requested.
     pub fn no_prefilter(&self) -> Option<String> {
         let why = self.judge.no_prefilter()?;
         self.config.prefilter.then(|| why.to_string())
@@ -278,7 +276,7 @@ fn sees(
     first: usize,
 ) -> Result<bool, LookError> {
     let head = looks.buffers.head.as_slice();
-    // A file that is cut short meanwhile has what is left of it.
+    // If the file is truncated meanwhile, its size is what is left of it.
     let size = match head.len() < wanted(looks.size, first) {
         true => head.len() as u64,
         false => looks.size,
@@ -305,7 +303,7 @@ fn sees(
     Ok(true)
 }
 
-/// Judges with all rules, by looks as long as the plan has it.
+/// Judges with all rules, with reads as long as the plan says.
 fn goes_by_plan(
     judge: &mut Judge,
     steps: &Steps,
@@ -326,7 +324,7 @@ fn goes_by_plan(
         detection.detect_time += begun.elapsed();
         detection.mime_type = believed(said?)?;
         detection.reads += 1;
-        // It read what we had read, and more; a longer look goes for the same elsewhere, and more.
+        // libmagic read what we had read, and more; a longer read will include that, and more.
         let more = read.map_or(0, |read| {
             read.saturating_sub(looks.buffers.head.len() as u64)
         });
@@ -342,14 +340,14 @@ fn goes_by_plan(
     Ok(())
 }
 
-/// A file while it is looked at.
+/// A file while it is being judged.
 struct Looks<'a> {
     file: BorrowedFd<'a>,
     size: u64,
     buffers: &'a mut Buffers,
     /// See [`View::end_was_asked_for`]. What libmagic reads for OLE and ELF counts as if it were the end.
     end_was_asked_for: bool,
-    /// Time that reading took.
+    /// Time for reading.
     time: Duration,
 }
 
@@ -366,7 +364,7 @@ impl<'a> Looks<'a> {
         }
     }
 
-    /// Bytes that have been read here. A peek again, or at what was read later, doesn't count.
+    /// Bytes that have been read here. Reading at a place again, or what was read later, doesn't count.
     fn bytes_read(&self) -> u64 {
         let seen = self.buffers.head.len() as u64;
         let peeks = self.buffers.peeks.iter();
@@ -374,7 +372,7 @@ impl<'a> Looks<'a> {
         seen + elsewhere.map(|(_, length)| *length as u64).sum::<u64>()
     }
 
-    /// Reads up to `end`, from where it has been read already.
+    /// Reads up to `end`, from where it has already been read.
     fn read_to(&mut self, end: usize) -> Result<(), LookError> {
         let begun = Instant::now();
         let end = wanted(self.size, end);
@@ -419,12 +417,12 @@ impl View for Looks<'_> {
     }
 }
 
-/// Bytes that a look goes for.
+/// The number of bytes to be read.
 fn wanted(size: u64, limit: usize) -> usize {
     usize::try_from(size).map_or(limit, |size| size.min(limit))
 }
 
-/// Fills the buffer from there on, as far as the file goes; tells how far that was.
+/// Fills the buffer from an offset on, as far as the file goes; returns how far that was.
 fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut have = 0;
     while have < buffer.len() {
@@ -438,11 +436,11 @@ fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize
     Ok(have)
 }
 
-/// What can go wrong with a file that is open.
+/// What can go wrong with an open file.
 enum LookError {
     Reading(Errno),
     Judging(MagicError),
-    /// Something that is no MIME type, as far as it can be shown.
+    /// The answer isn't a MIME type; it is given as far as it can be shown.
     Nonsense(String),
 }
 
@@ -474,11 +472,11 @@ impl LookError {
     }
 }
 
-/// libmagic's answer, if it is fit for a column of MIME types.
+/// libmagic's answer, if it is suitable for a column of MIME types.
 ///
-/// Of damaged ELF files it says more than was asked for, such as "application/x-sharedlib, corrupted
-/// program header size" (readelf.c of 5.44 to 5.48 doesn't look whether a MIME type is wanted). The type
-/// is what stands before the comma.
+/// For damaged ELF files it says more than was requested, such as "application/x-sharedlib, corrupted program header
+/// size" (readelf.c of 5.44 to 5.48 doesn't check whether a MIME type is requested). The type is what precedes the
+/// comma.
 fn believed(answer: String) -> Result<String, LookError> {
     let mime_type = answer.split(", ").next().unwrap_or_default();
     let sane = mime_type.len() <= MAX_MIME_TYPE
@@ -491,8 +489,8 @@ fn believed(answer: String) -> Result<String, LookError> {
     Err(LookError::Nonsense(start.escape_default().to_string()))
 }
 
-/// A file without a name, as libmagic would find one in a store: an ordinary one. (Files in memory
-/// are born executable, and libmagic goes by that with some ELF files.)
+/// A file without a name, which looks to libmagic like one in a store: an ordinary file. (Files in memory are created
+/// as executable, and for some ELF files libmagic takes that into account.)
 fn file_of(content: &[u8]) -> io::Result<File> {
     let mut file = memory::file()?;
     rustix::fs::fchmod(&file, Mode::from(0o644))?;
