@@ -1,14 +1,13 @@
-"""Those who fill the rows, or do a part of it, to be timed beside each other.
+"""The contestants, which fill the rows or do a part of that, and are timed beside each other.
 
   script    the method that the extension replaces: script.py
   ours-N    CALL ntt_backfill_mime(10000) with N workers
-  floor     what the database takes for the same updates when nothing has to be found out: a bare
-            UPDATE … FROM a ready-made, indexed mapping, leaf by leaf, in two sessions
-  libmagic  what libmagic takes for the same blobs when there is no database: file(1) in two
-            processes
+  floor     what the database needs for the same updates when all types are known: a bare UPDATE … FROM
+            a prepared, indexed mapping, leaf by leaf, in two sessions
+  libmagic  what libmagic needs for the same blobs without a database: file(1) in two processes
   file      what a user does at a shell: file -f, COPY, UPDATE; shell_user.sh
 
-Each returns what it did and the seconds it took; what it did is checked before they count.
+Each returns what it did and the seconds that it took; its work is checked before the time counts.
 """
 
 import concurrent.futures

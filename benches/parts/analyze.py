@@ -1,10 +1,10 @@
-"""What a run does to the planner's statistics, and what ANALYZE mends.
+"""What a run does to the planner's statistics, and what ANALYZE repairs.
 
-Half a million rows that had no type get one; autovacuum is off.  For the most frequent types: by how
-much the planner is wrong about the number of rows (the factor, whichever way), and how long a query
-takes that depends on it, a join of such rows with the table path.  Right after the run; after ANALYZE
-of each leaf, which autovacuum does by itself once a tenth of a leaf's rows have changed; and after
-ANALYZE of the partitioned table, which it never does.
+Half a million rows without a type get one; autovacuum is off.  Measured for the most frequent types: the
+factor by which the planner's estimate of the number of rows is wrong (in either direction), and the time of
+a query that depends on it, a join of such rows with the table path.  Right after the run; after ANALYZE of
+each leaf, which autovacuum does by itself once a tenth of a leaf's rows have changed; and after ANALYZE of
+the partitioned table, which it never does.
 """
 
 import time

@@ -1,15 +1,15 @@
-"""Blobs that aren't in memory: how many files a second, beside processes that do nothing but read.
+"""Blobs that aren't in memory: files per second, compared with processes that only read.
 
-On two disks: the machine's own, where before each run the system forgets all files (so this needs
-root, and disturbs the whole machine), and a simulated array of disks, which serves 16 requests at a
-time in 3 ms each (slow_disk.py, root too).  Where the machine's own is so fast that reading keeps
-its processors busy, who judges too can't keep up with who only reads; the array shows what reading
-ahead is for.
+On two disks: the machine's own, where the operating system drops all files from its cache before each run
+(so this needs root, and disturbs the whole machine), and a simulated array of disks, which serves 16
+requests at a time in 3 ms each (slow_disk.py, needs root too).  If the machine's own disk is so fast that
+reading keeps its processors busy, a run, which also detects, can't keep up with processes that only read;
+the array shows what reading ahead is for.
 
-The readers are processes that open, read the first 16 kB and close, each its share of the blobs, in
-the order of the rows; the runs are dry ones, which read and detect but update nothing, over as many
-rows as blobs.  The first of each kind of number says how many: 16 readers, 2 workers.  A run with
-the blobs in memory shows whether what helps a slow disk costs anything without one.
+The readers are processes that open each blob of their share, read its first 16 kB and close it, in the
+order of the rows.  The runs are dry runs, which read and detect but update nothing, over as many rows as
+blobs.  The first number of each option is the one that others are compared with.  A run with the blobs in
+memory shows whether what helps with a slow disk costs anything without one.
 """
 
 import multiprocessing

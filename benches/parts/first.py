@@ -1,8 +1,8 @@
-"""What a session pays for its first detection, with the prefilter and without.
+"""The cost of a session's first detection, with the prefilter and without.
 
-A session that looks at one blob gets no prefilter of its own: it is built where many blobs are to be
-expected.  Each measurement is a new session, one blob, then the same statement again; with and
-without in turn.
+A session that detects one blob builds no prefilter: that is done where many blobs are expected.  Each
+measurement is a new session, one blob, then the same statement again; with and without the prefilter in
+turn.
 """
 
 import os

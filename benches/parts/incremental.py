@@ -1,14 +1,14 @@
-"""Few pending rows in a few of many leaves: what a run costs that is scheduled every few minutes.
+"""Few pending rows in a few of many leaves: the cost of a run that is scheduled every few minutes.
 
-50,000 leaves with two indexes, 17 of them large; most of the heap is theirs. No row is pending, or one
-in each of some leaves. The same with a tenth of the heap, in as many leaves: a run should cost what has
-changed, not what exists. Beside it, in turn, a bare sum of the server's counters over all leaves, which
-is the least that it takes to know which have changed; and once a round, a run that looks at everything
-(ntt_mime.full_scan_after = 0). Each is a session of its own that knows nothing of the tables yet, as a
-scheduled job's is, and begins when those before it have ended, and so have published their counters.
+50,000 leaves with two indexes, 17 of them large; most of the heap is theirs.  No row is pending, or one in
+each of some leaves.  Then the same with a tenth of the heap, in as many leaves: a run should cost what has
+changed, not what exists.  In turn with it, a bare sum of the server's counters over all leaves, the cheapest
+way to learn which have changed; and once in each round, a run that reads everything
+(ntt_mime.full_scan_after = 0).  Each is a new session, which knows nothing of the tables yet, like that of
+a scheduled job, and begins when those before it have ended, and so have published their counters.
 
-Blocks are those of the leaves' heaps by pg_statio, read or found in shared buffers, before and after:
-of leaves that have not changed there should be none.
+Blocks are those of the leaves' heaps according to pg_statio, read or found in shared buffers, before and
+after: there should be none of leaves that have not changed.
 """
 
 import concurrent.futures

@@ -1,9 +1,8 @@
-"""The partial index that tells which rows are pending: what a run costs with it, and without.
+"""The partial index of pending rows: the cost of a run with it, and without.
 
-2.66 million rows in 841 leaves, of which none, one or a thousand are pending.  Beside it, in turn, a
-bare look at each leaf: one session that asks each leaf in a statement of its own for one pending
-row.  Each measurement is a session of its own that knows nothing of the tables yet, as a scheduled
-job's is.
+2.66 million rows in 841 leaves, of which none, one or a thousand are pending.  In turn with a bare scan:
+one session that asks each leaf, in a statement of its own, for one pending row.  Each measurement is a new
+session, which knows nothing of the tables yet, like that of a scheduled job.
 """
 
 import time

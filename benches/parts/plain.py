@@ -1,8 +1,8 @@
-"""One plain table with a row a blob, the archive's later schema, and everybody who fills it.
+"""One plain table with a row for each blob, the archive's later schema.
 
 The table is blob (blobid primary key, mime_type) with an index on mime_type, and all of it is pending.
-Each blob's detection is paid for by a single row, and all workers share one table: what is told is
-also how much of their time they wait for each other.  Contestants are those of contest, in turn.
+A blob's detection fills a single row, and all workers share one table, so the part also measures how much
+of their time they wait for each other.  The contestants are those of contest, in turn.
 """
 
 import contestants

@@ -1,8 +1,8 @@
-"""Detection in one session, beside a dry run with one worker, and file(1) in one process.
+"""Detection in one session, compared with a dry run of one worker and with file(1) in one process.
 
-SELECT ntt_detect_mime(blobid) over a plain table with a row a blob, in a new session without
+SELECT ntt_detect_mime(blobid) over a plain table with a row for each blob, in a new session without
 parallel workers; CALL ntt_backfill_mime(dry_run => true, workers => 1) over the same table; and
-file --mime-type over a list of the same files.  Each gives all types, and nobody writes any.
+file --mime-type over a list of the same files.  Each detects all types, and none writes any.
 """
 
 import subprocess

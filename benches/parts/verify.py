@@ -1,14 +1,13 @@
-"""A verification beside a dry run of the same blobs, and a sample beside the whole.
+"""A verification compared with a dry run over the same blobs, and a sample compared with a full check.
 
-2.66 million rows in 841 leaves, 4.75 rows a blob, whose types were there before. Rows lie beside rows of
-the same kind, and so do those that differ: most of them in stretches. The blobs are some thousand files
-under as many names as there are to be blobs, which are told apart by name alone: so the store takes little
-room, and all of it is in memory.
+2.66 million rows in 841 leaves, 4.75 rows for each blob, which already have types.  Rows of the same kind
+are neighbours, and most rows that differ come in stretches.  The blobs are a few thousand files, each under
+as many names as are needed, so that the store takes little room and is all in memory.
 
-The whole is checked, then samples are taken, each with other blocks: what a sample takes, and how often the
-true number of rows that differ lies in its interval. Beside that, on a plain table with a part of the blobs:
-a check of rows that all agree, without and with what an earlier one has left, in turn with a dry run of a
-backfill of the same rows without types.
+First all rows are checked, then samples are taken, each with other blocks: how long a sample takes, and how
+often the true number of rows that differ is within its interval.  Then, on a plain table with a part of the
+blobs: a check of rows that all agree, without and with the marks of an earlier one, in turn with a dry run
+of a backfill over the same rows without types.
 """
 
 import hashlib

@@ -1,17 +1,17 @@
-"""What is written besides the rows: WAL, full pages, dead row versions, transactions, locks.
+"""What is written besides the rows: WAL, full-page images, dead row versions, transactions, locks.
 
 Contestants fill the same rows under four conditions:
 
-  bare         full_page_writes is off: what the changes themselves take
-  as usual     a checkpoint just before, and none until the end: each page that is touched is written
-               in full, once
-  checkpoints  one whenever some WAL has been written (--max-wal-size), as in a job of hours: here it
-               shows who goes back to pages that others have left
-  autovacuum   it looks once a second; in the other three it is off.  Dead row versions and sizes are
+  bare         full_page_writes is off: what the changes themselves need
+  as usual     a checkpoint just before, and none until the end: each page that is changed is written in
+               full, once
+  checkpoints  one whenever a certain amount of WAL has been written (--max-wal-size), as in a job of
+               hours: this shows who returns to pages that it has left
+  autovacuum   it starts once a second; in the other three it is off.  Dead row versions and sizes are
                those right after the run
 
-WAL is counted by its position, so it includes what the run's own records take.  Locks are seen five
-times a second: of one process, the most relations that it held locked at once.
+WAL is measured by its position, so it includes that of the run's own tables.  Locks are sampled five times
+a second: the largest number of relations that one process had locked at once.
 """
 
 import time
