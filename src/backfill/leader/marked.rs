@@ -1,6 +1,6 @@
-//! Leaves that needn't be looked at, since nothing can have become pending in them, or other than the
-//! detected type ([`marks`](crate::backfill::marks)); what becomes of a run that
-//! has no others, and what a run leaves for the next one.
+//! Leaves that needn't be read, because nothing can have become pending in them, or in a verification different from
+//! the detected type ([`marks`](crate::backfill::marks)); what a run does that has no others, and what a run leaves
+//! for the next one.
 
 use pgrx::pg_sys::Oid;
 
@@ -18,10 +18,10 @@ use crate::pg::tx;
 use crate::pg::{identity, stats};
 
 impl Leader {
-    /// The leaves that may have something to be done, when the run begins.
+    /// The leaves in which there may be something to do when the run begins.
     ///
-    /// Somebody may have changed some of those that are passed over since they were looked at, and not have published it. As at the end of a pass
-    /// (`passes`), all are looked at then, where that takes no longer than [`LOOK_AT_ALL`].
+    /// Somebody may have changed some of the skipped leaves since they were read, without having published it. As at
+    /// the end of a pass (`passes`), all leaves are read in that case if that takes no longer than [`LOOK_AT_ALL`].
     pub(super) fn list_leaves_at_first(&mut self) -> Vec<ListedLeaf> {
         let leaves = self.list_leaves();
         let &PassedOver {
@@ -46,8 +46,8 @@ impl Leader {
         leaves
     }
 
-    /// Lists the leaves, with marks if that can be. Who has locked the tables where they are keeps no run from its work:
-    /// then all leaves are listed.
+    /// Lists the leaves, using marks if possible. If somebody has locked the tables of marks, that doesn't hold up
+    /// the run: then all leaves are listed.
     pub(super) fn list_with_marks(&mut self) -> Listing {
         let always = self.leaves.oids();
         let (target, warned_of) = (&self.target, &mut self.warned_of);
@@ -67,7 +67,7 @@ impl Leader {
         })
     }
 
-    /// The only row of a run that has nothing to do. It becomes visible as it is in the end.
+    /// The only row of a run that has nothing to do. It becomes visible in its final form.
     pub(super) fn write_row_without_work(&mut self) {
         let oid = self.target.oid;
         if tx::in_subtransaction(|| plain_name(oid)).is_none() {
@@ -104,8 +104,8 @@ impl Leader {
         }
     }
 
-    /// Blobs that could not be detected of which only leaves have rows that are passed over. They count as those do that are
-    /// passed over one by one. To be called where a commit follows.
+    /// Blobs that could not be detected and have rows only in skipped leaves. They count like those that are skipped
+    /// one by one. A commit must follow.
     pub(super) fn count_undetected_elsewhere(&self) -> u64 {
         let leaves = &self.passed_over.with_rows_left;
         match &self.marks {
@@ -121,12 +121,12 @@ impl Leader {
         self.handles.iter().all(Handle::has_stopped)
     }
 
-    /// Writes down which leaves the run is done with, for the next one. To be called where a commit follows.
+    /// Records which leaves the run has finished, for the next run. A commit must follow.
     pub(super) fn record_marks(&self) -> Result<(), Report> {
         let Some(marks) = &self.marks else {
             return Ok(());
         };
-        // Those of a worker that goes on aren't all published.
+        // A worker that is still running has not published all its counts.
         if !marks.records() || !self.workers_have_ended() || !self.detector_is_known() {
             return Ok(());
         }
@@ -137,7 +137,7 @@ impl Leader {
             marks.record(&done, &without);
         };
         match tx::attempt(record) {
-            // The run has done what it was to do. The next one will look at more leaves.
+            // The run has done its work. The next one will read more leaves.
             Err(error) if !error.is_of_locks() && !error.is_of_memory() => return Err(error),
             _ => {}
         }
@@ -145,8 +145,8 @@ impl Leader {
         Ok(())
     }
 
-    /// Have all workers had the detector that marks are for, and has it been right as far as is known? Of no matter in
-    /// a backfill.
+    /// Whether all workers have used the detector for which marks are, and it has been right as far as is known.
+    /// Irrelevant in a backfill.
     fn detector_is_known(&self) -> bool {
         let found_otherwise = |shared: Shared<'_>| {
             shared.had_other_detector() || shared.totals().audit_differences > 0
@@ -163,8 +163,8 @@ impl Leader {
         }
     }
 
-    /// Leaves in which rows were pending, or different, that their marks didn't know of. None while it isn't sure that everything that was
-    /// done to them has been counted. To be called where a commit follows.
+    /// Leaves in which rows were pending, or different, that their marks didn't know of. None while it isn't certain
+    /// that everything that was done to them has been counted. A commit must follow.
     pub(super) fn wrong_marks(&self) -> WrongMarks {
         let counted = |oid| stats::counted(Oid::from(oid));
         let mut leaves = self.leaves.with_wrong_marks(counted);
@@ -188,12 +188,12 @@ impl Leader {
 pub(super) struct WrongMarks {
     verify: bool,
     pub count: usize,
-    /// Of some of them.
+    /// The names of some of them.
     names: Vec<String>,
 }
 
 impl WrongMarks {
-    /// Says so, if there are any.
+    /// Raises a WARNING if there are any.
     pub fn warn(&self) {
         if self.count == 0 {
             return;

@@ -1,4 +1,4 @@
-//! What a leader tells of its run: the row in `ntt_mime.run`, NOTICEs, the server's log, the title of its process.
+//! What a leader reports about its run: the row in `ntt_mime.run`, NOTICEs, the server's log, the process title.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::pg::lock::plain_name;
 use crate::pg::report::{Report, send_line};
 use crate::pg::{bgworker, identity, tx};
 
-/// What to look at when blobs could not be detected.
+/// Where to look if blobs could not be detected.
 pub(super) const WHERE_FAILURES_ARE: &str =
     "Table ntt_mime.failure has the blobs that could not be detected.";
 
@@ -35,7 +35,7 @@ impl Leader {
         send_line(PgLogLevel::LOG, line);
     }
 
-    /// What the run is called in messages.
+    /// The name of this kind of run in messages.
     pub(super) fn kind(&self) -> &'static str {
         match self.options.dry_run {
             _ if self.options.verify.is_some() => "verification",
@@ -44,7 +44,7 @@ impl Leader {
         }
     }
 
-    /// The run row as of now.
+    /// The current run row.
     pub(super) fn row(&self, status: &'static str, error: Option<String>) -> RunRow {
         if self.segment.is_none() {
             return RunRow {
@@ -124,7 +124,7 @@ impl Leader {
     pub(super) fn record(&self, status: &'static str, error: Option<String>) -> RunRow {
         let row = self.row(status, error);
         match status {
-            // What somebody's lock has prevented is written a second later.
+            // If somebody's lock has prevented it, it is written a second later.
             "running" => _ = self.try_write(&row),
             _ => self.write(&row),
         }
@@ -140,7 +140,7 @@ impl Leader {
         self.commit(row.status);
     }
 
-    /// Likewise; false if somebody's lock prevented it, after five seconds.
+    /// The same; false if somebody's lock prevented it, after five seconds.
     pub(super) fn try_write(&self, row: &RunRow) -> bool {
         let written = tx::unless_locked(|| run_log::update(self.run_id, row)).is_some();
         match written {
@@ -150,8 +150,8 @@ impl Leader {
         written
     }
 
-    /// Commits a row of that status. Only the last one waits for a synchronous standby, and that of a run that has been
-    /// cancelled not for long.
+    /// Commits a row with that status. Only the last one waits for a synchronous standby, and not for long if the run
+    /// has been cancelled.
     fn commit(&self, status: &str) {
         match status {
             _ if self.segment.is_none() => tx::commit_and_begin(),
@@ -167,7 +167,7 @@ impl Leader {
         send_line(PgLogLevel::NOTICE, Progress { row: &row, elapsed }.line());
     }
 
-    /// How the run has ended: as a line in the server's log, and as a message for its caller.
+    /// How the run has ended: a line for the server's log, and a message for the caller.
     pub(super) fn summary(&self, row: &RunRow, elapsed: Duration, complete: bool) -> Report {
         let summary = Progress { row, elapsed }.summary(complete);
         let summary = format!("{} {} {summary}", self.kind(), self.run_id);
@@ -175,7 +175,7 @@ impl Leader {
         Report::plain(summary)
     }
 
-    /// Tells how the run has ended.
+    /// Reports how the run has ended.
     pub(super) fn tell(&self, row: &RunRow, elapsed: Duration, too_long: u64, complete: bool) {
         let mut report = self.summary(row, elapsed, complete);
         if let Some(shares) = progress::shares(&row.totals) {
@@ -188,7 +188,8 @@ impl Leader {
         report.send(PgLogLevel::NOTICE);
     }
 
-    /// Warns of the leaves that the run isn't done with, and of blobs whose type didn't fit into the column.
+    /// Raises WARNINGs about leaves that the run has not finished, and about blobs whose type doesn't fit into the
+    /// column.
     pub(super) fn warn(&self, row: &RunRow, unfinished: &[UnfinishedLeaves], too_long: u64) {
         if too_long > 0 {
             Report::new(
@@ -232,8 +233,8 @@ impl Leader {
         }
     }
 
-    /// The leaves that the run isn't done with, by reason, and those with errors of their own if it doesn't end with one
-    /// of these. Looks into the catalogs: to be called where a commit follows.
+    /// The leaves that the run has not finished, by reason, and those with errors of their own if it doesn't end with
+    /// such an error. Reads the catalogs, so a commit must follow.
     pub(super) fn unfinished(&self) -> Vec<UnfinishedLeaves> {
         let mut whys = vec![Unfinished::Locked, Unfinished::Rewritten];
         if self.shared().is_cancelled() {
@@ -249,16 +250,16 @@ impl Leader {
     }
 }
 
-/// Leaves that a run isn't done with, for one reason.
+/// Leaves that a run has not finished, for one reason.
 pub(super) struct UnfinishedLeaves {
     why: Unfinished,
     pub count: usize,
-    /// Of some of them.
+    /// The names of some of them.
     pub names: Vec<String>,
 }
 
 impl UnfinishedLeaves {
-    /// Looks into the catalogs.
+    /// Reads the catalogs.
     pub fn new(why: Unfinished, leaves: &Leaves) -> UnfinishedLeaves {
         let mut oids = leaves.unfinished(why);
         let count = oids.len();
@@ -270,8 +271,8 @@ impl UnfinishedLeaves {
             };
         }
         oids.truncate(NAMED);
-        // One that has been dropped meanwhile has no name any more. As the owner, for the limit to how long we wait
-        // for a catalog; and all has been done, so that the run doesn't fail for want of a name.
+        // A leaf that has been dropped meanwhile has no name any more. As the owner, because that limits how long we
+        // wait for a catalog. All the work is done, so the run must not fail because of a missing name.
         let named = || oids.into_iter().map(Oid::from).filter_map(plain_name);
         let names = tx::if_possible(|| identity::as_owner(&[], || named().collect()));
         UnfinishedLeaves {

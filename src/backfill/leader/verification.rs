@@ -1,4 +1,4 @@
-//! What a leader tells of a verification.
+//! What a leader reports about a verification.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use crate::backfill::sample::Sums;
 use crate::errors::{counted, counted_with};
 use crate::pg::tx;
 
-/// How many pairs of types a run may have on record while it goes on.
+/// The maximum number of type pairs that are kept while a run goes on.
 const MOST_PAIRS_MEANWHILE: usize = 2 * differences::MOST_PAIRS;
 
 /// The most frequent pairs of an old and a new type, with their rows.
 pub(super) type MostFrequent = Vec<(String, String, i64)>;
 
 impl Leader {
-    /// What has been found so far; None in a backfill. `finished`: all of it has been looked at, so that a sample says
-    /// something of the whole.
+    /// What has been found so far; None in a backfill. `finished` means that everything has been read, so that a
+    /// sample says something about the whole.
     pub(super) fn verified(&self, finished: bool) -> Option<Verified> {
         let verify = self.options.verify.as_ref()?;
         let totals = match self.segment {
@@ -47,16 +47,16 @@ impl Leader {
         })
     }
 
-    /// Keeps what is on record of the run's differences within its bounds, while it goes on.
+    /// Limits the number of the run's recorded differences while it goes on.
     pub(super) fn trim_differences(&self) {
         if self.options.verify.is_some() {
-            // What somebody's lock prevents is done the next time.
+            // If somebody's lock prevents that, it is done the next time.
             tx::unless_locked(|| differences::trim(self.run_id, MOST_PAIRS_MEANWHILE));
             tx::commit_and_begin();
         }
     }
 
-    /// Brings what is on record of the run's differences into its last form.
+    /// Brings the run's recorded differences into their final form.
     pub(super) fn finish_differences(&self) -> MostFrequent {
         let finish = || {
             differences::finish(self.run_id);
@@ -67,7 +67,7 @@ impl Leader {
             .unwrap_or_default()
     }
 
-    /// Tells how the verification has ended, and what it has found.
+    /// Reports how the verification has ended, and what it has found.
     pub(super) fn tell_of_verification(
         &self,
         row: &RunRow,
@@ -114,7 +114,7 @@ impl Leader {
         ))
     }
 
-    /// What there is to do about differences that stay.
+    /// What to do about the remaining differences.
     fn what_next(&self, row: &RunRow) -> Option<String> {
         let verify = self.options.verify.as_ref()?;
         let verified = row.options.verified?;
