@@ -1,27 +1,27 @@
-//! Is a file JSON to libmagic?
+//! Whether libmagic recognizes a file as JSON.
 //!
-//! libmagic calls JSON what it has parsed to its end, or two such values of the same kind one after another
-//! (`application/x-ndjson`), so a head that is cut off never is. Most files that begin with `{`
-//! or `[` are something else: RTF, settings, logs, program text. Their heads contradict JSON within
-//! a few bytes, and then there is no need to read on.
+//! libmagic calls something JSON if it has parsed it to its end, or two such values of the same kind one after
+//! another (`application/x-ndjson`), so a head that is cut off never is. Most files that begin with `{` or `[` are
+//! something else: RTF, settings, logs, program text. Their heads contradict JSON within a few bytes, and then there
+//! is no need to read on.
 //!
-//! This is libmagic's own parser (`json_parse` in is_json.c, the same in releases 5.44 to 5.48), with what it is lenient about:
-//! a comma before a closing bracket, `1.`, `.5`, any byte but NUL in a string. 5.41 has it in a simpler form
-//! ([`Dialect`]). Each failure of a part is one of all; only where the bytes come to an end is it said that more of them
-//! may decide otherwise. A value that isn't a bracket's isn't JSON by itself (`st` in `json_parse`).
+//! This is libmagic's own parser (`json_parse` in is_json.c, the same in releases 5.44 to 5.48), including its
+//! leniency: a comma before a closing bracket, `1.`, `.5`, any byte but NUL in a string. 5.41 has a simpler form of
+//! it ([`Dialect`]). If a part fails, the whole fails; only where the bytes end, the result says that more of them
+//! may decide otherwise. A value outside brackets isn't JSON by itself (`st` in `json_parse`).
 
 /// What differs between releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// 5.41: nothing is looked at behind the first value, a constant is known by its first letter and its length (and by a
-    /// byte behind it), and a bracket that closes an array follows what opens it, or a comma, at once.
+    /// 5.41: nothing after the first value is read, a constant is recognized by its first letter and its length (and
+    /// by the byte after it), and a bracket that closes an array must directly follow the opening one, or a comma.
     Of541,
     /// 5.44 and later.
     Of544,
 }
 
 impl Dialect {
-    /// `lvl` in `json_parse`, up to which it goes. Each bracket counts for two.
+    /// The maximum of `lvl` in `json_parse`. Each bracket counts for two.
     fn levels(self) -> usize {
         match self {
             Dialect::Of541 => 20,
@@ -30,7 +30,7 @@ impl Dialect {
     }
 }
 
-/// What some bytes tell that a file begins with.
+/// What the first bytes of a file show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JsonVerdict {
     /// It isn't JSON, whatever follows.
@@ -46,7 +46,7 @@ pub enum JsonVerdict {
 const JSON: &str = "application/json";
 const LINES: &str = "application/x-ndjson";
 
-/// Why a value isn't one.
+/// Why something isn't a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     /// No continuation makes it JSON.
@@ -55,7 +55,7 @@ enum Stop {
     End,
 }
 
-/// What is said of a file that begins with these bytes.
+/// The verdict on a file with these first bytes.
 pub fn verdict(dialect: Dialect, bytes: &[u8]) -> JsonVerdict {
     let mut parser = Parser {
         dialect,
@@ -84,8 +84,8 @@ pub fn verdict(dialect: Dialect, bytes: &[u8]) -> JsonVerdict {
     }
 }
 
-/// False if libmagic's answer can't become JSON by looking at more than `head`: because it isn't, or
-/// because two whole values lie in the head and that has been seen.
+/// False if libmagic's answer can't become JSON by reading more than `head`: because it isn't JSON, or because two
+/// whole values are in the head and libmagic has seen them.
 pub fn may_become_json(head: &[u8]) -> bool {
     let verdict = verdict(Dialect::Of544, head);
     !head.is_empty() && matches!(verdict, JsonVerdict::More | JsonVerdict::Whole(_))
@@ -118,11 +118,12 @@ impl Parser<'_> {
         self.skip_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t'));
     }
 
-    /// One value that begins at a level, with a stack of its own: how deep the brackets go is up to whoever wrote the file.
+    /// One value that begins at a level, with its own stack: the depth of the brackets is up to whoever wrote the
+    /// file.
     fn value(&mut self, level: usize) -> Result<(), Stop> {
         let mut closers = Vec::new();
         loop {
-            // At the start of a value, or of what a bracket encloses.
+            // At the start of a value, or of the contents of a bracket.
             self.skip_space();
             let first = self.next()?;
             if level + 2 * closers.len() > self.dialect.levels() {
@@ -147,7 +148,7 @@ impl Parser<'_> {
                 b'n' => self.word(b"ull")?,
                 first => self.number(first)?,
             }
-            // After a value: close brackets, until one goes on with another value.
+            // After a value: closes brackets, until one continues with another value.
             loop {
                 self.skip_space();
                 let Some(closer) = closers.last() else {
@@ -173,7 +174,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Does the bracket come next that closes an array?
+    /// Whether the bracket that closes an array comes next.
     fn ends_array(&mut self) -> bool {
         if self.dialect == Dialect::Of544 {
             self.skip_space();
@@ -181,7 +182,7 @@ impl Parser<'_> {
         self.peek() == Some(b']')
     }
 
-    /// Up to the value of an object's next member; true if it has none, and its end comes next.
+    /// Goes to the value of an object's next member; true if there is none, and the object's end comes next.
     fn enters_object(&mut self) -> Result<bool, Stop> {
         self.skip_space();
         if self.peek() == Some(b'}') {

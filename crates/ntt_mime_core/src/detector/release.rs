@@ -18,7 +18,7 @@ use magic_sys as ffi;
 
 use super::limits::{ENCODING_MAX, REGEX_MAX};
 
-/// A bound on the work that content can cause, as `magic_setparam` knows it, and its value.
+/// A limit on the work that content can cause, as a parameter of `magic_setparam`, and its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     pub parameter: c_int,
@@ -31,25 +31,24 @@ const fn limit(parameter: c_int, value: usize) -> Limit {
 
 /// The limits that all releases share, from file.h of 5.44 to 5.48.
 ///
-/// They are those of file(1), since another limit is another answer on some file; what is wanted is that
-/// they hold whatever a packager, or a later release under a number that we know, has made of the
-/// defaults. None is a bound on time: the worst known content (64 kB of line feeds) takes a second
-/// within all of them.
+/// They are those of file(1), since another limit would give another answer for some file. They are set so that they
+/// hold whatever a packager, or a later release under a number that we know, has made of the defaults. None limits
+/// time: the worst known content (64 kB of line feeds) takes a second within all of them.
 const LIMITS: [Limit; 6] = [
-    // "indirect" rules: content that refers to itself, such as a TIFF within a TIFF.
+    // "indirect" rules: content that contains other content, such as a TIFF within a TIFF.
     limit(ffi::MAGIC_PARAM_INDIR_MAX, 50),
-    // Headers of programs and of sections in ELF files, each a read or more of its own.
+    // Program and section headers of ELF files, each of which takes at least one read.
     limit(ffi::MAGIC_PARAM_ELF_PHNUM_MAX, 2048),
     limit(ffi::MAGIC_PARAM_ELF_SHNUM_MAX, 32768),
     // Notes in all of these headers together.
     limit(ffi::MAGIC_PARAM_ELF_NOTES_MAX, 256),
-    // Of text: what they bound is said where they are defined.
+    // For text: what they limit is described where they are defined.
     limit(ffi::MAGIC_PARAM_REGEX_MAX, REGEX_MAX),
     limit(ffi::MAGIC_PARAM_ENCODING_MAX, ENCODING_MAX),
 ];
 
-/// Uses of named rules that one file may cause: a bound on recursion in the rules. The database of a
-/// release is written for its own.
+/// Uses of named rules that one file may cause: a limit on recursion in the rules. Each release's database is written
+/// for its own.
 const NAME_MAX: [(i32, usize); 6] = [
     (541, 50),
     (544, 50),
@@ -59,14 +58,14 @@ const NAME_MAX: [(i32, usize); 6] = [
     (548, 150),
 ];
 
-/// Size of the section of an ELF file that holds names: it is read whole. From 5.45 on; magic-sys has
-/// MAGIC_PARAM_ELF_SHSIZE_MAX only for those who need 5.45 at least.
+/// Size of the section of names in an ELF file, which is read as a whole. From 5.45 on; magic-sys defines
+/// MAGIC_PARAM_ELF_SHSIZE_MAX only for users that require 5.45.
 const ELF_SHSIZE_MAX: Limit = limit(8, 128 * 1024 * 1024);
 
-/// The limits to set in a release, by its number (544 is 5.44). MAGIC_PARAM_BYTES_MAX isn't among them,
-/// that is the plan's; nor MAGIC_PARAM_MAGWARN_MAX, which concerns those who write rules.
+/// The limits to be set in a release, by its number (544 is 5.44). MAGIC_PARAM_BYTES_MAX isn't among them, since the
+/// plan sets it; nor is MAGIC_PARAM_MAGWARN_MAX, which concerns authors of rules.
 ///
-/// A release that isn't known keeps its own limits where releases differ.
+/// Where releases differ, an unknown release keeps its own limits.
 pub fn limits(release: i32) -> impl Iterator<Item = Limit> {
     let names = NAME_MAX.iter().find(|(number, _)| *number == release);
     let names = names.map(|(_, value)| limit(ffi::MAGIC_PARAM_NAME_MAX, *value));
@@ -83,28 +82,28 @@ pub struct Library {
     pub release: i32,
     /// The version of the database (`VERSIONNO` in file.h).
     pub database: u32,
-    /// The number of the type OCTAL (`FILE_OCTAL`); 255 where there is none.
+    /// The number of the type OCTAL (`FILE_OCTAL`); 255 if it doesn't exist.
     pub octal: u8,
     /// The number of the type OFFSET (`FILE_OFFSET`).
     pub offset: u8,
-    /// SIMH tapes are known.
+    /// It recognizes SIMH tapes.
     pub tapes: bool,
-    /// Four bits of the length of a tape's record have to be zero.
+    /// Four bits of the length of a tape record must be zero.
     pub strict_tapes: bool,
-    /// Where a search or a regular expression of a named rule leaves off counts from the start of the file, not from
-    /// where the rule is used as it does after all other tests (`moffset`).
+    /// In a named rule, the end of a search or of a regular expression is relative to the start of the file, not to
+    /// the position where the rule is used, as it is after all other tests (`moffset`).
     pub searches_keep_base: bool,
-    /// `/` and `%` of numbers that have a sign heed it (`DO_CVT`).
+    /// `/` and `%` of signed numbers are signed (`DO_CVT`).
     pub signed_division: bool,
-    /// An offset that is read from the file is refused if it doesn't fit (`do_ops`).
+    /// An offset that is read from the file is refused if it is out of range (`do_ops`).
     pub checks_offsets: bool,
-    /// `use` succeeds if the named rule has described something, though nothing was printed (the end of `FILE_USE` in
-    /// `mget`).
+    /// `use` succeeds if the named rule has matched a description, even if nothing was printed (the end of `FILE_USE`
+    /// in `mget`).
     pub use_by_description: bool,
-    /// The end of the file that an `indirect` rule's rules see is as long as what they are applied to, not as that
-    /// of the whole file (`FILE_INDIRECT` in `mget`).
+    /// The end of the file that the rules of an `indirect` rule see is as long as what they are applied to, not as
+    /// that of the whole file (`FILE_INDIRECT` in `mget`).
     pub indirect_has_own_end: bool,
-    /// Which signs may not follow each other in a regular expression (`check_regex` in funcs.c).
+    /// Which characters may not follow each other in a regular expression (`check_regex` in funcs.c).
     pub refused: Refused,
     /// JSON is read by the stricter parser, up to its end ([`Dialect`](super::json::Dialect)).
     pub strict_json: bool,
@@ -112,7 +111,7 @@ pub struct Library {
     pub control_z_is_text: bool,
     /// Two units of UTF-16 may stand for one character, and some for none (`looks_ucs16` in encoding.c).
     pub pairs_of_units: bool,
-    /// Lines and commas a line that CSV has at least (`csv_parse`).
+    /// The minimum numbers of lines, and of commas in a line, for CSV (`csv_parse`).
     pub csv_lines: usize,
     pub csv_commas: usize,
 }
@@ -121,13 +120,13 @@ pub struct Library {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     Nothing,
-    /// The same sign of repetition twice, and bytes that aren't printable.
+    /// The same repetition operator twice, and bytes that aren't printable.
     Twice,
-    /// Two signs of repetition, one at the start, too many repetitions, and bytes that aren't printable.
+    /// Two repetition operators, one at the start, too many repetitions, and bytes that aren't printable.
     AnyTwo,
 }
 
-/// The pairs of a release and a database that are known here, and proven.
+/// The pairs of a release and a database that are supported and tested here.
 pub const LIBRARIES: [Library; 5] = [
     Library {
         release: 541,
@@ -201,13 +200,13 @@ const OF_546: Library = Library {
     ..OF_544
 };
 
-/// What is known of a release with a database.
+/// What is known about a release with a database.
 pub fn library(release: i32, database: u32) -> Option<&'static Library> {
     let mut all = LIBRARIES.iter();
     all.find(|known| (known.release, known.database) == (release, database))
 }
 
-/// Bytes of a file that file(1) of a release looks at: FILE_BYTES_MAX in file.h.
+/// How many bytes of a file file(1) of a release reads: FILE_BYTES_MAX in file.h.
 pub fn bytes_max(release: i32) -> usize {
     match release {
         ..544 => 1 << 20,
@@ -215,8 +214,8 @@ pub fn bytes_max(release: i32) -> usize {
     }
 }
 
-/// Releases that answer wrongly *in the way that we ask*, and what is wrong with them: none among 5.44
-/// to 5.48.
+/// Releases that give wrong answers *in the way that we use them*, and what is wrong with them: none among 5.44 to
+/// 5.48.
 pub const KNOWN_BAD: &[(i32, &str)] = &[];
 
 /// A sentence about a release, if it is among these.

@@ -1,24 +1,26 @@
-//! The tests of libmagic that aren't rules.
+//! libmagic's tests that aren't rules.
 //!
-//! `file_buffer` (src/funcs.c, 5.41 to 5.47) tries tar, JSON, CSV, OLE and, from 5.45 on, SIMH tapes before the rules. JSON and
-//! CSV are known here; libmagic is asked for them only where tar, which comes first, may succeed, or where it isn't known
-//! whether it is text.
-//! What it finds in ELF files counts only if a rule matches. OLE documents and ELF files are read through the descriptor
-//! where they go beyond what libmagic has been given (`cdf_read` in cdf.c, readelf.c), so their beginning is enough.
+//! `file_buffer` (src/funcs.c, 5.41 to 5.47) tries tar, JSON, CSV, OLE and, from 5.45 on, SIMH tapes before the
+//! rules. JSON and CSV are decided here; libmagic is only asked about them if tar, which comes first, may succeed, or
+//! if it isn't known whether the file is text. What it finds in ELF files counts only if a rule matches. OLE
+//! documents and ELF files are read through the descriptor where they extend beyond what libmagic has been given
+//! (`cdf_read` in cdf.c, readelf.c), so their beginning is enough.
 //!
 //! # What is left out
 //!
-//! Each of these tests, and each of the two that tell text from binary content, has a flag with which `file_buffer` steps
-//! over it (MAGIC_NO_CHECK_TAR and so on), and leaves nothing behind if it fails, so one that is sure to fail may as well be
-//! left out. `file_buffer` is the same in 5.41 to 5.47, but for that of tapes. Nothing else looks at these flags.
+//! For each of these tests, and for each of the two that distinguish text from binary content, there is a flag with
+//! which `file_buffer` skips it (MAGIC_NO_CHECK_TAR and so on). A test that fails has no further effect, so one that
+//! is certain to fail may as well be left out. `file_buffer` is the same in 5.41 to 5.47, except for tapes. Nothing
+//! else depends on these flags.
 //!
-//! - Before the rules libmagic is asked only for those that [may succeed](builtin). Of them only CSV goes by what
-//!   `file_encoding` has found (`looks_text`).
-//! - Once they have failed, they are left out when it is asked for what rules say. What it is given then is as long as these
-//!   rules need it, and what the tests have found goes by all of the file.
-//! - `file_encoding` is called for `looks_text`, which is 0 for what isn't text in any encoding, as it is to begin with. And
-//!   by `file_ascmagic`, on what is left without zeros at the end, which has nothing to say then (MAGIC_NO_CHECK_TEXT).
-//!   So both are left out for a file of which the head is [surely binary](super::text::is_binary), whatever follows it.
+//! - Before the rules, libmagic is only asked to make the tests that [may succeed](builtin). Among them, only CSV
+//!   depends on what `file_encoding` has found (`looks_text`).
+//! - Once they have failed, they are left out when libmagic is asked about rules. It is then given as much as these
+//!   rules need, while the tests must be decided by the whole file.
+//! - `file_encoding` is called for `looks_text`, which is 0 for what isn't text in any encoding, as it is initially.
+//!   It is also called by `file_ascmagic`, for the content without zeros at its end, which then prints nothing
+//!   (MAGIC_NO_CHECK_TEXT). So both are left out for a file whose head is [certainly binary](super::text::is_binary),
+//!   whatever follows it.
 
 use super::buffer::Buffer;
 use super::check::string::is_space;
@@ -29,19 +31,19 @@ use crate::detector::json::{self, Dialect, JsonVerdict};
 use crate::detector::limits::ENCODING_MAX;
 use crate::detector::release::Library;
 
-/// What comes of these tests.
+/// The result of these tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Builtin {
     /// They fail.
     Fail,
-    /// One of them says this.
+    /// One of them gives this answer.
     Says(&'static str),
-    /// Of these one may succeed. So many bytes libmagic has to be given for them to have the result that they have on all
-    /// of the file.
+    /// One of these may succeed. libmagic must be given this many bytes for them to have the same result as with the
+    /// whole file.
     May(Tests, usize),
 }
 
-/// What comes of the tests that come before the rules.
+/// The result of the tests before the rules.
 pub fn builtin(library: &Library, buffer: &Buffer<'_>) -> Builtin {
     let (mut may, mut needed) = (Tests::NONE, 0);
     let mut add = |test: Tests, bytes: Option<usize>| {
@@ -63,7 +65,7 @@ pub fn builtin(library: &Library, buffer: &Buffer<'_>) -> Builtin {
     match csv(library, buffer) {
         Csv::No => {}
         Csv::Yes(_) if before_csv == Tests::NONE => return Builtin::Says(CSV),
-        // Whether it is text is asked for by no other.
+        // No other test depends on whether it is text.
         Csv::Yes(bytes) | Csv::Maybe(bytes) => {
             add(Tests::CSV.and(Tests::ENCODING), Some(bytes));
         }
@@ -76,10 +78,10 @@ pub fn builtin(library: &Library, buffer: &Buffer<'_>) -> Builtin {
     }
 }
 
-/// Bytes of what may be JSON that are looked at before all of it is read.
+/// How much of what may be JSON is read before all of it is.
 const SOME: usize = 256 << 10;
 
-/// What is said of JSON: that is what has been parsed to its end, or two values in a row.
+/// The answer for JSON, which is what has been parsed to its end, or two values in a row.
 fn json(library: &Library, buffer: &Buffer<'_>) -> Option<&'static str> {
     let dialect = match library.strict_json {
         true => Dialect::Of544,
@@ -107,24 +109,24 @@ fn json(library: &Library, buffer: &Buffer<'_>) -> Option<&'static str> {
     }
 }
 
-/// What is said of CSV.
+/// The answer for CSV.
 const CSV: &str = "text/csv";
 
-/// With what can be, how much libmagic has to see to say the same.
+/// With how much libmagic must see to say the same, if it may be CSV.
 enum Csv {
     No,
     Yes(usize),
-    /// It can't be told.
+    /// It isn't known.
     Maybe(usize),
 }
 
-/// Bytes that are looked at before anything else is.
+/// How much is checked before anything else.
 const START: usize = 512;
 
 /// CSV is decided by its first ten lines, whatever their length, if it is text.
 fn csv(library: &Library, buffer: &Buffer<'_>) -> Csv {
     let mut seen = buffer.head();
-    // Most files show it soon.
+    // That is enough for most files.
     let start = &seen[..seen.len().min(START)];
     if csv::verdict(start) == CsvVerdict::Final(false) || is_binary(library, buffer) {
         return Csv::No;
@@ -159,7 +161,7 @@ fn csv(library: &Library, buffer: &Buffer<'_>) -> Csv {
 /// Bytes of a header of tar, and of OLE.
 const HEADER: usize = 512;
 
-/// `is_tar` in src/is_tar.c: the header's checksum, with itself counted as blanks, stands in it in octal digits.
+/// `is_tar` in src/is_tar.c: the header contains its checksum, computed with itself as blanks, in octal digits.
 fn may_be_tar(bytes: &[u8]) -> bool {
     const CHECKSUM: std::ops::Range<usize> = 148..156;
     let Some(header) = bytes.get(..HEADER) else {
@@ -167,9 +169,9 @@ fn may_be_tar(bytes: &[u8]) -> bool {
     };
     let field = &header[CHECKSUM];
     let digits = match field.iter().position(|byte| !is_space(*byte)) {
-        // No sum is 0: blanks are counted in.
+        // No sum is 0, since the blanks are included.
         None => return false,
-        // What isspace(3) takes for blank outside ASCII depends on the locale.
+        // Whether isspace(3) is true outside ASCII depends on the locale.
         Some(first) if !field[first].is_ascii() => return true,
         Some(first) => &field[first..],
     };
@@ -181,14 +183,14 @@ fn may_be_tar(bytes: &[u8]) -> bool {
     wanted == sum(header) - sum(field) + 8 * u32::from(b' ')
 }
 
-/// Records of a tape that are followed before it is left to libmagic to follow the rest.
+/// The number of records of a tape that are read before the rest is left to libmagic.
 const RECORDS: usize = 16;
 
-/// Zeros between records that end the look at a tape.
+/// The number of zeros between records that end the reading of a tape.
 const TAPE_MARKS: usize = 10;
 
-/// `simh_parse` in src/is_simh.c: the length of each record stands before it and after it, and tape marks, which are
-/// zeros, may stand between them.
+/// `simh_parse` in src/is_simh.c: the length of each record precedes and follows it, and there may be tape marks,
+/// which are zeros, between records.
 fn may_be_tape(library: &Library, buffer: &Buffer<'_>) -> bool {
     let (mut at, mut marks, mut records) = (0, 0, 0);
     while records < RECORDS {
@@ -223,11 +225,11 @@ fn may_be_tape(library: &Library, buffer: &Buffer<'_>) -> bool {
 enum Length {
     Bytes(u64),
     EndOfMedium,
-    /// There is no more.
+    /// There are no more.
     Beyond,
 }
 
-/// `getlen`; None if it has bits that aren't used.
+/// `getlen`; None if it has unused bits set.
 fn record_length(library: &Library, buffer: &Buffer<'_>, at: u64) -> Option<Length> {
     if at + 4 > buffer.flen() as u64 {
         return Some(Length::Beyond);

@@ -1,57 +1,57 @@
 //! The prefilter: libmagic's answers without most of its work.
 //!
 //! libmagic tries its rules one after another, 3,548 of them in release 5.44, and nearly all fail at their first
-//! test. Which ones must fail is found out here for all at once, and the few others are followed in their order. If
-//! one of them is sure to be what libmagic answers with, or none is left, the answer is known; if not, libmagic is
-//! given a database of those that may matter, and answers itself.
+//! test. Here it is determined for all rules at once which of them must fail, and the few others are evaluated in
+//! their order. If one of them is certain to give libmagic's answer, or none is left, the answer is known. Otherwise
+//! libmagic is given a database of those that may matter, and answers itself.
 //!
-//! # What is looked at
+//! # What is read
 //!
-//! All of the file, as libmagic would have it ([`buffer`]): what isn't in hand is read where a rule looks at it, and a
-//! rule looks at it only if none that comes before it is the answer. So it is the answer that file(1) has on all of the
-//! file, on any database that is understood here. Where libmagic has to be asked, it is given as many bytes from the start
-//! as the rules that are left can look at ([`follow::Reach`]) and as it takes to tell text from binary content; a rule of
-//! which that isn't known has it given all that file(1) gives it.
+//! The whole file is considered, as libmagic would have it ([`buffer`]), but what isn't in memory is read only when a
+//! rule needs it, and a rule needs it only if none before it gives the answer. So the result is file(1)'s answer for
+//! the whole file, with any database that is understood here. If libmagic has to be called, it is given as many bytes
+//! from the start as the remaining rules can read ([`follow::Reach`]) and as it takes to distinguish text from binary
+//! content. If that isn't known for a rule, libmagic is given everything that file(1) gives it.
 //!
 //! # Why the answers are the same
 //!
-//! `match` (src/softmagic.c, 5.41 to 5.47) walks over the entries of a database. An entry of level 0 begins a
-//! rule; if its test fails, the walk goes on with the next rule, and nothing is kept: what it has written into
-//! `magic_set` (`offset`, `search`, `ms_value`, `c.li`) is written anew before it is read, by the first test of the
-//! next rule. So a rule whose first test fails can be left out. If it succeeds, its continuations are tried
-//! ([`follow`]). There are three ways for that to end, when only MIME types are asked for: an entry with a MIME type is
-//! reached, and ends everything; or `found_match` is set, by an entry with a description, which isn't printed, so that
-//! the walk ends behind this rule; or it isn't, and the walk goes on just as if the rule weren't there. A rule that is
-//! given up on its way leaves `found_match` to the next one as it is ([`walk`]).
+//! `match` (src/softmagic.c, 5.41 to 5.47) walks over the entries of a database. An entry of level 0 begins a rule;
+//! if its test fails, the walk goes on with the next rule, and nothing remains: what it has written into `magic_set`
+//! (`offset`, `search`, `ms_value`, `c.li`) is overwritten by the first test of the next rule before it is read. So a
+//! rule whose first test fails can be left out. If it succeeds, its continuations are tried ([`follow`]). When only
+//! MIME types are requested, that can end in three ways: an entry with a MIME type is reached, which ends everything;
+//! or `found_match` is set by an entry with a description, which isn't printed, so that the walk ends after this
+//! rule; or it isn't set, and the walk goes on just as if the rule didn't exist. A rule that is abandoned halfway
+//! passes `found_match` on to the next one unchanged ([`walk`]).
 //!
 //! Each test is known to fail, known to succeed, or *undecided*:
 //!
-//! - strings and numbers at an offset that can be told are compared as `mget`, `mconvert` and `magiccheck` do
-//!   ([`check`]), the first tests of rules after a look at a table by their first bytes ([`beginnings`]);
-//! - so are searches, the long ones of rules for text only if an automaton ([`tables`]) has seen the longest piece of
-//!   theirs that has no white space in it, in any case;
-//! - regular expressions are matched in the same language by another engine ([`regex`]), those of rules for text only
-//!   if the same automaton has seen a piece that is part of any match;
+//! - strings and numbers at a known offset are compared as `mget`, `mconvert` and `magiccheck` do ([`check`]); for
+//!   the first tests of rules, a table by their first bytes is checked before ([`beginnings`]);
+//! - so are searches; long ones of rules for text only if an automaton ([`tables`]) has found the longest piece of
+//!   theirs without white space, in any case;
+//! - regular expressions are matched in the same language by another engine ([`regex`]); those of rules for text only
+//!   if the same automaton has found a piece that is part of every match;
 //! - rules for text are tried on the text as libmagic converts it ([`text`]).
 //!
-//! An undecided test keeps its rule, unless nothing that it may lead to says anything; and a rule that is kept is
-//! libmagic's to judge, with all that come after it up to the first that is sure to end the walk. The whole database is
-//! used whenever something isn't followed here: a text in EBCDIC; a rule that may match and
-//! applies all rules to another part of the file (`indirect`), if what comes of that isn't sure; a set of rules that is
+//! A rule with an undecided test is kept, unless nothing that it may lead to prints anything. A rule that is kept is
+//! left to libmagic, together with all rules after it up to the first that certainly ends the walk. The whole
+//! database is used whenever something isn't implemented here: a text in EBCDIC; a rule that may match and applies
+//! all rules to another part of the file (`indirect`), if the result of that isn't certain; a set of rules that is
 //! too large.
 //!
 //! libmagic answers with the first rule that matches and has a MIME type, after a few [tests of its own](builtin). So
-//! if the rules that come first are enough for an answer other than the two that it has for want of anything better,
-//! it is the answer of all: [`Stage`].
+//! if the first rules are enough for an answer other than its two default answers, that is the answer of all rules:
+//! [`Stage`].
 //!
 //! # Releases
 //!
-//! libmagic differs in all this from release to release. What is known is in one table,
-//! [`LIBRARIES`](crate::detector::release::LIBRARIES), of pairs of a release and a version of the database; there is no
-//! prefilter for any other pair. libmagic and the prefilter read one mapping of the database, so they can't have two.
-//! What ctype.h says of a byte is said in the C locale ([`cookie`](crate::detector::cookie)).
+//! In all this, libmagic's releases differ. What is known is in one table,
+//! [`LIBRARIES`](crate::detector::release::LIBRARIES), of pairs of a release and a version of the database; there is
+//! no prefilter for any other pair. libmagic and the prefilter read one mapping of the database, so they can't use
+//! different ones. What ctype.h says about a byte is that of the C locale ([`cookie`](crate::detector::cookie)).
 //!
-//! # How libmagic gets them
+//! # How libmagic gets the remaining rules
 //!
 //! See [`subset`].
 
@@ -89,7 +89,7 @@ use super::cookie::{Cookie, Tests};
 use super::limits::{DATA, ENCODING_MAX, PLAIN};
 use super::release::Library;
 
-/// Of rules, by number.
+/// All rules, by number.
 const ALL: Range<u32> = 0..u32::MAX;
 
 /// A rule: an entry of level 0 and its continuations.
@@ -98,11 +98,11 @@ pub struct Rule {
     end: usize,
     binary: bool,
     text: bool,
-    /// Its first test is tried only if libmagic takes the file for text, or only if not.
+    /// Its first test is tried only if libmagic considers the file text, or only if not.
     only_for_text: Option<bool>,
-    /// There is a regular expression in it.
+    /// It has a regular expression.
     regex: bool,
-    /// It may look at the end of the file, by itself or by what it applies.
+    /// It may read the end of the file, by itself or by what it applies.
     asks_for_end: bool,
 }
 
@@ -116,63 +116,63 @@ impl Rule {
 /// What may match.
 #[derive(Debug, PartialEq, Eq)]
 enum WalkOutcome {
-    /// None at all; then this is said, if nothing else than rules finds something.
+    /// Nothing; then this is the answer, unless a test that isn't a rule finds something.
     Nothing(&'static str),
-    /// One that was collected last, of which this entry matches before anything else can, and has a MIME type.
+    /// The rule that was collected last: this entry of it matches before anything else can, and has a MIME type.
     Entry(usize),
-    /// Some that come first were collected.
+    /// Some of the first rules were collected.
     First(Stage),
     /// The rules that were collected.
     These,
-    /// It can't be told.
+    /// It isn't known.
     All,
 }
 
-/// Where the work stands. What comes early is found with little of it.
+/// The stages of the work. Early ones take little of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// The tests that come before the rules: JSON and the like.
+    /// The tests before the rules: JSON and the like.
     Builtin,
-    /// The early rules, as below, that come before any that looks at a place far from what has been read: to ask libmagic
-    /// is less than a seek.
+    /// Those of the early rules, as below, that come before any that reads at a place far from what has been read:
+    /// calling libmagic is faster than a seek.
     Near,
-    /// The rules for binary content, and those for text that come before any that take a look at all of the text.
+    /// The rules for binary content, and those for text that come before any that search the whole text.
     Early,
     All,
 }
 
-/// Is it more than what libmagic says when nothing is found?
+/// Whether it is more than libmagic's answer when nothing is found.
 pub fn found_something(said: &str) -> bool {
     said != DATA && said != PLAIN
 }
 
-/// How a file is to be judged. With what is asked of libmagic comes how many bytes it is to be given.
+/// How a file is to be judged. If libmagic is to be called, also how many bytes it must be given.
 pub enum Verdict<'a> {
-    /// What libmagic would try first of all that can succeed is sure to, or nothing can, and then it says this.
+    /// The first of libmagic's tests that can succeed is certain to, or none can; then this is the answer.
     Known(&'a str),
     /// By libmagic with the rules that may match.
     Ask(Question<'a>),
-    /// By libmagic with those of them that come first. If it [finds something](found_something), that is the answer,
-    /// for it stops at the first that matches; otherwise the next stage tells.
+    /// By libmagic with the first of these rules. If it [finds something](found_something), that is the answer, since
+    /// it stops at the first match; otherwise the next stage follows.
     Try(Question<'a>, Stage),
     /// By libmagic with all rules.
     Unsure(usize),
 }
 
-/// What libmagic is asked.
+/// What libmagic is called with.
 pub struct Question<'a> {
-    /// One with these rules.
+    /// A cookie with these rules.
     pub cookie: &'a mut Cookie,
-    /// How many bytes it is to be given.
+    /// How many bytes it must be given.
     pub limit: usize,
-    /// Tests that it needn't try: see [`builtin`].
+    /// Tests that it needn't make: see [`builtin`].
     pub without: Tests,
-    /// It may read more than these bytes, by the descriptor.
+    /// It may read more than these bytes through the descriptor.
     pub may_read_elsewhere: bool,
 }
 
 impl<'a> Question<'a> {
-    /// One of which nothing is known.
+    /// A call about which nothing is known.
     pub fn open(cookie: &'a mut Cookie, limit: usize) -> Question<'a> {
         Question {
             cookie,
@@ -183,7 +183,7 @@ impl<'a> Question<'a> {
     }
 }
 
-/// All tests that are known to leave nothing behind.
+/// All tests that are known to have no effect if they fail.
 const TESTS: Tests = BEFORE_RULES.and(Tests::ENCODING).and(Tests::TEXT);
 
 /// Those of them that come before the rules.
@@ -226,15 +226,15 @@ impl Prefilter {
         })
     }
 
-    /// Where rules look beyond the head of most files: ranges that are better read as a whole.
+    /// Where rules read beyond the head of most files: ranges that are better read as a whole.
     pub fn clusters(&self) -> Rc<[Range<usize>]> {
         Rc::clone(&self.clusters)
     }
 
-    /// How a file is to be judged. To begin with the first stage.
+    /// How a file is to be judged. To be called with the first stage first.
     pub fn judge(&mut self, stage: Stage, buffer: &Buffer<'_>) -> Verdict<'_> {
         let head = buffer.head().len();
-        // Of a single byte libmagic says nothing but that it is short.
+        // About a single byte libmagic only says that it is short.
         if buffer.flen() < 2 {
             return Verdict::Known(DATA);
         }
@@ -253,7 +253,7 @@ impl Prefilter {
         };
         let limit = needed.max(head).min(buffer.flen());
         match outcome {
-            // The other tests can't succeed, or have been tried in the first stage.
+            // The other tests can't succeed, or have been made in the first stage.
             WalkOutcome::Nothing(said) => return Verdict::Known(said),
             WalkOutcome::Entry(entry) => {
                 let said = self.compiled.entry(entry).plain_mime_type();
@@ -264,7 +264,7 @@ impl Prefilter {
             WalkOutcome::All => return Verdict::Unsure(buffer.flen()),
             _ => {}
         }
-        // Rules for both kinds of content are tried in both walks, and come once.
+        // Rules for both kinds of content are tried in both walks, and must be listed once.
         self.candidates.sort_unstable();
         self.candidates.dedup();
         let cookie = self
@@ -295,8 +295,8 @@ impl Prefilter {
         }
     }
 
-    /// Collects the rules that may match, as far as they belong to a stage, and how many bytes libmagic has to be given for
-    /// them.
+    /// Collects the rules that may match, as far as they belong to a stage, and how many bytes libmagic must be given
+    /// for them.
     fn collect(&mut self, stage: Stage, buffer: &Buffer<'_>) -> (WalkOutcome, usize) {
         let Prefilter {
             library,
@@ -324,7 +324,7 @@ impl Prefilter {
         let mut sure = walk.sure;
         match ending {
             Ending::Entry(entry) => {
-                // Unless it says something else: see `plain_mime_type`.
+                // Unless it prints something else: see `plain_mime_type`.
                 reach.add(walk.add_last());
                 return (WalkOutcome::Entry(entry), needed(reach));
             }
@@ -332,7 +332,8 @@ impl Prefilter {
             Ending::Far => return (WalkOutcome::First(Stage::Early), needed(reach)),
             Ending::Here | Ending::Through => {}
         }
-        // Whether that is enough for it to tell text from binary content, too, matters if it comes to that.
+        // Whether that is also enough for libmagic to distinguish text from binary content matters only if it is
+        // called.
         let (text, classified) = text_of(library, buffer, converted);
         let needed = |reach| needed(reach).max(classified);
         let (text, said) = match text {
@@ -350,7 +351,7 @@ impl Prefilter {
             walk.sure = sure;
             let mut ending = walk.over(hits.iter(0..first_searched));
             if let Ending::Through = ending {
-                // Text is in hand.
+                // Text is in memory.
                 if stage != Stage::All && walk.candidates.len() > before {
                     reach.bytes = reach.bytes.max(ENCODING_MAX);
                     return (WalkOutcome::First(Stage::All), needed(reach));
@@ -359,7 +360,7 @@ impl Prefilter {
                 ending = walk.over(hits.iter(first_searched..u32::MAX));
             }
             sure = walk.sure;
-            // Text is converted from the bytes that tell that it is one.
+            // Text is converted from the bytes that identify it as text.
             match ending {
                 Ending::Entry(entry) => {
                     walk.add_last();
@@ -376,21 +377,21 @@ impl Prefilter {
     }
 }
 
-/// Does libmagic read elsewhere in a file that begins like this, whatever rules it has: that of OLE, and of ELF?
+/// Whether libmagic's code for OLE or ELF reads elsewhere in a file with this beginning, whatever rules it has.
 fn reads_elsewhere(buffer: &Buffer<'_>) -> bool {
     let head = buffer.head();
     head.starts_with(b"\xD0\xCF\x11\xE0") || head.starts_with(b"\x7FELF")
 }
 
-/// As far from the start as rules look that are tried on hardly any file.
+/// As far from the start as rules read that are tried on hardly any file.
 const FURTHEST: usize = 8 << 20;
 
 /// Places with less than this between them are read as one.
 const GAP: usize = 4 << 10;
 
-/// Where first tests look, beyond what is in hand of most files.
+/// Where first tests read beyond the part of most files that is in memory.
 fn clusters_of(compiled: &Compiled, rules: &[Rule]) -> Vec<Range<usize>> {
-    // More than any of these tests looks at.
+    // More than any of these tests reads.
     const LENGTH: usize = 32;
     let mut places: Vec<usize> = rules
         .iter()

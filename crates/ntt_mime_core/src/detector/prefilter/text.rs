@@ -1,10 +1,10 @@
 //! What the rules for text will see.
 //!
-//! libmagic tries them on the text in UTF-8, whatever it is in (`file_ascmagic` and `encode_utf8` in src/ascmagic.c,
-//! `file_encoding` in src/encoding.c; 5.41 to 5.47): zeros at the end are cut off, and what is beyond 64 KiB; then
-//! encodings are tried in this order: ASCII, of which UTF-7 is a part, UTF-8 with a byte order mark, UTF-8, UTF-32,
-//! UTF-16, ISO 8859, other extensions of ASCII, EBCDIC. What is none of them is not text, and the rules for text
-//! aren't tried.
+//! libmagic tries them on the text in UTF-8, whatever its encoding is (`file_ascmagic` and `encode_utf8` in
+//! src/ascmagic.c, `file_encoding` in src/encoding.c; 5.41 to 5.47): zeros at the end are cut off, and what is beyond
+//! 64 KiB; then encodings are tried in this order: ASCII, of which UTF-7 is a part, UTF-8 with a byte order mark,
+//! UTF-8, UTF-32, UTF-16, ISO 8859, other extensions of ASCII, EBCDIC. Content in none of these is not text, and the
+//! rules for text aren't tried.
 
 use std::cell::{Cell, OnceCell};
 
@@ -20,15 +20,15 @@ pub enum Text<'a> {
     Binary,
     /// They are tried on this, unless it is empty.
     Utf8(&'a [u8]),
-    /// It would have to be converted in ways that aren't followed here, or can't be told.
+    /// It would have to be converted in a way that isn't implemented here, or its encoding is unknown.
     Unknown,
 }
 
-/// Classes of bytes as libmagic's `text_chars` has them, as bits, so that one pass over a file collects them.
+/// Classes of bytes like those of libmagic's `text_chars`, as bits, so that one pass over a file collects them.
 const PLAIN: u8 = 1;
 /// In ISO 8859 and other extensions of ASCII.
 const HIGH: u8 = 2;
-/// In text since Control-Z counts as such, which differs by release.
+/// In text of releases in which Control-Z counts as text.
 const LATELY: u8 = 4;
 /// In no text.
 const NEVER: u8 = 8;
@@ -45,7 +45,7 @@ const fn class(byte: u8) -> u8 {
     }
 }
 
-/// Bytes that no text has once they are read as EBCDIC (`ebcdic_to_ascii`): such a file isn't EBCDIC.
+/// Bytes that no text has when it is read as EBCDIC (`ebcdic_to_ascii`): such a file isn't EBCDIC.
 #[rustfmt::skip]
 const NOT_EBCDIC: [u8; 55] = [
     0x00, 0x01, 0x02, 0x03, 0x04, 0x06, 0x07, 0x08, 0x09, 0x0A, 0x0E, 0x0F, 0x10, 0x11, 0x12, 0x13,
@@ -69,8 +69,9 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// The classes that occur; of EBCDIC that is known only where there are bytes that no other text has. Of what is text in
-/// no encoding, these two are enough. Control-Z is in text or isn't, by the release; EBCDIC has other bytes there.
+/// The classes that occur. For EBCDIC they are only known if there are bytes that no other text has. For content that
+/// isn't text in any encoding, these two are enough. Whether Control-Z occurs in text depends on the release; EBCDIC
+/// has other bytes there.
 fn classes_of(library: &Library, bytes: &[u8]) -> u8 {
     match all_classes_of(bytes) {
         seen if seen & LATELY == 0 => seen,
@@ -83,7 +84,7 @@ fn all_classes_of(bytes: &[u8]) -> u8 {
     let never = |byte: &u8| CLASSES[usize::from(*byte)] & EBCDIC_NEVER != 0;
     let mut seen = 0;
     for piece in bytes.chunks(256) {
-        // Without the table, so that it goes by many bytes at a time. Most text is no more than this.
+        // Without the table, so that many bytes are processed at a time. Most text is no more than this.
         let simple = |byte: &u8| matches!(*byte, b' '..=b'~' | b'\t' | b'\n' | b'\r');
         if piece.iter().fold(true, |all, byte| all & simple(byte)) {
             seen |= PLAIN;
@@ -97,22 +98,22 @@ fn all_classes_of(bytes: &[u8]) -> u8 {
     seen
 }
 
-/// None of these bytes keeps a file from being text in an encoding of one byte or UTF-8, in any release. Control-Z
-/// does, so that libmagic decides.
+/// Whether none of these bytes keeps a file from being text in a one-byte encoding or UTF-8, in any release.
+/// Control-Z does, so that libmagic decides.
 pub fn is_surely_text(bytes: &[u8]) -> bool {
-    // Without the table, so that it goes by many bytes at a time.
+    // Without the table, so that many bytes are processed at a time.
     let strange = |byte: &u8| class(*byte) & (NEVER | LATELY) != 0;
     let mut pieces = bytes.chunks(256);
     pieces.all(|piece| !piece.iter().fold(false, |any, byte| any | strange(byte)))
 }
 
-/// Which classes of bytes the start of a file has: what is in hand of it, and what libmagic tells an encoding by. Found
-/// out once.
+/// Which classes of bytes the start of a file has: the part in memory, and the part by which libmagic determines the
+/// encoding. Computed once.
 #[derive(Default)]
 pub struct Start {
     head: OnceCell<Seen>,
     first: OnceCell<Seen>,
-    /// Whether so many bytes are text in UTF-16 or UTF-32.
+    /// Whether this many bytes are text in UTF-16 or UTF-32.
     wide: Cell<Option<(usize, bool)>>,
 }
 
@@ -121,7 +122,7 @@ pub struct Start {
 struct Seen {
     /// How many there are.
     len: usize,
-    /// The same without the zeros that they end with.
+    /// The same without the zeros at their end.
     trimmed: usize,
     /// The classes of those.
     classes: u8,
@@ -145,14 +146,14 @@ impl Seen {
         }
     }
 
-    /// Of what is in hand.
+    /// For the part in memory.
     fn of_head(library: &Library, buffer: &Buffer<'_>) -> Seen {
         let head = buffer.head();
         let seen = || Seen::of(library, &head[..head.len().min(ENCODING_MAX)]);
         *buffer.start().head.get_or_init(seen)
     }
 
-    /// Of what is looked at for the encoding.
+    /// For the part that determines the encoding.
     fn of_first(library: &Library, buffer: &Buffer<'_>) -> Seen {
         *buffer.start().first.get_or_init(|| {
             let head = Seen::of_head(library, buffer);
@@ -173,26 +174,27 @@ impl Seen {
     }
 }
 
-/// Does libmagic take a file for text when it looks at it for the first time (`file_encoding`)? Tests may depend on it.
-/// None if that isn't known here.
+/// Whether libmagic considers a file text when it first classifies it (`file_encoding`). Tests may depend on it. None
+/// if unknown here.
 pub fn is_text(library: &Library, buffer: &Buffer<'_>) -> Option<bool> {
     let is_text = |seen: Seen| match is_wide(library, buffer, seen.len) {
         true => Some(true),
         false => text_by_classes(seen.with_zeros()),
     };
-    // What isn't text by its start isn't with what follows, either.
+    // What isn't text by its start isn't text with what follows either.
     match is_text(Seen::of_head(library, buffer)) {
         Some(false) => Some(false),
         _ => is_text(Seen::of_first(library, buffer)),
     }
 }
 
-/// Is it no text in any encoding by what is in hand, whatever follows, with zeros at its end and without?
+/// Whether it isn't text in any encoding, judging by the part in memory, whatever follows, with zeros at its end and
+/// without.
 pub fn is_binary(library: &Library, buffer: &Buffer<'_>) -> bool {
     is_surely_binary(library, buffer, Seen::of_head(library, buffer))
 }
 
-/// The same of bytes that a file begins with.
+/// The same for the first bytes of a file.
 pub fn looks_like_text(library: &Library, bytes: &[u8]) -> Option<bool> {
     let bytes = &bytes[..bytes.len().min(ENCODING_MAX)];
     match Wide::of(bytes).is_some_and(|wide| wide.is_text(library, bytes)) {
@@ -201,12 +203,12 @@ pub fn looks_like_text(library: &Library, bytes: &[u8]) -> Option<bool> {
     }
 }
 
-/// Is what begins with so many bytes of a file text in UTF-16 or UTF-32, as far as these go?
+/// Whether this many bytes at the beginning of a file are text in UTF-16 or UTF-32, as far as they go.
 fn is_wide(library: &Library, buffer: &Buffer<'_>, len: usize) -> bool {
     let Some(wide) = Wide::of(buffer.first(len)) else {
         return false;
     };
-    // With less there may be another mark.
+    // With fewer bytes, the byte order mark may be another one.
     const MARK: usize = 4;
     match buffer.start().wide.get() {
         Some((before, true)) if MARK <= len && len <= before => true,
@@ -219,7 +221,8 @@ fn is_wide(library: &Library, buffer: &Buffer<'_>, len: usize) -> bool {
     }
 }
 
-/// Are bytes that aren't UTF-16 or UTF-32 text in some encoding, if these classes occur in them? None if that would be EBCDIC.
+/// Whether bytes that aren't UTF-16 or UTF-32 are text in some encoding, if these classes occur in them. None if that
+/// would be EBCDIC.
 fn text_by_classes(seen: u8) -> Option<bool> {
     match seen & NEVER {
         0 => Some(true),
@@ -228,12 +231,11 @@ fn text_by_classes(seen: u8) -> Option<bool> {
     }
 }
 
-/// What a file is to the rules for text, and how many bytes of it libmagic has to see to say the same. `scratch` is for
-/// text that is converted.
+/// What a file is to the rules for text, and how many bytes of it libmagic must see to say the same. `scratch` is for
+/// converted text.
 ///
-/// `file_ascmagic` (src/ascmagic.c) cuts zeros off the end of what libmagic has, but not to an odd length from an even
-/// one, and `file_encoding` looks at the first 64 KiB of what is left. So where these end with zeros, it is what follows
-/// that decides.
+/// `file_ascmagic` (src/ascmagic.c) removes zeros from the end of what libmagic has, but doesn't make an even length
+/// odd, and `file_encoding` reads the first 64 KiB of what is left. So if these end with zeros, what follows decides.
 pub fn text_of<'a>(
     library: &Library,
     buffer: &'a Buffer<'a>,
@@ -290,7 +292,7 @@ fn length_without_zeros(bytes: &[u8]) -> usize {
     last.map_or(0, |last| last + 1)
 }
 
-/// The first byte from there on that isn't zero.
+/// The first byte from a position on that isn't zero.
 fn first_after_zeros(buffer: &Buffer<'_>, from: usize) -> Option<usize> {
     const STEP: usize = 64 * 1024;
     let mut at = from;
@@ -308,7 +310,7 @@ fn first_after_zeros(buffer: &Buffer<'_>, from: usize) -> Option<usize> {
     None
 }
 
-/// What bytes are in which these classes occur, up to where `file_encoding` looks at them.
+/// What bytes are in which these classes occur, up to the limit of `file_encoding`.
 fn text_in<'a>(library: &Library, bytes: &'a [u8], seen: u8, scratch: &'a mut Vec<u8>) -> Text<'a> {
     // They have bytes that no encoding before them has.
     if let Some(wide) = Wide::of(bytes)
@@ -319,7 +321,7 @@ fn text_in<'a>(library: &Library, bytes: &'a [u8], seen: u8, scratch: &'a mut Ve
             None => Text::Unknown,
         };
     }
-    // ASCII, to libmagic: with NEL, 0x85, in it (`looks_ascii`), which has to be converted.
+    // ASCII, to libmagic: including NEL, 0x85 (`looks_ascii`), which has to be converted.
     if seen & !EBCDIC_NEVER == PLAIN {
         return match is_utf7(bytes) {
             // It isn't converted (`looks_utf7`), and so no rules are tried.
@@ -337,10 +339,11 @@ fn text_in<'a>(library: &Library, bytes: &'a [u8], seen: u8, scratch: &'a mut Ve
         Some(rest) if !rest.is_empty() => (rest, true),
         _ => (bytes, false),
     };
-    // libmagic's idea of UTF-8 is the standard's, and so Rust's: its tables are Go's.
+    // libmagic's definition of UTF-8 is the standard's, and so is Rust's: its tables are Go's.
     match std::str::from_utf8(body) {
         Ok(_) => return Text::Utf8(body),
-        // Cut off within a character, which is left out. Without any other it isn't UTF-8, unless it is marked.
+        // Cut off within a character, which is left out. If it is the only one, the text isn't UTF-8, unless it has a
+        // byte order mark.
         Err(error) if error.error_len().is_none() => {
             let whole = &body[..error.valid_up_to()];
             if marked || !whole.is_ascii() {
@@ -367,7 +370,7 @@ fn converted<'a>(bytes: &[u8], scratch: &'a mut Vec<u8>) -> Text<'a> {
     Text::Utf8(scratch)
 }
 
-/// Does it begin like UTF-7 (`looks_utf7`)?
+/// Whether it begins like UTF-7 (`looks_utf7`).
 fn is_utf7(bytes: &[u8]) -> bool {
     bytes.len() > 4 && bytes.starts_with(b"+/v") && matches!(bytes[3], b'8' | b'9' | b'+' | b'/')
 }

@@ -1,4 +1,4 @@
-//! A walk over the rules as libmagic's `match` goes: which of them may matter, and how it ends.
+//! A walk over the rules like that of libmagic's `match`: which of them may matter, and how it ends.
 
 use std::cell::{Cell, OnceCell};
 
@@ -13,14 +13,14 @@ use super::text::is_text;
 use super::{ALL, Rule};
 use crate::detector::release::Library;
 
-/// `indirect` within `indirect` at most, and how many a file has at most. libmagic stops with an error at 50.
+/// The maximum nesting of `indirect`, and the maximum number of them for a file. libmagic stops with an error at 50.
 const DEEPEST: usize = 4;
 const INDIRECT: u32 = 40;
 
-/// What part of the file is looked at for a first glance, where `indirect` begins.
+/// How much of the file is classified first where `indirect` begins.
 const GLANCE: usize = 4096;
 
-/// What rules are followed with.
+/// What is needed to evaluate rules.
 pub struct Context<'a> {
     pub library: &'static Library,
     pub compiled: &'a Compiled,
@@ -29,7 +29,7 @@ pub struct Context<'a> {
     pub named: &'a Named,
     /// The file.
     pub buffer: &'a Buffer<'a>,
-    /// Does libmagic take it for text? None if that isn't known here.
+    /// Whether libmagic considers it text. None if unknown here.
     is_text: OnceCell<Option<bool>>,
     /// Uses of `indirect` so far.
     indirect: Cell<u32>,
@@ -63,40 +63,41 @@ impl<'a> Context<'a> {
     }
 }
 
-/// How a walk over the rules ends, as far as it is sure.
+/// How a walk over the rules ends, as far as that is certain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// At this entry, with its MIME type, and nothing before it can have one.
     Entry(usize),
-    /// At the rule that was collected last, or before. Perhaps without a MIME type: then the rules for text are tried.
+    /// At the rule that was collected last, or before. Perhaps without a MIME type: then the rules for text are
+    /// tried.
     Here,
-    /// Perhaps behind the last rule only.
+    /// Perhaps only after the last rule.
     Through,
-    /// Not without all rules.
+    /// Unknown without all rules.
     All,
-    /// The next rule looks at a place that is far from all that have been read, and those that were collected may be
+    /// The next rule reads at a place that is far from all that have been read, and those that were collected may be
     /// enough.
     Far,
 }
 
-/// A walk, which collects the rules that may matter.
+/// A walk that collects the rules that may matter.
 pub struct Walk<'a, 'c> {
     follower: Follower<'a, 'c>,
     pub candidates: &'c mut Vec<u32>,
-    /// Nothing that was collected may have a MIME type.
+    /// No rule that was collected can have a MIME type.
     pub sure: bool,
-    /// The walk may have ended at a rule that was collected, without a MIME type.
+    /// The walk may have ended, without a MIME type, at a rule that was collected.
     may_have_ended: bool,
     /// `found_match`, as the rules so far have left it.
     found_match: Answer,
-    /// What libmagic has to see for those that were collected.
+    /// What libmagic must see for those that were collected.
     pub reach: Reach,
-    /// It is to end before it goes [`Far`](Ending::Far).
+    /// It must end before it goes [`Far`](Ending::Far).
     pub stays_near: bool,
 }
 
 impl<'a, 'c> Walk<'a, 'c> {
-    /// Over rules that are applied to `front`; if they may ask for the end of the file, that is `back`.
+    /// Over rules that are applied to `front`; if they can ask for the end of the file, that is `back`.
     pub fn new(
         context: &'c Context<'a>,
         front: Bytes<'a>,
@@ -114,13 +115,13 @@ impl<'a, 'c> Walk<'a, 'c> {
         }
     }
 
-    /// Adds the rule that was followed last, which ended the walk, and tells what libmagic has to see for it.
+    /// Adds the rule that was evaluated last, which ended the walk; returns what libmagic must see for it.
     pub fn add_last(&mut self) -> Reach {
         self.candidates.push(self.follower.rule as u32);
         self.follower.reach
     }
 
-    /// Goes over these rules, which come after those before.
+    /// Walks over these rules, which come after the previous ones.
     pub fn over(&mut self, rules: impl Iterator<Item = usize>) -> Ending {
         let context = self.follower.context;
         for number in rules {
@@ -161,7 +162,7 @@ impl<'a, 'c> Walk<'a, 'c> {
                     }
                 }
             }
-            // Printed, but not the end: something else may be printed behind it.
+            // Printed, but not the end: something else may be printed after it.
             if outcome.completes != Answer::Yes && outcome.mime != Mime::No {
                 outcome.mime = Mime::Maybe;
             }
@@ -189,10 +190,10 @@ impl<'a, 'c> Walk<'a, 'c> {
     }
 }
 
-/// What all rules for binary content print of the bytes from an offset on (`FILE_INDIRECT` in `mget`), and whether it takes
-/// all of them for libmagic to print the same: the rules that it is asked for are those that may match where the file
-/// begins. Only where no rule prints anything do fewer rules print as much, whichever these are; and only if the end that
-/// they see is the same, which without one of their own depends on the rules before them.
+/// What all rules for binary content print for the bytes from an offset on (`FILE_INDIRECT` in `mget`), and whether
+/// libmagic needs all of them to print the same: the rules that it is given are those that may match where the file
+/// begins. Only if no rule prints anything do fewer rules print the same, whichever these are; and only if the end
+/// that they see is the same, which, unless they have their own, depends on the rules before them.
 pub fn indirectly(outer: &Follower<'_, '_>, offset: usize) -> (Mime, bool) {
     let context = outer.context;
     let uses = context.indirect.replace(context.indirect.get() + 1);
@@ -202,7 +203,7 @@ pub fn indirectly(outer: &Follower<'_, '_>, offset: usize) -> (Mime, bool) {
     let front = outer.front.from(offset);
     let back = match (outer.back, context.library.indirect_has_own_end) {
         (Some(_), true) => Some(Bytes::back(context.buffer, front.len())),
-        // The end of the whole file if that has been read before, which it has if a rule before asked for it.
+        // The end of the whole file if it has been read before, as it has if a previous rule asked for it.
         (Some(back), false) if context.tables.asks_for_end_before(outer.rule) => Some(back),
         _ => None,
     };

@@ -1,26 +1,27 @@
-//! Text in units of two or four bytes, UTF-16 and UTF-32, as libmagic reads it and converts it.
+//! Text in units of two or four bytes, UTF-16 and UTF-32, as libmagic reads and converts it.
 //!
-//! `file_encoding` (src/encoding.c, 5.41 to 5.47) takes for UTF-32, and then for UTF-16, what begins with the mark of it
-//! and has no unit that text doesn't have. What isn't a whole unit at the end isn't looked at. So where some bytes of a file
-//! aren't such a text, more of them aren't, either; and what begins with the mark of UTF-32 and isn't it isn't UTF-16, which has
-//! no zero. `encode_utf8` (src/ascmagic.c) then makes UTF-8 of the units, of those too that aren't characters.
+//! `file_encoding` (src/encoding.c, 5.41 to 5.47) recognizes as UTF-32, and then as UTF-16, what begins with the
+//! corresponding byte order mark and has no unit that doesn't occur in text. An incomplete unit at the end is
+//! ignored. So if some bytes of a file aren't such a text, more of them aren't either. And what begins with the mark
+//! of UTF-32 and isn't UTF-32 isn't UTF-16, which has no zero. `encode_utf8` (src/ascmagic.c) then converts the units
+//! to UTF-8, including those that aren't characters.
 
 use crate::detector::release::Library;
 
-/// How units are written.
+/// The size and byte order of units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wide {
     bytes: usize,
     big_endian: bool,
 }
 
-/// `text_chars` in encoding.c: bytes that are in ASCII text.
+/// `text_chars` in encoding.c: bytes that occur in ASCII text.
 fn is_plain(library: &Library, unit: u32) -> bool {
     matches!(unit, 0x07..=0x0D | 0x1B | 0x20..=0x7E) || unit == 0x1A && library.control_z_is_text
 }
 
 impl Wide {
-    /// By the mark that these bytes begin with.
+    /// Determined by the byte order mark at the beginning.
     pub fn of(bytes: &[u8]) -> Option<Wide> {
         let (bytes, big_endian) = match bytes {
             [0xFF, 0xFE, 0, 0, ..] => (4, false),
@@ -32,12 +33,12 @@ impl Wide {
         Some(Wide { bytes, big_endian })
     }
 
-    /// Is what begins with the mark text, as far as these bytes go?
+    /// Whether what begins with the mark is text, as far as these bytes go.
     pub fn is_text(self, library: &Library, bytes: &[u8]) -> bool {
         self.units(library, bytes, |_| {})
     }
 
-    /// In UTF-8. None if it isn't text, or has a unit that isn't converted (`encode_utf8`).
+    /// Converted to UTF-8. None if it isn't text, or has a unit that isn't converted (`encode_utf8`).
     pub fn convert(self, library: &Library, bytes: &[u8], to: &mut Vec<u8>) -> Option<()> {
         to.clear();
         to.reserve(bytes.len() / 2);
@@ -72,7 +73,7 @@ fn units_of_four(
     })
 }
 
-/// `looks_ucs16`. The first half of a pair is converted by itself, too.
+/// `looks_ucs16`. The first half of a pair is also converted by itself.
 fn units_of_two(
     library: &Library,
     bytes: &[u8],
@@ -80,7 +81,7 @@ fn units_of_two(
     mut each: impl FnMut(u32),
 ) -> bool {
     let (units, _) = bytes.as_chunks::<2>();
-    // What the first half of a pair stands for.
+    // The value of the first half of a pair.
     let mut high = None;
     units.iter().skip(1).all(|unit| {
         let unit = u32::from(number(*unit));
@@ -104,7 +105,7 @@ fn units_of_two(
     })
 }
 
-/// One unit in UTF-8, as it was before that ended at 0x10FFFF; false if there is none.
+/// One unit in UTF-8, in its original form before it was limited to 0x10FFFF; false if there is none.
 fn encode(unit: u32, to: &mut Vec<u8>) -> bool {
     let (first, more) = match unit {
         ..0x80 => {
@@ -155,7 +156,7 @@ mod tests {
             b"\xFE\xFF\0a\0\xFC\x20\xAC",
             b"\xFF\xFE\0\0a\0\0\0\xFC\0\0\0\xAC\x20\0\0",
             b"\0\0\xFE\xFF\0\0\0a\0\0\0\xFC\0\0\x20\xAC",
-            // What isn't whole isn't looked at.
+            // An incomplete unit is ignored.
             b"\xFF\xFEa\0\xFC\0\xAC\x20\x01",
         ] {
             assert_eq!(converted(OF_544, bytes), text, "{bytes:02x?}");
