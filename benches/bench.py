@@ -14,7 +14,7 @@ Parts, in this order if none is named:
   wal          what is written: WAL, full pages, dead tuples, transactions, locks
   cold         blobs that aren't in memory, beside plain readers
   kindness     what a run does to others: a pgbench load, loaders that make partitions
-  analyze      what it does to the planner's statistics, and what ANALYZE mends
+  analyze      what it does to the planner's statistics, and what ANALYZE corrects
   first        what a session pays for its first detection
   session      detection in one session, beside a dry run and file(1)
   verify       a verification beside a dry run, and a sample beside the whole

@@ -24,7 +24,7 @@ pub enum CacheMemory {
 /// How workers find it.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
-pub struct CachePlace {
+pub struct CacheHandle {
     unnamed: Handle,
     /// The handle of a segment, or 0.
     segment: u32,
@@ -53,15 +53,15 @@ impl CacheMemory {
         }
     }
 
-    pub fn place(&self) -> CachePlace {
+    pub fn handle(&self) -> CacheHandle {
         match self {
-            CacheMemory::Unnamed(memory) => CachePlace {
-                unnamed: memory.place(),
+            CacheMemory::Unnamed(memory) => CacheHandle {
+                unnamed: memory.handle(),
                 segment: 0,
             },
-            CacheMemory::Segment(segment) => CachePlace {
+            CacheMemory::Segment(segment) => CacheHandle {
                 segment: segment.handle(),
-                ..CachePlace::default()
+                ..CacheHandle::default()
             },
         }
     }
@@ -74,10 +74,10 @@ pub enum CacheMapping {
 }
 
 impl CacheMapping {
-    pub fn open(place: &CachePlace) -> Result<CacheMapping, Error> {
+    pub fn open(handle: &CacheHandle) -> Result<CacheMapping, Error> {
         let gone = || std::io::ErrorKind::NotFound.into();
-        match place.segment {
-            0 => Mapping::open(&place.unnamed).map(CacheMapping::Unnamed),
+        match handle.segment {
+            0 => Mapping::open(&handle.unnamed).map(CacheMapping::Unnamed),
             handle => Segment::attach(handle)
                 .map(CacheMapping::Segment)
                 .ok_or_else(gone),

@@ -218,7 +218,7 @@ impl Leader {
         self.lock_target();
         // Before this transaction has an id, and before anything is listed.
         self.since = self.moment();
-        let left_behind = self.read_notes()?;
+        let left_behind = self.read_in_flight_records()?;
         self.marks = tx::in_subtransaction(|| Marks::new(&self.options, &self.target));
         let leaves = self.list_leaves_at_first();
         let nothing_to_do = leaves.is_empty();
@@ -266,7 +266,7 @@ impl Leader {
     }
 
     /// Reads what processes that are no more have left word of: blobs to be put into quarantine.
-    fn read_notes(&self) -> Result<Vec<LeftBehind>, Report> {
+    fn read_in_flight_records(&self) -> Result<Vec<LeftBehind>, Report> {
         let databases = tx::in_subtransaction(run_log::databases);
         let left = in_flight::left_behind(
             &in_flight_records::folder(),

@@ -213,7 +213,7 @@ pub(super) fn write(what: &str, sql: &str, arguments: &[DatumWithOid<'_>]) {
 }
 
 fn run_sql(sql: &str, arguments: &[DatumWithOid<'_>]) {
-    write("the run history", sql, arguments);
+    write("the run log", sql, arguments);
 }
 
 /// Marks what has been interrupted and removes what is too old.

@@ -17,7 +17,7 @@ use ntt_mime_core::dictionary::Dictionary;
 use ntt_mime_core::task_queue::{LeafEntry, TaskQueue, TaskQueueHeader};
 use ntt_mime_core::undetected::{Undetected, UndetectedHeader};
 
-use super::cache_memory::{CacheMapping, CacheMemory, CachePlace};
+use super::cache_memory::{CacheHandle, CacheMapping, CacheMemory};
 use super::counters::{Counters, Totals};
 use super::options::Job;
 use crate::pg::dsm::Segment;
@@ -84,7 +84,7 @@ struct Header {
     places_kept: AtomicU64,
     task_queue: TaskQueueHeader,
     cache: CacheHeader,
-    cache_place: CachePlace,
+    cache_handle: CacheHandle,
     undetected: UndetectedHeader,
     dictionary: Dictionary,
 }
@@ -185,7 +185,7 @@ pub fn create(
     header.leaves = (leaves + leaves / 4 + SPARE_LEAVES) as u64;
     header.roots = job.roots.len() as u64;
     header.cache = CacheHeader::new()?;
-    header.cache_place = cache.place();
+    header.cache_handle = cache.handle();
     header.job_bytes = job_text.len() as u64;
     header.settings_bytes = settings.len() as u64;
     *header.leader_pid.get_mut() = crate::pg::latch::my_pid();
@@ -260,8 +260,8 @@ impl<'a> Shared<'a> {
     }
 
     /// Where the leader keeps the memory of the run cache.
-    pub fn cache_place(&self) -> &'a CachePlace {
-        &self.header.cache_place
+    pub fn cache_handle(&self) -> &'a CacheHandle {
+        &self.header.cache_handle
     }
 
     /// The run cache, in the memory that was found there.
@@ -388,7 +388,7 @@ impl<'a> Shared<'a> {
     }
 
     /// Leaves the first error of a leaf's own for the leader to raise in the end; later ones are left out.
-    pub fn note_leaf_error(&self, error: &Report) {
+    pub fn tell_of_leaf_error(&self, error: &Report) {
         let state = &self.header.leaf_error_state;
         let first = state.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed);
         if first.is_err() {
@@ -410,11 +410,11 @@ impl<'a> Shared<'a> {
         let bytes = self.header.leaf_error_bytes.load(Ordering::Relaxed) as usize;
         // SAFETY: it is there, after which nobody writes any more.
         let text = unsafe { &(&*self.header.leaf_error.get())[..bytes.min(ERROR_BYTES)] };
-        Some(serde_json::from_slice(text).expect("written by note_leaf_error"))
+        Some(serde_json::from_slice(text).expect("written by tell_of_leaf_error"))
     }
 
     /// Tells the other workers that a blob has been put into quarantine.
-    pub fn note_quarantine(&self) {
+    pub fn tell_of_quarantine(&self) {
         self.header.quarantined.store(1, Ordering::Relaxed);
     }
 
@@ -424,7 +424,7 @@ impl<'a> Shared<'a> {
     }
 
     /// Tells the other workers that libmagic gave another type than the prefilter.
-    pub fn note_audit_difference(&self) {
+    pub fn tell_of_audit_difference(&self) {
         self.header.audit_differed.store(1, Ordering::Relaxed);
     }
 
@@ -434,7 +434,7 @@ impl<'a> Shared<'a> {
     }
 
     /// Tells the leader that a worker has another detector than [`Job::detector`] says.
-    pub fn note_other_detector(&self) {
+    pub fn tell_of_other_detector(&self) {
         self.header.other_detector.store(1, Ordering::Relaxed);
     }
 

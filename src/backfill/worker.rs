@@ -132,11 +132,11 @@ fn work(
     index_hint::install();
     query_id::install();
     let in_flight = in_flight_records::of_this_process(BackendKind::Worker).map_err(Error::from)?;
-    let memory = CacheMapping::open(shared.cache_place())?;
+    let memory = CacheMapping::open(shared.cache_handle())?;
     let finder = Finder::new(job, shared, &memory, number, in_flight)?;
     // After libmagic has loaded it: then what is there is what was loaded, or the leader has seen another one.
     if job.detector.is_some() && job.detector != crate::detect::identity(job.options.detector()) {
-        shared.note_other_detector();
+        shared.tell_of_other_detector();
     }
     slot.begin();
     let mut worker = Worker {
@@ -317,7 +317,7 @@ impl<'a> Worker<'a> {
         add(&self.slot.counters.transaction_ids, xids::take_own());
     }
 
-    /// Notes why a leaf was left; an error that isn't the leaf's ends the worker.
+    /// Records why a leaf was left; an error that isn't the leaf's ends the worker.
     fn record_error(
         &self,
         index: usize,
@@ -346,7 +346,7 @@ impl<'a> Worker<'a> {
         let run_id = self.job.run_id;
         let name = name_of(self.number, run_id);
         self.shared
-            .note_leaf_error(&error.clone().while_doing(&name));
+            .tell_of_leaf_error(&error.clone().while_doing(&name));
         if self.job.options.dry_run {
             return Ok(());
         }
@@ -376,7 +376,7 @@ impl<'a> Worker<'a> {
             tids.push(tid);
         })?;
         add_time(&counters.scan_us, begun.elapsed());
-        let (blocks, place) = match (opened, batch.last) {
+        let (blocks, tids) = match (opened, batch.last) {
             (Opened::Blocks(blocks), _) => {
                 task_queue.size(index, blocks);
                 return Ok(());
@@ -387,18 +387,18 @@ impl<'a> Worker<'a> {
             }
             (Opened::Few(blocks), last) => (blocks, last.map(|_| TidSet::Few(&tids))),
         };
-        if let Some(place) = place {
+        if let Some(tids) = tids {
             self.begin(batch)?;
             if let Some(batch) = self.found(leaf)? {
-                match self.fill(leaf, index, place, &batch) {
-                    // That has been noted, and there are no others.
+                match self.fill(leaf, index, tids, &batch) {
+                    // That is on record, and there are no others.
                     Err(LeafError::Blocked) => {}
                     result => result?,
                 }
             }
             self.pause();
         }
-        self.note_unfinished(index);
+        self.record_unfinished(index);
         if self.is_stopping() {
             return Ok(());
         }

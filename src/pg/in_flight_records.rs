@@ -23,8 +23,8 @@ pub fn database() -> u32 {
 
 /// The in-flight record of this process. It is created by the first call.
 pub fn of_this_process(kind: BackendKind) -> io::Result<Arc<InFlightRecord>> {
-    static NOTE: OnceLock<Arc<InFlightRecord>> = OnceLock::new();
-    if let Some(in_flight) = NOTE.get() {
+    static RECORD: OnceLock<Arc<InFlightRecord>> = OnceLock::new();
+    if let Some(in_flight) = RECORD.get() {
         return Ok(Arc::clone(in_flight));
     }
     let in_flight = Arc::new(InFlightRecord::begin(&folder(), database(), kind)?);
@@ -33,7 +33,7 @@ pub fn of_this_process(kind: BackendKind) -> io::Result<Arc<InFlightRecord>> {
         let argument = pg_sys::Datum::from(Arc::into_raw(Arc::clone(&in_flight)) as usize);
         pg_sys::on_proc_exit(Some(end), argument);
     }
-    Ok(Arc::clone(NOTE.get_or_init(|| in_flight)))
+    Ok(Arc::clone(RECORD.get_or_init(|| in_flight)))
 }
 
 #[pgrx::pg_guard]

@@ -92,14 +92,14 @@ fn examine(detector_thread: &mut DetectorThread, ids: &[BlobId]) {
 }
 
 fn record_ns(in_flight: &InFlightRecord) -> f64 {
-    const NOTES: u32 = 10_000_000;
+    const RECORDS: u32 = 10_000_000;
     let id = BlobId::from_bytes([7; 32]);
     let time = timed(|| {
-        for n in 0..NOTES {
+        for n in 0..RECORDS {
             in_flight.during(black_box(&id), || black_box(n));
         }
     });
-    time.as_secs_f64() * 1e9 / f64::from(NOTES)
+    time.as_secs_f64() * 1e9 / f64::from(RECORDS)
 }
 
 fn timed(work: impl FnOnce()) -> Duration {

@@ -65,7 +65,7 @@ fn detect(detector_thread: &mut DetectorThread, ids: Vec<BlobId>) -> Vec<Detecte
             tv_nsec: 0,
         };
         let any = rustix::event::poll(&mut heard, Some(&timeout)).unwrap();
-        assert_eq!(any, 1, "results without a bell");
+        assert_eq!(any, 1, "results without a wakeup");
         done.extend(detector_thread.drain());
     }
     assert!(detector_thread.drain().is_empty());

@@ -337,7 +337,7 @@ fn the_living_are_left_alone_and_other_databases_too() {
 }
 
 #[test]
-fn a_note_that_was_never_finished_goes_with_its_process() {
+fn a_record_that_was_never_finished_goes_with_its_process() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = begin(&mut Command::new("true"));
     child.wait().unwrap();

@@ -64,19 +64,19 @@ impl Worker<'_> {
                 self.read(leaf, from, to)?;
             }
         }
-        self.note_unfinished(index);
+        self.record_unfinished(index);
         Ok(())
     }
 
     /// Whoever is stopping may not have come to the end of the leaf, or of a part of it.
-    pub(super) fn note_unfinished(&self, index: usize) {
+    pub(super) fn record_unfinished(&self, index: usize) {
         if self.is_stopping() {
             self.shared.task_queue().leaf(index).mark_unsure();
         }
     }
 
-    /// Notes the blobs of a batch whose rows stay pending.
-    pub(super) fn note_undetected(&self, index: usize, batch: &Batch) {
+    /// Records the blobs of a batch whose rows stay pending.
+    pub(super) fn record_undetected(&self, index: usize, batch: &Batch) {
         let undetected = self.shared.undetected();
         let all_noted = batch.wanted.iter().all(|wanted| match wanted.found {
             Found::Mime(_) | Found::Text(_) => true,
@@ -121,17 +121,17 @@ impl Worker<'_> {
         &mut self,
         leaf: &mut Leaf<'_>,
         index: usize,
-        place: TidSet<'_>,
+        tids: TidSet<'_>,
         batch: &Batch,
     ) -> Result<(), LeafError> {
         if let Some(verify) = &self.job.options.verify {
             return self.check(leaf, index, batch, verify);
         }
         self.shared.task_queue().count_found(index, batch.rows);
-        self.note_undetected(index, batch);
+        self.record_undetected(index, batch);
         let (blobids, mime_types, expected) = batch.filled(self.shared.dictionary());
         let filling = Filling {
-            place,
+            tids,
             blobids: &blobids,
             mime_types: &mime_types,
             now: &[],

@@ -59,7 +59,7 @@ impl Worker<'_> {
         batch: &Batch,
         verify: &Verify,
     ) -> Result<(), LeafError> {
-        self.note_undetected(index, batch);
+        self.record_undetected(index, batch);
         let dictionary = self.shared.dictionary();
         let (mut compared, mut deviating) = (Vec::new(), Vec::new());
         for row in &batch.typed {
@@ -137,7 +137,7 @@ impl Worker<'_> {
             now.push(batch.types[type_now as usize].as_str());
         }
         let filling = Filling {
-            place: TidSet::Few(&tids),
+            tids: TidSet::Few(&tids),
             blobids: &blobids,
             mime_types: &mime_types,
             now: &now,

@@ -131,7 +131,7 @@ fn violated_constraints_are_a_leafs_own_errors() {
     for leaf in ["inode_m0", "inode_m3", "inode_m4", "inode_m5"] {
         assert_eq!(inode::pending(&mut s, leaf), 0, "{leaf}");
     }
-    // One of them is mended.
+    // One of them is fixed.
     s.exec("INSERT INTO types VALUES ('application/pdf')");
     assert_error(s.call("1000"), "23514", "1 leaf was set aside");
     assert_eq!(

@@ -330,13 +330,8 @@ fn the_server_shuts_down() {
     let (db, _store, mut s) = archive_on(&cluster, "shutdown");
     let (running, run_id) = start(&db, &mut s, "40");
     drop(s);
-    let took = cluster.stop(Shutdown::Fast);
+    cluster.stop(Shutdown::Fast);
     assert!(running.finish().1.is_err());
-    // A server that waits for its workers hangs until it is killed (`stop` gives it a minute).
-    assert!(
-        took < Duration::from_secs(15),
-        "shutting down took {took:?}"
-    );
     cluster.launch();
     check_interrupted(&mut db.connect(), run_id);
 }

@@ -33,9 +33,9 @@ pub struct Scene<'g> {
 
 impl Scene<'_> {
     /// Does what has to be done afterwards.
-    pub fn mend(&mut self) {
-        for mend in self.afterwards.drain(..) {
-            mend();
+    pub fn undo(&mut self) {
+        for undo in self.afterwards.drain(..) {
+            undo();
         }
     }
 
@@ -56,7 +56,7 @@ impl Scene<'_> {
 
 impl Drop for Scene<'_> {
     fn drop(&mut self) {
-        self.mend();
+        self.undo();
     }
 }
 
@@ -250,7 +250,7 @@ pub const FAULTS: &[Fault] = &[
         // Filling it takes a while, too.
         prepare: tables::unhurried,
         strike: stores::fill_disk,
-        // The error can't be noted in the history where nothing can be written: then it says "interrupted".
+        // The error can't be recorded where nothing can be written: then it says "interrupted".
         endings: &["ok", "lost", "53100"],
         statuses: &["succeeded", "failed", "interrupted"],
         // A full disk needn't end it: what is on the disk already may be enough.
@@ -296,7 +296,7 @@ pub const FAULTS: &[Fault] = &[
         name: "max_worker_processes exhausted",
         prepare: processes::occupy_workers,
         strike: |scene, _| {
-            scene.mend();
+            scene.undo();
             Ok(())
         },
         endings: &["ok", "53400"],

@@ -107,7 +107,7 @@ pub fn round(
     let strike_done = Instant::now();
     let ending = caller.finish();
     let over = strike_done.max(Instant::now());
-    scene.mend();
+    scene.undo();
     drop(scene);
 
     found.ending = ending.word().to_owned();

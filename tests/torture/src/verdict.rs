@@ -193,11 +193,11 @@ impl Struck<'_> {
                 status == "succeeded" || by_cancel_function && status == "cancelled"
             }
             Ending::Failed { sqlstate, .. } => {
-                let noted = match sqlstate.as_str() {
+                let recorded = match sqlstate.as_str() {
                     "57014" => status == "cancelled",
                     _ => status == "failed",
                 };
-                noted && error.starts_with(sqlstate.as_str())
+                recorded && error.starts_with(sqlstate.as_str())
                     // On a full disk there is no place for the in-flight record.
                     || sqlstate == "53100" && status == "interrupted"
             }

@@ -23,7 +23,7 @@ const RUN_SEGMENT: u64 = u64::from_be_bytes(*b"\0ntt_run");
 const RUN_CACHE: &str = "/memfd:ntt_mime run cache";
 
 /// The folder of in-flight records of blobs that are being detected, below the data folder.
-const NOTES: &str = "pgsql_tmp_ntt_mime";
+const IN_FLIGHT: &str = "pgsql_tmp_ntt_mime";
 
 /// The processes of the server whose data folder this is.
 fn processes(data: &Path) -> Vec<PathBuf> {
@@ -109,7 +109,7 @@ pub fn run_memory(data: &Path) -> Vec<String> {
 
 /// In-flight records of processes that are gone: a process that lives holds its record's lock.
 pub fn stale_records(data: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(data.join(NOTES)) else {
+    let Ok(entries) = fs::read_dir(data.join(IN_FLIGHT)) else {
         return Vec::new();
     };
     entries

@@ -146,7 +146,7 @@ fn bytes_that_no_file_can_be_made_of() {
         !warnings.contains("gives wrong types for known files"),
         "{warnings}"
     );
-    // Once that is mended, all is well without a restart.
+    // Once that is resolved, all is well without a restart.
     fs::remove_file(cluster.data().join("pgsql_tmp_ntt_mime")).expect("ours");
     assert!(ask_for_bytes(&mut s).is_ok());
     let mut s = db.connect();

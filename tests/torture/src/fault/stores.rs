@@ -72,7 +72,7 @@ pub fn unmount_a_root_for_a_moment(
 ) -> Result<(), String> {
     unmount_a_root(scene, caller)?;
     std::thread::sleep(Duration::from_millis(scene.rng.u64(..AWAY_MS)));
-    scene.mend();
+    scene.undo();
     Ok(())
 }
 

@@ -40,7 +40,7 @@ impl Fetched {
     }
 }
 
-/// `work` is what happens at a blob, when it has been noted.
+/// `work` is what happens at a blob, when it is on record.
 fn readers(
     fetched: &Fetched,
     depth: usize,
