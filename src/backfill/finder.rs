@@ -506,7 +506,7 @@ impl<'a> Finder<'a> {
             Ok(detection) => {
                 self.count(&detection);
                 self.clear_suspect(&wanted.key);
-                records.note_detected(&wanted.key);
+                records.add_detected(&wanted.key);
                 let mime_type = detection.mime_type;
                 if !self.fits(&mime_type) {
                     // Not recorded: records are about blobs, whatever the target.
@@ -540,7 +540,7 @@ impl<'a> Finder<'a> {
         add(&self.counters.audited, 1);
         if let Audit::Differs { detector, libmagic } = audit {
             add(&self.counters.audit_differences, 1);
-            self.shared.note_audit_difference();
+            self.shared.tell_of_audit_difference();
             crate::detect::warn_of_audit(&key.text(), detector, libmagic);
         }
     }
@@ -622,7 +622,7 @@ impl<'a> Finder<'a> {
             self.with_lock_retry(|| {
                 run_log::record_failures(run_id, std::slice::from_ref(&failure), &[])
             })?;
-            self.shared.note_quarantine();
+            self.shared.tell_of_quarantine();
         }
         self.conclude(wanted, slot, Outcome::Failed(FailureReason::Quarantined));
         self.detector_thread = start_detector_thread(self.job, self.read_ahead, &self.in_flight)?;
@@ -678,7 +678,7 @@ impl<'a> Finder<'a> {
 
 impl Records {
     /// A blob that is recorded as a failure has been detected.
-    fn note_detected(&mut self, key: &BlobKey) {
+    fn add_detected(&mut self, key: &BlobKey) {
         // Nearly always nothing is recorded, and building the text of the key isn't worthwhile.
         if self.known.is_empty() {
             return;

@@ -239,7 +239,7 @@ impl<'a> Leaf<'a> {
             entry.mark_counted(counted.written, counted.deleted);
         };
         self.reading(count, |leaf, locked| {
-            leaf.note_shape(locked);
+            leaf.record_shape(locked);
             let blocks = locked.blocks();
             let (read, opened): (_, fn(u32) -> Opened) = match blocks {
                 0 => (Some(0), Opened::Small),
@@ -260,7 +260,7 @@ impl<'a> Leaf<'a> {
     }
 
     /// Stores what its mark needs besides its counters, and whether it can have one ([`super::marks`]).
-    fn note_shape(&self, locked: &LockedLeaf) {
+    fn record_shape(&self, locked: &LockedLeaf) {
         let [blobid, mime_type] =
             [c"blobid", target::FILLED].map(|name| scan::column(locked, name));
         let shape = match self.is_shard {

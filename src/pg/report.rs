@@ -242,7 +242,7 @@ thread_local! {
 /// An error context callback that adds no context: it reads what the other callbacks, which ran before it, have
 /// added.
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn note_last(_unused: *mut std::ffi::c_void) {
+unsafe extern "C-unwind" fn remember_last(_unused: *mut std::ffi::c_void) {
     // SAFETY: PostgreSQL calls this while it raises a message, which CopyErrorData() copies; not into the current
     // context, which is for the message itself.
     let last = unsafe {
@@ -314,7 +314,7 @@ pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Box<Caught>> {
         let previous = pg_sys::error_context_stack;
         let mut callback = pg_sys::ErrorContextCallback {
             previous,
-            callback: Some(note_last),
+            callback: Some(remember_last),
             arg: null_mut(),
         };
         pg_sys::error_context_stack = &mut callback;

@@ -168,8 +168,8 @@ struct Looking {
 impl Drop for Looking {
     fn drop(&mut self) {
         // Not if another thread has replaced this one meanwhile, as may happen to a detector thread.
-        let noted = &self.slot.thread;
-        let _ = noted.compare_exchange(self.thread, 0, Ordering::Release, Ordering::Relaxed);
+        let recorded = &self.slot.thread;
+        let _ = recorded.compare_exchange(self.thread, 0, Ordering::Release, Ordering::Relaxed);
     }
 }
 

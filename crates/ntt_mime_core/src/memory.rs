@@ -93,7 +93,7 @@ pub(crate) fn named(what: &str, error: io::Error) -> io::Error {
 /// Memory created by this process, which needn't map it.
 pub struct Memory {
     file: File,
-    place: Handle,
+    handle: Handle,
 }
 
 /// How other processes find it, as long as its creator lives and keeps it.
@@ -113,19 +113,19 @@ impl Memory {
     pub fn create(name: &CStr, bytes: usize) -> io::Result<Memory> {
         let file = in_memory(name)?;
         file.set_len(bytes as u64)?;
-        let place = Handle {
+        let handle = Handle {
             pid: std::process::id(),
             descriptor: file.as_raw_fd(),
             bytes: bytes as u64,
             identity: identity(&file)?,
         };
-        place.find()?;
-        Ok(Memory { file, place })
+        handle.find()?;
+        Ok(Memory { file, handle })
     }
 
-    pub fn place(&self) -> Handle {
-        debug_assert_eq!(self.file.as_raw_fd(), self.place.descriptor);
-        self.place
+    pub fn handle(&self) -> Handle {
+        debug_assert_eq!(self.file.as_raw_fd(), self.handle.descriptor);
+        self.handle
     }
 }
 
@@ -151,15 +151,15 @@ pub struct Mapping {
 
 impl Mapping {
     /// Maps memory that was created elsewhere. NotFound if its creator has ended, or has released it.
-    pub fn open(place: &Handle) -> io::Result<Mapping> {
-        let bytes = place.bytes as usize;
+    pub fn open(handle: &Handle) -> io::Result<Mapping> {
+        let bytes = handle.bytes as usize;
         if bytes == 0 {
             return Ok(Mapping {
                 address: NonNull::<Aligned>::dangling().cast(),
                 bytes,
             });
         }
-        let file = place.find()?;
+        let file = handle.find()?;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         Mapping::of(&file, bytes, protection, MapFlags::SHARED)
     }
@@ -225,8 +225,8 @@ mod tests {
     fn all_who_map_it_see_the_same() {
         let memory = Memory::create(c"test", 100_000).unwrap();
         let (one, other) = (
-            Mapping::open(&memory.place()).unwrap(),
-            Mapping::open(&memory.place()).unwrap(),
+            Mapping::open(&memory.handle()).unwrap(),
+            Mapping::open(&memory.handle()).unwrap(),
         );
         assert!(bytes(&one).iter().all(|b| b.load(Relaxed) == 0));
         bytes(&one)[99_999].store(7, Relaxed);
@@ -242,17 +242,17 @@ mod tests {
     #[test]
     fn what_has_taken_its_place_is_not_mapped() {
         let memory = Memory::create(c"test", 4096).unwrap();
-        let place = memory.place();
-        let not_found = |place: &Handle| Mapping::open(place).err().map(|error| error.kind());
+        let handle = memory.handle();
+        let not_found = |handle: &Handle| Mapping::open(handle).err().map(|error| error.kind());
         let second = Memory::create(c"test", 4096).unwrap();
         let taken = Handle {
-            descriptor: second.place().descriptor,
-            ..place
+            descriptor: second.handle().descriptor,
+            ..handle
         };
         assert_eq!(not_found(&taken), Some(io::ErrorKind::NotFound));
         drop(second);
         drop(memory);
-        assert_eq!(not_found(&place), Some(io::ErrorKind::NotFound));
+        assert_eq!(not_found(&handle), Some(io::ErrorKind::NotFound));
     }
 
     #[test]
@@ -275,6 +275,6 @@ mod tests {
     #[test]
     fn nothing_at_all_can_be_shared() {
         let memory = Memory::create(c"test", 0).unwrap();
-        assert_eq!(Mapping::open(&memory.place()).unwrap().bytes(), 0);
+        assert_eq!(Mapping::open(&memory.handle()).unwrap().bytes(), 0);
     }
 }

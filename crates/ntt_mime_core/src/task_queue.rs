@@ -308,11 +308,11 @@ impl<'a> TaskQueue<'a> {
             return Task::Wait;
         }
         let len = self.len();
-        if let Some(turn) = current
+        if let Some(task) = current
             .filter(|leaf| *leaf < len)
             .and_then(|leaf| self.take_range(leaf))
         {
-            return turn;
+            return task;
         }
         // Checked before adding, so that idle workers can't make the counter wrap around.
         if (self.header.next.load(Ordering::Relaxed) as usize) < len {

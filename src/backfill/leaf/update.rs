@@ -43,8 +43,8 @@ use crate::pg::{index_hint, scan, stats};
 /// Fills the rows of a place ($3, or after $3 up to $4) whose blobid is one of $1, with the type at the same position
 /// of $2. An array of TIDs in the WHERE clause, without a join, is planned as a TID scan. The comparison is byte by
 /// byte, since in another collation an upper-case text, which isn't a blobid, may be equal to one.
-fn update_sql(leaf: &str, place: TidSet<'_>) -> String {
-    let place = match place {
+fn update_sql(leaf: &str, tids: TidSet<'_>) -> String {
+    let condition = match tids {
         TidSet::Range(..) => {
             "leaf.ctid OPERATOR(pg_catalog.>) $3 AND leaf.ctid OPERATOR(pg_catalog.<=) $4"
         }
@@ -53,7 +53,7 @@ fn update_sql(leaf: &str, place: TidSet<'_>) -> String {
     format!(
         "UPDATE ONLY {leaf} AS leaf SET mime_type = found.mime_type \
            FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS found(blobid, mime_type) \
-          WHERE {place} \
+          WHERE {condition} \
             AND leaf.blobid COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) found.blobid \
             AND leaf.mime_type IS NULL"
     )
@@ -124,7 +124,7 @@ pub enum TidSet<'a> {
 /// What the rows of a batch are to be filled with.
 #[derive(Clone, Copy)]
 pub struct Filling<'a> {
-    pub place: TidSet<'a>,
+    pub tids: TidSet<'a>,
     pub blobids: &'a [String],
     /// For the blob at the same position.
     pub mime_types: &'a [&'a str],
@@ -251,7 +251,7 @@ impl Leaf<'_> {
                 self.entry.mark_unsure();
             }
             let one_by_one = look || wait == Wait::ForNobody;
-            let kind = match (one_by_one, filling.place) {
+            let kind = match (one_by_one, filling.tids) {
                 _ if filling.is_correction() => Kind::Correct,
                 (false, TidSet::Range(..)) => Kind::Range,
                 _ => Kind::Few,
@@ -327,10 +327,10 @@ impl Leaf<'_> {
         filling: Filling<'_>,
     ) -> Result<Updated, Undone> {
         let before = triggers::changes(locked).ok_or(Undone::Meddled)?;
-        let filled = match filling.place {
+        let filled = match filling.tids {
             TidSet::Range(mut from, mut to) => {
-                let place = [(&raw mut from).into(), (&raw mut to).into()];
-                self.run_update(Kind::Range, filling, &place)
+                let bounds = [(&raw mut from).into(), (&raw mut to).into()];
+                self.run_update(Kind::Range, filling, &bounds)
             }
             TidSet::Few(tids) => self.run_update(Kind::Few, filling, &[plan::tid_array(tids)]),
         };
@@ -384,7 +384,7 @@ impl Leaf<'_> {
                 }
             }
         };
-        match filling.place {
+        match filling.tids {
             TidSet::Range(from, last) => {
                 // There, the end is exclusive.
                 let mut to = last;
@@ -550,11 +550,11 @@ impl Leaf<'_> {
         })
     }
 
-    fn run_update(&mut self, kind: Kind, filling: Filling<'_>, place: &[pg_sys::Datum]) -> u64 {
+    fn run_update(&mut self, kind: Kind, filling: Filling<'_>, tids: &[pg_sys::Datum]) -> u64 {
         plan::with_spi(|| {
             let blobids = texts(filling.blobids.iter().map(String::as_str));
             let mut arguments = vec![blobids, texts(filling.mime_types.iter().copied())];
-            arguments.extend(place);
+            arguments.extend(tids);
             let leaf = self.oid;
             let plan = self.update_plan(kind);
             index_hint::for_update_of(leaf, || plan.execute(&arguments, false))
