@@ -10,6 +10,12 @@
 //! table is locked first, and must then be a member of the extension. Under the lock it can be neither dropped nor
 //! renamed, and only a superuser can make a table a member, so it is safe to write to. The work is a
 //! security-restricted operation: no part of it, such as a deferred trigger, is left to be executed as the caller.
+//!
+//! Before a table, the extension itself is locked. A transaction of a run may touch several of these tables, and DROP
+//! EXTENSION locks all of them, in an order that follows from how they depend on each other: they could wait for each
+//! other's tables, and PostgreSQL would cancel either. But what drops a member has to drop the extension, and locks
+//! that first (RemoveObjects in commands/dropcmds.c, findDependentObjects in catalog/dependency.c). So it waits there,
+//! before it holds any lock that a run could need.
 
 use std::ffi::CStr;
 
@@ -54,6 +60,9 @@ pub fn as_owner<T>(uses: &[Use], work: impl FnOnce() -> T) -> T {
                 c"off",
                 pg_sys::GucAction::GUC_ACTION_SAVE,
             );
+        }
+        if !uses.is_empty() {
+            lock_extension();
         }
         let mut owner = None;
         for table in uses {
@@ -104,6 +113,19 @@ pub fn set_option(name: &std::ffi::CStr, value: &std::ffi::CStr, action: pg_sys:
 pub fn set_lock_timeout(time: std::time::Duration) {
     let value = std::ffi::CString::new(format!("{}ms", time.as_millis())).unwrap_or_default();
     set_option(c"lock_timeout", &value, pg_sys::GucAction::GUC_ACTION_SET);
+}
+
+/// Keeps the extension from being dropped until the end of the transaction; does nothing if it doesn't exist.
+fn lock_extension() {
+    // SAFETY: inside a transaction; if the extension has just been dropped, it is a lock on nothing, and the tables
+    // turn out to be missing.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"ntt_mime".as_ptr(), true);
+        if extension != pg_sys::InvalidOid {
+            let mode = pg_sys::AccessShareLock as i32;
+            pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
+        }
+    }
 }
 
 /// Locks a table of the extension, in the mode that its use needs, until the end of the transaction. Returns its

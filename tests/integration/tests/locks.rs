@@ -749,3 +749,34 @@ fn a_short_transaction_timeout_does_not_end_a_long_run() {
     assert_eq!(outcome.rows_updated, inode::expected(&mut s).rows);
     inode::check_filled(&mut s, "inode");
 }
+
+/// Waits until these sessions wait for a lock.
+fn wait_until_held(s: &mut Session, what: &str, condition: &str) {
+    wait_until(SOON, what, || {
+        s.count(&format!(
+            "SELECT count(*) FROM pg_stat_activity
+              WHERE wait_event_type = 'Lock' AND datname = current_database() AND {condition}"
+        )) > 0
+    });
+}
+
+/// A run writes to several tables of the extension in one transaction, and DROP EXTENSION locks all of them.
+#[test]
+fn dropping_the_extension_deadlocks_with_nothing_that_a_run_writes() {
+    let (db, _store, mut s) = archive("drop_extension", 2, 20);
+    s.backfill("1000");
+    s.exec("UPDATE inode SET mime_type = NULL WHERE blobid IS NOT NULL");
+    // The run has locked one of the tables, has to wait for a row of it, and needs another table afterwards.
+    let mut holder = db.connect();
+    holder.exec("BEGIN; SELECT FROM ntt_mime.leaf FOR UPDATE");
+    let run = db.connect().call_in_background("1000");
+    wait_until_held(&mut s, "the run to wait", "query LIKE 'CALL%'");
+    let mut dropper = db.connect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| dropper.exec("DROP EXTENSION ntt_mime CASCADE"));
+        wait_until_held(&mut s, "DROP EXTENSION to wait", "query LIKE 'DROP%'");
+        holder.exec("COMMIT");
+    });
+    run.succeed();
+    assert_eq!(inode::pending(&mut s, "inode"), 0);
+}
