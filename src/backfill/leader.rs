@@ -1,16 +1,15 @@
-//! The leader: the backend that runs CALL.
+//! The leader: the backend that executes CALL.
 //!
-//! It checks everything before it changes anything, then only waits, adds up and commits, once a
-//! second. Between two commits it holds neither a snapshot nor a lock on any table. However it ends,
-//! its workers end: by the flag in shared memory, which they look at between two blobs, and by
-//! SIGTERM if they don't see it soon enough.
+//! It checks everything before it changes anything. Then it only waits, adds up counters and commits, once a second.
+//! Between two commits it holds neither a snapshot nor a lock on any table. However it ends, its workers end: by the
+//! flag in shared memory, which they check between two blobs, and by SIGTERM if they don't see that soon enough.
 //!
-//! Here is its life, from the checks to the end; `workers` has what it does with its workers, `passes` what follows on what,
-//! `leaves` what it knows of the leaves, `others` what others have done, `errors` what becomes of leaves with errors of
-//! their own, `kept` of rows that stay pending after their update, `marked` of leaves that needn't be looked at, `report`
-//! what it tells, `verification` what it tells of one.
+//! This file has its life, from the checks to the end. `workers` has what it does with its workers, `passes` the
+//! order of passes, `leaves` what it knows about the leaves, `others` what others have done, `errors` leaves with
+//! errors of their own, `kept` rows that stay pending after their update, `marked` leaves that needn't be read,
+//! `report` its messages and the run's row, `verification` those of a verification.
 //!
-//! If there is no leaf to be looked at, the run ends there: without workers, shared memory, or a look at libmagic.
+//! If no leaf has to be read, the run ends at once: without workers, shared memory, or libmagic.
 
 mod errors;
 mod kept;
@@ -53,21 +52,22 @@ use crate::pg::tx;
 use crate::pg::xids::Horizon;
 use crate::pg::{identity, in_flight_records, stats};
 
-/// How often the run row is brought up to date. The view promises two seconds.
+/// How often the run's row is updated. The view promises two seconds.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the leader tries to write down how a run ended, five seconds each if somebody has locked the table.
+/// How often the leader tries to record how a run ended; each attempt waits five seconds if somebody has locked the
+/// table.
 const FINAL_ATTEMPTS: u32 = 12;
 
-/// How often the leader tries to write down how a run failed.
+/// How often the leader tries to record how a run failed.
 const RECORD_ATTEMPTS: u32 = 2;
 
-/// How a run ended, for the result row of CALL.
+/// The result row of CALL.
 #[derive(Default)]
 pub struct Summary {
     pub run_id: i64,
     pub blobs: i64,
-    /// Of a verification.
+    /// Only for a verification.
     pub rows_checked: i64,
     pub rows_different: i64,
     /// Filled, or corrected.
@@ -76,13 +76,13 @@ pub struct Summary {
     pub elapsed: Duration,
 }
 
-/// Runs a backfill from start to end. Errors found before it starts are raised; those of the run are
-/// returned, its workers having been stopped and its row written.
+/// Executes a run from start to end. Errors found before it starts are raised. Errors of the run are returned, after
+/// its workers have been stopped and its row has been written.
 pub fn run(arguments: &Arguments) -> Result<Summary, Report> {
     run_checked(check(arguments).unwrap_or_else(|error| error.raise()))
 }
 
-/// The same; None if there is nothing to be filled on this node, since all is on others.
+/// The same; None if there is nothing to fill on this node, because everything is on others.
 pub fn run_on_node(arguments: &Arguments) -> Result<Option<Summary>, Report> {
     match check(arguments) {
         Ok(checked) => run_checked(checked).map(Some),
@@ -103,10 +103,10 @@ fn run_checked((options, target, roots): Checked) -> Result<Summary, Report> {
 /// What a run begins with.
 type Checked = (Options, Target, Vec<RootIdentity>);
 
-/// Everything that can be said before anything is changed.
+/// Everything that can be checked before anything is changed.
 fn check(arguments: &Arguments) -> Result<Checked, Error> {
     let procedure = arguments.procedure();
-    // SAFETY: reads shared state that is set once at startup or promotion; then raises an error, if there is one.
+    // SAFETY: reads shared state that is set once at startup or promotion, or raises an error.
     unsafe {
         if pg_sys::RecoveryInProgress() {
             return Err(Error::Recovery { procedure });
@@ -131,37 +131,37 @@ struct Leader {
     run_id: i64,
     locks: Vec<SessionLock>,
     segment: Option<Segment>,
-    /// The run cache: the workers' own, which lasts no longer than this.
+    /// The memory of the run cache. Workers use it; it doesn't outlive this.
     cache: Option<CacheMemory>,
     handles: Vec<Handle>,
-    /// Since when there has been no worker, where there should be.
+    /// Since when there has been no worker where there should be one.
     without_workers: Option<Instant>,
-    /// What tells which leaves needn't be looked at; None if that isn't to be told.
+    /// Decides which leaves needn't be read; None if that can't be decided.
     marks: Option<Marks>,
-    /// Those that needn't be, as of when the leaves were listed last.
+    /// The leaves that needn't be read, as of the latest listing.
     passed_over: PassedOver,
-    /// Blobs that could not be detected of which only these have rows; known at the end.
+    /// Blobs that could not be detected and have rows only in these leaves; known at the end.
     undetected_elsewhere: u64,
     leaves: Leaves,
-    /// The pass of which it is known which blobs could not be detected: its generation in the task queue.
+    /// The generation of the pass of which the blobs that could not be detected are known.
     taken_of: u32,
     passes: u32,
-    /// Of these, such as followed for what others had done; and such over all leaves.
+    /// How many of these passes were made because of what others had done, and how many of those read all leaves.
     passes_for_others: u32,
     passes_over_all: u32,
-    /// Rows filled when the pass began.
+    /// Rows that had been filled when the pass began.
     filled_before: u64,
-    /// From then on all leaves have been looked at.
+    /// All leaves have been read after this moment.
     since: Moment,
-    /// While the leader waits, after a pass.
+    /// While the leader waits after a pass.
     pass_end: Option<PassEnd>,
-    /// Ids of this backend's transactions that are over.
+    /// Ids of this backend's transactions that have ended.
     own_ids: u64,
-    /// Others have been at work, and nobody has counted what they have done.
+    /// Others have been at work, and what they have done isn't counted.
     uncounted: bool,
     last_record: Instant,
     last_notice: Instant,
-    /// Tables that aren't filled, though they belong to the target.
+    /// Tables that belong to the target but aren't filled.
     warned_of: HashSet<u32>,
     share: Share,
     /// Its row has been written for the last time.
@@ -213,7 +213,7 @@ impl Leader {
         }
     }
 
-    /// All that comes before the workers' first results. False if there is nothing to do for them.
+    /// Everything before the workers' first results. False if there is nothing for them to do.
     fn start(&mut self) -> Result<bool, Report> {
         self.lock_target();
         // Before this transaction has an id, and before anything is listed.
@@ -233,13 +233,13 @@ impl Leader {
         }
         self.leaves.begin(&leaves);
         if self.options.verify.is_some() {
-            // Before the moment from which on rows are left to who writes them.
+            // Before the moment from which rows are left to whoever writes them.
             tx::in_subtransaction(|| self.leaves.count(|oid| stats::counted(oid.into())));
         }
-        // Before the row can be seen, so that a run that can be seen can be cancelled.
+        // Before the row becomes visible, so that every visible run can be cancelled.
         let handle = self.make_shared_memory(failures_on_record, leaves.len());
         tx::commit_and_begin();
-        // Committed: the in-flight records have done their duty.
+        // Committed: the in-flight records are no longer needed.
         left_behind.into_iter().for_each(LeftBehind::remove);
         self.start_workers(handle);
         self.log_start(leaves.len());
@@ -265,7 +265,7 @@ impl Leader {
         }
     }
 
-    /// Reads what processes that are no more have left word of: blobs to be put into quarantine.
+    /// Reads the records of processes that no longer exist: blobs to be quarantined.
     fn read_in_flight_records(&self) -> Result<Vec<LeftBehind>, Report> {
         let databases = tx::in_subtransaction(run_log::databases);
         let left = in_flight::left_behind(
@@ -276,8 +276,8 @@ impl Leader {
         Ok(left.map_err(Error::from)?)
     }
 
-    /// Writes the row of this run, and puts blobs into quarantine, in a dry run too: it is not this run
-    /// that failed at them. Returns whether any failure is on record.
+    /// Writes the row of this run, and quarantines blobs, even in a dry run: it wasn't this run that failed on them.
+    /// Returns whether any failure is recorded.
     fn write_run_row(&mut self, left_behind: &[LeftBehind]) -> bool {
         let role = identity::role_name(identity::current_user());
         let libmagic = ntt_mime_core::detector::libmagic_release();
@@ -298,7 +298,7 @@ impl Leader {
         failures
     }
 
-    /// The leaves that may have something to be done, and those that the run has looked at.
+    /// The leaves in which there may be something to do, and those that the run has read.
     fn list_leaves(&mut self) -> Vec<ListedLeaf> {
         let listing = self.list_with_marks();
         self.passed_over = listing.passed_over;
@@ -308,7 +308,7 @@ impl Leader {
         self.with_errors_last(listing.leaves)
     }
 
-    /// Makes the memory that the run shares with its workers; returns its handle.
+    /// Creates the memory that the run shares with its workers; returns its handle.
     fn make_shared_memory(&mut self, failures_on_record: bool, leaves: usize) -> u32 {
         let horizon = self.options.verify.as_ref().map(|_| {
             let (horizon, exact) = tx::in_subtransaction(Horizon::now);
@@ -360,13 +360,13 @@ impl Leader {
         }
     }
 
-    /// Has the run come to its end by itself? Neither cancelled nor ended by `max_blobs`.
+    /// Whether the run has come to its end by itself, neither cancelled nor ended by `max_blobs`.
     fn is_complete(&self) -> bool {
         let shared = self.shared();
         !shared.is_cancelled() && !shared.limit_reached()
     }
 
-    /// Why the run has come to nothing, if it has, though all workers have ended as they should.
+    /// Why the run has achieved nothing, if so, although all workers have ended normally.
     fn nothing_done(&self) -> Option<Error> {
         if !self.is_complete() {
             return None;
@@ -392,8 +392,8 @@ impl Leader {
         })
     }
 
-    /// All workers have ended as they should. That it has come to nothing is an error of the run, or the first error of a
-    /// leaf's own, if there is one.
+    /// All workers have ended normally. If the run has achieved nothing, that is its error; otherwise the first error
+    /// of a leaf, if there is one.
     fn finish(&mut self) -> Result<Summary, Report> {
         self.take_leaf_states();
         let complete = self.is_complete();
@@ -418,7 +418,7 @@ impl Leader {
         };
         let mut row = self.row(status, error.as_ref().map(in_short));
         row.options.verified = self.verified(complete && error.is_none());
-        // Rows of a leaf that we were kept out of can't be counted.
+        // Rows of a leaf that we could not get into can't be counted.
         if rows_left_known {
             let elsewhere = self.passed_over.rows_left;
             row.rows_left = self.leaves.rows_left().map(|rows| rows + elsewhere);
@@ -437,11 +437,11 @@ impl Leader {
                 self.write(&row);
             }
         });
-        // From here on the run is what its row says, whatever comes in while its end is told.
+        // From here on the run's status is what its row says, whatever arrives while its end is reported.
         self.finished = true;
         self.release();
         let elapsed = self.started.elapsed();
-        // A cancel that comes only now must not make an error of what is on record as a success.
+        // A cancel that arrives only now must not turn a recorded success into an error.
         latch::too_late_to_cancel(|| {
             match report {
                 Some(report) => self.tell_of_verification(&row, elapsed, report, complete),
@@ -465,9 +465,9 @@ impl Leader {
         }
     }
 
-    /// An error has ended the run, this backend's cancel request included.
+    /// An error has ended the run; this backend's cancel request counts as one.
     fn fail(&mut self, error: &Report) {
-        // A second Ctrl-C must not leave workers behind, nor a row that says "running".
+        // A second Ctrl-C must not leave workers behind, nor a row with status "running".
         latch::without_cancel(|| self.stop_workers());
         let sqlstate = error.sqlstate();
         let status = match sqlstate.as_str() {
@@ -479,7 +479,7 @@ impl Leader {
             self.take_leaf_states();
             let text = in_short(error);
             let record = || {
-                // The leaves that are done needn't be looked at again. If that can't be written, they are.
+                // The leaves that are finished needn't be read again. If that can't be recorded, they will be.
                 tx::if_possible(|| self.record_marks());
                 if self.segment.is_some() && self.options.verify.is_some() {
                     tx::unless_locked(|| differences::finish(self.run_id));
@@ -487,7 +487,7 @@ impl Leader {
                 self.record(status, Some(text.clone()));
                 Ok(())
             };
-            // What came in meanwhile strikes once; somebody's lock on the table may strike again.
+            // An interrupt that arrived meanwhile has an effect once; somebody's lock on the table may block again.
             let _ = (0..RECORD_ATTEMPTS).any(|_| tx::with_clean_up(record, |_| ()).is_ok());
             // PostgreSQL serves interrupts after each message, and another cancel must not end this.
             latch::without_cancel(|| {
@@ -506,18 +506,18 @@ impl Leader {
     }
 }
 
-/// An error as it stands in the row of a run.
+/// An error as it appears in the row of a run.
 fn in_short(error: &Report) -> String {
     format!("{}: {}", error.sqlstate(), error.message)
 }
 
-/// The shared memory of a run, once there is some.
+/// The shared memory of a run, once it exists.
 fn shared_of(segment: &Option<Segment>) -> Shared<'_> {
     let segment = segment.as_ref().expect("made before any worker");
     Shared::view(segment).expect("written by ourselves")
 }
 
-/// The failure to record for a blob that a dead process was looking at.
+/// The failure to be recorded for a blob that a dead process was examining.
 fn quarantined(left: &LeftBehind) -> NewFailure {
     NewFailure {
         blobid: left.blob.to_string(),
@@ -552,7 +552,7 @@ fn warn_of_others(others: &Others, partitioned: bool) {
 }
 
 fn warn_of_quarantined(left_behind: &[LeftBehind]) {
-    // More than one process may have died at a blob.
+    // More than one process may have died from a blob.
     let blobs: BTreeSet<String> = left_behind
         .iter()
         .map(|left| format!("\"{}\"", left.blob))
@@ -572,9 +572,9 @@ fn warn_of_quarantined(left_behind: &[LeftBehind]) {
     report.warn();
 }
 
-/// Sees to it that the workers end when this process does, in whatever way: a FATAL error, such as
-/// that of pg_terminate_backend, leaves by no path through Rust code. The segment is then detached by
-/// PostgreSQL, as it is at the end of a run by ourselves, when no worker is left. Nothing in here can fail.
+/// Makes the workers end when this process does, in whatever way: a FATAL error, such as that of
+/// pg_terminate_backend, doesn't pass through Rust code. PostgreSQL then detaches the segment. At the end of a run we
+/// detach it ourselves, when no worker is left. Nothing in here can fail.
 fn abandon_on_exit(segment: &Segment) {
     segment.on_detach(|segment| {
         if let Some(shared) = Shared::view(segment) {

@@ -1,8 +1,8 @@
 //! The tables `ntt_mime.run` and `ntt_mime.failure`.
 //!
-//! Written as their owner ([`as_owner`]), whoever runs the backfill. The run row has one
-//! writer, the leader; failures are recorded by the workers, in the order of their keys, so that two
-//! of them can't deadlock. Everything here runs inside a (sub)transaction with a snapshot.
+//! They are written as their owner ([`as_owner`]), whoever started the run. The run's row has one writer, the leader.
+//! Failures are recorded by the workers, in the order of their keys, so that two of them can't deadlock. Everything
+//! here runs inside a (sub)transaction with a snapshot.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
@@ -25,10 +25,10 @@ use crate::pg::{lock, plan};
 const RUN: &CStr = c"run";
 const FAILURE: &CStr = c"failure";
 
-/// Longest blobid that is recorded as it is: a longer one can't be a key of a B-tree index.
+/// The maximum length of a blobid that is recorded as it is: a longer one can't be a key of a B-tree index.
 const MAX_KEY: usize = 256;
 
-/// Marks runs whose leader has gone: nobody holds their advisory lock any more.
+/// Marks runs whose leader no longer exists: nobody holds their advisory lock any more.
 const MARK_INTERRUPTED: &str = "
 UPDATE ntt_mime.run r
    SET status = 'interrupted', finished_at = coalesce(finished_at, clock_timestamp()),
@@ -41,14 +41,15 @@ UPDATE ntt_mime.run r
                              WHERE d.datname = pg_catalog.current_database())
           AND l.classid = $1 AND l.objid = (r.run_id & 4294967295)::pg_catalog.oid)";
 
-/// Served by an index, so the time is asked once.
+/// Uses an index, so the time is computed once.
 const REMOVE_OLD: &str = "
 DELETE FROM ntt_mime.run
  WHERE status <> 'running'
    AND coalesce(finished_at, started_at) < (SELECT clock_timestamp() - pg_catalog.make_interval(secs => $1))";
 
-/// Removes the run before $1 of the same target and kind, if that found nothing to do either, and left as much. Who holds its row may keep it.
-/// Tables of versions up to 0.2.0 have no column `kind`.
+/// Removes the run before $1 on the same target and of the same kind, if that also found nothing to do, and left the
+/// same number of rows. If somebody has locked its row, it stays. Tables of versions up to 0.2.0 have no column
+/// `kind`.
 const REMOVE_IDLE: &str = "
 WITH previous AS MATERIALIZED (
     SELECT p.*
@@ -71,7 +72,7 @@ const INSERT_RUN: &str = "
 INSERT INTO ntt_mime.run (target, status, started_at, pid, role_name, options, workers, libmagic)
 VALUES ($1, 'running', pg_catalog.now(), $2, $3, $4::pg_catalog.jsonb, $5, $6) RETURNING run_id";
 
-/// Of a verification, which versions up to 0.2.0 don't have.
+/// For a verification, which versions up to 0.2.0 don't have.
 const INSERT_VERIFICATION: &str = "
 INSERT INTO ntt_mime.run (target, status, pid, role_name, options, workers, libmagic, kind)
 VALUES ($1, 'running', $2, $3, $4::pg_catalog.jsonb, $5, $6, 'verify') RETURNING run_id";
@@ -79,8 +80,9 @@ VALUES ($1, 'running', $2, $3, $4::pg_catalog.jsonb, $5, $6, 'verify') RETURNING
 const RUN_OF_PID: &str = "
 SELECT max(run_id) FROM ntt_mime.run WHERE status = 'running' AND pid = $1";
 
-/// From the newest run back to the first that says anything of root $1, a JSON string: whether it read from it, or that
-/// there was nothing in it before. Runs of versions up to 0.2.0 recorded what they had read below their `blob_root`, $2.
+/// From the newest run back to the first that says anything about root $1, a JSON string: whether it read from it, or
+/// that the root was empty before. Runs of versions up to 0.2.0 recorded what they had read below their `blob_root`,
+/// $2.
 const RUN_THAT_READ: &str = "
 SELECT CASE WHEN said.has_read THEN said.run_id END
   FROM (SELECT r.run_id, has_read
@@ -99,7 +101,7 @@ SELECT l.pid FROM pg_catalog.pg_locks l
                       WHERE d.datname = pg_catalog.current_database())
    AND l.classid = $1 AND l.objid = $2";
 
-/// Which of the texts are on record, by their places among $1.
+/// Which of the texts are recorded, by their positions in $1.
 const KNOWN_FAILURES: &str = "
 SELECT n.place, f.reason,
        f.reason = 'quarantined'
@@ -107,11 +109,11 @@ SELECT n.place, f.reason,
   FROM pg_catalog.unnest($1) WITH ORDINALITY AS n(blobid, place)
   JOIN ntt_mime.failure f ON f.blobid = n.blobid";
 
-/// Served by an index of its own, since it is asked by each statement that detects.
+/// Uses an index of its own, since every statement that detects executes it.
 const QUARANTINED: &CStr = c"
 SELECT blobid, detail FROM ntt_mime.failure WHERE reason = 'quarantined'";
 
-/// A blob may be told of twice, as when two processes crashed at it.
+/// A blob may be listed twice, for example if two processes crashed on it.
 const RECORD_FAILURES: &str = "
 INSERT INTO ntt_mime.failure AS f (blobid, reason, detail, first_run_id, last_run_id)
 SELECT DISTINCT ON (n.blobid) n.blobid, n.reason, n.detail, $1, $1
@@ -129,7 +131,7 @@ DELETE FROM ntt_mime.failure f
          ORDER BY blobid FOR UPDATE) AS resolved
  WHERE f.blobid = resolved.blobid AND f.reason <> 'quarantined'";
 
-/// The columns of `ntt_mime.run` that change while a run goes on; names are the columns'.
+/// The columns of `ntt_mime.run` that change during a run, under the columns' names.
 #[derive(Serialize, Default, Clone, Debug)]
 pub struct RunRow {
     pub status: &'static str,
@@ -142,17 +144,17 @@ pub struct RunRow {
     #[serde(skip)]
     pub totals: Totals,
     pub blobs: u64,
-    /// Unknown until everything has been looked at.
+    /// Unknown until everything has been read.
     pub rows_left: Option<u64>,
     pub mime_counts: BTreeMap<String, u64>,
-    /// Comes to the options of the run.
+    /// Added to the options of the run.
     #[serde(skip)]
     pub options: Additions,
     pub error: Option<String>,
 }
 
 impl RunRow {
-    /// Has a run that ended like this found nothing to do, and been kept from nothing?
+    /// Whether a run that ended like this found nothing to do, and was not kept from doing anything.
     fn is_idle(&self) -> bool {
         let found = [self.totals.rows_scanned, self.totals.rows_updated];
         self.status == "succeeded" && found == [0; 2] && self.rows_left.is_some()
@@ -173,17 +175,17 @@ impl RunRow {
     }
 }
 
-/// What the columns of a run don't say.
+/// What is not in the columns of a run.
 #[derive(Serialize, Default, Clone, Debug)]
 pub struct Additions {
-    /// Blobs read from each root of the store. [`super::roots`]
+    /// Blobs read from each root of the store; see [`super::roots`].
     pub roots_read: BTreeMap<String, u64>,
     /// Roots that held no blobs when the run began.
     pub roots_empty: Vec<String>,
-    /// Leaves that were passed over since nothing can have become pending there, or other than the detected type.
-    /// [`super::marks`]
+    /// Leaves that were skipped because nothing can have become pending there, or in a verification different from
+    /// the detected type; see [`super::marks`].
     pub leaves_skipped: u64,
-    /// Leaves in which it was otherwise nevertheless.
+    /// Leaves in which that turned out to be wrong.
     pub marks_wrong: u64,
     #[serde(flatten)]
     pub verified: Option<Verified>,
@@ -194,10 +196,10 @@ pub struct Additions {
 pub struct Verified {
     /// Rows whose type has been compared with that of their blob.
     pub rows_checked: u64,
-    /// Of these, those that had another type, and those that had the same, spelled otherwise.
+    /// Of these, those with another type, and those with the same type in another spelling.
     pub rows_different: u64,
     pub rows_spelled_otherwise: u64,
-    /// What a sample says of all rows.
+    /// What a sample says about all rows.
     pub estimate: Option<Estimate>,
 }
 
@@ -206,7 +208,7 @@ fn json(data: &(impl Serialize + ?Sized)) -> DatumWithOid<'static> {
     json_value(&serde_json::to_string(data).expect("plain data"))
 }
 
-/// Runs a statement that writes to tables of the extension's: `what`, in an error.
+/// Executes a statement that writes to the extension's tables; an error calls them `what`.
 pub(super) fn write(what: &str, sql: &str, arguments: &[DatumWithOid<'_>]) {
     Spi::connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))
         .unwrap_or_else(|error| pgrx::error!("could not write {what}: {error}"));
@@ -216,7 +218,7 @@ fn run_sql(sql: &str, arguments: &[DatumWithOid<'_>]) {
     write("the run log", sql, arguments);
 }
 
-/// Marks what has been interrupted and removes what is too old.
+/// Marks runs that have been interrupted and removes those that are too old.
 pub fn expire_runs() {
     as_owner(&[Writes(RUN)], || {
         let class = pg_sys::Oid::from(lock::RUN_CLASS);
@@ -252,8 +254,8 @@ pub fn begin(target: &str, role: &str, options: &Options, libmagic: &str) -> i64
     .unwrap_or_else(|| pgrx::error!("could not begin a run"))
 }
 
-/// Brings the row of a run up to date. One that has found nothing to do takes the place of the one before it, if that
-/// has found nothing either: a schedule of every minute leaves one row, not hundreds of thousands.
+/// Updates the row of a run. If the run has found nothing to do, and the one before it neither, its row replaces the
+/// earlier one: a schedule of once a minute leaves one row, not hundreds of thousands.
 pub fn update(run_id: i64, row: &RunRow) {
     let (columns, options) = row.columns();
     let names: Vec<&str> = columns.keys().map(String::as_str).collect();
@@ -277,7 +279,7 @@ UPDATE ntt_mime.run r
     });
 }
 
-/// Who holds an advisory lock of ours, and which run of that process is going on.
+/// Who holds one of our advisory locks, and which run of that process is going on.
 pub fn holder_of_target(target: pg_sys::Oid) -> (Option<i32>, Option<i64>) {
     let pid = lock_holder(lock::TARGET_CLASS, target.to_u32());
     let run_id = pid.and_then(|pid| {
@@ -288,7 +290,8 @@ pub fn holder_of_target(target: pg_sys::Oid) -> (Option<i32>, Option<i64>) {
     (pid, run_id)
 }
 
-/// The last run on record that has read blobs from this root; one of a version up to 0.2.0, if this was its `blob_root`.
+/// The last recorded run that has read blobs from this root; for versions up to 0.2.0, the last one with this
+/// `blob_root`.
 pub fn run_that_read(root: &str, blob_root: &str) -> Option<i64> {
     as_owner(&[Reads(RUN)], || {
         one::<i64>(RUN_THAT_READ, &[json(root), json(blob_root)])
@@ -321,7 +324,7 @@ fn one<T: pgrx::FromDatum + pgrx::IntoDatum>(
 
 /// A run that is going on: who started it, and the handle of its shared memory.
 pub struct Running {
-    /// None if there is no such role any more.
+    /// None if the role no longer exists.
     pub role: Option<pg_sys::Oid>,
     pub handle: Option<u32>,
 }
@@ -339,7 +342,7 @@ SELECT (SELECT a.oid FROM pg_catalog.pg_roles a WHERE a.rolname::pg_catalog.text
    AND l.classid = $3 AND l.objid = (r.run_id & 4294967295)::pg_catalog.oid
  WHERE r.run_id = $1";
 
-/// Looks a run up for cancelling. None: there is no such run.
+/// Looks up a run to be cancelled. None: there is no such run.
 pub fn running(run_id: i64) -> Option<Running> {
     let arguments = [
         DatumWithOid::from(run_id),
@@ -361,7 +364,7 @@ pub fn running(run_id: i64) -> Option<Running> {
     .unwrap_or_else(|error| pgrx::error!("could not read ntt_mime.run: {error}"))
 }
 
-/// The oids of all databases.
+/// The OIDs of all databases.
 pub fn databases() -> Vec<u32> {
     const DATABASES: &str = "SELECT pg_catalog.array_agg(oid) FROM pg_catalog.pg_database";
     let oids = one::<Vec<pg_sys::Oid>>(DATABASES, &[]).unwrap_or_default();
@@ -377,7 +380,7 @@ pub fn quarantined() -> Vec<(String, String)> {
     found
 }
 
-/// Is any failure on record?
+/// Whether any failure is recorded.
 pub fn any_failure() -> bool {
     as_owner(&[Reads(FAILURE)], || {
         one::<bool>("SELECT true FROM ntt_mime.failure", &[])
@@ -385,10 +388,10 @@ pub fn any_failure() -> bool {
     .unwrap_or(false)
 }
 
-/// A failure on record.
+/// A recorded failure.
 pub struct KnownFailure {
     pub reason: FailureReason,
-    /// Recent, or for good: not to be tried in this run.
+    /// It is recent, or permanent, and must not be tried in this run.
     pub pass_over: bool,
 }
 
@@ -400,14 +403,14 @@ pub struct NewFailure {
 }
 
 impl NewFailure {
-    /// Would a root that isn't mounted look like this?
+    /// Whether a root that isn't mounted would look like this.
     pub fn may_be_of_store(&self) -> bool {
         use FailureReason::{Missing, Unreadable};
         matches!(self.reason, Missing | Unreadable)
     }
 }
 
-/// The failures on record among `blobids`.
+/// The recorded failures among `blobids`.
 pub fn known_failures(options: &Options, blobids: &[String]) -> HashMap<String, KnownFailure> {
     let arguments = [
         array_value(blobids.iter().map(String::as_str), text_value),
@@ -418,7 +421,7 @@ pub fn known_failures(options: &Options, blobids: &[String]) -> HashMap<String, 
     as_owner(&[Reads(FAILURE)], || {
         Spi::connect(|client| -> pgrx::spi::Result<()> {
             for row in client.select(KNOWN_FAILURES, None, &arguments)? {
-                // Counted from one.
+                // Counted from 1.
                 let place = row.get::<i64>(1)?.unwrap_or_default() as usize;
                 let reason = row.get::<String>(2)?.unwrap_or_default();
                 let failure = KnownFailure {
@@ -438,7 +441,7 @@ pub fn known_failures(options: &Options, blobids: &[String]) -> HashMap<String, 
     known
 }
 
-/// Records failures, and forgets those of blobs that have been detected. What is in quarantine stays there.
+/// Records failures, and removes those of blobs that have been detected. What is in quarantine stays there.
 pub fn record_failures(run_id: i64, failed: &[NewFailure], resolved: &[String]) {
     as_owner(&[Writes(FAILURE)], || {
         if !failed.is_empty() {
@@ -460,7 +463,7 @@ pub fn record_failures(run_id: i64, failed: &[NewFailure], resolved: &[String]) 
     });
 }
 
-/// The key under which a text that is no blobid is recorded: itself, or its beginning and a hash.
+/// The key under which a text that isn't a blobid is recorded: the text, or its beginning and a hash.
 pub fn failure_key(text: &str) -> String {
     use sha2::{Digest, Sha256};
     if text.len() <= MAX_KEY {

@@ -1,14 +1,14 @@
-//! The shared memory of a run: a segment. What changes while others look is written and read through atomics; the
-//! rest is written before they can look.
+//! The shared memory of a run, one segment. What changes while several processes use it is accessed through atomics;
+//! the rest is written before others can see it.
 //!
 //! ```text
 //! Header | WorkerSlot × workers | LeafEntry × leaves | blobs read × roots | undetected | job (JSON) | settings
 //! ```
 //!
-//! The sizes stand in the header, so that a worker, or a session that wants to cancel the run, can
-//! find everything by itself. Only the list of leaves grows with the table, by 96 bytes for each leaf that there is
-//! something to do in; the rest is bounded by `workers`. What the run knows of its blobs lies apart, since it is large: in memory of
-//! `ntt_mime.cache_size`, which only workers map ([`super::cache_memory`]).
+//! The header has the sizes, so that a worker, or a session that wants to cancel the run, can find everything by
+//! itself. Only the list of leaves grows with the table, by 96 bytes for each leaf in which there is something to do;
+//! the rest is bounded by `workers`. What the run knows about its blobs is kept separately, since it is large: in
+//! memory of `ntt_mime.cache_size`, which only workers map ([`super::cache_memory`]).
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
@@ -23,29 +23,30 @@ use super::options::Job;
 use crate::pg::dsm::Segment;
 use crate::pg::report::Report;
 
-/// Says that a segment is one of ours, of this layout. Changes whenever the layout does.
+/// Identifies a segment as ours, with this layout. Changes whenever the layout does.
 const MAGIC: u64 = u64::from_be_bytes(*b"ntt_runC");
 
-/// Alignment of each part: a cache line, so that parts don't share one.
+/// Alignment of each part: a cache line, so that no two parts share one.
 const ALIGN: usize = 64;
 
-/// Leaves that may be added while a run goes on, beyond a quarter more.
+/// How many leaves may be added during a run, in addition to a quarter more.
 const SPARE_LEAVES: usize = 1024;
 
-/// Of the list of blobs that could not be detected: 64-bit words, so room for some thirty thousand a pass.
+/// The size of the list of blobs that could not be detected, in 64-bit words: room for some thirty thousand in a
+/// pass.
 const UNDETECTED_WORDS: usize = (2 << 20) / size_of::<u64>();
 
 const ERROR_BYTES: usize = 4096;
 
-/// How a run is to go on.
+/// Whether, and how, a run is to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Stop {
-    /// On it goes.
+    /// It goes on.
     No = 0,
-    /// Finish the current batch, then end: somebody has asked for it, or `max_blobs` is reached.
+    /// Finish the current batch, then end: somebody has requested it, or `max_blobs` is reached.
     AfterBatch = 1,
-    /// End at once: the leader is gone or has been interrupted.
+    /// End at once: the leader has gone or has been interrupted.
     Now = 2,
 }
 
@@ -62,25 +63,25 @@ struct Header {
     stop: AtomicU32,
     /// Somebody called ntt_cancel_backfill.
     cancelled: AtomicU32,
-    /// All is done but for the last commit, which may have to wait for a synchronous standby.
+    /// Everything is done except the last commit, which may have to wait for a synchronous standby.
     ending: AtomicU32,
-    /// Somebody has called ntt_cancel_backfill: that is to wait no longer.
+    /// Somebody has called ntt_cancel_backfill: that commit must not wait any longer.
     wait_no_longer: AtomicU32,
     limit_reached: AtomicU32,
-    /// A worker has put a blob into quarantine.
+    /// A worker has quarantined a blob.
     quarantined: AtomicU32,
     /// An audit has found a difference.
     audit_differed: AtomicU32,
-    /// A worker has another detector than the leader believes.
+    /// A worker uses another detector than the leader assumes.
     other_detector: AtomicU32,
-    /// How far the first error of a leaf's own has been written: 0 there is none, 1 somebody is at it, 2 it is there.
+    /// The state of the first error of a leaf: 0 there is none, 1 somebody is writing it, 2 it is complete.
     leaf_error_state: AtomicU32,
     leaf_error_bytes: AtomicU32,
     leaf_error: std::cell::UnsafeCell<[u8; ERROR_BYTES]>,
     blobs: AtomicU64,
-    /// Of the places that `max_blobs` gives, those that are taken.
+    /// How much of `max_blobs` has been taken.
     places_taken: AtomicU64,
-    /// Of these, those that are taken for good.
+    /// How much of that has been taken for good.
     places_kept: AtomicU64,
     task_queue: TaskQueueHeader,
     cache: CacheHeader,
@@ -89,22 +90,22 @@ struct Header {
     dictionary: Dictionary,
 }
 
-/// Where a worker stands, as it says itself.
+/// The state of a worker, set by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum WorkerState {
-    /// Not there yet.
+    /// Not running yet.
     Starting = 0,
     Ready = 1,
-    /// Ended as it should.
+    /// Ended normally.
     Done = 2,
     /// Ended with an error.
     Failed = 3,
-    /// Ended for another worker to take its place.
+    /// Ended so that another worker takes its place.
     Retired = 4,
 }
 
-/// What a worker tells about itself.
+/// What a worker says about itself.
 #[repr(C, align(64))]
 pub struct WorkerSlot {
     state: AtomicU32,
@@ -168,7 +169,7 @@ impl Header {
     }
 }
 
-/// Makes the shared memory of a run whose target has `leaves` leaves now, and whose blobs are known in `cache`.
+/// Creates the shared memory of a run whose target now has `leaves` leaves, and whose cache is in `cache`.
 pub fn create(
     job: &Job,
     leaves: usize,
@@ -176,8 +177,8 @@ pub fn create(
     settings: &[u8],
 ) -> std::io::Result<Segment> {
     let job_text = serde_json::to_vec(job).expect("a job is plain data");
-    // SAFETY: all zero is a valid header (integers, atomics, an empty dictionary); boxed, since the
-    // dictionary is too big for a stack.
+    // SAFETY: all zeros is a valid header (integers, atomics, an empty dictionary). Boxed, since the dictionary is
+    // too large for a stack.
     let mut header = unsafe { Box::<Header>::new_zeroed().assume_init() };
     header.magic = MAGIC;
     header.run_id = job.run_id;
@@ -192,8 +193,8 @@ pub fn create(
     let layout = header.layout().expect("sizes bounded by their settings");
     let segment = Segment::create(layout.end);
     let base = segment.address().as_ptr();
-    // SAFETY: the segment has `layout.end` bytes, nobody else knows it yet, and all zero is valid
-    // for all its other parts.
+    // SAFETY: the segment has `layout.end` bytes, nobody else knows it yet, and all zeros is valid for all its other
+    // parts.
     unsafe {
         std::ptr::copy_nonoverlapping(&*header, base.cast::<Header>(), 1);
         std::ptr::copy_nonoverlapping(job_text.as_ptr(), base.add(layout.job), job_text.len());
@@ -203,15 +204,15 @@ pub fn create(
 }
 
 impl<'a> Shared<'a> {
-    /// Looks into a segment; None if it isn't the shared memory of a run of this release.
+    /// A view of a segment; None if it isn't the shared memory of a run of this release.
     pub fn view(segment: &'a Segment) -> Option<Shared<'a>> {
         let base = segment.address().as_ptr();
         if segment.bytes() < size_of::<Header>() {
             return None;
         }
-        // SAFETY: page aligned, mapped as long as `segment` lives, large enough as just checked for
-        // the header and, before each part is touched, for the parts. All shared mutation goes
-        // through atomics; magic and sizes are written before the segment is made known.
+        // SAFETY: page aligned, mapped as long as `segment` lives, and large enough, as just checked, for the header
+        // and, before each part is accessed, for the parts. Everything shared is changed through atomics; magic and
+        // sizes are written before the segment is made known.
         unsafe {
             let header = &*base.cast::<Header>();
             if header.magic != MAGIC {
@@ -232,7 +233,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// What the run is to do.
+    /// The run's job.
     pub fn job(&self) -> serde_json::Result<Job> {
         serde_json::from_slice(self.job)
     }
@@ -259,14 +260,14 @@ impl<'a> Shared<'a> {
         Undetected::new(&self.header.undetected, self.undetected)
     }
 
-    /// Where the leader keeps the memory of the run cache.
+    /// How to find the memory of the run cache.
     pub fn cache_handle(&self) -> &'a CacheHandle {
         &self.header.cache_handle
     }
 
-    /// The run cache, in the memory that was found there.
+    /// The run cache, in the memory that was found.
     pub fn cache(&self, memory: &'a CacheMapping) -> RunCache<'a> {
-        // SAFETY: mapped as long as `memory` is borrowed, zeroed when it was made, and used for nothing else.
+        // SAFETY: mapped as long as `memory` is borrowed, zeroed when it was created, and used for nothing else.
         unsafe { RunCache::at(&self.header.cache, memory.address(), memory.bytes()) }
     }
 
@@ -274,7 +275,7 @@ impl<'a> Shared<'a> {
         &self.header.dictionary
     }
 
-    /// One worker's slot. Panics if there is none of that number, which a worker can't have.
+    /// The slot of a worker. Panics if there is none with that number, which a worker can't have.
     pub fn worker(&self, number: usize) -> &'a WorkerSlot {
         &self.slots[number]
     }
@@ -289,7 +290,7 @@ impl<'a> Shared<'a> {
         totals
     }
 
-    /// Batches of all workers that somebody has waited for.
+    /// Batches of all workers for which somebody has waited.
     pub fn waited_for(&self) -> u64 {
         let counters = self.slots.iter().map(|slot| &slot.counters);
         counters.map(|c| c.waited_for.load(Ordering::Relaxed)).sum()
@@ -302,12 +303,12 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// How many have been read from each root.
+    /// How many blobs have been read from each root.
     pub fn reads(&self) -> impl Iterator<Item = u64> {
         self.reads.iter().map(|reads| reads.load(Ordering::Relaxed))
     }
 
-    /// Asks the workers to stop. A stronger request stays when a weaker one follows.
+    /// Asks the workers to stop. A stronger request is not replaced by a weaker one.
     pub fn stop(&self, how: Stop) {
         self.header.stop.fetch_max(how as u32, Ordering::SeqCst);
         self.task_queue().close();
@@ -321,14 +322,14 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Says that all is done but for the last commit. What this gives isn't zero any more once that is to wait no longer for
-    /// a standby.
+    /// Declares that everything is done except the last commit. The returned value becomes nonzero when that must no
+    /// longer wait for a standby.
     pub fn end(&self) -> &'a AtomicU32 {
         self.header.ending.store(1, Ordering::SeqCst);
         &self.header.wait_no_longer
     }
 
-    /// Cancels the run from another session; false if it is ending already, and waits for nobody.
+    /// Cancels the run from another session; false if it is already ending and doesn't wait for anything.
     pub fn cancel(&self) -> bool {
         let over = self.task_queue().is_closed() && !self.is_cancelled();
         if over && self.header.ending.load(Ordering::SeqCst) == 0 {
@@ -353,8 +354,8 @@ impl<'a> Shared<'a> {
         self.header.blobs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes one of the `max` places for blobs to be looked at; false if there is none. Who takes one keeps it
-    /// ([`Shared::keep_place`]) or gives it back.
+    /// Takes one of `max` places for blobs to be detected; false if there is none. The taker must either keep it
+    /// ([`Shared::keep_place`]) or give it back.
     pub fn take_place(&self, max: u64) -> bool {
         let more = |taken| (taken < max).then_some(taken + 1);
         let taken = &self.header.places_taken;
@@ -368,12 +369,12 @@ impl<'a> Shared<'a> {
         self.header.places_kept.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It doesn't.
+    /// The blob doesn't count.
     pub fn give_place_back(&self) {
         self.header.places_taken.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Is one of the `max` places free now? None if that isn't decided yet.
+    /// Whether one of the `max` places is free now. None if that isn't decided yet.
     pub fn has_place(&self, max: u64) -> Option<bool> {
         if self.header.places_kept.load(Ordering::Relaxed) >= max {
             return Some(false);
@@ -381,13 +382,13 @@ impl<'a> Shared<'a> {
         (self.header.places_taken.load(Ordering::Relaxed) < max).then_some(true)
     }
 
-    /// Ends the run, since `max_blobs` have been looked at.
+    /// Ends the run, because `max_blobs` have been detected.
     pub fn end_at_limit(&self) {
         self.header.limit_reached.store(1, Ordering::Relaxed);
         self.stop(Stop::AfterBatch);
     }
 
-    /// Leaves the first error of a leaf's own for the leader to raise in the end; later ones are left out.
+    /// Stores the first error of a leaf for the leader to raise at the end; later ones are discarded.
     pub fn tell_of_leaf_error(&self, error: &Report) {
         let state = &self.header.leaf_error_state;
         let first = state.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed);
@@ -395,30 +396,30 @@ impl<'a> Shared<'a> {
             return;
         }
         let text = error.shortened(ERROR_BYTES);
-        // SAFETY: only who has won the exchange writes, once, before the state says that it is there.
+        // SAFETY: only the winner of the exchange writes, once, before the state says that the error is complete.
         unsafe { (&mut *self.header.leaf_error.get())[..text.len()].copy_from_slice(&text) };
         let bytes = &self.header.leaf_error_bytes;
         bytes.store(text.len() as u32, Ordering::Relaxed);
         state.store(2, Ordering::Release);
     }
 
-    /// The first error of a leaf's own.
+    /// The first error of a leaf.
     pub fn leaf_error(&self) -> Option<Report> {
         if self.header.leaf_error_state.load(Ordering::Acquire) != 2 {
             return None;
         }
         let bytes = self.header.leaf_error_bytes.load(Ordering::Relaxed) as usize;
-        // SAFETY: it is there, after which nobody writes any more.
+        // SAFETY: it is complete, after which nobody writes any more.
         let text = unsafe { &(&*self.header.leaf_error.get())[..bytes.min(ERROR_BYTES)] };
         Some(serde_json::from_slice(text).expect("written by tell_of_leaf_error"))
     }
 
-    /// Tells the other workers that a blob has been put into quarantine.
+    /// Tells the other workers that a blob has been quarantined.
     pub fn tell_of_quarantine(&self) {
         self.header.quarantined.store(1, Ordering::Relaxed);
     }
 
-    /// Has a worker of this run put a blob into quarantine?
+    /// Whether a worker of this run has quarantined a blob.
     pub fn any_quarantined(&self) -> bool {
         self.header.quarantined.load(Ordering::Relaxed) != 0
     }
@@ -428,17 +429,17 @@ impl<'a> Shared<'a> {
         self.header.audit_differed.store(1, Ordering::Relaxed);
     }
 
-    /// Has an audit of this run found a difference, so that the prefilter is not to be used any more?
+    /// Whether an audit of this run has found a difference, so that the prefilter must no longer be used.
     pub fn audit_has_differed(&self) -> bool {
         self.header.audit_differed.load(Ordering::Relaxed) != 0
     }
 
-    /// Tells the leader that a worker has another detector than [`Job::detector`] says.
+    /// Tells the leader that a worker uses another detector than [`Job::detector`] says.
     pub fn tell_of_other_detector(&self) {
         self.header.other_detector.store(1, Ordering::Relaxed);
     }
 
-    /// Has a worker of this run had another one?
+    /// Whether a worker of this run has used another one.
     pub fn had_other_detector(&self) -> bool {
         self.header.other_detector.load(Ordering::Relaxed) != 0
     }
@@ -448,7 +449,7 @@ impl<'a> Shared<'a> {
         self.header.blobs.load(Ordering::Relaxed)
     }
 
-    /// Did `max_blobs` end the run?
+    /// Whether `max_blobs` ended the run.
     pub fn limit_reached(&self) -> bool {
         self.header.limit_reached.load(Ordering::Relaxed) != 0
     }
@@ -479,8 +480,8 @@ impl WorkerSlot {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// The worker has seen that the pass of this generation is over, and touches the task queue no more
-    /// until the next one is open.
+    /// The worker has seen that the pass with this generation is over, and doesn't access the task queue until the
+    /// next one is open.
     pub fn see_pass_end(&self, generation: u32) {
         self.pass_seen.store(generation, Ordering::SeqCst);
     }
@@ -489,7 +490,7 @@ impl WorkerSlot {
         self.pass_seen.load(Ordering::SeqCst)
     }
 
-    /// Leaves the error that ends the worker for the leader to raise.
+    /// Stores the error that ends the worker for the leader to raise.
     pub fn fail(&self, error: &Report) {
         let text = error.shortened(ERROR_BYTES);
         // SAFETY: only the slot's worker writes, once, before the state says Failed.

@@ -1,8 +1,8 @@
 //! A worker: takes tasks from the task queue until it is closed. What it does with the rows of a leaf is in `fill`.
 //!
-//! A worker whose detector thread is lost in a blob (see [`Finder`]) finishes the range that it is
-//! at and retires: the lost thread ends with its process, and the leader starts another worker. So does one that
-//! has grown large by the many leaves that it has seen.
+//! A worker whose detector thread is stuck in a blob (see [`Finder`]) finishes its current range and retires: the
+//! stuck thread ends with its process, and the leader starts another worker. A worker that has become large because
+//! of the many leaves that it has seen also retires.
 
 mod fill;
 mod pace;
@@ -35,43 +35,44 @@ use crate::pg::{
     bgworker, dsm, identity, in_flight_records, index_hint, query_id, stats, version, xids,
 };
 
-/// Memory of a worker's catalog caches from which on it forgets what is in them. A leaf with eleven indexes takes
-/// 0.1 MB of it.
+/// Size of a worker's catalog caches from which on it empties them. A leaf with eleven indexes takes 0.1 MB.
 const CATALOG_CACHE_BYTES: usize = match cfg!(feature = "poison") {
     false => 64 << 20,
     true => 4 << 20,
 };
 
-/// Memory from which on a worker retires. What it can't forget grows with its leaves: PL/pgSQL keeps a compiled copy
-/// of a trigger's function for each trigger, so for each leaf, until the process ends; of a small one 0.1 MB.
+/// Memory from which on a worker retires. What it can't free grows with the number of its leaves: PL/pgSQL keeps a
+/// compiled copy of a trigger's function for each trigger, and so for each leaf, until the process ends. A small
+/// function takes 0.1 MB.
 const WORKER_BYTES: usize = match cfg!(feature = "poison") {
     false => 128 << 20,
     true => 12 << 20,
 };
 
-/// Leaves after which it is asked again how much that is: it takes longer the more there is.
+/// The number of leaves after which its memory is measured again, which takes longer the more there is.
 const LEAVES_PER_QUESTION: u32 = 50;
 
-/// How often a worker tries to write down the error of a leaf, five seconds each if somebody has locked the table.
+/// How often a worker tries to record the error of a leaf; each attempt waits five seconds if somebody has locked the
+/// table.
 const RECORD_ATTEMPTS: u32 = 3;
 
-/// How long an idle worker waits for others before it looks at the task queue again.
+/// How long an idle worker waits for others before it checks the task queue again.
 const IDLE: Duration = Duration::from_millis(20);
 
-/// The library's entry point for background workers. `argument` holds the handle of the run's shared
-/// memory in its upper and the number of the worker in its lower half.
+/// The library's entry point for background workers. The upper half of `argument` is the handle of the run's shared
+/// memory, the lower half the number of the worker.
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
     bgworker::become_interruptible();
     let (handle, number) = from_argument(argument);
-    // Without it the run is over already, and there is nothing to do.
+    // If the segment is gone, the run is over, and there is nothing to do.
     let Some(segment) = dsm::Segment::attach(handle) else {
         return;
     };
-    // The leader writes all of it before it starts a worker. But it keeps the library that its session has loaded,
-    // while a worker loads the file that is there now. Where the leader would look for an error isn't known then: the
-    // server's log has it.
+    // The leader writes all of it before it starts a worker. But it goes on using the library that its session has
+    // loaded, while a worker loads the current file. Where the leader would look for an error isn't known then, so
+    // the error goes to the server's log.
     let Some(shared) = Shared::view(&segment) else {
         Error::OtherVersion.raise();
     };
@@ -86,7 +87,7 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
                 work(&job, shared, number, slot)
             })
         }
-        // Of another version as well, but of the same layout: the leader will understand.
+        // It is of another version but has the same layout: the leader will understand the error.
         Err(_) => Err(Error::OtherVersion.into()),
     };
     match result {
@@ -96,21 +97,21 @@ pub extern "C-unwind" fn ntt_mime_worker_main(argument: pg_sys::Datum) {
     latch::wake(shared.leader_pid());
 }
 
-/// An error that came about at a leaf.
+/// An error that occurred while the worker was working on a leaf.
 fn in_leaf(leaf: &Leaf<'_>, error: Report) -> Report {
     match leaf.name.is_empty() {
-        // It has none before it has been locked.
+        // It has no name before it has been locked.
         true => error,
         false => error.while_doing(&format!("filling leaf {}", leaf.name)),
     }
 }
 
-/// What a worker is called, in the title of its process and in the context of its errors.
+/// The name of a worker, in its process title and in the context of its errors.
 pub fn name_of(number: usize, run_id: i64) -> String {
     format!("ntt_mime worker {} of run {run_id}", number + 1)
 }
 
-/// Packs what [`ntt_mime_worker_main`] gets.
+/// Packs the argument of [`ntt_mime_worker_main`].
 pub fn to_argument(handle: u32, number: usize) -> pg_sys::Datum {
     pg_sys::Datum::from(u64::from(handle) << 32 | number as u64)
 }
@@ -134,7 +135,8 @@ fn work(
     let in_flight = in_flight_records::of_this_process(BackendKind::Worker).map_err(Error::from)?;
     let memory = CacheMapping::open(shared.cache_handle())?;
     let finder = Finder::new(job, shared, &memory, number, in_flight)?;
-    // After libmagic has loaded it: then what is there is what was loaded, or the leader has seen another one.
+    // After libmagic has loaded it: what is there now either is what was loaded, or differs from what the leader has
+    // seen.
     if job.detector.is_some() && job.detector != crate::detect::identity(job.options.detector()) {
         shared.tell_of_other_detector();
     }
@@ -156,21 +158,21 @@ fn work(
     worker.run(begun)
 }
 
-/// Settings of a worker that its leader's session doesn't decide.
+/// Settings of a worker that don't come from its leader's session.
 fn apply_own_settings(job: &Job) {
     identity::set_lock_timeout(job.options.lock_timeout());
     for (name, value) in [
-        // Whoever finds a deadlock has to give way. We do so for little, so we look early: those who wait for a row
-        // of ours look after a second, as a rule.
+        // Whoever detects a deadlock has to give way. That costs us little, so we check early: sessions that wait for
+        // one of our rows usually check after a second.
         (c"deadlock_timeout", c"100ms"),
-        // A row that others have changed is looked at again, see `Leaf::update`; a snapshot for the
-        // whole transaction would make that an error.
+        // A row that others have changed is read again, see `Leaf::update`; with one snapshot for the whole
+        // transaction that would be an error.
         (c"default_transaction_isolation", c"read committed"),
-        // Losing the last batches in a crash only means doing them again; what the row in
-        // ntt_mime.run claims is never ahead of the disk, since the leader commits it synchronously.
+        // If the last batches are lost in a crash, they are merely done again. The row in ntt_mime.run never claims
+        // more than is on disk, since the leader commits it synchronously.
         (c"synchronous_commit", c"off"),
         (c"statement_timeout", c"0"),
-        // Our statements are planned once a leaf; "force_custom_plan" would plan them anew for each batch.
+        // Our statements are planned once for each leaf; "force_custom_plan" would plan them again for each batch.
         (c"plan_cache_mode", c"auto"),
     ]
     .into_iter()
@@ -191,14 +193,14 @@ struct Worker<'a> {
     findings: Findings,
     pace: Pace,
     patience: Patience,
-    /// As it is set now.
+    /// The current setting.
     lock_timeout: Duration,
     leaves_seen: u32,
     /// It takes more memory than it should.
     large: bool,
 }
 
-/// The leaf that a worker is at.
+/// The leaf on which a worker is working.
 struct Current<'a> {
     index: usize,
     generation: u32,
@@ -206,7 +208,7 @@ struct Current<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// Works until there is nothing left to take. `since` is where the counting of its time stands.
+    /// Works until there are no tasks left. Its time is counted from `since` on.
     fn run(&mut self, mut since: Instant) -> Result<WorkerState, Report> {
         let task_queue = self.shared.task_queue();
         let mut current: Option<Current<'a>> = None;
@@ -250,7 +252,7 @@ impl<'a> Worker<'a> {
                     let result = self.fill_range(leaf, index, &mut done, end);
                     let mut blocks = end - start;
                     match result {
-                        // It may be that not all of the range has been looked at.
+                        // Perhaps not all of the range has been read.
                         Ok(()) if self.is_stopping() => continue,
                         Ok(()) => self.count_sampled(leaf, start, end),
                         Err(trouble) => {
@@ -267,7 +269,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Makes `index` the current leaf, keeping its statements if it was so before.
+    /// Makes `index` the current leaf; keeps its statements if it already was.
     fn arrive<'c>(
         &mut self,
         current: &'c mut Option<Current<'a>>,
@@ -310,8 +312,8 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Tells all that others are to know of the worker's transactions: PostgreSQL what they have done to which table, the
-    /// leader how many there were.
+    /// Publishes what others have to know about the worker's transactions: to PostgreSQL what they have done to which
+    /// table, to the leader how many there were.
     fn publish(&self) {
         stats::publish_now();
         add(&self.slot.counters.transaction_ids, xids::take_own());
@@ -337,9 +339,9 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Leaves a leaf alone that has raised an error of its own, and goes on with the others.
+    /// Sets a leaf aside that has raised an error of its own, so that work goes on with the others.
     fn set_aside(&self, index: usize, leaf: &Leaf<'_>, error: Report) -> Result<(), Report> {
-        // Another worker may have been at another part of it.
+        // Another worker may have been working on another part of it.
         if !self.shared.task_queue().set_aside(index) {
             return Ok(());
         }
@@ -354,7 +356,7 @@ impl<'a> Worker<'a> {
         let record = || leaf_errors::record(run_id, target, (leaf.oid, &leaf.name), &error);
         for _ in 0..RECORD_ATTEMPTS {
             match tx::transaction(record) {
-                // The run can do without it.
+                // The run can do without the record.
                 Err(error) if error.is_of_locks() => {
                     pgrx::check_for_interrupts!();
                 }
@@ -364,7 +366,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Opens a leaf: tells the task queue its size, or does all of it, if that is little.
+    /// Opens a leaf: sets its size in the task queue, or does all of it if that is little.
     fn open(&mut self, leaf: &mut Leaf<'_>, index: usize) -> Result<(), LeafError> {
         let task_queue = self.shared.task_queue();
         let counters = &self.slot.counters;

@@ -1,4 +1,4 @@
-//! How a worker fills a range of blocks: batch by batch, each read, looked at, and updated.
+//! How a worker fills a range of blocks: batch by batch, each read, detected, and updated.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use crate::pg::{identity, stats};
 const RETRIES: u32 = 5;
 
 impl Worker<'_> {
-    /// Fills the pending rows of a range of blocks, batch by batch. `done` moves from the first block
-    /// to the first one that isn't done with.
+    /// Fills the pending rows of a range of blocks, batch by batch. `done` moves from the first block to the first
+    /// one that isn't finished.
     ///
-    /// While a batch is updated, the blobs of the next one are looked at, where that pays: then only the longer of the
+    /// While a batch is updated, the blobs of the next one are detected, if that pays: then only the longer of the
     /// two times counts.
     pub(super) fn fill_range(
         &mut self,
@@ -68,7 +68,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Whoever is stopping may not have come to the end of the leaf, or of a part of it.
+    /// A worker that is stopping may not have reached the end of the leaf, or of a part of it.
     pub(super) fn record_unfinished(&self, index: usize) {
         if self.is_stopping() {
             self.shared.task_queue().leaf(index).mark_unsure();
@@ -88,7 +88,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Reads the pending rows of the next batch, and has its blobs looked at.
+    /// Reads the pending rows of the next batch, and begins to detect its blobs.
     fn read(&mut self, leaf: &mut Leaf<'_>, from: Tid, to: Tid) -> Result<(), LeafError> {
         let limit = self.pace.rows();
         let mut batch = Batch::default();
@@ -110,7 +110,7 @@ impl Worker<'_> {
         self.finder.begin(batch).map_err(LeafError::Fatal)
     }
 
-    /// The batch that was begun, if one was, and unless the run has been stopped meanwhile.
+    /// The batch that was begun, if there is one and the run has not been stopped meanwhile.
     pub(super) fn found(&mut self, leaf: &Leaf<'_>) -> Result<Option<Batch>, LeafError> {
         self.report(&format!("detecting blobs of {}", leaf.name));
         self.finder.finish().map_err(LeafError::Fatal)
@@ -158,7 +158,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Updates the rows of a batch, which are so many, and tells the task queue what it has to know of it.
+    /// Updates the rows of a batch, whose number is given, and records the result in the task queue.
     pub(super) fn update_and_note(
         &mut self,
         leaf: &mut Leaf<'_>,
@@ -169,12 +169,12 @@ impl Worker<'_> {
         let task_queue = self.shared.task_queue();
         let updated = match self.update(leaf, filling, rows) {
             Ok(updated) => updated,
-            // These rows have to wait for another pass; what comes after them may be free.
+            // These rows have to wait for another pass; those after them may be free.
             Err(LeafError::RowsLocked | LeafError::Retry) => {
                 task_queue.mark_locked(index);
                 Updated::default()
             }
-            // What comes after them isn't free either.
+            // Those after them aren't free either.
             Err(LeafError::Blocked) => {
                 task_queue.mark_locked(index);
                 return Err(LeafError::Blocked);
@@ -188,7 +188,7 @@ impl Worker<'_> {
         Ok(updated)
     }
 
-    /// Updates one batch, which has so many rows.
+    /// Updates one batch with the given number of rows.
     fn update(
         &mut self,
         leaf: &mut Leaf<'_>,
@@ -236,7 +236,7 @@ impl Worker<'_> {
                     self.wait(Duration::from_millis(20) * attempt, WaitEvent::Delay);
                 }
                 LeafError::Blocked => {
-                    // All that the next attempt writes may be in vain again.
+                    // The next attempt may again write in vain.
                     self.pace.expect_little();
                     self.patience.block(leaf.trigger_functions());
                     return Err(LeafError::Blocked);
@@ -246,7 +246,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Sets how long a statement of ours waits for a lock.
+    /// Sets how long our statements wait for a lock.
     fn limit_lock_waits(&mut self, time: Duration) {
         if time != self.lock_timeout {
             self.lock_timeout = time;

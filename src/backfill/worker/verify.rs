@@ -1,10 +1,10 @@
-//! How a worker compares the types that rows have with those of their blobs, and corrects them if that was asked for.
+//! How a worker compares the types of rows with those of their blobs, and corrects them on request.
 //!
-//! What has been counted of a leaf is true if each row of it has been looked at once. A leaf that comes again in another
-//! pass, since it was rewritten or somebody had locked a part of it, is looked at from its beginning: so each worker
-//! remembers what it has counted of such a leaf, and takes it back when it sees the leaf in the task queue again. What it has
-//! corrected it doesn't take back: the new versions of these rows are passed by, as all versions that have been written
-//! since the run began ([`crate::backfill::leaf::Selection`]).
+//! The counts of a leaf are true if each of its rows has been compared once. A leaf that is read again in another
+//! pass, because it was rewritten or somebody had locked a part of it, is read from its beginning. So each worker
+//! remembers what it has counted for such a leaf, and takes it back when it sees the leaf in the task queue again. It
+//! doesn't take back what it has corrected: the new versions of these rows are skipped, like all versions that were
+//! written since the run began ([`crate::backfill::leaf::Selection`]).
 
 use std::collections::{HashMap, HashSet};
 use std::mem::take;
@@ -20,22 +20,22 @@ use crate::backfill::sample::Sums;
 use crate::pg::report::Report;
 use crate::pg::rows;
 
-/// How often a worker writes down what it has found, and how many pairs it has by then at most.
+/// How often a worker records what it has found, and the maximum number of pairs that it accumulates.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 const MOST_UNWRITTEN: usize = 1000;
 
-/// What a worker knows of its verification.
+/// What a worker knows about its verification.
 #[derive(Default)]
 pub(super) struct Findings {
     unwritten: Differences,
     written_at: Option<Instant>,
-    /// What has been counted of leaves of this pass that aren't known to be done with, by their oids.
+    /// What has been counted for leaves of this pass that aren't known to be finished, by OID.
     open: HashMap<u32, Counted>,
     /// The pass in which that was.
     pass: u32,
 }
 
-/// What has been counted of a leaf, but for rows that were corrected.
+/// What has been counted for a leaf, without the rows that were corrected.
 #[derive(Default)]
 struct Counted {
     sums: Sums,
@@ -43,7 +43,7 @@ struct Counted {
     pairs: HashMap<Pair, u64>,
 }
 
-/// A row whose type isn't the one of its blob.
+/// A row whose type isn't that of its blob.
 struct Deviation<'b> {
     row: TypedRow,
     new: &'b str,
@@ -51,7 +51,7 @@ struct Deviation<'b> {
 }
 
 impl Worker<'_> {
-    /// Compares the rows of a batch, and corrects those that differ if that was asked for.
+    /// Compares the rows of a batch, and corrects those that differ, on request.
     pub(super) fn check(
         &mut self,
         leaf: &mut Leaf<'_>,
@@ -90,7 +90,7 @@ impl Worker<'_> {
             Err(trouble) => (Vec::new(), Err(trouble)),
         };
         if corrected.len() < deviating.len() {
-            // A later verification is to look at what hasn't the detected type.
+            // A later verification has to read rows that don't have the detected type.
             task_queue.leaf(index).mark_unsure();
         }
         self.count(leaf, batch, &compared, &deviating, &corrected);
@@ -98,7 +98,7 @@ impl Worker<'_> {
         self.write_findings(false).map_err(LeafError::Fatal)
     }
 
-    /// Corrects rows; returns the places of those that came to have the detected type.
+    /// Corrects rows; returns the TIDs of those that got the detected type.
     fn correct(
         &mut self,
         leaf: &mut Leaf<'_>,
@@ -107,7 +107,7 @@ impl Worker<'_> {
         deviating: &[Deviation<'_>],
         verify: &Verify,
     ) -> Result<Vec<Tid>, LeafError> {
-        // Another spelling of the same type stays unless it is named.
+        // Another spelling of the same type stays, unless it is named.
         let is_meant =
             |d: &&Deviation<'_>| d.how == Comparison::Different || verify.only_types.is_some();
         let mut tids = Vec::new();
@@ -144,7 +144,7 @@ impl Worker<'_> {
             expected: tids.len() as u64,
         };
         let updated = self.update_and_note(leaf, index, filling, batch.rows)?;
-        // What others have changed is theirs. What they only hold may come to be free.
+        // What others have changed is up to them. What they only hold may become free.
         if updated.held {
             self.shared.task_queue().mark_locked(index);
         }
@@ -162,7 +162,7 @@ impl Worker<'_> {
         let corrected: HashSet<u64> = corrected.iter().map(|tid| rows::number(*tid)).collect();
         let is_corrected = |row: &TypedRow| corrected.contains(&rows::number(row.tid));
         let mut counted = Counted::default();
-        // Of each the detected type, all its rows, and those that stay as they are.
+        // For each pair: the detected type, all its rows, and those that stay as they are.
         let mut pairs: HashMap<(u32, u32), (&str, u64, u64)> = HashMap::new();
         let mut different_at: HashMap<u32, u64> = HashMap::new();
         for deviation in deviating {
@@ -214,7 +214,7 @@ impl Worker<'_> {
         self.remember(leaf, counted);
     }
 
-    /// Counts the blocks of a range that is done with, of a sample.
+    /// Counts the blocks of a finished range that are in the sample.
     pub(super) fn count_sampled(&mut self, leaf: &Leaf<'_>, start: u32, end: u32) {
         let Some(blocks) = self.selection.sampled(leaf.oid, start, end) else {
             return;
@@ -249,14 +249,14 @@ impl Worker<'_> {
         }
     }
 
-    /// The worker has looked at all of a leaf by itself. If nothing is against that, nobody looks at it again.
+    /// The worker has compared all of a leaf by itself. If there is no reason to, nobody reads it again.
     pub(super) fn close_checked(&mut self, leaf: &Leaf<'_>, index: usize) {
         if !self.shared.task_queue().comes_again(index) {
             self.findings.open.remove(&leaf.oid.to_u32());
         }
     }
 
-    /// If another pass has been opened, takes back what was counted of leaves that come again in it.
+    /// If another pass has been opened, takes back what was counted for leaves that are read again in it.
     pub(super) fn see_pass(&mut self) {
         let task_queue = self.shared.task_queue();
         let Some(pass) = task_queue.pass().filter(|pass| *pass != self.findings.pass) else {
@@ -279,7 +279,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Writes down what has been found, if it is time, or `now`.
+    /// Records what has been found, if it is time, or `now`.
     pub(super) fn write_findings(&mut self, now: bool) -> Result<(), Report> {
         let findings = &mut self.findings;
         if findings.unwritten.is_empty() {
@@ -293,7 +293,7 @@ impl Worker<'_> {
         let written = self
             .finder
             .with_lock_retry(|| differences::add(run_id, &findings.unwritten))?;
-        // Who is being stopped has tried once.
+        // A worker that is being stopped has tried once.
         if written.is_some() {
             findings.unwritten = Differences::default();
         }
