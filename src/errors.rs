@@ -348,7 +348,7 @@ impl From<Error> for Report {
                 .set_detail(format!(
                     "{detail} {KEPT} No blob is recorded as missing because of this."
                 ))
-                .set_hint("Mount the store again, then run the backfill again."),
+                .set_hint("Mount the store again, then call the procedure again."),
             Error::InFlightRecord { error, .. } => Report::new(
                 code,
                 format!("could not access in-flight records in directory \"{}\": {error}", ntt_mime_core::in_flight::FOLDER),
@@ -393,7 +393,7 @@ impl From<Error> for Report {
                     true => String::new(),
                     false => format!(" ({})", known.join(", ")),
                 };
-                Report::new(code, format!("a backfill of \"{target}\" is already running{known}"))
+                Report::new(code, format!("a backfill or verification of \"{target}\" is already running{known}"))
                 .set_hint("See ntt_mime.progress; ntt_cancel_backfill(run_id) stops a run.")
             }
             Error::KeptOut {
@@ -430,9 +430,9 @@ impl From<Error> for Report {
                 ),
             Error::OtherVersion => Report::new(code, "run was started by another version of ntt_mime")
                 .set_hint("Reconnect the session that calls ntt_backfill_mime()."),
-            Error::WorkerTerminated => Report::new(code, "a background worker of the backfill was terminated")
+            Error::WorkerTerminated => Report::new(code, "a background worker of the run was terminated")
                 .set_detail(KEPT)
-                .set_hint("Run the backfill again; it continues where this run ended."),
+                .set_hint("Call the procedure again; it continues where this run ended."),
             Error::NotOwner { run_id } => Report::new(code, format!("must be owner of run {run_id}"))
                 .set_detail(
                     "Only superusers and roles with the privileges of the role that started the run can cancel it.",

@@ -145,7 +145,7 @@ fn jobs_tick_overlap_fail_and_go_on() {
     let ended = next_tick(&mut cron, &mut known, 2);
     assert!(ended[0].starts_with("failed|"), "{ended:?}");
     assert!(
-        ended[0].contains("a backfill of \"public.inode\" is already running"),
+        ended[0].contains("a backfill or verification of \"public.inode\" is already running"),
         "{ended:?}"
     );
     assert!(ended[1].starts_with("succeeded|"), "{ended:?}");

@@ -255,7 +255,7 @@ fn names_that_need_quotes_are_quoted_once() {
     assert_error(
         s.call(""),
         "55006",
-        r#"a backfill of "My Schema.My Table" is already running"#,
+        r#"a backfill or verification of "My Schema.My Table" is already running"#,
     );
     assert_eq!(
         s.column("SELECT target FROM ntt_mime.progress"),

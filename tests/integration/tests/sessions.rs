@@ -302,7 +302,7 @@ fn terminate_workers(db: &TestDb, s: &mut Session, how_many: i64) {
            FROM (SELECT pid FROM pg_stat_activity WHERE {at_work} LIMIT {how_many}) w"
     ));
     assert_eq!(terminated, how_many);
-    const MESSAGE: &str = "a background worker of the backfill was terminated";
+    const MESSAGE: &str = "a background worker of the run was terminated";
     assert_error(running.finish().1, "57P01", MESSAGE);
     db.wait_for_no_workers(STOPPED);
     assert_eq!(
