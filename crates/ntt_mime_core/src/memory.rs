@@ -16,7 +16,7 @@
 
 use std::ffi::CStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -52,6 +52,15 @@ pub fn file() -> io::Result<File> {
             }),
         },
     }
+}
+
+/// A file without a name, which looks to libmagic like one in a store: an ordinary file. (Files in memory are created
+/// as executable, and for some ELF files libmagic takes that into account.)
+pub fn file_of(content: &[u8]) -> io::Result<File> {
+    let mut file = file()?;
+    rustix::fs::fchmod(&file, Mode::from(0o644))?;
+    file.write_all(content)?;
+    Ok(file)
 }
 
 /// `name` is shown in `/proc/<pid>/maps`.

@@ -12,9 +12,11 @@
 mod cookie;
 mod csv;
 mod database;
+mod errors;
 mod json;
 mod judge;
 mod limits;
+mod looks;
 mod plan;
 mod prefilter;
 mod reads;
@@ -23,38 +25,28 @@ mod selfcheck;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::fs::File;
-use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
-
-use rustix::fs::Mode;
-use rustix::io::{Errno, retry_on_intr};
 
 use crate::failure::{Failure, FailureReason};
 use crate::memory;
 use crate::store::{Blob, in_words};
-use cookie::MagicError;
 pub use database::{MagicDatabase, magic_database};
+pub use errors::DetectorError;
+use errors::{LookError, believed};
 use judge::{By, Judge, Look};
-/// What rules read at a file's end, in bytes, before any of them matches.
-pub(crate) const END: usize = 64;
 /// The number of bytes from the start that distinguish text from other content.
 pub(crate) use limits::ENCODING_MAX as TEXT;
-use plan::View;
+use looks::{Buffers, Looks, read_at, wanted};
 pub use plan::{Json, Steps};
 pub use selfcheck::{KnownFile, known_files};
+
+/// What rules read at a file's end, in bytes, before any of them matches.
+pub(crate) const END: usize = 64;
 
 /// The type of an empty file. (file(1) checks the inode of an empty file first and says `inode/x-empty`; this is what
 /// libmagic says about empty content.)
 pub const EMPTY: &str = "application/x-empty";
-
-/// The longest MIME type that is accepted: what `varchar(255)` holds.
-const MAX_MIME_TYPE: usize = 255;
-
-/// How much memory for heads is kept from file to file, in bytes. Of few files more is read.
-const KEPT: usize = 1024 * 1024;
 
 /// How to detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,18 +63,6 @@ impl DetectorConfig {
         plan::first_look(self.head_bytes)
     }
 }
-
-/// libmagic can't be used: where it looked for its database, and why that failed, in its own words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DetectorError(String);
-
-impl fmt::Display for DetectorError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for DetectorError {}
 
 /// An answer, and what it took.
 #[derive(Clone, Debug)]
@@ -111,15 +91,6 @@ pub struct Detector {
     steps: Steps,
     judge: Judge,
     buffers: Buffers,
-}
-
-/// Memory that is reused.
-#[derive(Default)]
-struct Buffers {
-    /// The head of the current file, as far as it has been read.
-    head: Vec<u8>,
-    /// Where else something has been read, and how much.
-    peeks: Vec<(u64, usize)>,
 }
 
 impl Detector {
@@ -211,7 +182,7 @@ impl Detector {
 
     /// The type of some bytes: the same answer as for a file with this content, since libmagic gets one, in memory.
     pub fn detect_bytes(&mut self, content: &[u8]) -> Result<Detection, Failure> {
-        let file = file_of(content).map_err(|error| {
+        let file = memory::file_of(content).map_err(|error| {
             let detail = format!("could not make a file of them: {}", in_words(error));
             Failure::new(FailureReason::Error, detail)
         })?;
@@ -236,7 +207,7 @@ impl Detector {
 
     fn detect(&mut self, file: BorrowedFd<'_>, size: u64) -> Result<Detection, LookError> {
         self.buffers.head.clear();
-        self.buffers.head.shrink_to(KEPT);
+        self.buffers.shrink();
         let mut looks = Looks::new(file, size, &mut self.buffers);
         let mut detection = Detection {
             mime_type: EMPTY.to_owned(),
@@ -338,164 +309,6 @@ fn goes_by_plan(
     }
     detection.bytes_read = looks.size.min(looks.bytes_read() + elsewhere);
     Ok(())
-}
-
-/// A file while it is being judged.
-struct Looks<'a> {
-    file: BorrowedFd<'a>,
-    size: u64,
-    buffers: &'a mut Buffers,
-    /// See [`View::end_was_asked_for`]. What libmagic reads for OLE and ELF counts as if it were the end.
-    end_was_asked_for: bool,
-    /// Time for reading.
-    time: Duration,
-}
-
-impl<'a> Looks<'a> {
-    fn new(file: BorrowedFd<'a>, size: u64, buffers: &'a mut Buffers) -> Looks<'a> {
-        buffers.head.clear();
-        buffers.peeks.clear();
-        Looks {
-            file,
-            size,
-            buffers,
-            end_was_asked_for: true,
-            time: Duration::ZERO,
-        }
-    }
-
-    /// Bytes that have been read here. Reading at a place again, or what was read later, doesn't count.
-    fn bytes_read(&self) -> u64 {
-        let seen = self.buffers.head.len() as u64;
-        let peeks = self.buffers.peeks.iter();
-        let elsewhere = peeks.filter(|(offset, _)| *offset >= seen);
-        seen + elsewhere.map(|(_, length)| *length as u64).sum::<u64>()
-    }
-
-    /// Reads up to `end`, from where it has already been read.
-    fn read_to(&mut self, end: usize) -> Result<(), LookError> {
-        let begun = Instant::now();
-        let end = wanted(self.size, end);
-        let head = &mut self.buffers.head;
-        let have = head.len();
-        if have < end {
-            head.resize(end, 0);
-            let read =
-                read_at(self.file, &mut head[have..], have as u64).map_err(LookError::Reading)?;
-            head.truncate(have + read);
-        }
-        self.time += begun.elapsed();
-        Ok(())
-    }
-}
-
-impl View for Looks<'_> {
-    type Error = LookError;
-
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn head(&mut self, end: usize) -> Result<&[u8], LookError> {
-        self.read_to(end)?;
-        let head = &self.buffers.head;
-        Ok(&head[..head.len().min(end)])
-    }
-
-    fn end_was_asked_for(&self) -> bool {
-        self.end_was_asked_for
-    }
-
-    fn peek(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, LookError> {
-        let begun = Instant::now();
-        let have = read_at(self.file, buffer, offset).map_err(LookError::Reading)?;
-        if !self.buffers.peeks.contains(&(offset, have)) {
-            self.buffers.peeks.push((offset, have));
-        }
-        self.time += begun.elapsed();
-        Ok(have)
-    }
-}
-
-/// The number of bytes to be read.
-fn wanted(size: u64, limit: usize) -> usize {
-    usize::try_from(size).map_or(limit, |size| size.min(limit))
-}
-
-/// Fills the buffer from an offset on, as far as the file goes; returns how far that was.
-fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
-    let mut have = 0;
-    while have < buffer.len() {
-        let rest = &mut buffer[have..];
-        let read = retry_on_intr(|| rustix::io::pread(file, &mut *rest, offset + have as u64));
-        match read? {
-            0 => break,
-            n => have += n,
-        }
-    }
-    Ok(have)
-}
-
-/// What can go wrong with an open file.
-enum LookError {
-    Reading(Errno),
-    Judging(MagicError),
-    /// The answer isn't a MIME type; it is given as far as it can be shown.
-    Nonsense(String),
-}
-
-impl From<MagicError> for LookError {
-    fn from(error: MagicError) -> LookError {
-        match error.reading() {
-            Some(errno) => LookError::Reading(errno),
-            None => LookError::Judging(error),
-        }
-    }
-}
-
-impl LookError {
-    fn about(&self, what: &str) -> Failure {
-        match self {
-            LookError::Reading(errno) => Failure::new(
-                FailureReason::Unreadable,
-                format!("could not read {what}: {}", in_words(*errno)),
-            ),
-            LookError::Judging(error) => Failure::new(
-                FailureReason::Error,
-                format!("libmagic could not judge {what}: {error}"),
-            ),
-            LookError::Nonsense(answer) => Failure::new(
-                FailureReason::Error,
-                format!("libmagic gave no MIME type for {what} but \"{answer}\""),
-            ),
-        }
-    }
-}
-
-/// libmagic's answer, if it is suitable for a column of MIME types.
-///
-/// For damaged ELF files it says more than was requested, such as "application/x-sharedlib, corrupted program header
-/// size" (readelf.c of 5.44 to 5.48 doesn't check whether a MIME type is requested). The type is what precedes the
-/// comma.
-fn believed(answer: String) -> Result<String, LookError> {
-    let mime_type = answer.split(", ").next().unwrap_or_default();
-    let sane = mime_type.len() <= MAX_MIME_TYPE
-        && mime_type.contains('/')
-        && mime_type.bytes().all(|byte| byte.is_ascii_graphic());
-    if sane {
-        return Ok(mime_type.to_owned());
-    }
-    let start: String = answer.chars().take(100).collect();
-    Err(LookError::Nonsense(start.escape_default().to_string()))
-}
-
-/// A file without a name, which looks to libmagic like one in a store: an ordinary file. (Files in memory are created
-/// as executable, and for some ELF files libmagic takes that into account.)
-fn file_of(content: &[u8]) -> io::Result<File> {
-    let mut file = memory::file()?;
-    rustix::fs::fchmod(&file, Mode::from(0o644))?;
-    file.write_all(content)?;
-    Ok(file)
 }
 
 /// The release of libmagic that is loaded, such as "5.44".
