@@ -98,6 +98,19 @@ fn ctrl_c_ends_it() {
 }
 
 #[test]
+fn a_statement_timeout_ends_it() {
+    let (db, _store, mut s) = archive("vm_timeout");
+    let mut caller = db.connect();
+    caller.exec("SET ntt_mime.batch_delay = '200ms'; SET statement_timeout = '1500ms'");
+    let (_caller, result) = in_background(caller, "10, correct => true")
+        .join()
+        .expect("no panic");
+    assert_error(result, "57014", "statement timeout");
+    db.wait_for_no_workers(SOON);
+    check_goes_on(&mut s);
+}
+
+#[test]
 fn its_leader_is_terminated() {
     let (db, _store, mut s) = archive("vm_leader");
     let (running, run_id, pid) = start(&db, &mut s);
