@@ -1,8 +1,8 @@
-"""Thousands of small leaves, beside the floor: what a leaf costs by itself.
+"""The cost of a leaf as such: thousands of small leaves, compared with the floor.
 
-5,000 leaves of 38 rows each, with all of the archive's indexes and triggers.  Nearly all of the time
-goes into what is done once a leaf: opening it, planning, its triggers, two transactions.
-Contestants are those of contest, in turn.
+5,000 leaves of 38 rows each, with all of the archive's indexes and triggers.  Most of the time is
+spent once for each leaf: on opening it, planning, its triggers, and two transactions.  The
+contestants are those of contest, and take turns.
 """
 
 import data
@@ -52,8 +52,8 @@ def render(result):
         if "floor" in runs:
             row.append("" if name == "floor" else report.ratios(own, contest.seconds(runs, "floor")))
         rows.append(row)
-    head = ["", "seconds", "ms a leaf, clock", "ms a leaf, updates of a worker"]
-    head += ["its time / floor's"] if "floor" in runs else []
+    head = ["", "seconds", "ms a leaf", "of it, updates of a worker"]
+    head += ["time relative to floor"] if "floor" in runs else []
     return [f"{result['shape']}; rounds: {max(map(len, runs.values()))}.", "",
             *report.table(head, rows), "", *contest.where_the_time_went(runs)]
 

@@ -1,7 +1,7 @@
-//! What workers count, in shared memory, and where it stands in the run's row: one list, from which the rest follows.
+//! What workers count, in shared memory, and where the run's row shows it: one list, from which the rest follows.
 //!
-//! A counter that stands in the row is the column, or the key in `options`, of its name. Times are counted in microseconds
-//! and stand there in milliseconds: `scan_us` is the column `scan_ms`.
+//! In the row, a counter is the column or the key in `options` with its name. Times are counted in microseconds, and the
+//! row has milliseconds: `scan_us` becomes the column `scan_ms`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use super::sample::Sums;
 
-/// Where the sum of a counter stands in the run's row.
+/// Where the run's row has the sum of a counter.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum In {
     Column,
     Options,
-    /// Not there by itself.
+    /// Nowhere, at least not by itself.
     Nothing,
 }
 
@@ -34,7 +34,7 @@ macro_rules! counters {
                 $(self.$name += counters.$name.load(Ordering::Relaxed);)*
             }
 
-            /// Those that stand there, as JSON.
+            /// The sums that belong there, as JSON.
             pub fn of(&self, place: In) -> impl Iterator<Item = (String, Value)> {
                 let all = [$((stringify!($name), In::$place, self.$name)),*];
                 let there = all.into_iter().filter(move |(_, of, _)| *of == place);
@@ -52,31 +52,31 @@ counters! {
     rows_scanned: Column,
     /// Rows filled.
     rows_updated: Column,
-    /// Pending rows that the update passed by, since others had changed or locked them.
+    /// Pending rows that the update skipped because others had changed or locked them.
     rows_retried: Column,
     /// Files read.
     detections: Column,
-    /// Distinct blobs of a batch that the run knew already.
+    /// Distinct blobs of a batch whose type the run knew already.
     cache_hits: Column,
     /// Distinct blobs that could not be detected.
     failures: Column,
-    /// Of these, blobs that could, but whose type is too long for the column.
+    /// Among these, blobs that could be detected, but whose type is too long for the column.
     too_long: Nothing,
     bytes_read: Column,
-    /// Looks that the prefilter has spared libmagic, all of it or most of its rules.
+    /// Looks for which the prefilter made libmagic, or most of its rules, unnecessary.
     prefiltered: Options,
-    /// Looks with all rules since it wasn't sure.
+    /// Looks with all rules because the prefilter could not decide.
     prefilter_fallbacks: Options,
-    /// Blobs judged again from all of them and with all rules.
+    /// Blobs that were judged a second time, from the whole file and with all rules.
     audited: Options,
-    /// Of these, those that had another type then.
+    /// Among these, blobs that had another type the second time.
     audit_differences: Options,
-    /// Of a verification: rows whose type was compared with that of their blob; of these, those that have another type, and
-    /// those that have the same, spelled otherwise.
+    /// Only in a verification: rows whose type was compared with that of their blob; among these, rows with another type,
+    /// and rows with the same type in another spelling.
     rows_checked: Nothing,
     rows_different: Nothing,
     rows_spelled_otherwise: Nothing,
-    /// Of a sample: blocks in it, and all blocks of what was looked at; sums over its blocks, see [`Sums`].
+    /// Only for a sample: its blocks, and all blocks of the leaves that were read; sums over its blocks, see [`Sums`].
     sample_blocks: Nothing,
     sample_of_blocks: Nothing,
     sample_rows_squared: Nothing,
@@ -87,18 +87,18 @@ counters! {
     detect_us: Column,
     update_us: Column,
     commit_us: Column,
-    /// Batches that somebody waited for when they were about to be committed.
+    /// Batches for which another session waited when they were about to be committed.
     waited_for: Options,
-    /// Transaction ids of the worker that are over, as of the end of its pass.
+    /// The worker's transaction ids that have ended, as of the end of its pass.
     transaction_ids: Nothing,
-    /// Waiting for other workers, for the leader, or between batches.
+    /// Time of waiting for other workers, for the leader, or between batches.
     idle_us: Options,
-    /// All of the worker's time, from when it is connected: the times above, and little else.
+    /// All of the worker's time since it connected: the times above, and little else.
     worker_us: Options,
 }
 
 impl Counters {
-    /// Those of a verification's sums, each with its number.
+    /// The counters of a verification's sums, each with its value.
     pub fn of_sums(&self, sums: Sums) -> impl Iterator<Item = (&AtomicU64, u64)> {
         [
             (&self.rows_checked, sums.rows),
