@@ -2,6 +2,10 @@
 
 What is looked at: how far a run of the extension is (from ntt_mime.run, which its leader writes once
 a second), the memory of its processes, the locks they hold, and how old their transactions are.
+
+The session stays in one transaction from before the contestant begins, without a snapshot between two
+statements.  A run waits for the counters of sessions that may have committed something meanwhile, and
+this one would be such a session: what is measured must not include the measuring.
 """
 
 import re
@@ -52,6 +56,7 @@ class Sampler(threading.Thread):
     def __init__(self, cluster, pids, locks=False):
         super().__init__(daemon=True)
         self.connection = cluster.connect()
+        self.ask("BEGIN")
         self.pids, self.locks = list(pids), locks
         self.ended = threading.Event()
         self.progress = [(0.0, 0, 0.0, 0)]
@@ -61,7 +66,7 @@ class Sampler(threading.Thread):
     def ask(self, statement, *values):
         with self.connection.cursor() as cursor:
             cursor.execute(statement, values or None)
-            return cursor.fetchall()
+            return cursor.fetchall() if cursor.description else []
 
     def top(self, name, value):
         self.peak[name] = max(self.peak.get(name, 0), value or 0)
@@ -72,6 +77,8 @@ class Sampler(threading.Thread):
             self.progress.append((time.monotonic() - self.began, *rows[0]))
 
     def look_at_processes(self):
+        # Else a transaction sees the activity of its beginning.
+        self.ask("SELECT pg_stat_clear_snapshot()")
         processes = self.ask(PROCESSES, self.pids)
         heaps = {}
         for pid, worker, age, horizon in processes:
