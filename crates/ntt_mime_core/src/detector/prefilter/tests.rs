@@ -247,8 +247,6 @@ fn contents_have_the_same_type_at_any_length() {
 
 #[test]
 fn mutated_heads_have_the_same_type() {
-    let from = number("NTT_MIME_DIFFERENCES_FROM", 0);
-    let count = number("NTT_MIME_DIFFERENCES", MUTATIONS);
     let compiled = database();
     let rules = rules_of(&compiled, library());
     let heads = contents().into_iter().map(|(_, mut content)| {
@@ -256,11 +254,20 @@ fn mutated_heads_have_the_same_type() {
         content
     });
     let heads: Vec<Vec<u8>> = heads.collect();
+    in_slice(MUTATIONS, 0x5EED, |pair, n, rng| {
+        let content = mutated(&compiled, &rules, &heads, rng);
+        pair.agree(&content, &format!("mutation {n}"));
+    });
+}
+
+/// Does `work` in parallel for a slice of generated contents, each with its number and a generator that is the same
+/// every time. NTT_MIME_DIFFERENCES says how many there are, NTT_MIME_DIFFERENCES_FROM the number of the first one.
+fn in_slice(default: usize, seed: u64, work: impl Fn(&mut Pair, usize, &mut Rng) + Sync) {
+    let from = number("NTT_MIME_DIFFERENCES_FROM", 0);
+    let count = number("NTT_MIME_DIFFERENCES", default);
     in_parallel(count, |pair, n| {
         let n = from + n;
-        let mut rng = Rng::with_seed(0x5EED + n as u64);
-        let content = mutated(&compiled, &rules, &heads, &mut rng);
-        pair.agree(&content, &format!("mutation {n}"));
+        work(pair, n, &mut Rng::with_seed(seed + n as u64));
     });
 }
 

@@ -15,9 +15,10 @@ pub struct Wide {
     big_endian: bool,
 }
 
-/// `text_chars` in encoding.c: bytes that occur in ASCII text.
-fn is_plain(library: &Library, unit: u32) -> bool {
-    matches!(unit, 0x07..=0x0D | 0x1B | 0x20..=0x7E) || unit == 0x1A && library.control_z_is_text
+/// Whether a unit occurs in text: of those of ASCII, the bytes that do (`text_chars` in encoding.c).
+fn is_of_text(library: &Library, unit: u32) -> bool {
+    matches!(unit, 0x07..=0x0D | 0x1B | 0x20..=0x7E | 128..)
+        || unit == 0x1A && library.control_z_is_text
 }
 
 impl Wide {
@@ -69,7 +70,7 @@ fn units_of_four(
     units.iter().skip(1).all(|unit| {
         let unit = number(*unit);
         each(unit);
-        unit != 0xFFFE && (unit >= 128 || is_plain(library, unit))
+        unit != 0xFFFE && is_of_text(library, unit)
     })
 }
 
@@ -87,7 +88,7 @@ fn units_of_two(
         let unit = u32::from(number(*unit));
         if !library.pairs_of_units {
             each(unit);
-            return unit != 0xFFFE && (unit >= 128 || is_plain(library, unit));
+            return unit != 0xFFFE && is_of_text(library, unit);
         }
         let is_low = (0xDC00..=0xDFFF).contains(&unit);
         let unit = match high.take() {
@@ -101,7 +102,7 @@ fn units_of_two(
             high = Some(0x10000 + 0x400 * (unit - 0xD800));
         }
         each(unit);
-        unit >= 128 || is_plain(library, unit)
+        is_of_text(library, unit)
     })
 }
 

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use super::super::Rule;
 use super::super::format::Compiled;
 use super::example::example;
-use super::{database, in_parallel, library, number, rules_of};
+use super::{database, in_slice, library, rules_of};
 
 /// In an ordinary test run.
 const GENERATED: usize = 2_000;
@@ -31,16 +31,12 @@ const LONG_UNITS: [u32; 6] = [
 
 #[test]
 fn texts_in_other_encodings_have_the_same_type() {
-    let from = number("NTT_MIME_DIFFERENCES_FROM", 0);
-    let count = number("NTT_MIME_DIFFERENCES", GENERATED);
     let compiled = database();
     let rules = rules_of(&compiled, library());
     let of_text: Vec<&Rule> = rules.iter().filter(|rule| rule.text).collect();
-    in_parallel(count, |pair, n| {
-        let n = from + n;
-        let mut rng = Rng::with_seed(0x57F1 + n as u64);
+    in_slice(GENERATED, 0x57F1, |pair, n, rng| {
         let rule = of_text[(n * 7919) % of_text.len()];
-        let content = generated(&compiled, rule, &mut rng);
+        let content = generated(&compiled, rule, rng);
         pair.agree(&content, &format!("text {n}, entry {}", rule.first));
     });
 }
@@ -82,25 +78,18 @@ fn generated(compiled: &Compiled, rule: &Rule, rng: &mut Rng) -> Vec<u8> {
             text.insert(at + 1, 0xDC00 + rng.u32(..0x400));
         }
     }
+    let marked = || std::iter::once(0xFEFF).chain(text.iter().copied());
     let mut content: Vec<u8> = match encoding {
         0 => b"+/v8".iter().copied().chain(bytes_of(&text)).collect(),
         1 => bytes_of(&text).collect(),
-        2 | 3 => std::iter::once(0xFEFF)
-            .chain(text.iter().copied())
+        2 | 3 => marked()
             .flat_map(|unit| (unit as u16).to_le_bytes())
             .collect(),
-        4 | 5 => std::iter::once(0xFEFF)
-            .chain(text.iter().copied())
+        4 | 5 => marked()
             .flat_map(|unit| (unit as u16).to_be_bytes())
             .collect(),
-        6 | 7 => std::iter::once(0xFEFF)
-            .chain(text.iter().copied())
-            .flat_map(u32::to_le_bytes)
-            .collect(),
-        _ => std::iter::once(0xFEFF)
-            .chain(text.iter().copied())
-            .flat_map(u32::to_be_bytes)
-            .collect(),
+        6 | 7 => marked().flat_map(u32::to_le_bytes).collect(),
+        _ => marked().flat_map(u32::to_be_bytes).collect(),
     };
     match rng.u8(..8) {
         // Cut within a unit, or right behind the mark.

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use super::super::Rule;
 use super::super::format::{Compiled, flag};
 use super::example::example;
-use super::{database, in_parallel, library, number, rules_of};
+use super::{database, in_slice, library, rules_of};
 
 /// In an ordinary test run.
 const GENERATED: usize = 6_000;
@@ -19,16 +19,12 @@ const LONGEST: usize = 450_000;
 
 #[test]
 fn generated_contents_have_the_same_type() {
-    let from = number("NTT_MIME_DIFFERENCES_FROM", 0);
-    let count = number("NTT_MIME_DIFFERENCES", GENERATED);
     let compiled = database();
     let rules = rules_of(&compiled, library());
-    in_parallel(count, |pair, n| {
-        let n = from + n;
-        let mut rng = Rng::with_seed(0x6E4E + n as u64);
+    in_slice(GENERATED, 0x6E4E, |pair, n, rng| {
         // Rules in turn, so that each is met.
         let rule = &rules[(n * 7919) % rules.len()];
-        let content = generated(&compiled, &rules, rule, &mut rng);
+        let content = generated(&compiled, &rules, rule, rng);
         pair.agree(&content, &format!("content {n}, entry {}", rule.first));
     });
 }

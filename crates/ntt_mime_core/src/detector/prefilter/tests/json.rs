@@ -5,19 +5,15 @@
 
 use fastrand::Rng;
 
-use super::{in_parallel, number};
+use super::in_slice;
 
 /// In an ordinary test run.
 const GENERATED: usize = 4_000;
 
 #[test]
 fn what_may_be_json_has_the_same_type() {
-    let from = number("NTT_MIME_DIFFERENCES_FROM", 0);
-    let count = number("NTT_MIME_DIFFERENCES", GENERATED);
-    in_parallel(count, |pair, n| {
-        let n = from + n;
-        let mut rng = Rng::with_seed(0x150 + n as u64);
-        pair.agree(&generated(&mut rng), &format!("JSON {n}"));
+    in_slice(GENERATED, 0x150, |pair, n, rng| {
+        pair.agree(&generated(rng), &format!("JSON {n}"));
     });
 }
 
