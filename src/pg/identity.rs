@@ -61,12 +61,12 @@ pub fn as_owner<T>(uses: &[Use], work: impl FnOnce() -> T) -> T {
                 pg_sys::GucAction::GUC_ACTION_SAVE,
             );
         }
-        if !uses.is_empty() {
-            lock_extension();
-        }
         let mut owner = None;
-        for table in uses {
-            owner = Some(lock_own_table(*table));
+        if !uses.is_empty() {
+            let extension = lock_extension();
+            for table in uses {
+                owner = Some(lock_own_table(*table, extension));
+            }
         }
         // If no table is touched, any of them can tell the owner.
         let owner = owner.unwrap_or_else(|| owner_of(find(c"run"), c"run"));
@@ -115,22 +115,31 @@ pub fn set_lock_timeout(time: std::time::Duration) {
     set_option(c"lock_timeout", &value, pg_sys::GucAction::GUC_ACTION_SET);
 }
 
-/// Keeps the extension from being dropped until the end of the transaction; does nothing if it doesn't exist.
-fn lock_extension() {
-    // SAFETY: inside a transaction; if the extension has just been dropped, it is a lock on nothing, and the tables
-    // turn out to be missing.
+/// Keeps the extension from being dropped until the end of the transaction, and returns its OID; InvalidOid if it
+/// doesn't exist.
+fn lock_extension() -> pg_sys::Oid {
+    let mode = pg_sys::AccessShareLock as i32;
+    // SAFETY: catalog lookups and locks inside a transaction.
     unsafe {
-        let extension = pg_sys::get_extension_oid(c"ntt_mime".as_ptr(), true);
-        if extension != pg_sys::InvalidOid {
-            let mode = pg_sys::AccessShareLock as i32;
+        let find = || pg_sys::get_extension_oid(c"ntt_mime".as_ptr(), true);
+        let mut extension = find();
+        // While we waited for the lock, it may have been dropped and created again.
+        while extension != pg_sys::InvalidOid {
             pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
+            let now = find();
+            if now == extension {
+                break;
+            }
+            pg_sys::UnlockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
+            extension = now;
         }
+        extension
     }
 }
 
-/// Locks a table of the extension, in the mode that its use needs, until the end of the transaction. Returns its
-/// owner.
-fn lock_own_table(table: Use) -> pg_sys::Oid {
+/// Locks a table of the extension, which is locked, in the mode that its use needs, until the end of the transaction.
+/// Returns its owner.
+fn lock_own_table(table: Use, extension: pg_sys::Oid) -> pg_sys::Oid {
     let (name, mode) = match table {
         Use::Reads(name) => (name, pg_sys::AccessShareLock),
         Use::Writes(name) => (name, pg_sys::RowExclusiveLock),
@@ -149,12 +158,9 @@ fn lock_own_table(table: Use) -> pg_sys::Oid {
         unsafe { pg_sys::UnlockRelationOid(oid, mode as i32) };
         oid = now;
     }
-    // SAFETY: catalog lookups inside a transaction.
-    let is_member = unsafe {
-        let extension = pg_sys::get_extension_oid(c"ntt_mime".as_ptr(), true);
-        extension != pg_sys::InvalidOid
-            && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, oid) == extension
-    };
+    // SAFETY: a catalog lookup inside a transaction.
+    let owned_by = unsafe { pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, oid) };
+    let is_member = extension != pg_sys::InvalidOid && owned_by == extension;
     if !is_member {
         Error::NotOurTable {
             name: of_ours(name),
