@@ -23,7 +23,7 @@ import data
 import machine
 import report
 
-from parts import numbers
+from parts import numbers, turns
 
 ROUNDS = 3
 
@@ -123,16 +123,15 @@ def measure_on(bench, options, name):
     disk = DISKS[name](arena.store, bench.folder)
     cluster.query(f"ALTER DATABASE {clusters.DATABASE} SET ntt_mime.blob_root = '{disk.root}'")
     try:
-        for number in range(options.rounds):
-            for who in list(runs)[::1 if number % 2 == 0 else -1]:
-                if who in hot:
-                    arena.store.warm()
-                else:
-                    forget_blobs(cluster, disk)
-                runs[who].append(run(arena, who, disk.root, blobids))
-                seconds = runs[who][-1]["seconds"]
-                bench.say(f"{name} disk, round {number + 1}, {who}: {seconds:.2f} s, "
-                          f"{len(blobids) / seconds:,.0f} files/s")
+        for number, who in turns(options, runs):
+            if who in hot:
+                arena.store.warm()
+            else:
+                forget_blobs(cluster, disk)
+            runs[who].append(run(arena, who, disk.root, blobids))
+            seconds = runs[who][-1]["seconds"]
+            bench.say(f"{name} disk, round {number + 1}, {who}: {seconds:.2f} s, "
+                      f"{len(blobids) / seconds:,.0f} files/s")
     finally:
         disk.close()
     return {"title": disk.TITLE, "blobs": count, "bytes": arena.store.bytes(), "runs": runs}

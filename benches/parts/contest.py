@@ -11,6 +11,8 @@ out there, since what they cost a blob doesn't change with the number of blobs.
 import data
 import report
 
+from parts import turns
+
 ROUNDS = 3
 ALL = ("script", "file", "libmagic", "floor", "ours-1", "ours-2", "ours-4")
 MANY = ("script", "floor", "ours-2")
@@ -56,14 +58,13 @@ def measure(bench, options):
     [shape] = shapes(options)
     arena = bench.arena(shape, options)
     runs = {name: [] for name in names}
-    for number in range(options.rounds):
-        for name in list(names)[::1 if number % 2 == 0 else -1]:
-            if name == "script" and number >= script_rounds:
-                continue
-            result = arena.run(name)
-            runs[name].append(result)
-            bench.say(f"round {number + 1}, {name}: {result['seconds']:.1f} s, "
-                      f"{options.blobs / result['seconds']:,.0f} blobs/s")
+    for number, name in turns(options, names):
+        if name == "script" and number >= script_rounds:
+            continue
+        result = arena.run(name)
+        runs[name].append(result)
+        bench.say(f"round {number + 1}, {name}: {result['seconds']:.1f} s, "
+                  f"{options.blobs / result['seconds']:,.0f} blobs/s")
     return {"shape": str(shape), "blobs": options.blobs, "pending": arena.note["pending"],
             "bytes": arena.store.bytes(), "script": options.script, "cookie": options.script_cookie,
             "runs": runs}

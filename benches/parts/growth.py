@@ -14,7 +14,7 @@ run's processes share, the list of leaves and the cache of blobs, is counted onc
 import data
 import report
 
-from parts import numbers
+from parts import numbers, turns
 
 ROUNDS = 3
 MANY_LEAVES = 20000
@@ -65,13 +65,12 @@ def measure(bench, options):
     names = [f"ours-{options.workers}"] + (["floor"] if options.floor else [])
     arenas = {point: bench.arena(shape_of(*point, options), options) for point in points}
     runs = {point: {name: [] for name in names} for point in points}
-    for number in range(options.rounds):
-        for point in points[::1 if number % 2 == 0 else -1]:
-            for name in names:
-                result = arenas[point].run(name)
-                runs[point][name].append(result)
-                bench.say(f"round {number + 1}, {point[0]:,} rows, {point[1]:,} leaves, {name}: "
-                          f"{result['seconds']:.1f} s")
+    for number, point in turns(options, points):
+        for name in names:
+            result = arenas[point].run(name)
+            runs[point][name].append(result)
+            bench.say(f"round {number + 1}, {point[0]:,} rows, {point[1]:,} leaves, {name}: "
+                      f"{result['seconds']:.1f} s")
     return {"workers": options.workers, "series": {"rows": options.at_leaves,
                                                    "leaves": options.at_rows},
             "blobs": options.blobs,

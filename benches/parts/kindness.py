@@ -20,6 +20,8 @@ import contestants
 import data
 import report
 
+from parts import turns
+
 ROUNDS = 3
 
 LOAD = """
@@ -174,31 +176,30 @@ def measure(bench, options):
     arena = bench.arena(shape, options)
     names = options.contestants.split(",")
     runs = {name: [] for name in names}
-    for number in range(options.rounds):
-        for name in names[::1 if number % 2 == 0 else -1]:
-            arena.fresh()
-            cluster.query(KEYS, "ALTER TABLE demo.key ADD PRIMARY KEY (n)", "ANALYZE demo.key",
-                          "CREATE SEQUENCE demo.ino START 1000000000000", "CHECKPOINT")
-            load, loader, waits = Load(cluster, options), Loader(cluster), Waits(cluster)
-            with load.running():
-                loader.start()
-                waits.start()
-                result = act(arena, name, options)
-                loader.finish()
-                waited = waits.finish()
-            if name != "alone":
-                check(cluster, name)
-            runs[name].append({
-                "seconds": result["seconds"], "rate": len(load.latencies) / load.seconds,
-                "latency": quantiles(load.latencies), "partition": quantiles(loader.took),
-                "peak": result.get("peak", {}), "waits": waited,
-                "waited_for": waited_for(cluster, name),
-                "vacuums": cluster.value("SELECT sum(autovacuum_count)::int FROM "
-                                         "pg_stat_user_tables WHERE relname LIKE 'inode%'")})
-            last = runs[name][-1]
-            bench.say(f"round {number + 1}, {name}: {last['seconds']:.1f} s, {last['rate']:,.0f} "
-                      f"transactions/s, 95% within {last['latency']['95']:.1f} ms, "
-                      f"a partition {last['partition']['max']:.0f} ms at most")
+    for number, name in turns(options, names):
+        arena.fresh()
+        cluster.query(KEYS, "ALTER TABLE demo.key ADD PRIMARY KEY (n)", "ANALYZE demo.key",
+                      "CREATE SEQUENCE demo.ino START 1000000000000", "CHECKPOINT")
+        load, loader, waits = Load(cluster, options), Loader(cluster), Waits(cluster)
+        with load.running():
+            loader.start()
+            waits.start()
+            result = act(arena, name, options)
+            loader.finish()
+            waited = waits.finish()
+        if name != "alone":
+            check(cluster, name)
+        runs[name].append({
+            "seconds": result["seconds"], "rate": len(load.latencies) / load.seconds,
+            "latency": quantiles(load.latencies), "partition": quantiles(loader.took),
+            "peak": result.get("peak", {}), "waits": waited,
+            "waited_for": waited_for(cluster, name),
+            "vacuums": cluster.value("SELECT sum(autovacuum_count)::int FROM "
+                                     "pg_stat_user_tables WHERE relname LIKE 'inode%'")})
+        last = runs[name][-1]
+        bench.say(f"round {number + 1}, {name}: {last['seconds']:.1f} s, {last['rate']:,.0f} "
+                  f"transactions/s, 95% within {last['latency']['95']:.1f} ms, "
+                  f"a partition {last['partition']['max']:.0f} ms at most")
     return {"shape": str(shape),
             "rate": options.rate, "clients": options.clients, "runs": runs}
 

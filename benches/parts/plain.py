@@ -10,7 +10,7 @@ import data
 import report
 from store import Store
 
-from parts import contest
+from parts import contest, turns
 
 ROUNDS = 3
 ALL = ("script", "floor", "ours-1", "ours-2", "ours-4")
@@ -72,16 +72,15 @@ def measure(bench, options):
     cluster, store = everybody.cluster, everybody.store
     names = options.contestants.split(",")
     runs = {name: [] for name in names}
-    for number in range(options.rounds):
-        for name in names[::1 if number % 2 == 0 else -1]:
-            if name == "script" and number >= (options.script_rounds or options.rounds):
-                continue
-            everybody.fresh()
-            runs[name].append(run(everybody, name))
-            check(everybody, name, runs[name][-1])
-            seconds = runs[name][-1]["seconds"]
-            bench.say(f"round {number + 1}, {name}: {seconds:.2f} s, "
-                      f"{options.blobs / seconds:,.0f} blobs/s")
+    for number, name in turns(options, names):
+        if name == "script" and number >= (options.script_rounds or options.rounds):
+            continue
+        everybody.fresh()
+        runs[name].append(run(everybody, name))
+        check(everybody, name, runs[name][-1])
+        seconds = runs[name][-1]["seconds"]
+        bench.say(f"round {number + 1}, {name}: {seconds:.2f} s, "
+                  f"{options.blobs / seconds:,.0f} blobs/s")
     blocks = cluster.value("SELECT pg_relation_size('blob') / 8192", database=everybody.template)
     return {"blobs": options.blobs, "blocks": blocks, "bytes": store.bytes(), "script": "whole",
             "cookie": "blob", "runs": runs}

@@ -12,7 +12,7 @@ import contestants
 import report
 import store as stores
 
-from parts import plain
+from parts import plain, turns
 
 ROUNDS = 3
 ALL = ("select", "dry run", "file")
@@ -54,14 +54,13 @@ def measure(bench, options):
     arena = plain.arena(bench, options)
     arena.fresh()
     runs = {name: [] for name in ALL}
-    for number in range(options.rounds):
-        for name in ALL[::1 if number % 2 == 0 else -1]:
-            arena.store.warm()
-            result = {"select": select, "dry run": dry_run, "file": file}[name](arena)
-            if result["blobs"] != options.blobs:
-                raise SystemExit(f"error: {name} looked at {result['blobs']} blobs")
-            runs[name].append(result)
-            bench.say(f"round {number + 1}, {name}: {result['seconds']:.2f} s")
+    for number, name in turns(options, ALL):
+        arena.store.warm()
+        result = {"select": select, "dry run": dry_run, "file": file}[name](arena)
+        if result["blobs"] != options.blobs:
+            raise SystemExit(f"error: {name} looked at {result['blobs']} blobs")
+        runs[name].append(result)
+        bench.say(f"round {number + 1}, {name}: {result['seconds']:.2f} s")
     return {"blobs": options.blobs, "bytes": arena.store.bytes(), "runs": runs}
 
 

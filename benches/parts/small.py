@@ -8,7 +8,7 @@ contestants are those of contest, and take turns.
 import data
 import report
 
-from parts import contest
+from parts import contest, turns
 
 ROUNDS = 3
 
@@ -31,10 +31,9 @@ def measure(bench, options):
     arena = bench.arena(shape, options)
     names = options.contestants.split(",")
     runs = {name: [] for name in names}
-    for number in range(options.rounds):
-        for name in names[::1 if number % 2 == 0 else -1]:
-            runs[name].append(arena.run(name))
-            bench.say(f"round {number + 1}, {name}: {runs[name][-1]['seconds']:.1f} s")
+    for number, name in turns(options, names):
+        runs[name].append(arena.run(name))
+        bench.say(f"round {number + 1}, {name}: {runs[name][-1]['seconds']:.1f} s")
     return {"shape": str(shape), "leaves": options.leaves, "pending": arena.note["pending"],
             "script": "whole", "cookie": "blob", "runs": runs}
 
