@@ -142,9 +142,10 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"ntt_mime.nice",
-        c"Sets what is added to the nice value of the threads that read and detect blobs.",
+        c"Sets how far a run gives way to other work, by what is added to the nice value of the threads that read and detect blobs.",
         c"Other work on the machine goes first, as with nice(1); their reads come later, too, if the disk's scheduler respects that. \
-          The workers themselves keep their priority, because others may wait for what they have locked. 0 changes nothing.",
+          The workers themselves keep their priority, because others may wait for what they have locked, but between two batches \
+          workers rest while other sessions need the processors. 0 turns both off.",
         &NICE,
         0,
         NICEST,

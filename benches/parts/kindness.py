@@ -36,15 +36,19 @@ KEYS = """
     SELECT row_number() OVER () AS n, medium_hash, ino FROM
         (SELECT medium_hash, ino FROM inode ORDER BY hashint8(ino), ino LIMIT 10000) chosen"""
 
-ALL = ("alone", "ours-1", "ours-2", "ours-2-delay", "floor", "script")
-DELAY = "SET ntt_mime.batch_delay = '100ms'"
+ALL = ("alone", "ours-1", "ours-2", "ours-2-delay", "ours-2-nice0", "floor", "script")
+# What makes a variant of ours, by the end of its name.
+VARIANTS = {
+    "delay": ("batch_delay 100 ms", "SET ntt_mime.batch_delay = '100ms'"),
+    "nice0": ("nice 0, so that workers never rest", "SET ntt_mime.nice = 0"),
+}
 
 
 def arguments(parser):
     parser.add_argument("--rows", type=int, default=500000)
     parser.add_argument("--leaves", type=int, default=841)
     parser.add_argument("--blobs", type=int, default=20000)
-    parser.add_argument("--contestants", default="alone,ours-1,ours-2,ours-2-delay,floor",
+    parser.add_argument("--contestants", default="alone,ours-1,ours-2,ours-2-nice0,ours-2-delay,floor",
                         metavar="NAME,...", help=f"of {', '.join(ALL)}; ours-N with N workers")
     parser.add_argument("--rate", type=int, default=200,
                         help="transactions a second; 0: as many as there can be")
@@ -152,17 +156,18 @@ def act(arena, name, options):
         time.sleep(options.alone)
         return {"seconds": options.alone, "peak": {}}
     if name.startswith("ours-"):
-        workers, _, delay = name.removeprefix("ours-").partition("-")
-        return contestants.run_ours(arena, int(workers), settings=[DELAY] if delay else [])
+        workers, _, variant = name.removeprefix("ours-").partition("-")
+        settings = [VARIANTS[variant][1]] if variant else []
+        return contestants.run_ours(arena, int(workers), settings=settings)
     return contestants.run(arena, name)
 
 
 def title(name):
-    workers, _, delay = name.removeprefix("ours-").partition("-")
+    workers, _, variant = name.removeprefix("ours-").partition("-")
     if workers == name:
         return name
     return f"ours, {workers} worker{'s' if workers != '1' else ''}" + (
-        ", batch_delay 100 ms" if delay else "")
+        f", {VARIANTS[variant][0]}" if variant else "")
 
 
 def shapes(options):

@@ -93,6 +93,8 @@ counters! {
     transaction_ids: Nothing,
     /// Time of waiting for other workers, for the leader, or between batches.
     idle_us: Options,
+    /// Among this, time in which the worker rested because other sessions were at work.
+    rested_us: Options,
     /// All of the worker's time since it connected: the times above, and little else.
     worker_us: Options,
 }

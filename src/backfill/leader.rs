@@ -38,6 +38,7 @@ use super::differences;
 use super::marks::Marks;
 use super::options::{Arguments, Job, Options};
 use super::progress::Share;
+use super::room::Room;
 use super::roots;
 use super::run_log::{self, NewFailure};
 use super::shared::{self, Shared, Stop};
@@ -164,6 +165,7 @@ struct Leader {
     /// Tables that belong to the target but aren't filled.
     warned_of: HashSet<u32>,
     share: Share,
+    room: Room,
     /// Its row has been written for the last time.
     finished: bool,
 }
@@ -199,6 +201,7 @@ impl Leader {
             last_notice: now,
             warned_of: HashSet::new(),
             share: Share::default(),
+            room: Room::on_this_machine(),
             finished: false,
         }
     }

@@ -22,6 +22,7 @@
 //! The modules: [`procedure`] the SQL surface; [`options`] what a run is asked to do; [`target`] the table and its
 //! leaves, [`citus`] those of a distributed table; [`roots`] checks of the store; [`leader`]; [`worker`]; [`batch`]
 //! the rows of one batch, [`finder`] how the types of their blobs are found, [`leaf`] what is done to one leaf;
+//! [`room`] how many workers may work beside other sessions;
 //! [`shared`] the shared memory, [`counters`] what is counted there, [`cache_memory`] that of the run cache; [`run_log`] the tables `run` and `failure`,
 //! [`leaf_errors`] the table of leaves with errors, [`marks`] the table of leaves that needn't be read;
 //! [`differences`] what a verification finds, [`sample`] the blocks that it reads as a sample, and what they say
@@ -40,6 +41,7 @@ pub mod marks;
 pub mod options;
 pub mod procedure;
 pub mod progress;
+pub mod room;
 pub mod roots;
 pub mod run_log;
 pub mod sample;

@@ -24,7 +24,7 @@ use crate::pg::dsm::Segment;
 use crate::pg::report::Report;
 
 /// Identifies a segment as ours, with this layout. Changes whenever the layout does.
-const MAGIC: u64 = u64::from_be_bytes(*b"ntt_runC");
+const MAGIC: u64 = u64::from_be_bytes(*b"ntt_runD");
 
 /// Alignment of each part: a cache line, so that no two parts share one.
 const ALIGN: usize = 64;
@@ -74,6 +74,8 @@ struct Header {
     audit_differed: AtomicU32,
     /// A worker uses another detector than the leader assumes.
     other_detector: AtomicU32,
+    /// How many workers may work at the same time.
+    workers_allowed: AtomicU32,
     /// The state of the first error of a leaf: 0 there is none, 1 somebody is writing it, 2 it is complete.
     leaf_error_state: AtomicU32,
     leaf_error_bytes: AtomicU32,
@@ -113,6 +115,8 @@ pub struct WorkerSlot {
     /// The generation of the task queue whose end the worker has seen.
     pass_seen: AtomicU32,
     error_bytes: AtomicU32,
+    /// 1 while the worker waits for something to do, or rests.
+    idle: AtomicU32,
     pub counters: Counters,
     error: std::cell::UnsafeCell<[u8; ERROR_BYTES]>,
 }
@@ -187,6 +191,7 @@ pub fn create(
     header.roots = job.roots.len() as u64;
     header.cache = CacheHeader::new()?;
     header.cache_handle = cache.handle();
+    *header.workers_allowed.get_mut() = u32::MAX;
     header.job_bytes = job_text.len() as u64;
     header.settings_bytes = settings.len() as u64;
     *header.leader_pid.get_mut() = crate::pg::latch::my_pid();
@@ -294,6 +299,21 @@ impl<'a> Shared<'a> {
     pub fn waited_for(&self) -> u64 {
         let counters = self.slots.iter().map(|slot| &slot.counters);
         counters.map(|c| c.waited_for.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Sets how many workers may work at the same time. The others rest when they have finished their batch.
+    pub fn allow_workers(&self, workers: u32) {
+        self.header
+            .workers_allowed
+            .store(workers, Ordering::Relaxed);
+    }
+
+    /// Whether as many workers as may are working, without this one. A worker that has ended or waits makes room, so
+    /// one of those that rest goes on; if two see that at the same time, both do, until their next batch.
+    pub fn is_full_without(&self, number: usize) -> bool {
+        let others = self.slots.iter().enumerate().filter(|(n, _)| *n != number);
+        let working = others.filter(|(_, slot)| slot.is_working()).count();
+        working as u32 >= self.header.workers_allowed.load(Ordering::Relaxed)
     }
 
     /// Counts a blob that has been read from a root of the store.
@@ -478,6 +498,15 @@ impl WorkerSlot {
 
     pub fn pid(&self) -> i32 {
         self.pid.load(Ordering::Relaxed)
+    }
+
+    /// The worker begins, or ends, to wait for something to do.
+    pub fn set_idle(&self, idle: bool) {
+        self.idle.store(u32::from(idle), Ordering::Relaxed);
+    }
+
+    fn is_working(&self) -> bool {
+        self.state() == WorkerState::Ready && self.idle.load(Ordering::Relaxed) == 0
     }
 
     /// The worker has seen that the pass with this generation is over, and doesn't access the task queue until the

@@ -371,6 +371,7 @@ impl<'a> Worker<'a> {
         let task_queue = self.shared.task_queue();
         let counters = &self.slot.counters;
         let (mut batch, mut tids) = (Batch::default(), Vec::new());
+        self.give_way();
         self.report("opening a leaf");
         let begun = Instant::now();
         let opened = leaf.open(self.pace.rows(), |tid, blobid, now| {
@@ -426,13 +427,33 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Rests while other sessions need the processors, see [`super::room`]. The worker must hold no lock, and must not
+    /// have begun a batch, since other workers may wait for its blobs.
+    fn give_way(&self) {
+        if !self.has_to_rest() {
+            return;
+        }
+        let begun = Instant::now();
+        self.report("resting because other sessions are at work");
+        while self.has_to_rest() {
+            self.wait(IDLE, WaitEvent::Delay);
+        }
+        add_time(&self.slot.counters.rested_us, begun.elapsed());
+    }
+
+    fn has_to_rest(&self) -> bool {
+        !self.is_stopping() && self.shared.is_full_without(self.number)
+    }
+
     fn is_stopping(&self) -> bool {
         self.shared.stopping() != Stop::No
     }
 
     fn wait(&self, time: Duration, event: WaitEvent) {
         let begun = Instant::now();
+        self.slot.set_idle(true);
         latch::wait(time, event);
+        self.slot.set_idle(false);
         add_time(&self.slot.counters.idle_us, begun.elapsed());
     }
 

@@ -8,11 +8,12 @@
 //!   finding them again, [`files`] in which tables are stored, [`shape`] what column numbers depend on, [`triggers`]
 //!   what fires on an UPDATE, [`plan`] prepared statements on one leaf, [`query_id`] under which these are counted,
 //!   [`index_hint`] what their indexes are told, [`citus`] shards;
-//! * statistics: [`stats`] the server's counters, [`epoch`] when they can be compared;
+//! * statistics: [`stats`] the server's counters, [`epoch`] when they can be compared, [`activity`] what others do;
 //! * messages: [`report`] errors, NOTICEs, WARNINGs and the log, [`encoding`] text in encodings other than UTF-8,
 //!   [`backtrace`] which keeps stack traces out of errors;
 //! * [`identity`] the acting role, [`version`] what differs between PostgreSQL releases.
 
+pub mod activity;
 pub mod backtrace;
 pub mod bgworker;
 pub mod citus;

@@ -2,14 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Leader, RECORD_EVERY};
+use super::{Leader, RECORD_EVERY, shared_of};
 use crate::backfill::progress;
 use crate::backfill::shared::{Stop, WorkerState};
 use crate::backfill::worker;
 use crate::errors::Error;
+use crate::pg::activity;
 use crate::pg::bgworker::Handle;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::report::{Report, not_waiting_for_client};
+
+/// How often the leader looks after its workers, and counts other sessions.
+const TICK: Duration = Duration::from_millis(50);
 
 /// How long workers may take to see the flag before they get SIGTERM.
 const STOP_GRACE: Duration = Duration::from_millis(300);
@@ -55,7 +59,7 @@ impl Leader {
     /// The leader's main loop: waits, adds up counters, opens further passes, until all workers have ended.
     pub(super) fn wait_for_workers(&mut self) -> Result<(), Report> {
         while not_waiting_for_client(|| self.look_after_run())? {
-            latch::wait(Duration::from_millis(100), WaitEvent::Workers);
+            latch::wait(TICK, WaitEvent::Workers);
         }
         Ok(())
     }
@@ -63,6 +67,7 @@ impl Leader {
     /// Does what is to be done at the moment; false once all workers have ended normally.
     fn look_after_run(&mut self) -> Result<bool, Report> {
         let ended = self.watch_workers()?;
+        self.make_room();
         if ended == self.handles.len() {
             if self.shared().task_queue().is_closed() {
                 return Ok(false);
@@ -89,6 +94,18 @@ impl Leader {
             self.trim_differences();
         }
         Ok(true)
+    }
+
+    /// Lets as many workers work as there is room for beside other sessions.
+    fn make_room(&mut self) {
+        if self.options.nice == 0 || self.options.workers < 2 {
+            return;
+        }
+        let shared = shared_of(&self.segment);
+        let leader = shared.leader_pid();
+        let is_ours = |pid| pid == leader || shared.workers().iter().any(|slot| slot.pid() == pid);
+        self.room.count(activity::sessions_at_work(is_ours));
+        shared.allow_workers(self.room.workers(self.options.workers));
     }
 
     /// Checks the workers; returns how many have ended, or the error that ended one.

@@ -29,6 +29,7 @@ impl Worker<'_> {
         end: u32,
     ) -> Result<(), LeafError> {
         let (mut from, to) = (start_of_block(*done), start_of_block(end));
+        self.give_way();
         if !self.is_stopping() {
             self.read(leaf, from, to)?;
         }
@@ -41,6 +42,7 @@ impl Worker<'_> {
             let early = batch.more
                 && self.finder.works_ahead()
                 && self.job.options.batch_delay_ms == 0
+                && !self.has_to_rest()
                 && !self.is_stopping();
             let ahead = match early {
                 true => self.read(leaf, last, to),
@@ -59,8 +61,12 @@ impl Worker<'_> {
             let block = block_of(last).clamp(*done, end);
             self.shared.task_queue().advance(block - *done);
             *done = block;
+            if early {
+                continue;
+            }
             self.pause();
-            if !early && !self.is_stopping() {
+            self.give_way();
+            if !self.is_stopping() {
                 self.read(leaf, from, to)?;
             }
         }

@@ -31,6 +31,7 @@ mod quarantine;
 mod read_ahead;
 mod refused;
 mod replication;
+mod resting;
 mod rewrites;
 mod roots;
 mod row_locks;
