@@ -88,16 +88,16 @@ class Cluster:
     def drop(self, database):
         self.query(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)', database="postgres")
 
-    def note(self, database):
-        """What is noted of a database in its comment, which is written when it is complete; None
+    def description(self, database):
+        """The description of a database, in its comment, which is written when it is complete; None
         if it isn't there, or was left half made."""
         rows = self.query("SELECT shobj_description(oid, 'pg_database') FROM pg_database "
                           "WHERE datname = %s", database="postgres", values=(database,))
         return json.loads(rows[0][0]) if rows and rows[0][0] else None
 
-    def set_note(self, database, note):
+    def describe(self, database, description):
         self.query(f"COMMENT ON DATABASE \"{database}\" IS %s", database="postgres",
-                   values=(json.dumps(note),))
+                   values=(json.dumps(description),))
 
     def copy(self, template, root):
         """A fresh copy of a template, with the extension in it and everything on the disk. The

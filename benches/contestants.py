@@ -41,8 +41,9 @@ PROFILE = ("scan_ms", "read_ms", "detect_ms", "update_ms", "commit_ms")
 class Arena:
     """What a contestant is given: a cluster with a fresh copy of a template, blobs, options."""
 
-    def __init__(self, cluster, store, template, note, options):
-        self.cluster, self.store, self.template, self.note = cluster, store, template, note
+    def __init__(self, cluster, store, template, description, options):
+        self.cluster, self.store, self.template = cluster, store, template
+        self.description = description
         self.options = options
 
     def fresh(self):
@@ -59,15 +60,16 @@ class Arena:
             problems.append(f"left {found['pending']} rows pending")
         if result.get("failed"):
             problems.append(f"counts {result['failed']} failures")
-        if rows_must and result["rows"] != self.note["pending"]:
-            problems.append(f"counts {result['rows']} rows, not {self.note['pending']}")
+        if rows_must and result["rows"] != self.description["pending"]:
+            problems.append(f"counts {result['rows']} rows, not {self.description['pending']}")
         if result.get("blobs", len(self.store.blobids)) != len(self.store.blobids):
             problems.append(f"counts {result['blobs']} blobs, not {len(self.store.blobids)}")
-        if (found["rows"], found["fingerprint"]) != (self.note["rows"], self.note["fingerprint"]):
+        wanted = self.description
+        if any(found[word] != wanted[word] for word in ("rows", "fingerprint")):
             problems.append("changed what it must not")
         result["other_answers"] = found["other_answers"]
         exact = name.startswith("ours") or name == "floor"
-        allowed = 0 if exact else self.note["pending"] * (1 if name == "script" else 0.01)
+        allowed = 0 if exact else self.description["pending"] * (1 if name == "script" else 0.01)
         if found["other_answers"] > allowed:
             problems.append(f"gave {found['other_answers']} rows another answer")
         if problems:
@@ -166,7 +168,7 @@ def run_script_sampled(arena):
                          f"{pending} rows are pending")
     start, middle, end = (stage["seconds"] / stage["blobs"] for stage in stages)
     per_blob = (start + 2 * middle + end) / 4
-    return {"blobs": blobs, "rows": arena.note["pending"], "failed": 0, "sampled": True,
+    return {"blobs": blobs, "rows": arena.description["pending"], "failed": 0, "sampled": True,
             "seconds": per_blob * blobs, "stages": stages,
             **{word: sum(stage[word] for stage in stages) for word in ("select", "detect", "update")}}
 

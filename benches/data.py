@@ -107,25 +107,25 @@ def name_of(shape):
 def template(cluster, store, shape, say):
     """The name of the template of that shape and what is true of it, made if it isn't there."""
     name = name_of(shape)
-    note = cluster.note(name)
+    description = cluster.description(name)
     began = time.monotonic()
-    if note is None or note["first_blob"] != store.blobids[0]:
+    if description is None or description["first_blob"] != store.blobids[0]:
         cluster.drop(name)
         with cluster.without_fsync():
             make(cluster, store, shape, name)
-            note = {"shape": dataclasses.asdict(shape), "first_blob": store.blobids[0]}
-    elif note["library"] == cluster.library():
-        return name, note
+            description = {"shape": dataclasses.asdict(shape), "first_blob": store.blobids[0]}
+    elif description["library"] == cluster.library():
+        return name, description
     with cluster.without_fsync():
         put_answers(cluster, store, name)
-        note.update(facts(cluster, name), library=cluster.library(),
+        description.update(facts(cluster, name), library=cluster.library(),
                     leaf_count=cluster.value("SELECT count(*) FROM pg_inherits "
                                              "WHERE inhparent = 'inode'::regclass", name))
-    if abs(note["pending"] - shape.pending()) > 1:
-        raise SystemExit(f"error: {note['pending']} rows are pending, not {shape.pending()}")
-    cluster.set_note(name, note)
+    if abs(description["pending"] - shape.pending()) > 1:
+        raise SystemExit(f"error: {description['pending']} rows are pending, not {shape.pending()}")
+    cluster.describe(name, description)
     say(f"tables made: {shape}, {time.monotonic() - began:.0f} s")
-    return name, note
+    return name, description
 
 
 def statements(path):

@@ -76,7 +76,7 @@ def make(bench, options, heap, store):
     """The database's name. Each leaf has a row, the first, whose blob is one of the store's; all rows
     have a type."""
     cluster, name = bench.cluster, name_of(options, heap)
-    if cluster.note(name):
+    if cluster.description(name):
         return name
     began = time.monotonic()
     cluster.drop(name)
@@ -96,7 +96,7 @@ def make(bench, options, heap, store):
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda part: fill(cluster, name, options, rows_of(options, heap), part), (0, 1)))
         cluster.query("VACUUM ANALYZE pg_class", "VACUUM ANALYZE pg_inherits", "CHECKPOINT", database=name)
-    cluster.set_note(name, vars(options))
+    cluster.describe(name, vars(options))
     bench.say(f"tables made: {options.leaves:,} leaves, {heap / 1e9:g} GB of heap, "
               f"{time.monotonic() - began:.0f} s")
     return name

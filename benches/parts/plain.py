@@ -27,7 +27,7 @@ def arguments(parser):
 def template(cluster, store, blobs):
     """Its name; made if it isn't there."""
     name = f"template_plain_{blobs}"
-    if not cluster.note(name):
+    if not cluster.description(name):
         cluster.drop(name)
         cluster.query(f"CREATE DATABASE {name}", database="postgres")
         cluster.query("CREATE TABLE blob (blobid text PRIMARY KEY, mime_type text)",
@@ -37,8 +37,8 @@ def template(cluster, store, blobs):
         data.copy(cluster, name, "blob (blobid)", [(blobid,) for blobid in store.blobids])
         data.copy(cluster, name, "demo.answer", store.answers(cluster).items())
         cluster.query("VACUUM ANALYZE", database=name)
-        cluster.set_note(name, {"pending": blobs})
-    return name, cluster.note(name)
+        cluster.describe(name, {"pending": blobs})
+    return name, cluster.description(name)
 
 
 def run(arena, name):
@@ -55,7 +55,7 @@ def check(arena, name, result):
         "SELECT count(*) FILTER (WHERE b.mime_type <> a.mime_type), "
         "count(*) FILTER (WHERE b.mime_type IS NULL) "
         "FROM blob b JOIN demo.answer a USING (blobid)")[0]
-    if pending or (other and name != "script") or result["rows"] != arena.note["pending"]:
+    if pending or (other and name != "script") or result["rows"] != arena.description["pending"]:
         raise SystemExit(f"error: {name} counts {result['rows']} rows, left {pending} pending, and "
                          f"gave {other} another answer")
     result["other_answers"] = other
@@ -63,8 +63,8 @@ def check(arena, name, result):
 
 def arena(bench, options):
     store = Store(f"{bench.folder}/blobs", "*", options.blobs)
-    name, note = template(bench.cluster, store, options.blobs)
-    return contestants.Arena(bench.cluster, store, name, note, options)
+    name, description = template(bench.cluster, store, options.blobs)
+    return contestants.Arena(bench.cluster, store, name, description, options)
 
 
 def measure(bench, options):

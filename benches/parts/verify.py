@@ -65,9 +65,9 @@ def make(cluster, bench, options):
     """The tables, in a database of their own, if they aren't there from the last time; the number of rows that differ."""
     blobs = round(options.rows / 4.75)
     wanted = [options.rows, options.leaves, options.files, options.beside]
-    note = cluster.note("bench")
-    if note and note.get("verify") == wanted:
-        return note["different"]
+    description = cluster.description("bench")
+    if description and description.get("verify") == wanted:
+        return description["different"]
     root, plain, names = make_store(os.path.join(bench.folder, "blobs"), options.files, blobs)
     bench.say(f"{blobs:,} blobs of {options.files:,} files")
     with cluster.without_fsync():
@@ -106,7 +106,7 @@ def make(cluster, bench, options):
         cluster.query(f"ALTER DATABASE bench SET ntt_mime.blob_root = '{root}'", "CHECKPOINT", database="postgres")
     different = cluster.value("SELECT count(*) FROM inode JOIN truth USING (blobid) "
                               "WHERE inode.mime_type <> truth.mime_type")
-    cluster.set_note("bench", {"verify": wanted, "different": different})
+    cluster.describe("bench", {"verify": wanted, "different": different})
     return different
 
 

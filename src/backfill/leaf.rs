@@ -236,7 +236,7 @@ impl<'a> Leaf<'a> {
         let (entry, oid) = (self.entry, self.oid);
         let count = || {
             let counted = stats::counted(oid);
-            entry.mark_counted(counted.written, counted.deleted);
+            entry.set_counters(counted.written, counted.deleted);
         };
         self.reading(count, |leaf, locked| {
             leaf.record_shape(locked);
@@ -268,13 +268,13 @@ impl<'a> Leaf<'a> {
             false => shape::of_leaf(self.oid, &self.above, self.job.target.into()),
         };
         self.entry
-            .mark_columns((blobid, mime_type), shape.unwrap_or(0) as u64);
+            .set_shape((blobid, mime_type), shape.unwrap_or(0) as u64);
         let tells_by_counters = locked.is_heap()
             && stats::are_kept()
             && !self.job.row_security
             && !scan::is_computed(locked, c"blobid");
         if !tells_by_counters {
-            self.entry.mark_unsure();
+            self.entry.set_unsure();
         }
     }
 

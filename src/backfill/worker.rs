@@ -328,10 +328,10 @@ impl<'a> Worker<'a> {
     ) -> Result<(), Report> {
         let task_queue = self.shared.task_queue();
         match trouble {
-            LeafError::Gone => task_queue.mark_gone(index),
-            LeafError::Rewritten => task_queue.mark_rewritten(index),
+            LeafError::Gone => task_queue.set_gone(index),
+            LeafError::Rewritten => task_queue.set_rewritten(index),
             LeafError::Locked | LeafError::RowsLocked | LeafError::Blocked | LeafError::Retry => {
-                task_queue.mark_unseen(index)
+                task_queue.set_unseen(index)
             }
             LeafError::Refused(error) => self.set_aside(index, leaf, in_leaf(leaf, error))?,
             LeafError::Fatal(error) => return Err(in_leaf(leaf, error)),

@@ -92,7 +92,7 @@ impl LeafEntry {
     }
 
     /// Stores what the server has counted for the leaf. Must be called by whoever opens it, before reading any row.
-    pub fn mark_counted(&self, written: u64, deleted: u64) {
+    pub fn set_counters(&self, written: u64, deleted: u64) {
         self.written.store(written, Ordering::Relaxed);
         self.deleted.store(deleted, Ordering::Relaxed);
     }
@@ -104,14 +104,14 @@ impl LeafEntry {
 
     /// Stores the numbers of its columns `blobid` and `mime_type`, and the shape on which these depend, or 0. Must be
     /// called by whoever opens it.
-    pub fn mark_columns(&self, (blobid, mime_type): (i16, i16), shape: u64) {
+    pub fn set_shape(&self, (blobid, mime_type): (i16, i16), shape: u64) {
         let both = u32::from(blobid as u16) << 16 | u32::from(mime_type as u16);
         self.columns.store(both, Ordering::Relaxed);
         self.shape.store(shape, Ordering::Relaxed);
     }
 
     /// Records that what is known about it doesn't allow telling later whether it is unchanged.
-    pub fn mark_unsure(&self) {
+    pub fn set_unsure(&self) {
         self.flags.fetch_or(UNSURE, Ordering::Relaxed);
     }
 }
@@ -239,10 +239,10 @@ impl<'a> TaskQueue<'a> {
             entry.rows_left.store(0, Ordering::Relaxed);
             entry.file.store(0, Ordering::Relaxed);
             entry.rows_kept.store(0, Ordering::Relaxed);
-            entry.mark_counted(0, 0);
+            entry.set_counters(0, 0);
             entry.own.store(0, Ordering::Relaxed);
             entry.rows_found.store(0, Ordering::Relaxed);
-            entry.mark_columns((0, 0), 0);
+            entry.set_shape((0, 0), 0);
             len += 1;
         }
         h.len.store(len, Ordering::Relaxed);
@@ -419,7 +419,7 @@ impl<'a> TaskQueue<'a> {
 
     /// Records rows that were pending when read and are not filled; `missed` means that some of them should have
     /// been.
-    pub fn mark_left(&self, leaf: usize, left: u64, missed: bool) {
+    pub fn add_left(&self, leaf: usize, left: u64, missed: bool) {
         let entry = &self.leaves[leaf];
         entry.rows_left.fetch_add(left, Ordering::Relaxed);
         if missed {
@@ -435,28 +435,28 @@ impl<'a> TaskQueue<'a> {
     }
 
     /// Records rows among those that are left that have been updated and are still pending.
-    pub fn mark_kept(&self, leaf: usize, rows: u64) {
+    pub fn add_kept(&self, leaf: usize, rows: u64) {
         self.leaves[leaf]
             .rows_kept
             .fetch_add(rows, Ordering::Relaxed);
     }
 
     /// Records that somebody's lock prevented filling a part of it.
-    pub fn mark_locked(&self, leaf: usize) {
+    pub fn set_locked(&self, leaf: usize) {
         self.leaves[leaf]
             .flags
             .fetch_or(AGAIN_LOCKED, Ordering::Relaxed);
     }
 
     /// Records that somebody's lock prevented reading all of it.
-    pub fn mark_unseen(&self, leaf: usize) {
+    pub fn set_unseen(&self, leaf: usize) {
         self.leaves[leaf]
             .flags
             .fetch_or(AGAIN_LOCKED | UNSEEN, Ordering::Relaxed);
     }
 
     /// Records that it has another file than at first in this pass, and has to be read from the beginning.
-    pub fn mark_rewritten(&self, leaf: usize) {
+    pub fn set_rewritten(&self, leaf: usize) {
         self.leaves[leaf]
             .flags
             .fetch_or(REWRITTEN | UNSEEN, Ordering::Relaxed);
@@ -481,13 +481,13 @@ impl<'a> TaskQueue<'a> {
     }
 
     /// Records that this isn't a leaf of the target any more.
-    pub fn mark_gone(&self, leaf: usize) {
+    pub fn set_gone(&self, leaf: usize) {
         self.leaves[leaf].flags.fetch_or(GONE, Ordering::Relaxed);
     }
 
     /// Records that somebody has waited in vain for a lock on a table above leaves: nobody else is to wait for it in
     /// this pass.
-    pub fn mark_busy(&self, oid: u32) {
+    pub fn set_busy(&self, oid: u32) {
         for busy in &self.header.busy {
             match busy.compare_exchange(0, oid, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return,

@@ -248,7 +248,7 @@ impl Leaf<'_> {
             let look = filling.is_correction() || may_be_altered;
             if may_be_altered {
                 // The number counted as written may differ from the number of rows processed.
-                self.entry.mark_unsure();
+                self.entry.set_unsure();
             }
             let one_by_one = look || wait == Wait::ForNobody;
             let kind = match (one_by_one, filling.tids) {
@@ -482,7 +482,7 @@ impl Leaf<'_> {
             };
             if triggers::changes(locked) != before.map(alone) {
                 // The number counted as written differs from the number of rows processed.
-                self.entry.mark_unsure();
+                self.entry.set_unsure();
             }
         }
         updated.kept_pending += fates.as_before + fates.changed.len() as u64;
@@ -520,7 +520,7 @@ impl Leaf<'_> {
             let locked: Result<bool, pg_sys::Oid> = locked.map_err(|error| {
                 let trouble = LeafError::from(error);
                 if let (Some(table), LeafError::Locked) = (wait_for, &trouble) {
-                    self.task_queue.mark_busy(table.to_u32());
+                    self.task_queue.set_busy(table.to_u32());
                 }
                 trouble
             })?;

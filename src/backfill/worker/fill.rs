@@ -77,20 +77,20 @@ impl Worker<'_> {
     /// A worker that is stopping may not have reached the end of the leaf, or of a part of it.
     pub(super) fn record_unfinished(&self, index: usize) {
         if self.is_stopping() {
-            self.shared.task_queue().leaf(index).mark_unsure();
+            self.shared.task_queue().leaf(index).set_unsure();
         }
     }
 
     /// Records the blobs of a batch whose rows stay pending.
     pub(super) fn record_undetected(&self, index: usize, batch: &Batch) {
         let undetected = self.shared.undetected();
-        let all_noted = batch.wanted.iter().all(|wanted| match wanted.found {
+        let all_recorded = batch.wanted.iter().all(|wanted| match wanted.found {
             Found::Mime(_) | Found::Text(_) => true,
             Found::Failed => undetected.add(index, &wanted.key.text()),
             Found::TooLong | Found::NotLookedAt => false,
         });
-        if !all_noted {
-            self.shared.task_queue().leaf(index).mark_unsure();
+        if !all_recorded {
+            self.shared.task_queue().leaf(index).set_unsure();
         }
     }
 
@@ -145,19 +145,19 @@ impl Worker<'_> {
         };
         let updated = match self.job.options.dry_run || blobids.is_empty() {
             true => Ok(Updated::default()),
-            false => self.update_and_note(leaf, index, filling, batch.rows),
+            false => self.update_and_count(leaf, index, filling, batch.rows),
         };
         let task_queue = self.shared.task_queue();
         match updated {
             Ok(updated) => {
                 let left = batch.rows.saturating_sub(updated.filled + updated.gone);
-                task_queue.mark_left(index, left, updated.missed);
+                task_queue.add_left(index, left, updated.missed);
                 stats::publish();
                 Ok(())
             }
             Err(trouble) => {
                 if matches!(trouble, LeafError::Blocked) {
-                    task_queue.mark_left(index, batch.rows, false);
+                    task_queue.add_left(index, batch.rows, false);
                 }
                 Err(trouble)
             }
@@ -165,7 +165,7 @@ impl Worker<'_> {
     }
 
     /// Updates the rows of a batch, whose number is given, and records the result in the task queue.
-    pub(super) fn update_and_note(
+    pub(super) fn update_and_count(
         &mut self,
         leaf: &mut Leaf<'_>,
         index: usize,
@@ -177,12 +177,12 @@ impl Worker<'_> {
             Ok(updated) => updated,
             // These rows have to wait for another pass; those after them may be free.
             Err(LeafError::RowsLocked | LeafError::Retry) => {
-                task_queue.mark_locked(index);
+                task_queue.set_locked(index);
                 Updated::default()
             }
             // Those after them aren't free either.
             Err(LeafError::Blocked) => {
-                task_queue.mark_locked(index);
+                task_queue.set_locked(index);
                 return Err(LeafError::Blocked);
             }
             Err(trouble) => return Err(trouble),
@@ -190,7 +190,7 @@ impl Worker<'_> {
         let done_with = updated.filled + updated.gone + updated.kept_pending;
         let missed = filling.expected.saturating_sub(done_with);
         add(&self.slot.counters.rows_retried, missed);
-        task_queue.mark_kept(index, updated.kept_pending);
+        task_queue.add_kept(index, updated.kept_pending);
         Ok(updated)
     }
 

@@ -79,7 +79,7 @@ impl Worker<'_> {
         let task_queue = self.shared.task_queue();
         // Rows whose blobs could not be detected stay as they are.
         let left = batch.typed.len() - compared.len();
-        task_queue.mark_left(index, left as u64, false);
+        task_queue.add_left(index, left as u64, false);
         task_queue.count_found(index, deviating.len() as u64);
         let corrected = match verify.correct {
             true => self.correct(leaf, index, batch, &deviating, verify),
@@ -91,7 +91,7 @@ impl Worker<'_> {
         };
         if corrected.len() < deviating.len() {
             // A later verification has to read rows that don't have the detected type.
-            task_queue.leaf(index).mark_unsure();
+            task_queue.leaf(index).set_unsure();
         }
         self.count(leaf, batch, &compared, &deviating, &corrected);
         result?;
@@ -143,10 +143,10 @@ impl Worker<'_> {
             now: &now,
             expected: tids.len() as u64,
         };
-        let updated = self.update_and_note(leaf, index, filling, batch.rows)?;
+        let updated = self.update_and_count(leaf, index, filling, batch.rows)?;
         // What others have changed is up to them. What they only hold may become free.
         if updated.held {
-            self.shared.task_queue().mark_locked(index);
+            self.shared.task_queue().set_locked(index);
         }
         Ok(updated.corrected)
     }

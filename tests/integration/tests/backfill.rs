@@ -865,7 +865,7 @@ fn two_targets_at_once() {
 
 #[test]
 fn old_runs_go_away() {
-    let (_db, _store, mut s) = inode::archive("history", 2, 10, 1);
+    let (_db, _store, mut s) = inode::archive("run_log", 2, 10, 1);
     // Of several runs that find nothing to do, only the last would be kept.
     let run = |s: &mut Session| {
         s.exec("UPDATE inode SET mime_type = NULL WHERE blobid IS NOT NULL");

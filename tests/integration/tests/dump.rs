@@ -1,4 +1,4 @@
-//! The extension as an object: dumped and restored with its history, dropped, installed in another schema.
+//! The extension as an object: dumped and restored with its runs, dropped, installed in another schema.
 
 use ntt_mime_integration::cluster::run_script;
 use ntt_mime_integration::store::absent_blobid;
@@ -19,7 +19,7 @@ fn copy(cluster: &Cluster, source: &str, target: &str) {
 }
 
 #[test]
-fn history_survives_a_dump() {
+fn runs_survive_a_dump() {
     let (db, store, mut s) = TestDb::with_store("dump");
     let mut blobids = store.put_synthetic(10);
     blobids.push(absent_blobid(1));

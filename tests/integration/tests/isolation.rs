@@ -861,7 +861,7 @@ fn settings_in_a_connection_string_are_checked_like_others() {
     }
     assert!(
         s.count("SELECT count(*) FROM ntt_mime.run") >= 2,
-        "the history is the superuser's"
+        "the run log is the superuser's"
     );
     // A superuser may.
     assert_eq!(connect(SUPERUSER, &smuggled).column(&detect), ["image/gif"]);

@@ -71,7 +71,7 @@ pub enum Place {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Leaves {
     Everything,
-    /// The tables, but not the extension with its history.
+    /// The tables, but not the extension with its run log.
     Tables,
     Nothing,
 }
@@ -85,7 +85,7 @@ pub struct Fault {
     pub strike: fn(&mut Scene<'_>, &mut Caller) -> Result<(), String>,
     /// How CALL may end: `ok`, `lost` or SQLSTATEs.
     pub endings: &'static [&'static str],
-    /// What the history may say then.
+    /// What the run log may say then.
     pub statuses: &'static [&'static str],
     /// Does it end the run?
     pub ends_run: bool,

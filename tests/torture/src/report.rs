@@ -64,7 +64,7 @@ pub fn faults(tallies: &[(&'static Fault, Tally)]) -> String {
         "wrong",
         "double",
         "other columns",
-        "history untrue",
+        "run log untrue",
         "`rows_left` compared, null",
         "quarantined",
         "left behind",

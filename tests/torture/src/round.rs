@@ -29,7 +29,7 @@ pub struct Found {
     pub double: i64,
     pub other_columns: i64,
     pub quarantined: i64,
-    /// Untrue things in the history.
+    /// Untrue things in the run log.
     pub untrue: usize,
     /// Runs of which `rows_left` was compared with the rows that are pending, and runs that didn't know it.
     pub rows_left_known: usize,
@@ -53,7 +53,7 @@ impl Found {
 
     pub fn untrue(&mut self, words: String) {
         self.untrue += 1;
-        self.violation(format!("history: {words}"));
+        self.violation(format!("run log: {words}"));
     }
 
     fn left(&mut self, words: String) {

@@ -1,4 +1,4 @@
-//! What must be true after runs: about the rows, and about the runs' rows in the history.
+//! What must be true after runs: about the rows, and about the rows in the run log.
 
 use std::time::Duration;
 
@@ -172,7 +172,7 @@ impl Struck<'_> {
                    FROM ntt_mime.run WHERE run_id > $1 AND run_id < $2",
                 &[&self.before.run_id, &self.second],
             )
-            .expect("the history");
+            .expect("the run log");
         let row = match rows.as_slice() {
             [row] => row,
             // Struck before it could write its row, and so before it did anything.

@@ -94,7 +94,7 @@ fn an_abandoned_leaf_still_finishes() {
         panic!("a sized leaf has ranges");
     };
     assert_eq!((start, end), (0, BLOCKS_PER_TASK));
-    task_queue.mark_locked(0);
+    task_queue.set_locked(0);
     assert!(!task_queue.leaves().next().unwrap().done);
     let skipped = task_queue.abandon(0);
     assert_eq!(skipped, 3000 - BLOCKS_PER_TASK);
@@ -151,7 +151,7 @@ fn passes_follow_each_other_until_the_queue_is_closed() {
     let task_queue = TaskQueue::new(&header, &leaves);
     assert_eq!(task_queue.take(None), Task::Wait);
     assert_eq!(task_queue.open_pass([(1, 0), (2, 0), (3, 0)]), 2);
-    task_queue.mark_left(0, 5, true);
+    task_queue.add_left(0, 5, true);
     assert_eq!(task_queue.leaves().next().unwrap().rows_left, 5);
     assert_eq!(work(&task_queue, &[1, 1]).len(), 2);
     let first = task_queue.generation();
@@ -170,7 +170,7 @@ fn a_skipped_leaf_is_finished() {
     let task_queue = TaskQueue::new(&header, &leaves);
     task_queue.open_pass([(9, 5)]);
     assert_eq!(task_queue.take(None), Task::Open(0));
-    task_queue.mark_gone(0);
+    task_queue.set_gone(0);
     task_queue.skip(0);
     assert_eq!(task_queue.take(None), Task::PassDone);
     assert!(task_queue.leaves().next().unwrap().gone);
@@ -198,7 +198,7 @@ fn a_leaf_is_in_the_file_in_which_it_was_found_first() {
     assert!(task_queue.leaf(0).is_in_file(77));
     assert!(task_queue.leaf(0).is_in_file(77));
     assert!(!task_queue.leaf(0).is_in_file(78));
-    task_queue.mark_rewritten(0);
+    task_queue.set_rewritten(0);
     let state = task_queue.leaves().next().unwrap();
     assert!(state.rewritten && state.unseen && !state.locked);
     // Another pass begins in whatever file there is.
@@ -212,7 +212,7 @@ fn what_a_run_writes_itself_is_no_change() {
     let (header, leaves) = zeroed(1);
     let task_queue = TaskQueue::new(&header, &leaves);
     task_queue.open_pass([(9, 5)]);
-    task_queue.leaf(0).mark_counted(1000, 10);
+    task_queue.leaf(0).set_counters(1000, 10);
     task_queue.leaf(0).count_own(30);
     task_queue.leaf(0).count_own(4);
     let state = task_queue.leaves().next().unwrap();
@@ -226,8 +226,8 @@ fn what_is_known_of_a_leaf_is_of_this_pass() {
     let (header, leaves) = zeroed(1);
     let task_queue = TaskQueue::new(&header, &leaves);
     task_queue.open_pass([(9, 5)]);
-    task_queue.leaf(0).mark_columns((7, -3), 99);
-    task_queue.leaf(0).mark_unsure();
+    task_queue.leaf(0).set_shape((7, -3), 99);
+    task_queue.leaf(0).set_unsure();
     task_queue.count_found(0, 4);
     task_queue.count_found(0, 1);
     let state = task_queue.leaves().next().unwrap();
@@ -245,13 +245,13 @@ fn a_busy_table_is_waited_for_once_a_pass() {
     let task_queue = TaskQueue::new(&header, &leaves);
     task_queue.open_pass([(9, 5)]);
     assert!(!task_queue.is_busy(77));
-    task_queue.mark_busy(77);
-    task_queue.mark_busy(77);
+    task_queue.set_busy(77);
+    task_queue.set_busy(77);
     assert!(task_queue.is_busy(77) && !task_queue.is_busy(78));
     task_queue.open_pass([(9, 5)]);
     assert!(!task_queue.is_busy(77));
     // So many that they can't be told apart any more.
-    (1..=BUSY_TABLES as u32).for_each(|oid| task_queue.mark_busy(oid));
+    (1..=BUSY_TABLES as u32).for_each(|oid| task_queue.set_busy(oid));
     assert!(task_queue.is_busy(78));
 }
 

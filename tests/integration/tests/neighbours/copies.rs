@@ -52,9 +52,9 @@ fn a_server_that_pg_upgrade_has_made_goes_on() {
         "INSERT INTO inode (medium_hash, ino, blobid) VALUES ('m1', -1, '{absent}')"
     ));
     s.backfill("50");
-    let history = "SELECT run_id, status, rows_updated, mime_counts FROM ntt_mime.run";
+    let all_runs = "SELECT run_id, status, rows_updated, mime_counts FROM ntt_mime.run";
     let failures = "SELECT blobid, reason FROM ntt_mime.failure";
-    let (runs, failed) = (s.table(history), s.table(failures));
+    let (runs, failed) = (s.table(all_runs), s.table(failures));
     assert_eq!(failed.len(), 1);
     drop(s);
     let name = db.name.clone();
@@ -81,7 +81,7 @@ fn a_server_that_pg_upgrade_has_made_goes_on() {
     );
     new.launch();
     let mut s = new.connect(&name, "postgres");
-    assert_eq!(s.table(history), runs);
+    assert_eq!(s.table(all_runs), runs);
     assert_eq!(s.table(failures), failed);
     s.exec(&format!(
         "UPDATE inode SET mime_type = NULL WHERE mime_type <> '{}'",

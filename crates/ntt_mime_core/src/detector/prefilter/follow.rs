@@ -269,7 +269,7 @@ impl<'a, 'c> Follower<'a, 'c> {
                 }
                 _ => {}
             }
-            self.note_reach(&entry, place);
+            self.record_reach(&entry, place);
             let mut tried = self.tried(number, place, levels[at].got_match, used);
             // In 5.41 it requires that something was printed.
             if entry.kind() == kind::USE
@@ -388,7 +388,7 @@ impl<'a, 'c> Follower<'a, 'c> {
     }
 
     /// Records how far a test reads.
-    fn note_reach(&mut self, entry: &Entry<'_>, place: Place) {
+    fn record_reach(&mut self, entry: &Entry<'_>, place: Place) {
         let offset_kind = entry.kind() == self.context.library.offset;
         match place {
             Place::Front(at, _) => {
