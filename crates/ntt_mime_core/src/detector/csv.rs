@@ -8,7 +8,7 @@
 /// The number of lines that are counted: CSV_LINES in is_csv.c.
 const LINES: usize = 10;
 
-/// Fewer lines than this are never CSV: two from 5.46 on, three before.
+/// Fewer lines than this are never CSV: two from 5.45 on, three before.
 const FEW: usize = 2;
 
 /// What a part of a text shows.

@@ -12,7 +12,7 @@
 //!   front of that; libmagic finds the latter two only if it sees the whole file. The end also identifies archives
 //!   that have something else in front of them.
 //! - **CD images** have their mark at 32 kB; **MP3 files** begin after a tag of any length; **DOS programs** begin
-//!   with a jump that must lead into the file; and **tapes** are recognized (from 5.46 on) if their records are in
+//!   with a jump that must lead into the file; and **tapes** are recognized (from 5.45 on) if their records are in
 //!   order as far as they are read.
 //!
 //! `make accuracy` measures each of these; docs/accuracy.md has the table. A file to which no step here applies is
