@@ -15,7 +15,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON SCHEMA ntt_mime IS 'history, failures and progress of ntt_backfill_mime and ntt_verify_mime';
+COMMENT ON SCHEMA ntt_mime IS 'runs of ntt_backfill_mime and ntt_verify_mime, their progress, and what they could not detect';
 
 CREATE TABLE ntt_mime.run (
     run_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -67,7 +67,7 @@ COMMENT ON COLUMN ntt_mime.run.started_at IS 'when the run started';
 COMMENT ON COLUMN ntt_mime.run.finished_at IS 'when the run ended, or was found to be interrupted';
 COMMENT ON COLUMN ntt_mime.run.pid IS 'process ID of the backend that executed the CALL';
 COMMENT ON COLUMN ntt_mime.run.role_name IS 'role that executed the CALL';
-COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run, and further counts: blobs for which the prefilter spared libmagic all of its rules (prefiltered) or could not (prefilter_fallbacks); blobs detected again from the whole file and with all rules (audited), and those that had another type then (audit_differences); time of all workers, and how much of it they had nothing to do (worker_ms, idle_ms), and of that, how much they rested because other sessions were at work (rested_ms); batches for which other sessions waited (waited_for); blobs read from each directory of the store (roots_read), and directories that held none when the run began (roots_empty); leaves passed over because nothing can have become pending in them, or differ from the detected type (leaves_skipped), and leaves in which this turned out to be wrong (marks_wrong); of a verification, rows checked (rows_checked), rows with another type (rows_different), rows with another spelling of the same type (rows_spelled_otherwise), and what a sample says of all rows (estimate)';
+COMMENT ON COLUMN ntt_mime.run.options IS 'arguments and settings of the run, and further counts: blobs for which libmagic did not need all of its rules (prefiltered), and blobs that the prefilter could not decide (prefilter_fallbacks); blobs detected again from the whole file and with all rules (audited), and those that had another type then (audit_differences); time of all workers, and how much of it they had nothing to do (worker_ms, idle_ms), and of that, how much they rested because other sessions were at work (rested_ms); batches for which other sessions waited (waited_for); blobs read from each directory of the store (roots_read), and directories that held none when the run began (roots_empty); leaves skipped because nothing can have become pending in them, or differ from the detected type (leaves_skipped), and leaves in which this turned out to be wrong (marks_wrong); of a verification, rows checked (rows_checked), rows with another type (rows_different), rows with another spelling of the same type (rows_spelled_otherwise), and what a sample says of all rows (estimate)';
 COMMENT ON COLUMN ntt_mime.run.workers IS 'background workers that were started';
 COMMENT ON COLUMN ntt_mime.run.leaves_total IS 'leaf partitions found; 1 for a plain table';
 COMMENT ON COLUMN ntt_mime.run.leaves_done IS 'leaf partitions that were read to their end and not changed by others afterwards';
@@ -80,7 +80,7 @@ COMMENT ON COLUMN ntt_mime.run.cache_hits IS 'times that a batch met a blob whic
 COMMENT ON COLUMN ntt_mime.run.rows_updated IS 'rows filled; in a verification, rows corrected';
 COMMENT ON COLUMN ntt_mime.run.rows_retried IS 'rows that others had changed or locked when they were to be updated, and that are read again';
 COMMENT ON COLUMN ntt_mime.run.rows_left IS 'rows still pending; null if that is not known: the run ended early, others kept leaves locked or went on rewriting or changing them, or the run is a verification';
-COMMENT ON COLUMN ntt_mime.run.failures IS 'distinct blobs that could not be detected, including those passed over because of a failure on record';
+COMMENT ON COLUMN ntt_mime.run.failures IS 'distinct blobs that could not be detected, including those skipped because of a failure on record';
 COMMENT ON COLUMN ntt_mime.run.bytes_read IS 'bytes of blobs read, including those read by libmagic itself';
 COMMENT ON COLUMN ntt_mime.run.scan_ms IS 'time that all workers spent reading rows, in milliseconds';
 COMMENT ON COLUMN ntt_mime.run.read_ms IS 'time that all workers spent waiting for blobs to be opened and read, in milliseconds; reading during an UPDATE does not count';
@@ -121,7 +121,7 @@ COMMENT ON COLUMN ntt_mime.failure.attempts IS 'number of runs that tried the bl
 COMMENT ON COLUMN ntt_mime.failure.first_run_id IS 'first run that tried it';
 COMMENT ON COLUMN ntt_mime.failure.last_run_id IS 'last run that tried it';
 COMMENT ON COLUMN ntt_mime.failure.first_seen IS 'when the first run tried it';
-COMMENT ON COLUMN ntt_mime.failure.last_seen IS 'when the last run tried it; runs pass over the blob until ntt_mime.retry_failures_after has elapsed since then';
+COMMENT ON COLUMN ntt_mime.failure.last_seen IS 'when the last run tried it; runs skip the blob until ntt_mime.retry_failures_after has elapsed since then';
 COMMENT ON INDEX ntt_mime.failure_pkey IS 'failures by blobid';
 COMMENT ON CONSTRAINT failure_pkey ON ntt_mime.failure IS 'a blob is recorded once';
 COMMENT ON CONSTRAINT failure_reason_check ON ntt_mime.failure IS 'the reasons of a failure';
