@@ -168,6 +168,17 @@ our_version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$1" | head -n 1; }
 # The Debian package's.
 package_version() { sed -n '1s/^ntt-mime (\(.*\)).*/\1/p' "$REPO/debian/changelog"; }
 
+# Fills the array `earlier` with the scripts of released versions before this one, whose own script is what the build
+# makes.
+find_earlier_scripts() {
+    local version script
+    version=$(package_version)
+    earlier=()
+    for script in "$REPO"/tests/released/*.sql; do
+        [[ $script == */ntt_mime--"${version%-*}".sql ]] || earlier+=("$script")
+    done
+}
+
 # The version of pgrx that Cargo.toml asks for; cargo-pgrx must be of the same.
 pgrx_version() {
     sed -n 's/^pgrx *= *"=\{0,1\}\([0-9.]*\)".*/\1/p' "$REPO/Cargo.toml" | head -n 1

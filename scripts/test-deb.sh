@@ -36,7 +36,8 @@ as_root install -m 0644 -t "$DEBIAN_DIR/$folder/srv/test" "$package"
 "$PYTHON" -B "$REPO/tests/docs/run.py" --steps "$REPO/README.md" Install "Schedule runs" |
     sed -E "s#(postgresql[-/])15#\1$version#g; s/\\b15 main/$version main/" |
     as_root tee "$DEBIAN_DIR/$folder/srv/test/steps.sh" >/dev/null
-as_root cp "$REPO"/tests/released/*.sql "$DEBIAN_DIR/$folder/srv/test"
+find_earlier_scripts
+as_root cp "${earlier[@]}" "$DEBIAN_DIR/$folder/srv/test"
 as_root install "$REPO/tests/package/inside.sh" "$DEBIAN_DIR/$folder/srv/test"
 debian_run "$folder" /srv/test/inside.sh "$version"
 debian_remove "$folder"

@@ -206,14 +206,15 @@ phase_integration() {
     build_poison
     # Users who upgrade have older versions' scripts executed already; a test of that needs them.
     local folder status=0
-    local -a released=("$REPO"/tests/released/*.sql) filter
+    local -a earlier filter
+    find_earlier_scripts
     read -ra filter <<<"${FILTER:-}"
     folder=$("$PG_CONFIG" --sharedir)/extension
-    as_root install -m 0644 -t "$folder" "${released[@]}"
+    as_root install -m 0644 -t "$folder" "${earlier[@]}"
     NTT_POISON_LIBRARY=$REPO/target/poison/ntt_mime.so \
         cargo_do test -p ntt_mime_integration -- "${filter[@]}" || status=$?
-    released=("${released[@]##*/}")
-    as_root rm -f -- "${released[@]/#/$folder/}"
+    earlier=("${earlier[@]##*/}")
+    as_root rm -f -- "${earlier[@]/#/$folder/}"
     return "$status"
 }
 
