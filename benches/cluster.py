@@ -95,7 +95,7 @@ class Cluster:
                           "WHERE datname = %s", database="postgres", values=(database,))
         return json.loads(rows[0][0]) if rows and rows[0][0] else None
 
-    def describe(self, database, description):
+    def set_description(self, database, description):
         self.query(f"COMMENT ON DATABASE \"{database}\" IS %s", database="postgres",
                    values=(json.dumps(description),))
 

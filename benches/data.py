@@ -123,7 +123,7 @@ def template(cluster, store, shape, say):
                                              "WHERE inhparent = 'inode'::regclass", name))
     if abs(description["pending"] - shape.pending()) > 1:
         raise SystemExit(f"error: {description['pending']} rows are pending, not {shape.pending()}")
-    cluster.describe(name, description)
+    cluster.set_description(name, description)
     say(f"tables made: {shape}, {time.monotonic() - began:.0f} s")
     return name, description
 

@@ -96,7 +96,7 @@ def make(bench, options, heap, store):
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda part: fill(cluster, name, options, rows_of(options, heap), part), (0, 1)))
         cluster.query("VACUUM ANALYZE pg_class", "VACUUM ANALYZE pg_inherits", "CHECKPOINT", database=name)
-    cluster.describe(name, vars(options))
+    cluster.set_description(name, vars(options))
     bench.say(f"tables made: {options.leaves:,} leaves, {heap / 1e9:g} GB of heap, "
               f"{time.monotonic() - began:.0f} s")
     return name

@@ -37,7 +37,7 @@ def template(cluster, store, blobs):
         data.copy(cluster, name, "blob (blobid)", [(blobid,) for blobid in store.blobids])
         data.copy(cluster, name, "demo.answer", store.answers(cluster).items())
         cluster.query("VACUUM ANALYZE", database=name)
-        cluster.describe(name, {"pending": blobs})
+        cluster.set_description(name, {"pending": blobs})
     return name, cluster.description(name)
 
 

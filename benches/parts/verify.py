@@ -106,7 +106,7 @@ def make(cluster, bench, options):
         cluster.query(f"ALTER DATABASE bench SET ntt_mime.blob_root = '{root}'", "CHECKPOINT", database="postgres")
     different = cluster.value("SELECT count(*) FROM inode JOIN truth USING (blobid) "
                               "WHERE inode.mime_type <> truth.mime_type")
-    cluster.describe("bench", {"verify": wanted, "different": different})
+    cluster.set_description("bench", {"verify": wanted, "different": different})
     return different
 
 
