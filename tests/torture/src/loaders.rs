@@ -339,7 +339,7 @@ pub fn run(options: &Options) -> Loaded {
         sampled = sampler.join().expect("the sampler only reads");
     });
     errors.extend(failed);
-    marks::settle(&mut caller);
+    marks::wait_until_published(&mut caller);
     errors.extend(marks::seem_large(&mut caller).err());
     if let Err(error) = caller.call(CALL) {
         errors.push(format!("the last CALL: {}", session::describe(&error)));

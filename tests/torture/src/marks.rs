@@ -1,8 +1,9 @@
 //! Leaf marks: has a run skipped a leaf in which rows were pending?
 //!
-//! A run may notice late what others have written, until they have published it. So before a run that must notice
-//! everything, [`settle`] waits for them. And the leaves are declared to be large, so that the run relies on the
-//! marks, and doesn't read everything because the target is small. Afterwards [`check`] reads everything.
+//! A run may notice late what other sessions have written, until they have published their counts. So before a run
+//! that must notice everything, [`wait_until_published`] waits for them. And the leaves are declared to be large, so
+//! that the run relies on the marks, and doesn't read everything because the target is small. Afterwards [`check`]
+//! reads everything.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,8 @@ pub fn seem_large(s: &mut Session) -> Result<(), String> {
         .map_err(|error| session::describe(&error))
 }
 
-/// Waits until everybody else has published what was counted.
-pub fn settle(s: &mut Session) {
+/// Waits until all other sessions have published their counts.
+pub fn wait_until_published(s: &mut Session) {
     let begun = Instant::now();
     let others = "SELECT count(*) FROM pg_stat_activity
                    WHERE datname = current_database() AND pid <> pg_backend_pid()

@@ -221,7 +221,7 @@ fn go_on(
     if fault.leaves == Leaves::Tables {
         s.exec("DROP EXTENSION IF EXISTS ntt_mime; CREATE EXTENSION ntt_mime");
     }
-    marks::settle(&mut s);
+    marks::wait_until_published(&mut s);
     if let Err(words) = marks::seem_large(&mut s) {
         found.violation(format!("marks: {words}"));
     }
