@@ -203,7 +203,7 @@ impl<'a> Report<'a> {
         out
     }
 
-    /// Figures are those of files as an archive has them, but for one column.
+    /// All columns are about files as an archive has them, except the one about hard files.
     fn rules(&self) -> Table {
         let mut table = Table::new(
             "lrrrrrrr",

@@ -277,7 +277,7 @@ impl Cluster {
         process.as_mut().is_some_and(running)
     }
 
-    /// The server's processes: those that work in its data folder, of which others could only be guests.
+    /// The server's processes: all whose working directory is its data folder.
     pub fn processes(&self) -> Vec<i32> {
         let data = fs::canonicalize(self.data()).unwrap_or_default();
         fs::read_dir("/proc")

@@ -265,7 +265,7 @@ fn leaves_that_have_gone_go_from_the_record() {
          DROP TABLE inode_m0; ALTER TABLE inode DETACH PARTITION inode_m1;
          ALTER TABLE inode_m2 RENAME TO inode_two",
     );
-    // A run on another target doesn't know of those that are there.
+    // A run on another target removes the row of the dropped leaf only.
     s.backfill("target => 'plain'");
     assert_eq!(
         s.column("SELECT leaf FROM ntt_mime.leaf_error ORDER BY leaf"),

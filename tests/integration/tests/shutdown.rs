@@ -275,7 +275,7 @@ fn after_a_statement_timeout() {
 
 #[test]
 fn after_it_was_asked_to_stop() {
-    // It finishes its batches first, so those that wait for others, or last, are waited for.
+    // It finishes its batches first: states in which a batch waits or takes long are left out.
     let states = [State::Busy, State::Pausing];
     in_states(&states, Event::AskedToStop, Cluster::shared());
 }

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
-/// How often is looked.
+/// The interval between samples.
 const EVERY: Duration = Duration::from_millis(10);
 
-/// How the segment of a run begins (`MAGIC` in src/backfill/shared.rs), but for the last letter, which is that of the
+/// How the segment of a run begins (`MAGIC` in src/backfill/shared.rs), without its last letter, which is that of the
 /// layout.
 const RUN_SEGMENT: u64 = u64::from_be_bytes(*b"\0ntt_run");
 
-/// How the memory of a run's cache is called where descriptors are listed.
+/// The name of a run's cache memory among the descriptors of a process.
 const RUN_CACHE: &str = "/memfd:ntt_mime run cache";
 
 /// The folder of in-flight records of blobs that are being detected, below the data folder.

@@ -19,7 +19,7 @@ fn server(more: &[(&str, &str)]) -> Cluster {
     Cluster::start(&settings)
 }
 
-/// All statements of this database, but those that watch, by what they begin with.
+/// How the statements of this database begin, except for the ones that watch.
 fn beginnings(s: &mut Session) -> Vec<String> {
     s.column(
         "SELECT left(query, 60) FROM pg_stat_statements
