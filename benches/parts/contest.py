@@ -65,7 +65,7 @@ def measure(bench, options):
         runs[name].append(result)
         bench.say(f"round {number + 1}, {name}: {result['seconds']:.1f} s, "
                   f"{options.blobs / result['seconds']:,.0f} blobs/s")
-    return {"shape": str(shape), "blobs": options.blobs, "pending": arena.note["pending"],
+    return {"shape": str(shape), "blobs": options.blobs, "pending": arena.description["pending"],
             "bytes": arena.store.bytes(), "script": options.script, "cookie": options.script_cookie,
             "runs": runs}
 

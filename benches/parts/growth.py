@@ -76,7 +76,7 @@ def measure(bench, options):
             "blobs": options.blobs,
             "points": [{"rows": point[0], "leaves": point[1],
                         "blobs": len(arenas[point].store.blobids),
-                        "pending": arenas[point].note["pending"], "runs": runs[point]}
+                        "pending": arenas[point].description["pending"], "runs": runs[point]}
                        for point in points]}
 
 

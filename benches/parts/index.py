@@ -109,7 +109,7 @@ def measure(bench, options):
                 bench.say(f"{index} the index, round {number + 1}, {pending:,} pending: "
                           f"{result['seconds']:.2f} s, a look {look['seconds']:.2f} s")
     arena.verify("ours", {}, rows_must=False)
-    return {"shape": str(shape), "rows": arena.note["rows"], "pending": options.pending,
+    return {"shape": str(shape), "rows": arena.description["rows"], "pending": options.pending,
             "workers": options.workers, "runs": runs}
 
 

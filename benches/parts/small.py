@@ -34,7 +34,7 @@ def measure(bench, options):
     for number, name in turns(options, names):
         runs[name].append(arena.run(name))
         bench.say(f"round {number + 1}, {name}: {runs[name][-1]['seconds']:.1f} s")
-    return {"shape": str(shape), "leaves": options.leaves, "pending": arena.note["pending"],
+    return {"shape": str(shape), "leaves": options.leaves, "pending": arena.description["pending"],
             "script": "whole", "cookie": "blob", "runs": runs}
 
 
