@@ -7,8 +7,8 @@
 //!
 //! The leader counts other sessions several times a second. A single count says little, since most transactions take
 //! some milliseconds, so their average over about a second decides. The workers check the limit between two batches,
-//! when they hold no lock and have claimed no blobs, and those that are too many rest ([`super::shared`] knows who is
-//! at work). A worker's nice value would do the same within a batch as well, while it holds locks for which the others
+//! when they hold no lock and have claimed no blobs, and those that are too many rest. One that is waiting for a task or
+//! for somebody's lock makes room for another ([`super::shared`] knows who is at work). A worker's nice value would do the same within a batch as well, while it holds locks for which the others
 //! wait; and it means nothing where Linux shares processors between sessions (`kernel.sched_autogroup_enabled`).
 
 /// How much a count changes the average, with [`super::leader`]'s twenty counts a second.

@@ -117,6 +117,8 @@ pub struct WorkerSlot {
     error_bytes: AtomicU32,
     /// 1 while the worker waits for something to do, or rests.
     idle: AtomicU32,
+    /// 1 if it waited for somebody's lock when the leader last checked.
+    locked_out: AtomicU32,
     pub counters: Counters,
     error: std::cell::UnsafeCell<[u8; ERROR_BYTES]>,
 }
@@ -308,8 +310,8 @@ impl<'a> Shared<'a> {
             .store(workers, Ordering::Relaxed);
     }
 
-    /// Whether as many workers as may are working, without this one. A worker that has ended or waits makes room, so
-    /// one of those that rest goes on; if two see that at the same time, both do, until their next batch.
+    /// Whether as many workers as may are working, without this one. A worker that has ended, or that waits for a
+    /// task or for somebody's lock, makes room, so one of those that rest goes on; if two see that at the same time, both do, until their next batch.
     pub fn is_full_without(&self, number: usize) -> bool {
         let others = self.slots.iter().enumerate().filter(|(n, _)| *n != number);
         let working = others.filter(|(_, slot)| slot.is_working()).count();
@@ -505,8 +507,15 @@ impl WorkerSlot {
         self.idle.store(u32::from(idle), Ordering::Relaxed);
     }
 
+    /// The leader has seen whether the worker waits for somebody's lock.
+    pub fn set_locked_out(&self, locked_out: bool) {
+        self.locked_out
+            .store(u32::from(locked_out), Ordering::Relaxed);
+    }
+
     fn is_working(&self) -> bool {
-        self.state() == WorkerState::Ready && self.idle.load(Ordering::Relaxed) == 0
+        let waits = |why: &AtomicU32| why.load(Ordering::Relaxed) != 0;
+        self.state() == WorkerState::Ready && !waits(&self.idle) && !waits(&self.locked_out)
     }
 
     /// The worker has seen that the pass with this generation is over, and doesn't access the task queue until the

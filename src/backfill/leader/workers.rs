@@ -102,9 +102,16 @@ impl Leader {
             return;
         }
         let shared = shared_of(&self.segment);
-        let leader = shared.leader_pid();
-        let is_ours = |pid| pid == leader || shared.workers().iter().any(|slot| slot.pid() == pid);
-        self.room.count(activity::sessions_at_work(is_ours));
+        let mut others = 0;
+        activity::of_sessions(|process| {
+            let mut slots = shared.workers().iter();
+            match slots.find(|slot| slot.pid() == process.pid) {
+                Some(slot) => slot.set_locked_out(process.is_locked_out()),
+                None if process.pid == shared.leader_pid() => {}
+                None => others += u32::from(process.is_at_work()),
+            }
+        });
+        self.room.count(others);
         shared.allow_workers(self.room.workers(self.options.workers));
     }
 

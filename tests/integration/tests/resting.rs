@@ -80,6 +80,36 @@ fn a_worker_rests_while_other_sessions_keep_the_processors_busy() {
     });
 }
 
+/// A leaf that somebody has locked holds up nothing but itself.
+#[test]
+fn a_worker_that_waits_for_a_lock_lets_another_work() {
+    let (db, _store, mut s) = table("resting_locked");
+    s.exec("INSERT INTO seen DEFAULT VALUES");
+    let mut other = db.connect();
+    other.exec("BEGIN; LOCK TABLE item_7 IN ACCESS EXCLUSIVE MODE");
+    beside_busy_sessions(&db, || {
+        let mut caller = db.connect();
+        caller.exec("SET ntt_mime.lock_timeout = '10min'");
+        let running = caller.call_in_background("10000, workers => 2, target => 'item'");
+        let leaves: Vec<String> = (0..40)
+            .filter(|leaf| *leaf != 7)
+            .map(|leaf| {
+                format!("SELECT count(*) AS n FROM item_{leaf} WHERE mime_type IS NOT NULL")
+            })
+            .collect();
+        let filled = format!(
+            "SELECT sum(n)::bigint FROM ({}) l",
+            leaves.join(" UNION ALL ")
+        );
+        wait_until(SOON, "all other leaves to be filled", || {
+            s.count(&filled) == 390
+        });
+        other.exec("COMMIT");
+        let (_, run) = running.succeed();
+        assert_eq!(run.rows_updated, 400);
+    });
+}
+
 #[test]
 fn nobody_rests_if_that_is_not_wanted() {
     let (db, _store, mut s) = table("not_resting");
