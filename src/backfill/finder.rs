@@ -256,7 +256,7 @@ impl<'a> Finder<'a> {
         (todo, waiting)
     }
 
-    /// Takes what the cache knows about a blob, or notes that the blob is to be detected here.
+    /// Takes what the cache knows about a blob, or returns what is to be detected here.
     fn take_up(&self, wanted: &mut Wanted, at: usize, lookup: Lookup) -> Vec<Todo> {
         let todo = |slot, new| vec![Todo { at, slot, new }];
         match lookup {
@@ -265,11 +265,11 @@ impl<'a> Finder<'a> {
                 wanted.found = outcome.into();
                 Vec::new()
             }
-            Lookup::TakenOver(slot) if self.shared.limit_reached() => {
+            Lookup::Reclaimed(slot) if self.shared.limit_reached() => {
                 self.cache.release(slot);
                 Vec::new()
             }
-            Lookup::TakenOver(slot) => todo(Some(slot), false),
+            Lookup::Reclaimed(slot) => todo(Some(slot), false),
             Lookup::Claimed(slot) => todo(Some(slot), true),
             Lookup::Full => todo(None, true),
             Lookup::Busy(_) => unreachable!("its callers wait"),
@@ -559,7 +559,7 @@ impl<'a> Finder<'a> {
     /// cache may have forgotten an earlier time.
     pub fn is_first_of_pair(&self, key: &BlobKey, mime_type: &str) -> bool {
         match self.cache.claim(&pair_in_cache(key, mime_type)) {
-            Lookup::Claimed(slot) | Lookup::TakenOver(slot) => {
+            Lookup::Claimed(slot) | Lookup::Reclaimed(slot) => {
                 // Its presence is all that matters.
                 self.cache
                     .resolve(slot, Outcome::Failed(FailureReason::Error));

@@ -40,7 +40,7 @@ const TAG_WRITING: u32 = 1;
 const TAG_CLAIMED: u32 = 2;
 /// The low bits hold the outcome.
 const TAG_KNOWN: u32 = 3;
-/// The worker that had claimed it gave up; the next one that asks takes over. The payload says whether the blob
+/// The worker that had claimed it gave up; the next one that asks reclaims it. The payload says whether the blob
 /// counts as met.
 const TAG_RELEASED: u32 = 4;
 
@@ -127,7 +127,7 @@ pub enum Lookup {
     /// Met for the first time in the run: the caller has to find the outcome.
     Claimed(SlotIndex),
     /// Met before, and given back by another worker: the caller has to find the outcome.
-    TakenOver(SlotIndex),
+    Reclaimed(SlotIndex),
     /// Another worker is detecting it.
     Busy(SlotIndex),
     /// Not in the cache, which is full: the caller finds the outcome without it.
@@ -223,7 +223,7 @@ impl<'a> RunCache<'a> {
                     match slot.compare_exchange(state, CLAIMED, Ordering::AcqRel, Ordering::Acquire)
                     {
                         Ok(_) if payload(state) == UNMET => return Lookup::Claimed(SlotIndex(at)),
-                        Ok(_) => return Lookup::TakenOver(SlotIndex(at)),
+                        Ok(_) => return Lookup::Reclaimed(SlotIndex(at)),
                         Err(now) => state = now,
                     }
                 }
@@ -247,7 +247,7 @@ impl<'a> RunCache<'a> {
         self.slots[at.0].state.store(state, Ordering::Release);
     }
 
-    /// Gives a claim back without an outcome: the next worker that asks takes over.
+    /// Gives a claim back without an outcome: the next worker that asks reclaims it.
     pub fn release(&self, at: SlotIndex) {
         self.slots[at.0]
             .state

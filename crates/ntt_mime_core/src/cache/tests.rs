@@ -58,7 +58,7 @@ fn a_claim_given_back_is_taken_over_once() {
     };
     assert_eq!(cache.poll(at), Lookup::Busy(at));
     cache.release(at);
-    assert_eq!(cache.poll(at), Lookup::TakenOver(at));
+    assert_eq!(cache.poll(at), Lookup::Reclaimed(at));
     assert_eq!(cache.claim(&id(5)), Lookup::Busy(at));
     assert_eq!(used(&header), 1);
 }
