@@ -53,7 +53,7 @@ class Arena:
 
     def verify(self, name, result, rows_must=True):
         """Ends everything if a contestant did not do the whole job: its time would mean nothing.
-        Notes rows whose answer is another one than ours, which only some may have."""
+        Counts rows whose answer differs from ours; only some contestants may have any."""
         found = data.facts(self.cluster, clusters.DATABASE)
         problems = []
         if found["pending"]:

@@ -2,8 +2,8 @@
 
 The tables, rows, indexes and triggers are the demo's (demo/*.sql).  Chance is a hash of a row's
 number, so the same shape gives the same rows on every machine that has the same blobs.  A template
-has, besides, the answer for each blob (demo.answer), and what is true of its rows noted in the
-database's comment, so that it is found again by the next part, or by the next run with --keep.
+also has the answer for each blob (demo.answer).  Its database's comment says what is true of its
+rows, so that the next part, or the next run with --keep, finds it again.
 """
 
 import concurrent.futures

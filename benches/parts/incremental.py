@@ -103,7 +103,7 @@ def make(bench, options, heap, store):
 
 
 def fill(cluster, name, options, rows, part):
-    """Each leaf by itself, with its indexes, which note its size in pg_class as well."""
+    """Each leaf by itself, then its indexes: creating them also sets its size in pg_class."""
     cluster.query("SET jit = off", "SET synchronous_commit = off", f"""
         DO $$
         DECLARE

@@ -53,7 +53,7 @@ def run_ours(cluster, workers):
         connection.close()
 
 
-def note_rows(cluster, most):
+def choose_rows(cluster, most):
     """Chooses the rows that can be pending, and the order in which they are; the template's other
     pending rows are filled for good."""
     cluster.query("SET jit = off", f"""
@@ -90,7 +90,7 @@ def measure(bench, options):
                        max(round(options.rows / (blobs * 4.75)) - 1, 0))
     arena = bench.arena(shape, options)
     arena.fresh()
-    note_rows(cluster, max(options.pending))
+    choose_rows(cluster, max(options.pending))
     contestants.run_floor(arena)
     cluster.query("VACUUM ANALYZE")
     runs = {}
