@@ -265,12 +265,9 @@ impl LeafPlan {
         self.make_ready();
         let value = |argument: &Option<pg_sys::Datum>| argument.unwrap_or(pg_sys::Datum::null());
         let mut values: Vec<pg_sys::Datum> = arguments.iter().map(value).collect();
-        // The marks that SPI uses for nulls.
-        let mark = |argument: &Option<_>| match argument {
-            Some(_) => b' ',
-            None => b'n',
-        };
-        let nulls: Vec<u8> = arguments.iter().map(mark).collect();
+        // 'n' for each argument that is null, as SPI has it.
+        let null = |argument: &Option<_>| if argument.is_none() { b'n' } else { b' ' };
+        let nulls: Vec<u8> = arguments.iter().map(null).collect();
         // SAFETY: the caller passes as many arguments as were prepared, of the right types.
         unsafe {
             let code = pg_sys::SPI_execute_plan(

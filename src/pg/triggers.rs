@@ -76,12 +76,12 @@ fn has_rule(leaf: &LockedLeaf) -> bool {
     }
 }
 
-/// Whether a trigger or rule with this mark fires in this session. Both kinds have the same marks (TriggerEnabled in
-/// commands/trigger.c, matchRules in rewrite/rewriteHandler.c).
-fn fires(mark: std::ffi::c_char) -> bool {
+/// Whether a trigger with this `tgenabled`, or a rule with this `ev_enabled`, fires in this session. Both columns have
+/// the same values (TriggerEnabled in commands/trigger.c, matchRules in rewrite/rewriteHandler.c).
+fn fires(enabled: std::ffi::c_char) -> bool {
     // SAFETY: a setting of this process.
     let role = unsafe { pg_sys::SessionReplicationRole } as u32;
-    match mark as u8 {
+    match enabled as u8 {
         pg_sys::TRIGGER_DISABLED => false,
         pg_sys::TRIGGER_FIRES_ON_ORIGIN => role != pg_sys::SESSION_REPLICATION_ROLE_REPLICA,
         pg_sys::TRIGGER_FIRES_ON_REPLICA => role == pg_sys::SESSION_REPLICATION_ROLE_REPLICA,
