@@ -245,7 +245,7 @@ fn one_that_was_suspect_before_clears_the_other() {
     die(folder.path(), "kill");
     left_behind(folder.path());
     die(folder.path(), "kill beside another look");
-    // Also if the run that reads it doesn't come to settle it.
+    // Also if the run that reads the records ends before it removes them.
     let _nobody_begins = BEGINNING.read().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..2 {
         let left = in_flight::left_behind(folder.path(), DATABASE, &[DATABASE]).unwrap();

@@ -94,7 +94,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// A worker whose rows take 50 µs each, after its batches have reached their final size.
-    fn settled(most: u32) -> Pace {
+    fn at_final_size(most: u32) -> Pace {
         let mut pace = Pace::new(most, true);
         (0..20).for_each(|_| next(&mut pace, 0));
         pace
@@ -109,20 +109,20 @@ mod tests {
     fn batches_double_until_they_take_an_eighth_of_a_second() {
         assert_eq!(Pace::new(50, true).rows(), 50);
         assert_eq!(Pace::new(50_000, false).rows(), 50_000);
-        assert_eq!(settled(50_000).rows(), 3200);
-        assert_eq!(settled(1000).rows(), 1000);
+        assert_eq!(at_final_size(50_000).rows(), 3200);
+        assert_eq!(at_final_size(1000).rows(), 1000);
     }
 
     #[test]
     fn a_long_batch_makes_the_next_ones_smaller() {
-        let mut pace = settled(50_000);
+        let mut pace = at_final_size(50_000);
         pace.adjust(501 * MS, 3200, 0);
         assert_eq!(pace.rows(), 1600);
     }
 
     #[test]
     fn whoever_waits_makes_batches_short_and_they_grow_slowly() {
-        let mut pace = settled(50_000);
+        let mut pace = at_final_size(50_000);
         let mut rows = Vec::new();
         for waited_for in [1, 2, 3, 3, 3, 4] {
             next(&mut pace, waited_for);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_wait_for_another_worker_counts() {
-        let mut pace = settled(50_000);
+        let mut pace = at_final_size(50_000);
         next(&mut pace, 7);
         assert_eq!(pace.rows(), 800);
         next(&mut pace, 7);
@@ -154,7 +154,7 @@ mod tests {
         next(&mut pace, 1);
         assert_eq!(pace.rows(), 100);
         // It is the rest of a leaf.
-        let mut pace = settled(50_000);
+        let mut pace = at_final_size(50_000);
         pace.adjust(MS, 3, 1);
         assert_eq!(pace.rows(), 3200);
         pace.adjust(100 * MS, 3, 2);
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn there_is_always_a_row() {
-        let mut pace = settled(50_000);
+        let mut pace = at_final_size(50_000);
         pace.expect_little();
         pace.adjust(1000 * MS, 1, 1);
         assert_eq!(pace.rows(), 1);

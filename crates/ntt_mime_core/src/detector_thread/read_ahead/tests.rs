@@ -71,8 +71,8 @@ fn wait_until(what: &str, happened: impl Fn() -> bool) {
     }
 }
 
-/// Have the readers gone as far as they may, but for so many that don't come back?
-fn settled(ahead: &ReadAhead, stuck: usize) -> bool {
+/// Whether the readers have gone as far as they may, except `stuck` of them that don't come back.
+fn caught_up(ahead: &ReadAhead, stuck: usize) -> bool {
     let requests = ahead.pool.requests();
     let next = requests.next.max(ahead.pool.at.load(Ordering::Relaxed) + 1);
     requests.idle == ahead.depth - stuck && next >= requests.end
@@ -122,7 +122,7 @@ fn a_slow_store_is_read_ahead_by_so_much_and_each_blob_once() {
         wait_at(&mut ahead, 0);
         for number in 0..100 {
             ahead.come_to(number);
-            wait_until("they go on", || settled(&ahead, 0));
+            wait_until("they go on", || caught_up(&ahead, 0));
             let last = *fetched.numbers().last().unwrap();
             assert!(last > number || number == 99, "{last}");
             assert!(last <= number + LEAD * DEPTH, "{last}");
@@ -147,13 +147,13 @@ fn readers_rest_when_the_store_turns_out_to_be_in_memory() {
         ahead.come_to(number);
         std::thread::sleep(Duration::from_micros(100));
     }
-    wait_until("they rest", || settled(&ahead, 0));
+    wait_until("they rest", || caught_up(&ahead, 0));
     let before = fetched.numbers();
     ahead.come_to(number + 1000);
     ahead.take_request(&order(1000));
     ahead.come_to(0);
     ahead.record(0, Duration::from_micros(10));
-    assert!(settled(&ahead, 0));
+    assert!(caught_up(&ahead, 0));
     assert_eq!(fetched.numbers(), before);
 }
 
@@ -190,7 +190,7 @@ fn nobody_waits_for_a_reader_that_is_stuck() {
     wait_at(&mut ahead, 0);
     for number in 0..100 {
         ahead.come_to(number);
-        wait_until("the others go on", || settled(&ahead, 1));
+        wait_until("the others go on", || caught_up(&ahead, 1));
     }
     assert_eq!(fetched.numbers(), (1..100).collect::<Vec<_>>());
     let pool = ahead.pool();
@@ -231,7 +231,7 @@ fn a_defect_at_a_blob_is_not_the_end_of_its_reader() {
     wait_at(&mut ahead, 0);
     for number in 0..50 {
         ahead.come_to(number);
-        wait_until("they go on", || settled(&ahead, 0));
+        wait_until("they go on", || caught_up(&ahead, 0));
     }
     assert_eq!(fetched.numbers(), (1..50).collect::<Vec<_>>());
 }
