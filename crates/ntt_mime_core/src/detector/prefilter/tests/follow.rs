@@ -108,15 +108,13 @@ fn library() -> &'static Library {
 
 #[test]
 fn the_first_that_is_reached_and_has_a_mime_type_answers() {
-    let rule = || {
-        [
-            Made::string(0, 0, "A"),
-            Made::string(1, 1, "B"),
-            Made::string(2, 2, "C").says("a/bc"),
-            Made::string(1, 1, "D").described(),
-            Made::string(2, 2, "C").says("a/dc"),
-        ]
-    };
+    let rule = [
+        Made::string(0, 0, "A"),
+        Made::string(1, 1, "B"),
+        Made::string(2, 2, "C").says("a/bc"),
+        Made::string(1, 1, "D").described(),
+        Made::string(2, 2, "C").says("a/dc"),
+    ];
     for (bytes, expected) in [
         ("ABC.", "a/bc"),
         ("ABX.", "never"),
@@ -126,68 +124,56 @@ fn the_first_that_is_reached_and_has_a_mime_type_answers() {
         ("ADX.", "silently"),
         ("X...", "never"),
     ] {
-        assert_eq!(
-            followed(&rule(), &[], bytes.as_bytes()),
-            expected,
-            "{bytes}"
-        );
+        assert_eq!(followed(&rule, &[], bytes.as_bytes()), expected, "{bytes}");
     }
 }
 
 #[test]
 fn default_succeeds_where_nothing_has() {
-    let rule = || {
-        [
-            Made::string(0, 0, "A"),
-            Made::string(1, 1, "B"),
-            Made::any(1, kind::DEFAULT).says("a/default"),
-            Made::any(1, kind::CLEAR),
-            Made::any(1, kind::DEFAULT).says("a/cleared"),
-        ]
-    };
-    assert_eq!(followed(&rule(), &[], b"AX"), "a/default");
-    assert_eq!(followed(&rule(), &[], b"AB"), "a/cleared");
+    let rule = [
+        Made::string(0, 0, "A"),
+        Made::string(1, 1, "B"),
+        Made::any(1, kind::DEFAULT).says("a/default"),
+        Made::any(1, kind::CLEAR),
+        Made::any(1, kind::DEFAULT).says("a/cleared"),
+    ];
+    assert_eq!(followed(&rule, &[], b"AX"), "a/default");
+    assert_eq!(followed(&rule, &[], b"AB"), "a/cleared");
 }
 
 #[test]
 fn offsets_count_from_where_the_test_before_left_off() {
-    let rule = || {
-        [
-            Made::string(0, 0, "AA"),
-            Made::string(1, 1, "B").flags(flag::OFFADD),
-            Made::string(2, 0, "C").flags(flag::OFFADD).says("a/b"),
-        ]
-    };
-    assert_eq!(followed(&rule(), &[], b"AA.BC."), "a/b");
-    assert_eq!(followed(&rule(), &[], b"AAB.C."), "never");
+    let rule = [
+        Made::string(0, 0, "AA"),
+        Made::string(1, 1, "B").flags(flag::OFFADD),
+        Made::string(2, 0, "C").flags(flag::OFFADD).says("a/b"),
+    ];
+    assert_eq!(followed(&rule, &[], b"AA.BC."), "a/b");
+    assert_eq!(followed(&rule, &[], b"AAB.C."), "never");
 }
 
 #[test]
 fn what_counts_from_the_end_has_its_continuations_count_from_there() {
-    let rule = || {
-        [
-            Made::string(0, 4, "E").flags(flag::OFFNEGATIVE),
-            Made::string(1, 1, "F").says("a/end"),
-        ]
-    };
+    let rule = [
+        Made::string(0, 4, "E").flags(flag::OFFNEGATIVE),
+        Made::string(1, 1, "F").says("a/end"),
+    ];
     let mut bytes = vec![b'.'; 100];
     bytes.extend(b"EF..");
-    assert_eq!(followed(&rule(), &[], &bytes), "a/end");
+    assert_eq!(followed(&rule, &[], &bytes), "a/end");
     bytes.extend(b"E.");
-    assert_eq!(followed(&rule(), &[], &bytes), "never");
+    assert_eq!(followed(&rule, &[], &bytes), "never");
     // Not that long.
-    assert_eq!(followed(&rule(), &[], b"EF"), "never");
+    assert_eq!(followed(&rule, &[], b"EF"), "never");
 }
 
 #[test]
 fn what_a_named_rule_says_is_not_the_end() {
-    let named = || {
-        [
-            Made::named(0, kind::NAME, 0, "n"),
-            Made::string(1, 0, "B").says("n/b"),
-            Made::string(1, 0, "C").described(),
-        ]
-    };
+    let named = [
+        Made::named(0, kind::NAME, 0, "n"),
+        Made::string(1, 0, "B").says("n/b"),
+        Made::string(1, 0, "C").described(),
+    ];
     let rule = |last: Made| {
         [
             Made::string(0, 0, "A"),
@@ -199,22 +185,13 @@ fn what_a_named_rule_says_is_not_the_end() {
     // 130 bytes: what a named rule looks at must be far from the end.
     let padded = |start: &str| [start.as_bytes(), &[b'.'; 140]].concat();
     for (start, expected) in [("AB", "n/b"), ("AC", "silently"), ("AX", "never")] {
-        assert_eq!(
-            followed(&rule(nothing()), &named(), &padded(start)),
-            expected
-        );
+        assert_eq!(followed(&rule(nothing()), &named, &padded(start)), expected);
     }
     // Then a second would be said behind the first, and libmagic is left to say so.
-    assert_eq!(
-        followed(&rule(nothing()), &named(), &padded("ABZ")),
-        "maybe"
-    );
+    assert_eq!(followed(&rule(nothing()), &named, &padded("ABZ")), "maybe");
     assert_eq!(followed(&rule(nothing()), &[], &padded("AB")), "maybe");
     let default = || Made::any(1, kind::DEFAULT).says("a/none");
-    assert_eq!(
-        followed(&rule(default()), &named(), &padded("AX")),
-        "a/none"
-    );
+    assert_eq!(followed(&rule(default()), &named, &padded("AX")), "a/none");
 }
 
 #[test]
