@@ -54,6 +54,7 @@ const FAILURE_BIT: u32 = 1 << 16;
 
 /// One slot. All zeros is an empty slot, so zeroed memory is an empty cache.
 #[repr(C)]
+#[derive(Default)]
 pub struct Slot {
     state: AtomicU32,
     key: Key<AtomicU32>,

@@ -48,6 +48,7 @@ const UNSURE: u32 = 128;
 
 /// One leaf in the task queue.
 #[repr(C)]
+#[derive(Default)]
 pub struct LeafEntry {
     oid: AtomicU32,
     sized: AtomicU32,
@@ -118,6 +119,7 @@ impl LeafEntry {
 
 /// The part of the task queue besides the leaves.
 #[repr(C)]
+#[derive(Default)]
 pub struct TaskQueueHeader {
     /// Odd while the leader writes, even while workers may take tasks; 0 before the first pass.
     generation: AtomicU32,

@@ -2,12 +2,7 @@ use super::*;
 use std::collections::HashMap;
 
 fn zeroed(n: usize) -> (CacheHeader, Vec<Slot>) {
-    let slots = (0..n)
-        .map(|_| Slot {
-            state: AtomicU32::new(0),
-            key: Default::default(),
-        })
-        .collect();
+    let slots = (0..n).map(|_| Slot::default()).collect();
     (CacheHeader::new().unwrap(), slots)
 }
 

@@ -2,35 +2,8 @@ use super::*;
 use proptest::prelude::*;
 
 fn zeroed(leaves: usize) -> (TaskQueueHeader, Vec<LeafEntry>) {
-    let header = TaskQueueHeader {
-        generation: AtomicU32::new(0),
-        len: AtomicU32::new(0),
-        next: AtomicU32::new(0),
-        open: AtomicU32::new(0),
-        workers: AtomicU32::new(0),
-        closed: AtomicU32::new(0),
-        busy: Default::default(),
-        blocks_total: AtomicI64::new(0),
-        blocks_done: AtomicI64::new(0),
-    };
-    let entry = || LeafEntry {
-        oid: AtomicU32::new(0),
-        sized: AtomicU32::new(0),
-        blocks: AtomicU32::new(0),
-        next_block: AtomicU32::new(0),
-        blocks_done: AtomicU32::new(0),
-        flags: AtomicU32::new(0),
-        rows_left: AtomicU64::new(0),
-        file: AtomicU64::new(0),
-        rows_kept: AtomicU64::new(0),
-        written: AtomicU64::new(0),
-        deleted: AtomicU64::new(0),
-        own: AtomicU64::new(0),
-        rows_found: AtomicU64::new(0),
-        columns: AtomicU32::new(0),
-        shape: AtomicU64::new(0),
-    };
-    (header, (0..leaves).map(|_| entry()).collect())
+    let entries = (0..leaves).map(|_| LeafEntry::default()).collect();
+    (TaskQueueHeader::default(), entries)
 }
 
 /// Works until the pass is over; returns every block taken, as (leaf, block).
