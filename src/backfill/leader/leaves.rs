@@ -449,6 +449,18 @@ mod tests {
         unsure: false,
     };
 
+    const LOCKED: LeafState = LeafState {
+        locked: true,
+        unseen: true,
+        ..CLEAN
+    };
+
+    const REWRITTEN: LeafState = LeafState {
+        rewritten: true,
+        unseen: true,
+        ..CLEAN
+    };
+
     const LISTED: ListedLeaf = ListedLeaf {
         oid: 7,
         blocks: 10,
@@ -481,41 +493,26 @@ mod tests {
 
     #[test]
     fn each_reason_to_look_again_has_a_bound() {
-        let locked = LeafState {
-            locked: true,
-            unseen: true,
-            ..CLEAN
-        };
-        let rewritten = LeafState {
-            rewritten: true,
-            unseen: true,
-            ..CLEAN
-        };
         let gone = LeafState {
             gone: true,
-            ..rewritten
+            ..REWRITTEN
         };
         assert_eq!(looks(CLEAN, true), 1);
-        assert_eq!(looks(locked, true), 3);
-        assert_eq!(looks(rewritten, true), 20);
-        assert_eq!(looks(rewritten, false), 3);
+        assert_eq!(looks(LOCKED, true), 3);
+        assert_eq!(looks(REWRITTEN, true), 20);
+        assert_eq!(looks(REWRITTEN, false), 3);
         assert_eq!(looks(gone, true), 1);
         let set_aside = LeafState {
             set_aside: true,
             missed: true,
-            ..locked
+            ..LOCKED
         };
         assert_eq!(looks(set_aside, true), 1);
     }
 
     #[test]
     fn what_was_not_read_leaves_the_rest_unknown() {
-        let unseen = LeafState {
-            rewritten: true,
-            unseen: true,
-            ..CLEAN
-        };
-        let mut leaves = leaves_after(unseen);
+        let mut leaves = leaves_after(REWRITTEN);
         assert_eq!(leaves.rows_left(), None);
         assert_eq!(leaves.unfinished(Unfinished::Rewritten), [7]);
         assert!(leaves.unfinished(Unfinished::Locked).is_empty());
@@ -523,7 +520,7 @@ mod tests {
         assert_eq!(leaves.rows_left(), Some(2));
         let gone = LeafState {
             gone: true,
-            ..unseen
+            ..REWRITTEN
         };
         leaves.end_pass([gone].into_iter(), true);
         assert_eq!(leaves.rows_left(), Some(0));
@@ -557,12 +554,7 @@ mod tests {
         // The counters have been reset.
         assert!(changed(filled, LISTED, 0, 0));
         // It has to be read again for another reason, which must not count as this one too.
-        let locked = LeafState {
-            locked: true,
-            unseen: true,
-            file: 0,
-            ..CLEAN
-        };
+        let locked = LeafState { file: 0, ..LOCKED };
         let mut leaves = leaves_after(locked);
         leaves.compare(&[LISTED], counted(100, 5));
         assert!(!leaves.has_changed(7) && leaves.comes_again(7));
@@ -573,18 +565,13 @@ mod tests {
 
     #[test]
     fn kept_out_of_all_is_not_kept_out_of_some() {
-        let locked = LeafState {
-            locked: true,
-            unseen: true,
-            ..CLEAN
-        };
         let gone = LeafState {
             oid: 8,
             gone: true,
             ..CLEAN
         };
         assert!(!Leaves::default().all_locked());
-        let mut leaves = leaves_after(locked);
+        let mut leaves = leaves_after(LOCKED);
         assert!(leaves.all_locked());
         let other = ListedLeaf { oid: 8, ..LISTED };
         leaves.begin(&[other]);
