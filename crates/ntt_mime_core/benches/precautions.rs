@@ -11,6 +11,7 @@ use ntt_mime_core::detector::{Detector, DetectorConfig};
 use ntt_mime_core::detector_thread::DetectorThread;
 use ntt_mime_core::in_flight::{BackendKind, InFlightRecord};
 use ntt_mime_core::store::Store;
+use rustix::event::{PollFd, PollFlags, poll};
 
 const CONFIG: DetectorConfig = DetectorConfig {
     head_bytes: 16 * 1024,
@@ -82,11 +83,8 @@ fn examine(detector_thread: &mut DetectorThread, ids: &[BlobId]) {
     let mut done = 0;
     while done < ids.len() {
         let wakeup_fd = detector_thread.wakeup_fd();
-        let mut heard = [rustix::event::PollFd::new(
-            &wakeup_fd,
-            rustix::event::PollFlags::IN,
-        )];
-        rustix::event::poll(&mut heard, None).expect("poll");
+        let mut heard = [PollFd::new(&wakeup_fd, PollFlags::IN)];
+        poll(&mut heard, None).expect("poll");
         done += detector_thread.drain().len();
     }
 }

@@ -26,6 +26,7 @@ use ntt_mime_core::blob_id::BlobId;
 use ntt_mime_core::detector::{Detector, DetectorConfig};
 use ntt_mime_core::detector_thread::DetectorThread;
 use ntt_mime_core::store::Store;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Advice;
 
 const HEAD_BYTES: usize = 16 * 1024;
@@ -268,11 +269,8 @@ fn examine<'a>(
         let mut done = 0;
         while done < lot.len() {
             let wakeup_fd = detector_thread.wakeup_fd();
-            let mut heard = [rustix::event::PollFd::new(
-                &wakeup_fd,
-                rustix::event::PollFlags::IN,
-            )];
-            rustix::event::poll(&mut heard, None).expect("poll");
+            let mut heard = [PollFd::new(&wakeup_fd, PollFlags::IN)];
+            poll(&mut heard, None).expect("poll");
             for detected in detector_thread.drain() {
                 done += 1;
                 let detection = detected.result.expect("it has a type");

@@ -12,6 +12,7 @@ use ntt_mime_core::detector_thread::{DetectError, Detected, DetectorThread};
 use ntt_mime_core::failure::FailureReason;
 use ntt_mime_core::in_flight::{BackendKind, InFlightRecord};
 use ntt_mime_core::store::Store;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 const CONFIG: DetectorConfig = DetectorConfig {
     head_bytes: 16 * 1024,
@@ -56,15 +57,12 @@ fn detect(detector_thread: &mut DetectorThread, ids: Vec<BlobId>) -> Vec<Detecte
     while done.len() < wanted {
         assert!(begun.elapsed() < Duration::from_secs(60) && !detector_thread.has_died());
         let wakeup_fd = detector_thread.wakeup_fd();
-        let mut heard = [rustix::event::PollFd::new(
-            &wakeup_fd,
-            rustix::event::PollFlags::IN,
-        )];
-        let timeout = rustix::event::Timespec {
+        let mut heard = [PollFd::new(&wakeup_fd, PollFlags::IN)];
+        let timeout = Timespec {
             tv_sec: 60,
             tv_nsec: 0,
         };
-        let any = rustix::event::poll(&mut heard, Some(&timeout)).unwrap();
+        let any = poll(&mut heard, Some(&timeout)).unwrap();
         assert_eq!(any, 1, "results without a wakeup");
         done.extend(detector_thread.drain());
     }
