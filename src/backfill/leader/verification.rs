@@ -158,7 +158,7 @@ fn passed_over_in_words(row: &RunRow) -> Option<String> {
     let were = counted_with(leaves, "leaf", ("was", "were"));
     let it_has = if leaves == 1 { "it has" } else { "they have" };
     (leaves > 0).then(|| {
-        format!("{were} passed over: an earlier verification found all rows to have the detected type, and {it_has} not changed since.")
+        format!("{were} skipped: an earlier verification found all rows to have the detected type, and {it_has} not changed since.")
     })
 }
 
