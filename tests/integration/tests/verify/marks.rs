@@ -104,7 +104,8 @@ fn what_has_been_verified_is_not_read_again() {
         "verify|succeeded|0|3|3||0|0|0"
     );
     let notices = s.take_notices();
-    let said = "3 leaves were skipped: an earlier verification found all rows to have the detected type";
+    let said =
+        "3 leaves were skipped: an earlier verification found all rows to have the detected type";
     assert!(
         notices.iter().any(|n| n.words.contains(said)),
         "{notices:#?}"
