@@ -165,7 +165,8 @@ struct Leader {
     /// Tables that belong to the target but aren't filled.
     warned_of: HashSet<u32>,
     share: Share,
-    room: Room,
+    /// Once the leader has counted other sessions.
+    room: Option<Room>,
     /// Its row has been written for the last time.
     finished: bool,
 }
@@ -201,7 +202,7 @@ impl Leader {
             last_notice: now,
             warned_of: HashSet::new(),
             share: Share::default(),
-            room: Room::on_this_machine(),
+            room: None,
             finished: false,
         }
     }

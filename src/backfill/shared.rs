@@ -311,7 +311,8 @@ impl<'a> Shared<'a> {
     }
 
     /// Whether as many workers as may are working, without this one. A worker that has ended, or that waits for a
-    /// task or for somebody's lock, makes room, so one of those that rest goes on; if two see that at the same time, both do, until their next batch.
+    /// task or for somebody's lock, makes room, so one of those that rest goes on; if two see that at the same time,
+    /// both do, until their next batch.
     pub fn is_full_without(&self, number: usize) -> bool {
         let others = self.slots.iter().enumerate().filter(|(n, _)| *n != number);
         let working = others.filter(|(_, slot)| slot.is_working()).count();

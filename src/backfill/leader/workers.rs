@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Leader, RECORD_EVERY, shared_of};
 use crate::backfill::progress;
+use crate::backfill::room::Room;
 use crate::backfill::shared::{Stop, WorkerState};
 use crate::backfill::worker;
 use crate::errors::Error;
@@ -111,8 +112,9 @@ impl Leader {
                 None => others += u32::from(process.is_at_work()),
             }
         });
-        self.room.count(others);
-        shared.allow_workers(self.room.workers(self.options.workers));
+        let room = self.room.get_or_insert_with(Room::on_this_machine);
+        room.count(others);
+        shared.allow_workers(room.workers(self.options.workers));
     }
 
     /// Checks the workers; returns how many have ended, or the error that ended one.
