@@ -80,7 +80,7 @@ impl Leader {
             self.estimate_in_words(row, elapsed),
             in_words(&most_frequent),
             spelling_in_words(row),
-            passed_over_in_words(row),
+            skipped_in_words(row),
         ]
         .into_iter()
         .flatten()
@@ -153,7 +153,7 @@ fn in_words(most_frequent: &MostFrequent) -> Option<String> {
     (!pairs.is_empty()).then(|| format!("{}.", pairs.join("; ")))
 }
 
-fn passed_over_in_words(row: &RunRow) -> Option<String> {
+fn skipped_in_words(row: &RunRow) -> Option<String> {
     let leaves = row.options.leaves_skipped;
     let were = counted_with(leaves, "leaf", ("was", "were"));
     let it_has = if leaves == 1 { "it has" } else { "they have" };
