@@ -172,10 +172,10 @@ package_version() { sed -n '1s/^ntt-mime (\(.*\)).*/\1/p' "$REPO/debian/changelo
 # makes.
 find_earlier_scripts() {
     local version script
-    version=$(package_version)
+    version=$(our_version "$REPO/Cargo.toml")
     earlier=()
     for script in "$REPO"/tests/released/*.sql; do
-        [[ $script == */ntt_mime--"${version%-*}".sql ]] || earlier+=("$script")
+        [[ $script == */ntt_mime--"$version".sql ]] || earlier+=("$script")
     done
 }
 
