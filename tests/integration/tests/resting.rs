@@ -91,18 +91,10 @@ fn a_worker_that_waits_for_a_lock_lets_another_work() {
         let mut caller = db.connect();
         caller.exec("SET ntt_mime.lock_timeout = '10min'");
         let running = caller.call_in_background("10000, workers => 2, target => 'item'");
-        let leaves: Vec<String> = (0..40)
-            .filter(|leaf| *leaf != 7)
-            .map(|leaf| {
-                format!("SELECT count(*) AS n FROM item_{leaf} WHERE mime_type IS NOT NULL")
-            })
-            .collect();
-        let filled = format!(
-            "SELECT sum(n)::bigint FROM ({}) l",
-            leaves.join(" UNION ALL ")
-        );
+        // The locked leaf is pruned, and so not waited for.
+        let filled = "SELECT count(*) FROM item WHERE leaf <> 7 AND mime_type IS NOT NULL";
         wait_until(SOON, "all other leaves to be filled", || {
-            s.count(&filled) == 390
+            s.count(filled) == 390
         });
         other.exec("COMMIT");
         let (_, run) = running.succeed();
