@@ -55,21 +55,20 @@ class Arena:
         """Ends everything if a contestant did not do the whole job: its time would mean nothing.
         Counts rows whose answer differs from ours; only some contestants may have any."""
         found = data.facts(self.cluster, clusters.DATABASE)
-        problems = []
+        wanted, problems = self.description, []
         if found["pending"]:
             problems.append(f"left {found['pending']} rows pending")
         if result.get("failed"):
             problems.append(f"counts {result['failed']} failures")
-        if rows_must and result["rows"] != self.description["pending"]:
-            problems.append(f"counts {result['rows']} rows, not {self.description['pending']}")
+        if rows_must and result["rows"] != wanted["pending"]:
+            problems.append(f"counts {result['rows']} rows, not {wanted['pending']}")
         if result.get("blobs", len(self.store.blobids)) != len(self.store.blobids):
             problems.append(f"counts {result['blobs']} blobs, not {len(self.store.blobids)}")
-        wanted = self.description
         if any(found[word] != wanted[word] for word in ("rows", "fingerprint")):
             problems.append("changed what it must not")
         result["other_answers"] = found["other_answers"]
         exact = name.startswith("ours") or name == "floor"
-        allowed = 0 if exact else self.description["pending"] * (1 if name == "script" else 0.01)
+        allowed = 0 if exact else wanted["pending"] * (1 if name == "script" else 0.01)
         if found["other_answers"] > allowed:
             problems.append(f"gave {found['other_answers']} rows another answer")
         if problems:

@@ -119,8 +119,8 @@ def template(cluster, store, shape, say):
     with cluster.without_fsync():
         put_answers(cluster, store, name)
         description.update(facts(cluster, name), library=cluster.library(),
-                    leaf_count=cluster.value("SELECT count(*) FROM pg_inherits "
-                                             "WHERE inhparent = 'inode'::regclass", name))
+                           leaf_count=cluster.value("SELECT count(*) FROM pg_inherits "
+                                                    "WHERE inhparent = 'inode'::regclass", name))
     if abs(description["pending"] - shape.pending()) > 1:
         raise SystemExit(f"error: {description['pending']} rows are pending, not {shape.pending()}")
     cluster.set_description(name, description)
